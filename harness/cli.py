@@ -1,0 +1,58 @@
+"""Command line: one subcommand per module, imported only when it is asked for, so that `check` never pays for `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from harness.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+
+COMMANDS = {
+    "main": ("harness.job", "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported"),
+    "plan": ("harness.plan", "every derived number and where each value comes from; needs no GPU"),
+    "data": ("harness.data", "build | verify the training data"),
+    "run": ("harness.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
+    "status": ("harness.status", "how far the campaigns are"),
+    "resume": ("harness.resume", "continue an interrupted campaign"),
+    "check": ("harness.check", "check a log, a directory of logs or a campaign against a ruleset"),
+    "score": ("harness.score", "run results and olympic mean"),
+    "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),
+    "kernels": ("harness.kernels", "bench: step-time ratios of the precision arms"),
+    "test": ("harness.test", "the whole test suite"),
+}
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"./run.sh {command}", description=COMMANDS[command][1])
+    importlib.import_module(COMMANDS[command][0]).arguments(parser)
+    return parser
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: ./run.sh [command] [options]    no command: the main job\n\n{rows}\n\n./run.sh COMMAND --help says more.\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code; a user's mistake is one line on stderr, never a traceback."""
+    command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("main", argv)
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        return EXIT_OK
+    if command not in COMMANDS:
+        print(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[command][0])
+    try:
+        return module.main(_parser(command).parse_args(rest))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        print(f"{error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
