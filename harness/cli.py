@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from harness.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
 
 COMMANDS = {
-    "main": ("harness.job", "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported"),
+    "main": (
+        "harness.job",
+        "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
+    ),
     "plan": ("harness.plan", "every derived number and where each value comes from; needs no GPU"),
     "data": ("harness.data", "build | verify the training data"),
     "run": ("harness.run", "start campaigns: --profile, --arm, --runs, --set key=value"),

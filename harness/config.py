@@ -1,0 +1,306 @@
+"""Configuration: frozen dataclasses, built once, passed down as values. A leaf: submission imports it too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ConfigProblem(Exception):
+    """A value that cannot be used; the caller knows where it was written and says so.
+
+    Args:
+        path: dotted key, for example `batch.global_batch_size`.
+        found: what stands there, as text.
+        allowed: what may stand there, and what to do.
+    """
+
+    def __init__(self, path: str, found: str, allowed: str):
+        super().__init__(f"{path}: found {found}; allowed: {allowed}")
+        self.path, self.found, self.allowed = path, found, allowed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class System:
+    """Who submits what; goes into the log and the system description."""
+
+    submitter: str  # submission_org
+    name: str  # submission_platform
+    division: Literal["closed", "open"] = "closed"
+    status: Literal["onprem", "cloud", "preview", "research"] = "onprem"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """Llama architecture: grouped-query attention, SwiGLU, RMSNorm, RoPE with Llama 3.1 scaling, untied head."""
+
+    layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    attention_heads: int
+    query_groups: int
+    vocab_size: int
+    sequence_length: int  # tokens
+    norm_epsilon: float = 1e-5
+    rope_base: int = 500_000
+    rope_scaling_factor: float = 8.0
+    init_std: float = 0.02
+    dtype: Literal["bf16", "fp32"] = "bf16"
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, from the architecture alone."""
+        head = self.hidden_size // self.attention_heads
+        attention = self.hidden_size * (2 * self.hidden_size + 2 * head * self.query_groups)
+        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        return self.layers * layer + 2 * self.vocab_size * self.hidden_size + self.hidden_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the tokens lie: `<directory>/<prefix>.bin` and `.idx`, Megatron's indexed format."""
+
+    directory: str
+    train_prefix: str
+    valid_prefix: str
+    corpus: Literal["python", "c4"]  # python: built here from the standard library; c4: prepared beforehand
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    global_batch_size: int  # sequences per optimizer step
+    micro_batch_size: int  # sequences per forward pass and rank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Linear warmup, then cosine decay to end_lr_fraction of base_lr."""
+
+    base_lr: float
+    warmup_steps: int  # optimizer steps, not samples
+    max_steps: int
+    end_lr_fraction: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimizer:
+    """AdamW; the benchmark fixes every one of these."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-5
+    weight_decay: float = 0.1
+    gradient_clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    interval_samples: int  # training sequences between evaluations; steps are derived, never configured
+    sequences: int  # the first N validation sequences, never shuffled
+    target_log_perplexity: float  # nats per token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parallelism:
+    nodes: int = 1
+    gpus_per_node: int = 1  # ranks per node; on a machine without GPU: CPU processes
+    tensor: int = 1
+    pipeline: int = 1
+    sequence_parallel: bool = False
+    distributed_optimizer: bool = True
+    overlap: bool = False  # gradient reduction and parameter gather overlap with compute
+    threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def data(self) -> int:
+        """Data-parallel size: ranks that hold a copy of the same weights."""
+        return self.world_size // (self.tensor * self.pipeline)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Warmup:
+    """Steps on synthetic data before run_start; every state is restored afterwards (training_rules, Run Results)."""
+
+    train_steps: int = 2
+    eval_steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    count: int  # runs per arm
+    arms: tuple[str, ...]  # the last one is the baseline
+    output: str = "runs"
+    paired_seeds: bool = True  # run i of every arm has the same seed: same initialisation, same data order
+    seed: int | None = None  # None: drawn from the system's randomness; run i then takes seed + i
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GemmFormat:
+    """Format and operand transform of one GEMM; kernels.recipe turns it into what runs."""
+
+    format: Literal["bf16", "fp8", "mxfp4"]
+    scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # mxfp4: block maximum to E8M0 scale
+    hadamard: Literal[0, 16, 32] = 0  # mxfp4: points of the deterministic transform, 0 for none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    fprop: GemmFormat
+    dgrad: GemmFormat
+    wgrad: GemmFormat
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    recipe: str  # a name under `recipes`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0  # 0: a free port of this machine (one node only)
+    node_rank: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """One resolved profile."""
+
+    profile: Literal["proxy", "llama31_8b"]
+    benchmark: Literal["llama31_8b", "llama31_8b_proxy"]
+    system: System
+    model: Model
+    data: Data
+    batch: Batch
+    schedule: Schedule
+    optimizer: Optimizer
+    evaluation: Evaluation
+    parallelism: Parallelism
+    warmup: Warmup
+    runs: Runs
+    launch: Launch
+    arms: Mapping[str, Arm]
+    recipes: Mapping[str, Recipe]
+
+    @property
+    def micro_batches(self) -> int:
+        """Gradient accumulation steps: forward passes per optimizer step and rank."""
+        return self.batch.global_batch_size // (self.batch.micro_batch_size * self.parallelism.data)
+
+    @property
+    def eval_interval_steps(self) -> int:
+        """ceil(interval / GBS) optimizer steps (training_rules, llama31_8b evaluation cadence)."""
+        return -(-self.evaluation.interval_samples // self.batch.global_batch_size)
+
+    @property
+    def eval_interval_samples(self) -> int:
+        return self.eval_interval_steps * self.batch.global_batch_size
+
+    @property
+    def decay_steps(self) -> int:
+        return self.schedule.max_steps - self.schedule.warmup_steps
+
+    @property
+    def end_lr(self) -> float:
+        return self.schedule.base_lr * self.schedule.end_lr_fraction
+
+    @property
+    def train_samples(self) -> int:
+        """Training sequences the data set is built for."""
+        return self.schedule.max_steps * self.batch.global_batch_size
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Plain dictionaries and lists, as written into config.json."""
+    return dataclasses.asdict(config)
+
+
+def load(path: Path) -> tuple[Config, dict[str, Any]]:
+    """Read an attempt's config.json: the configuration, and the keys of this run (arm, seed, run index)."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return build(Config, document["config"], ""), document["run"]
+
+
+def build(kind: Any, value: Any, path: str) -> Any:
+    """Build a value of type `kind` from plain data, or say which key is wrong.
+
+    Raises:
+        ConfigProblem: wrong type, unknown or missing key.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        # bool is an int to Python: `hadamard: false` must not pass for 0
+        if isinstance(value, bool) or value not in arguments:
+            raise ConfigProblem(path, repr(value), " | ".join(map(str, arguments)))
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else build(arguments[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigProblem(path, repr(value), "a list, for example [mxfp4, fp8]")
+        return tuple(build(arguments[0], item, path) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        _require_mapping(value, path)
+        return {str(key): build(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
+    return _scalar(kind, value, path)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _require_mapping(value: Any, path: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigProblem(path or "top level", repr(value), "a mapping of keys to values")
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    _require_mapping(value, path)
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise ConfigProblem(_join(path, str(key)), "an unknown key", ", ".join(hints))
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, field in fields.items():
+        if name not in value and field.default is dataclasses.MISSING:
+            raise ConfigProblem(
+                _join(path, name), "nothing", f"a value ({_type_name(hints[name])}); the key is required"
+            )
+    return kind(**{key: build(hints[key], item, _join(path, key)) for key, item in value.items()})
+
+
+def _type_name(kind: Any) -> str:
+    return {int: "integer", float: "number", str: "text", bool: "true | false"}.get(kind, "mapping")
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is kind:
+        return value
+    allowed = _type_name(kind)
+    if kind in (int, float) and isinstance(value, str):
+        allowed += _yaml_number_hint(value)
+    raise ConfigProblem(path, f"{type(value).__name__} {value!r}", allowed)
+
+
+def _yaml_number_hint(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    mantissa, _, exponent = f"{number:.6e}".partition("e")
+    digits = mantissa.rstrip("0") + ("0" if mantissa.rstrip("0").endswith(".") else "")
+    return f"; YAML 1.1 reads {text} as text, write {digits}e{int(exponent):+d}"

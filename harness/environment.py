@@ -1,0 +1,68 @@
+"""The process environment, read here alone. A leaf: submission imports it too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Names submitters expect (MLCommons reference scripts) and the configuration field each one overrides.
+ALIASES: Mapping[str, str] = {
+    "DATADIR": "data.directory",
+    "LOGDIR": "runs.output",
+    "NEXP": "runs.count",
+    "SEED": "runs.seed",
+    "DGXSYSTEM": "system.name",
+    "MASTER_ADDR": "launch.master_addr",
+    "MASTER_PORT": "launch.master_port",
+    "NNODES": "parallelism.nodes",
+    "NODE_RANK": "launch.node_rank",
+    "GPUS_PER_NODE": "parallelism.gpus_per_node",
+}
+
+# CPU training touches fresh megabytes every step; returning them to the kernel costs more than the arithmetic
+# (docs/engineering.md, page faults).
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 29),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """Who this process is, as torchrun says it: known before any process group exists."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @staticmethod
+    def from_environment() -> Ranks:
+        """Read RANK, LOCAL_RANK and WORLD_SIZE; without a launcher this is the only process."""
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        values = {name: os.environ.get(name, default) for name, default in zip(names, "001", strict=True)}
+        return Ranks(**{name.lower(): int(value) for name, value in values.items()})
+
+
+def alias_overrides() -> dict[str, tuple[str, str]]:
+    """Configuration path -> (environment variable, text) for every alias that is set and not empty."""
+    return {path: (name, os.environ[name]) for name, path in ALIASES.items() if os.environ.get(name)}
+
+
+def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
+    """Environment of the training processes: this one's, less the aliases, with threads and allocator set."""
+    environment = {key: value for key, value in os.environ.items() if key not in ALIASES}
+    environment.update(PYTHONUNBUFFERED="1", OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
+    # Megatron's DDP warns without it on GPUs older than Blackwell: one queue keeps communication in order.
+    environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if on_cpu:
+        environment.update(_MALLOC)
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+def numerics_variables() -> dict[str, str]:
+    """Variables that change numerics, for environment.json."""
+    prefixes = ("TORCH_", "NVTE_", "NCCL_", "CUDA_", "HIP_", "ROCR_", "TRITON_", "OMP_", "MKL_", "PYTORCH_")
+    return {key: value for key, value in sorted(os.environ.items()) if key.startswith(prefixes)}
