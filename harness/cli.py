@@ -1,4 +1,4 @@
-"""Command line: one subcommand per module, imported only when it is asked for, so that `check` never pays for `run`."""
+"""Command line: one subcommand per module, imported only when asked for: `check` never pays for `run`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: ./run.sh [command] [options]    no command: the main job\n\n{rows}\n\n./run.sh COMMAND --help says more.\n"
+    head = "usage: ./run.sh [command] [options]    no command: the main job"
+    return f"{head}\n\n{rows}\n\n./run.sh COMMAND --help says more.\n"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -53,5 +53,5 @@ class _SyncedFile(logging.FileHandler):
         super().emit(record)
         os.fsync(self.stream.fileno())
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (name of the base class)
-        raise  # noqa: PLE0704  logging swallows a full disk; a run without its log is no run
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise

@@ -1,0 +1,75 @@
+"""Megatron-core on a machine without an accelerator.
+
+Megatron names its device in three ways: `device=torch.cuda.current_device()`, the literal "cuda" or `.cuda()`, and
+the type string 'torch.cuda.FloatTensor'. The first is answered by one attribute of torch.cuda, the others by a
+TorchFunctionMode around Megatron's calls. Where a GPU is visible nothing here does anything: real runs execute
+unmodified Megatron. docs/engineering.md lists the sites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import sys
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+
+
+def on_cpu() -> bool:
+    return not torch.cuda.is_available()
+
+
+def install() -> None:
+    """Prepare torch for Megatron; call once, before the first Megatron import."""
+    if not on_cpu():
+        return
+    # Megatron decorates some 40 functions with torch.compile at import. Without a GPU (and perhaps without a C++
+    # compiler) the identity halves the import and lets those functions run eagerly.
+    torch.compile = _identity_compile  # type: ignore[assignment]
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
+    torch.cuda.synchronize = lambda *_, **__: None  # type: ignore[assignment]
+    torch.cuda.current_stream = lambda *_, **__: None  # type: ignore[assignment, return-value]
+
+
+def _identity_compile(function: Any = None, *_: Any, **__: Any) -> Any:
+    return function if function is not None else (lambda inner: inner)
+
+
+def megatron() -> contextlib.AbstractContextManager[Any]:
+    """Context to call Megatron in: rewrites explicit CUDA devices on a CPU, does nothing on a GPU."""
+    return _CpuDevices() if on_cpu() else contextlib.nullcontext()
+
+
+class _CpuDevices(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            # Megatron sorts parameters by 'torch.cuda.FloatTensor' and its siblings
+            return func(args[0]).replace("torch.", "torch.cuda.", 1)
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.to and len(args) > 1 and _names_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        elif _names_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": _CPU}
+            if kwargs.get("pin_memory"):
+                kwargs["pin_memory"] = False
+        return func(*args, **kwargs)
+
+
+def _names_cuda(device: Any) -> bool:
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the launcher dies, so that no orphan rank trains on after a kill -9."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

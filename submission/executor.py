@@ -1,0 +1,156 @@
+"""The executor of a run: Megatron-core under one recipe."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.num_microbatches_calculator import get_current_global_batch_size, get_num_microbatches
+
+from harness.config import Config
+from harness.environment import Ranks
+from submission import data, device, model, optimizer, parallel, precision, proof, schedule, warmup
+from submission.step import StepResult, Trainer, connect, train_step, validation_loss
+
+_DISCLOSED = {"bf16": "bfloat16", "fp8": "fp8", "mxfp4": "mxfp4", "fp32": "fp32"}
+_DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
+_NARROWEST_FIRST = ("mxfp4", "fp8", "bf16")
+
+
+class MegatronExecutor:
+    """Implements submission.train.Executor.
+
+    Args:
+        config: the resolved configuration.
+        arm: which of its arms to train.
+        seed: of weights and data order.
+        ranks: who this process is.
+        cache: directory for the data set's index, on storage all ranks share.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
+        self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
+        self._linears = precision.Linears(precision.recipe_of(config, arm))
+        self._train_batches: Iterator[data.Batch] = iter(())
+        self._valid: Any = None
+        self._steps = self._evaluations = 0
+
+    def build(self) -> None:
+        config = self._config
+        home = parallel.initialize(config, self._ranks)
+        parallel.seed_everything(self._seed)
+        with device.megatron():
+            wrapped = model.wrap(config, model.llama(config, self._linears), home)
+            adamw = optimizer.build(config, wrapped)
+        rates = schedule.build(config, adamw)
+        self.trainer = Trainer(config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home)
+        connect(self.trainer)
+
+    def described(self) -> dict[str, Any]:
+        """Points of the log, each read back from the object that will use it."""
+        adamw, rates = self.trainer.optimizer.config, self.trainer.scheduler
+        gbs = get_current_global_batch_size()
+        return {
+            "seed": torch.initial_seed(),  # rank 0 is on pipeline stage 0, whose offset is 0
+            "global_batch_size": gbs,
+            "gradient_accumulation_steps": get_num_microbatches(),
+            "max_sequence_length": model.unwrap(self.trainer.model).max_sequence_length,
+            "train_samples": self._config.train_samples,
+            "eval_samples": self._config.evaluation.sequences,
+            "init_checkpoint_step": rates.num_steps // gbs,
+            "max_steps": rates.lr_decay_steps // gbs,
+            "opt_name": "adamw",
+            "opt_base_learning_rate": rates.max_lr,
+            "opt_end_learning_rate": rates.min_lr,
+            "opt_learning_rate_warmup_steps": rates.lr_warmup_steps // gbs,
+            "opt_learning_rate_decay_steps": (rates.lr_decay_steps - rates.lr_warmup_steps) // gbs,
+            "opt_learning_rate_decay_schedule": f"{rates.lr_decay_style} with linear warmup",
+            "opt_adamw_beta_1": adamw.adam_beta1,
+            "opt_adamw_beta_2": adamw.adam_beta2,
+            "opt_adamw_epsilon": adamw.adam_eps,
+            "opt_adamw_weight_decay": adamw.weight_decay,
+            "opt_gradient_clip_norm": adamw.clip_grad,
+            "target_accuracy": self._config.evaluation.target_log_perplexity,
+            "tensor_parallelism": parallel_state.get_tensor_model_parallel_world_size(),
+            "pipeline_parallelism": parallel_state.get_pipeline_model_parallel_world_size(),
+            "context_parallelism": parallel_state.get_context_parallel_world_size(),
+            "expert_parallelism": parallel_state.get_expert_model_parallel_world_size(),
+            "micro_batch_size": gbs
+            // (get_num_microbatches() * parallel_state.get_data_parallel_world_size()),
+            "config_filename": "benchmark.yaml",
+        }
+
+    def warm_up(self) -> None:
+        config, ledger = self._config, self._linears.ledger
+        synthetic = data.synthetic_batches(config, device=self.trainer.home)
+        with warmup.leaves_no_trace(self.trainer):
+            for _ in range(config.warmup.train_steps):
+                train_step(self.trainer, synthetic)
+            if config.warmup.eval_steps:
+                validation_loss(self.trainer, synthetic, micro_batches=config.warmup.eval_steps)
+            self._verify(config.warmup.train_steps, config.warmup.eval_steps)
+        self._formats = {ran.format.value for ran in ledger.snapshot().values()}
+        ledger.clear()
+
+    def precision(self) -> dict[str, Any]:
+        settings = self.trainer.model.config
+        linear = next((name for name in _NARROWEST_FIRST if name in self._formats), self._config.model.dtype)
+        width = _DTYPE_NAMES[settings.params_dtype]
+        return {
+            "lowest_numerical_precision_in_linear": _DISCLOSED[linear]
+            if width != "fp32" or linear != "bf16"
+            else width,
+            "lowest_numerical_precision_in_attn": width,
+            "lowest_numerical_precision_in_comm": width,  # parameters travel as they are, gradients in FP32
+        }
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def open_data(self) -> None:
+        config = self._config
+        train, self._valid = data.open_datasets(config, seed=self._seed, cache=self._cache)
+        size, total = config.batch.micro_batch_size, config.train_samples
+        self._train_batches = data.batches(train, micro_batch_size=size, total=total)
+
+    def train_step(self) -> StepResult:
+        self._steps += 1
+        return train_step(self.trainer, self._train_batches)
+
+    def evaluate(self) -> float:
+        config = self._config
+        size, total = config.batch.micro_batch_size, config.evaluation.sequences
+        count = total // (size * config.parallelism.data)
+        self._evaluations += count
+        batches = data.batches(self._valid, micro_batch_size=size, total=total)
+        return validation_loss(self.trainer, batches, micro_batches=count)
+
+    def proof(self) -> dict[str, Any]:
+        """What every GEMM ran since run_start, verified against the recipe and the number of steps."""
+        self._verify(self._steps, self._evaluations)
+        rows = proof.gather(self._linears.ledger)
+        recipe = self._linears.recipe
+        linears = len({row["layer"] for row in rows})
+        return {"recipe": recipe.name, "linears": linears, "gemms": rows, "verified": True}
+
+    def close(self) -> None:
+        if self._ranks.rank == 0:
+            shutil.rmtree(self._cache, ignore_errors=True)
+        parallel.shut_down()
+
+    def _verify(self, steps: int, evaluation_passes: int) -> None:
+        backward = steps * get_num_microbatches()
+        demand = proof.Demand(
+            labels=[label for label, _ in precision.linear_layers(model.unwrap(self.trainer.model))],
+            recipe=self._linears.recipe,
+            forward_passes=backward + evaluation_passes,
+            backward_passes=backward,
+        )
+        proof.verify(self._linears.ledger, demand)

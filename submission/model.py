@@ -1,0 +1,138 @@
+"""The Llama of Megatron-core: a GPTModel over our own layer specification."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from harness.config import Config
+from submission import device
+from submission.modules import CausalAttention, RmsNorm
+from submission.precision import Linears
+
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def transformer_config(config: Config) -> TransformerConfig:
+    """Megatron's view of the model and of the parallelism."""
+    model, dtype = config.model, _DTYPES[config.model.dtype]
+    on_gpu = not device.on_cpu()
+    return TransformerConfig(
+        num_layers=model.layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.attention_heads,
+        num_query_groups=model.query_groups,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_method_std=model.init_std,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        pipeline_dtype=dtype,
+        tensor_model_parallel_size=config.parallelism.tensor,
+        pipeline_model_parallel_size=config.parallelism.pipeline,
+        sequence_parallel=config.parallelism.sequence_parallel,
+        use_cpu_initialization=device.on_cpu(),
+        bias_activation_fusion=True,
+        bias_dropout_fusion=True,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        apply_rope_fusion=False,
+        gradient_accumulation_fusion=False,  # Megatron's needs apex or TE; kernels.linear does its own
+        # gloo has no stream: a send still reads a buffer that was freed, and batched sends between two ranks
+        # mismatch. Both give wrong losses without an error.
+        deallocate_pipeline_outputs=on_gpu,
+        batch_p2p_comm=on_gpu,
+        overlap_p2p_comm=False,
+    )
+
+
+def layer_spec(linears: Linears) -> ModuleSpec:
+    """One Llama layer: our linears, attention and norms in Megatron's TransformerLayer."""
+    attention = ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=linears.column,
+            core_attention=CausalAttention,
+            linear_proj=linears.row,
+            q_layernorm=IdentityOp,
+            k_layernorm=IdentityOp,
+        ),
+    )
+    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=linears.column, linear_fc2=linears.row))
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RmsNorm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RmsNorm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def llama(config: Config, linears: Linears) -> GPTModel:
+    """This rank's pipeline stage, on the CPU or the current GPU, not yet wrapped."""
+    settings = transformer_config(config)
+    # A bare layer specification would let Megatron choose the final norm by which import succeeds.
+    layers = [layer_spec(linears)] * get_num_layers_to_build(settings)
+    model = GPTModel(
+        config=settings,
+        transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=RmsNorm),
+        vocab_size=config.model.vocab_size,
+        max_sequence_length=config.model.sequence_length,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        parallel_output=True,
+        share_embeddings_and_output_weights=False,
+        position_embedding_type="rope",
+        rotary_percent=1.0,
+        rotary_base=config.model.rope_base,
+        rope_scaling=True,
+        rope_scaling_factor=config.model.rope_scaling_factor,
+    )
+    for parameter in model.parameters():
+        tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    linears.name(model)
+    return model
+
+
+def wrap(config: Config, model: GPTModel, home: torch.device) -> DistributedDataParallel:
+    """Move the model to its device and give it Megatron's gradient buffers and data parallelism."""
+    settings = model.config
+    inner = Float16Module(settings, model.to(home)) if settings.bf16 else model.to(home)
+    distributed = config.parallelism.distributed_optimizer
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=config.parallelism.overlap,
+        overlap_param_gather=config.parallelism.overlap and distributed,
+        use_distributed_optimizer=distributed,
+    )
+    return DistributedDataParallel(settings, ddp, inner)
+
+
+def unwrap(model: torch.nn.Module) -> GPTModel:
+    while isinstance(model, (DistributedDataParallel, Float16Module)):
+        model = model.module
+    return model

@@ -1,0 +1,97 @@
+"""Process groups and seeds: what Megatron-core leaves to the training script."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.num_microbatches_calculator import (
+    destroy_num_microbatches_calculator,
+    init_num_microbatches_calculator,
+)
+
+from harness.config import Config
+from harness.environment import Ranks
+from submission import device
+
+
+def initialize(config: Config, ranks: Ranks) -> torch.device:
+    """Join the process group and build Megatron's groups.
+
+    Raises:
+        ValueError: the launcher started another number of ranks than the configuration says.
+    """
+    if ranks.world_size != config.parallelism.world_size:
+        raise ValueError(
+            f"parallelism: {config.parallelism.world_size} ranks configured, {ranks.world_size} started"
+        )
+    home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", ranks.local_rank)
+    if home.type == "cuda":
+        torch.cuda.set_device(home)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=timedelta(minutes=30))
+    parallel_state.initialize_model_parallel(
+        config.parallelism.tensor, config.parallelism.pipeline, create_gloo_process_groups=True
+    )
+    init_num_microbatches_calculator(
+        ranks.rank,
+        None,
+        config.batch.global_batch_size,
+        config.batch.micro_batch_size,
+        parallel_state.get_data_parallel_world_size(),
+    )
+    return home
+
+
+def seed_everything(seed: int) -> None:
+    """Seed weights and data order; pipeline stages differ, as in Megatron's own training script."""
+    torch.manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
+    with device.megatron():
+        # Llama has no dropout: on a CPU the tracker that does nothing is enough, the real one asks for CUDA state
+        tensor_parallel.model_parallel_cuda_manual_seed(seed, inference_rng_tracker=device.on_cpu())
+
+
+def shut_down() -> None:
+    parallel_state.destroy_model_parallel()
+    destroy_num_microbatches_calculator()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_reporting_rank() -> bool:
+    """One rank of the last pipeline stage holds the losses that everybody else hears of."""
+    return (
+        parallel_state.is_pipeline_last_stage(ignore_virtual=True)
+        and parallel_state.get_data_parallel_rank() == 0
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+    )
+
+
+def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> float:
+    """Mean token loss of all ranks' micro batches, known to every rank.
+
+    Args:
+        stats: per micro batch {"loss": (2,) sum of token losses and number of tokens}; empty before the last stage.
+        home: device of the collective.
+
+    Returns:
+        Nats per token.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=home)
+    if parallel_state.is_pipeline_last_stage(ignore_virtual=True):
+        total += torch.stack([item["loss"] for item in stats]).double().sum(0)
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        dist.all_reduce(total, group=group)
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
+    return float(total[0] / total[1])
+
+
+def any_rank(flag: bool, home: torch.device) -> bool:
+    """True on every rank when it is True on one: all ranks stop at the same step."""
+    value = torch.tensor([float(flag)], device=home)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())

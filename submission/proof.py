@@ -1,0 +1,92 @@
+"""Proof of precision: what every GEMM really ran, counted, against what the recipe and the steps demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from kernels.recipe import Gemm, LinearRecipe
+from kernels.registry import Ledger, Ran
+
+
+class ProofError(Exception):
+    """A GEMM did not run in the format its recipe names, or not as often as the steps demand."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What must have run since the ledger was cleared."""
+
+    labels: Sequence[str]  # every linear of this rank's transformer layers
+    recipe: LinearRecipe
+    forward_passes: int  # micro batches of training and of evaluation
+    backward_passes: int  # micro batches of training
+
+
+def verify(ledger: Ledger, demand: Demand) -> None:
+    """Compare the ledger with the demand.
+
+    Raises:
+        ProofError: names the first GEMM that differs.
+    """
+    ran = ledger.snapshot()
+    for label in demand.labels:
+        for gemm in Gemm:
+            wanted = demand.forward_passes if gemm is Gemm.FPROP else demand.backward_passes
+            _verify_one(label, gemm, ran.get((label, gemm)), demand.recipe, wanted)
+    strangers = {label for label, _ in ran} - set(demand.labels)
+    if strangers:
+        raise ProofError(f"GEMMs ran outside the transformer layers: {sorted(strangers)}")
+
+
+def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, wanted: int) -> None:
+    where = f"{label} {gemm.value}"
+    if ran is None:
+        if wanted:
+            raise ProofError(f"{where}: the recipe '{recipe.name}' was not applied, no GEMM of ours ran")
+        return
+    expected = recipe[gemm]
+    transform = f"H{expected.hadamard}" if expected.hadamard else "none"
+    if (ran.format, ran.transform) != (expected.format, transform):
+        raise ProofError(
+            f"{where}: ran {ran.format.value} with transform {ran.transform}, "
+            f"the recipe '{recipe.name}' says {expected.format.value} with {transform}"
+        )
+    if ran.calls != wanted:
+        raise ProofError(f"{where}: ran {ran.calls} times, the steps demand {wanted}")
+
+
+def gather(ledger: Ledger) -> list[dict[str, Any]]:
+    """What ran on all ranks, one row per layer and GEMM; calls are per rank.
+
+    Raises:
+        ProofError: ranks that hold parts of the same layer ran different things.
+    """
+    mine = {key: (*_fields(ran), ran.calls) for key, ran in ledger.snapshot().items()}
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    merged: dict[Any, Any] = {}
+    for rank, part in enumerate(everyone):
+        for key, row in part.items():
+            if merged.setdefault(key, row) != row:
+                raise ProofError(
+                    f"{key[0]} {key[1].value}: rank {rank} ran {row}, another rank {merged[key]}"
+                )
+    names = ("format", "transform", "scale_rule", "backend", "calls")
+    rows = [
+        {"layer": k[0], "gemm": k[1].value, **dict(zip(names, row, strict=True))} for k, row in merged.items()
+    ]
+    order = [gemm.value for gemm in Gemm]
+    return sorted(rows, key=lambda row: (_natural(row["layer"]), order.index(row["gemm"])))
+
+
+def _fields(ran: Ran) -> tuple[str, str, str | None, str]:
+    return ran.format.value, ran.transform, ran.scale_rule.value if ran.scale_rule else None, ran.backend
+
+
+def _natural(label: str) -> tuple[int, str]:
+    _, number, rest = label.split(".", 2)
+    return int(number), rest

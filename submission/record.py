@@ -1,0 +1,82 @@
+"""What a run leaves beside its log: metrics.jsonl, status.json, proof.json. One rank writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from submission.train import Ending
+
+_STATUS_EVERY_S = 0.5
+
+
+class Record:
+    """Writer of an attempt's side files; on other ranks every call does nothing.
+
+    Args:
+        directory: the attempt's directory.
+        writes: True on rank 0 alone.
+        caches_cleared: whether the data files were dropped from the page cache before this run.
+        max_steps: the step limit, for whoever shows progress.
+    """
+
+    def __init__(self, directory: Path, *, writes: bool, caches_cleared: bool, max_steps: int):
+        self.caches_cleared = caches_cleared
+        self._directory, self._writes, self._max_steps = directory, writes, max_steps
+        self._step, self._written_at = 0, 0.0
+        self._metrics = (directory / "metrics.jsonl").open("x", encoding="utf-8") if writes else None
+
+    def step(self, step: int, samples: int, result: Any, *, step_s: float) -> None:
+        self._step = step
+        rate = result.learning_rate
+        row = {"step": step, "samples": samples, "loss": result.loss, "lr": rate, "step_s": round(step_s, 6)}
+        self._line({"kind": "train", **row})
+        if time.monotonic() - self._written_at > _STATUS_EVERY_S:
+            self.state("training", samples)
+
+    def evaluation(self, step: int, samples: int, log_perplexity: float, elapsed_s: float) -> None:
+        row = {"step": step, "samples": samples, "loss": log_perplexity, "elapsed_s": round(elapsed_s, 3)}
+        self._line({"kind": "eval", **row})
+
+    def state(self, state: str, samples: int = 0) -> None:
+        self._status({"state": state, "samples": samples, "outcome": None, "reason": None, "message": None})
+
+    def ended(self, ending: Ending, samples: int) -> None:
+        result = {"outcome": ending.outcome, "reason": ending.reason, "message": ending.message}
+        self._status({"state": "ended", "samples": samples, **result})
+        if self._metrics:
+            self._metrics.close()
+
+    def proof(self, content: dict[str, Any]) -> None:
+        self._replace("proof.json", content)
+
+    def _line(self, row: dict[str, Any]) -> None:
+        if self._metrics:
+            self._metrics.write(json.dumps({key: _json_number(value) for key, value in row.items()}) + "\n")
+            self._metrics.flush()
+
+    def _status(self, content: dict[str, Any]) -> None:
+        self._written_at = time.monotonic()
+        self._replace("status.json", {**content, "step": self._step, "max_steps": self._max_steps})
+
+    def _replace(self, name: str, content: dict[str, Any]) -> None:
+        """A reader never sees half a file."""
+        if not self._writes:
+            return
+        part = self._directory / f".{name}.part"
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._directory / name)
+
+
+def _json_number(value: Any) -> Any:
+    """NaN and infinity have no JSON; their names survive as text."""
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return str(value)
+    return value

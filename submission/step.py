@@ -1,0 +1,105 @@
+"""One optimizer step, and one pass over the validation sequences, through Megatron's schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.num_microbatches_calculator import get_num_microbatches
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from harness.config import Config
+from submission import device, parallel
+from submission.data import Batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainer:
+    """The built objects a step works on."""
+
+    config: Config
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+    home: torch.device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    loss: float  # nats per token, mean over the global batch, before the step
+    learning_rate: float  # the one this step used
+    gradient_norm: float  # before clipping
+
+
+def connect(trainer: Trainer) -> None:
+    """Hand Megatron's schedule the functions it calls between micro batches and after the last one."""
+    settings = trainer.model.config
+    settings.finalize_model_grads_func = finalize_model_grads
+    settings.grad_scale_func = trainer.optimizer.scale_loss
+    if trainer.config.parallelism.overlap:
+        settings.no_sync_func = trainer.model.no_sync
+        if trainer.config.parallelism.distributed_optimizer:
+            settings.param_sync_func = trainer.model.start_param_sync
+
+
+def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
+    """Forward and backward over all micro batches, clip, update, advance the schedule."""
+    learning_rate = trainer.optimizer.param_groups[0]["lr"]
+    with device.megatron():
+        trainer.model.zero_grad_buffer()
+        trainer.optimizer.zero_grad()
+        stats = _forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
+        updated, gradient_norm, _ = trainer.optimizer.step()
+    trainer.scheduler.step(increment=trainer.config.batch.global_batch_size)
+    loss = parallel.mean_loss(stats, trainer.home)
+    norm = float(gradient_norm) if gradient_norm is not None else float("nan")
+    return StepResult(loss=loss if updated else float("nan"), learning_rate=learning_rate, gradient_norm=norm)
+
+
+def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches: int) -> float:
+    """Mean token cross entropy in nats over `micro_batches` per rank; weights and gradients stay as they are."""
+    config = trainer.config.parallelism
+    hooks = config.overlap and config.distributed_optimizer
+    with device.megatron():
+        if hooks:  # parameters of the last step may still be on their way
+            trainer.model.disable_forward_pre_hook()
+        trainer.model.eval()
+        with torch.no_grad():
+            stats = _forward_backward(trainer, batches, micro_batches, forward_only=True)
+        trainer.model.train()
+        if hooks:
+            trainer.model.enable_forward_pre_hook()
+    return parallel.mean_loss(stats, trainer.home)
+
+
+def _forward_backward(
+    trainer: Trainer, batches: Iterator[Batch], micro_batches: int, *, forward_only: bool
+) -> list[dict[str, torch.Tensor]]:
+    return get_forward_backward_func()(
+        forward_step_func=_forward_step(trainer.home),
+        data_iterator=batches,
+        model=[trainer.model],
+        num_microbatches=micro_batches,
+        seq_length=trainer.config.model.sequence_length,
+        micro_batch_size=trainer.config.batch.micro_batch_size,
+        forward_only=forward_only,
+    )
+
+
+def _forward_step(home: torch.device) -> Callable[..., Any]:
+    def forward(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+        batch = {key: value.to(home, non_blocking=True) for key, value in next(batches).items()}
+        mask = batch["loss_mask"].reshape(-1).float()
+
+        def token_losses(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+            total, tokens = torch.sum(output.reshape(-1).float() * mask), mask.sum()
+            return total, tokens.int(), {"loss": torch.stack([total.detach(), tokens])}
+
+        return model(batch["tokens"], batch["position_ids"], None, labels=batch["labels"]), token_losses
+
+    return forward

@@ -1,0 +1,178 @@
+"""A run by the rules (training_rules, llama31_8b, closed division): read top to bottom it is the log's time line."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.config import Config
+from harness.events import Events
+from submission.record import Record
+
+
+class Executor(Protocol):
+    """What trains: Megatron in a run, a script in the tests of this file."""
+
+    def build(self) -> None:
+        """Process groups, model, optimizer, schedule."""
+
+    def described(self) -> dict[str, Any]:
+        """Log keys and values, read back from what was built."""
+
+    def warm_up(self) -> None:
+        """Steps on synthetic data that leave no trace, and the proof that they ran in the recipe's formats."""
+
+    def precision(self) -> dict[str, Any]:
+        """The disclosure keys of precision, from what ran in the warm-up."""
+
+    def barrier(self) -> None:
+        """All ranks have come here."""
+
+    def open_data(self) -> None:
+        """First touch of the data set."""
+
+    def train_step(self) -> Any:
+        """One optimizer step: an object with `loss` and `learning_rate`."""
+
+    def evaluate(self) -> float:
+        """Validation log perplexity, the same on every rank."""
+
+    def proof(self) -> dict[str, Any]:
+        """The content of proof.json."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    outcome: str  # success | aborted: the status of run_stop
+    reason: str  # target | step_limit | not_finite | exception | interrupted
+    message: str | None = None
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM: raised by the signal handler, wherever the run is."""
+
+
+def run(executor: Executor, config: Config, events: Events, record: Record) -> Ending:
+    """Train until the quality target, the step limit or a failure, and log it.
+
+    Every way out closes what is open in the log: a run that began also stops.
+    """
+    clock = _Clock(events)
+    try:
+        _initialize(executor, config, events, record)
+        clock.start()
+        executor.open_data()
+        ending = _train(executor, config, clock, record)
+        record.proof(
+            executor.proof()
+        )  # before run_stop: a run that cannot prove its precision has not succeeded
+        clock.stop(ending)
+    except Interrupted as signal:
+        ending = Ending(outcome="aborted", reason="interrupted", message=str(signal))
+        clock.stop(ending)
+    except Exception as error:
+        ending = Ending(outcome="aborted", reason="exception", message=f"{type(error).__name__}: {error}")
+        clock.stop(ending)
+        record.ended(ending, clock.samples)
+        raise
+    record.ended(ending, clock.samples)
+    return ending
+
+
+def _initialize(executor: Executor, config: Config, events: Events, record: Record) -> None:
+    """init_start .. init_stop: build, log what was built, warm up on synthetic data."""
+    record.state("starting")
+    events.point("cache_clear", record.caches_cleared)
+    events.start("init_start")
+    events.point("submission_benchmark", config.benchmark)
+    events.point("submission_org", config.system.submitter)
+    events.point("submission_platform", config.system.name)
+    events.point("submission_division", config.system.division)
+    events.point("submission_status", config.system.status)
+    executor.build()
+    for key, value in executor.described().items():
+        events.point(key, value)
+    record.state("warmup")
+    executor.warm_up()
+    for key, value in executor.precision().items():
+        events.point(key, value)
+    executor.barrier()
+    events.end("init_stop")
+
+
+def _train(executor: Executor, config: Config, clock: _Clock, record: Record) -> Ending:
+    """Blocks of eval_interval_steps, each followed by an evaluation, until one is at or below the target."""
+    gbs, target = config.batch.global_batch_size, config.evaluation.target_log_perplexity
+    step = 0
+    while step < config.schedule.max_steps:
+        clock.open_block()
+        record.state("training", clock.samples)
+        for _ in range(min(config.eval_interval_steps, config.schedule.max_steps - step)):
+            began = time.monotonic()
+            result = executor.train_step()
+            step += 1
+            clock.samples = step * gbs
+            record.step(step, clock.samples, result, step_s=time.monotonic() - began)
+            if not math.isfinite(result.loss):
+                return Ending(outcome="aborted", reason="not_finite", message=f"training loss {result.loss}")
+        if step % config.eval_interval_steps:
+            break  # the step limit lies inside a block: the rules know no evaluation there
+        clock.close_block()
+        record.state("evaluating", clock.samples)
+        log_perplexity = clock.evaluate(executor)
+        record.evaluation(step, clock.samples, log_perplexity, clock.elapsed_s)
+        if not math.isfinite(log_perplexity):
+            return Ending(outcome="aborted", reason="not_finite", message=f"validation loss {log_perplexity}")
+        if log_perplexity <= target:
+            return Ending(outcome="success", reason="target")
+    return Ending(outcome="aborted", reason="step_limit", message=f"{step} steps without reaching {target}")
+
+
+class _Clock:
+    """The timed part of the log: intervals are opened and closed in pairs, whatever happens in between."""
+
+    def __init__(self, events: Events):
+        self._events = events
+        self._open: str | None = None  # block | eval
+        self._began: float | None = None
+        self.samples = 0  # sequences trained on so far: steps done x global batch size
+
+    @property
+    def elapsed_s(self) -> float:
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def start(self) -> None:
+        self._events.start("run_start")
+        self._began = time.monotonic()
+
+    def open_block(self) -> None:
+        self._begin("block")
+
+    def close_block(self) -> None:
+        self._end()
+
+    def evaluate(self, executor: Executor) -> float:
+        self._begin("eval")
+        log_perplexity = executor.evaluate()
+        if math.isfinite(log_perplexity):  # NaN is no JSON
+            self._events.point("eval_accuracy", log_perplexity, samples_count=self.samples)
+        self._end()
+        return log_perplexity
+
+    def stop(self, ending: Ending) -> None:
+        if self._began is None:
+            return
+        if self._open:
+            self._end()
+        self._events.end("run_stop", status=ending.outcome, samples_count=self.samples)
+        self._began = None
+
+    def _begin(self, interval: str) -> None:
+        self._events.start(f"{interval}_start", samples_count=self.samples)
+        self._open = interval
+
+    def _end(self) -> None:
+        self._events.end(f"{self._open}_stop", samples_count=self.samples)
+        self._open = None

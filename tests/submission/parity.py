@@ -1,0 +1,130 @@
+"""Driver of the parity tests: 20 FP32 steps in several layouts; writes losses as JSON. Runs under torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+LAYOUTS = {
+    1: {"single": {}},
+    2: {
+        "data": {"gpus_per_node": 2},
+        "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
+        "data, overlap": {"gpus_per_node": 2, "overlap": True},
+        "tensor": {"gpus_per_node": 2, "tensor": 2},
+        "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
+        "pipeline": {"gpus_per_node": 2, "pipeline": 2},
+    },
+}
+
+
+def main() -> None:
+    from harness.environment import Ranks
+    from submission import device
+
+    device.install()
+    directory = Path(sys.argv[1])
+    ranks = Ranks.from_environment()
+    losses = {}
+    for name, layout in LAYOUTS[ranks.world_size].items():
+        losses[name] = train(directory, ranks, layout)
+    if ranks.world_size == 1:
+        losses["bare"] = bare(directory)
+    if ranks.rank == 0:
+        (directory / f"losses_{ranks.world_size}.json").write_text(json.dumps(losses))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def train(directory, ranks, layout):
+    from megatron.core import parallel_state
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from submission.executor import MegatronExecutor
+    from submission.model import unwrap
+    from tests.submission.configurations import small_config
+
+    config = small_config(directory, parallelism={"threads_per_rank": 1, **layout})
+    executor = MegatronExecutor(config, arm="bf16", seed=11, ranks=ranks, cache=directory / "cache")
+    executor.build()
+    model = unwrap(executor.trainer.model)
+    if ranks.world_size == 1:
+        torch.save({key: value for key, value in model.state_dict().items() if value is not None}, directory / "w.pt")
+    elif config.parallelism.pipeline > 1:  # stages draw their own initial weights: start from the common ones
+        load_stage(model, torch.load(directory / "w.pt"))
+        executor.trainer.optimizer.reload_model_params()
+    executor.warm_up()
+    executor.open_data()
+    losses = [executor.train_step().loss for _ in range(20)]
+    losses.append(executor.evaluate())
+    executor.proof()
+    parallel_state.destroy_model_parallel()
+    destroy_num_microbatches_calculator()
+    return losses
+
+
+def load_stage(model, weights):
+    renamed = {}
+    for key in model.state_dict():
+        parts = key.split(".")
+        if parts[:2] == ["decoder", "layers"]:
+            parts[2] = str(model.decoder.layers[int(parts[2])].layer_number - 1)
+        renamed[key] = weights.get(".".join(parts))
+    model.load_state_dict(renamed, strict=False)
+
+
+def bare(directory):
+    """The same 20 steps with an independent model, optimizer, schedule and clipping of plain PyTorch."""
+    import math
+
+    from submission.data import open_datasets
+    from tests.submission.bare_llama import BareLlama
+    from tests.submission.configurations import small_config
+
+    config = small_config(directory)
+    torch.distributed.barrier()
+    train_set, valid_set = open_datasets(config, seed=11, cache=directory / "cache")
+    shape = config.model
+    model = BareLlama(
+        vocab=shape.vocab_size,
+        hidden=shape.hidden_size,
+        ffn=shape.ffn_hidden_size,
+        layers=shape.layers,
+        heads=shape.attention_heads,
+        groups=shape.query_groups,
+        length=shape.sequence_length,
+    )
+    model.load(torch.load(directory / "w.pt"))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    gains = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-5)
+    losses = []
+    for step in range(20):
+        peak, warm, last = config.schedule.base_lr, config.schedule.warmup_steps, config.schedule.max_steps
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - warm) / (last - warm)))
+        rate = peak * step / warm if step <= warm else config.end_lr + (peak - config.end_lr) * cosine
+        for group in adamw.param_groups:
+            group["lr"] = rate
+        adamw.zero_grad()
+        loss = mean_loss(model, [train_set[8 * step + k] for k in range(8)])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        losses.append(mean_loss(model, [valid_set[k] for k in range(8)]).item())
+    return losses
+
+
+def mean_loss(model, items):
+    tokens, labels = (torch.stack([item[key] for item in items]) for key in ("tokens", "labels"))
+    return F.cross_entropy(model(tokens).flatten(0, 1), labels.flatten())
+
+
+if __name__ == "__main__":
+    main()

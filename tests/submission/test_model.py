@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+
+from harness.config_file import resolve
+
+
+def test_the_benchmark_model_has_exactly_its_published_number_of_parameters(one_rank):
+    """Built by Megatron on the meta device: no weight is allocated."""
+    from harness.environment import Ranks
+    from submission import device
+
+    device.install()
+    from submission import model, parallel, precision
+
+    config = resolve("llama31_8b", overrides=["parallelism.gpus_per_node=1"]).config
+    parallel.initialize(config, Ranks.from_environment())
+    with device.megatron(), torch.device("meta"):
+        llama = model.llama(config, precision.Linears(precision.recipe_of(config, "mxfp4")))
+    assert all(parameter.is_meta for parameter in llama.parameters())
+    assert sum(parameter.numel() for parameter in llama.parameters()) == 8_030_261_248
+    assert config.model.parameters == 8_030_261_248
+
+
+def test_the_output_projections_start_smaller_than_the_other_weights(executor):
+    """Megatron's and the reference's initialisation: std 0.02, divided by sqrt(2 x layers) where a block ends."""
+    from submission.model import unwrap
+
+    llama = unwrap(executor(dtype="fp32").trainer.model)
+    layer = llama.decoder.layers[0]
+    assert abs(layer.mlp.linear_fc1.weight.std().item() - 0.02) < 0.001
+    for ending in (layer.mlp.linear_fc2, layer.self_attention.linear_proj):
+        assert abs(ending.weight.std().item() - 0.02 / 4**0.5) < 0.001
