@@ -22,7 +22,7 @@ COMMANDS = {
     "check": ("harness.check", "check a log, a directory of logs or a campaign against a ruleset"),
     "score": ("harness.score", "run results and olympic mean"),
     "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),
-    "kernels": ("harness.kernels", "bench: step-time ratios of the precision arms"),
+    "bench": ("harness.bench", "step-time ratios of the precision arms, and of Megatron to bare PyTorch"),
     "test": ("harness.test", "the whole test suite"),
 }
 

@@ -66,3 +66,10 @@ def numerics_variables() -> dict[str, str]:
     """Variables that change numerics, for environment.json."""
     prefixes = ("TORCH_", "NVTE_", "NCCL_", "CUDA_", "HIP_", "ROCR_", "TRITON_", "OMP_", "MKL_", "PYTORCH_")
     return {key: value for key, value in sorted(os.environ.items()) if key.startswith(prefixes)}
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

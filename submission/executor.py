@@ -14,8 +14,9 @@ from megatron.core.num_microbatches_calculator import get_current_global_batch_s
 
 from harness.config import Config
 from harness.environment import Ranks
-from submission import data, device, model, optimizer, parallel, precision, proof, schedule, warmup
-from submission.step import StepResult, Trainer, connect, train_step, validation_loss
+from submission import data, model, parallel, precision, proof, warmup
+from submission.assemble import assemble
+from submission.step import StepResult, Trainer, train_step, validation_loss
 
 _DISCLOSED = {"bf16": "bfloat16", "fp8": "fp8", "mxfp4": "mxfp4", "fp32": "fp32"}
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
@@ -46,12 +47,7 @@ class MegatronExecutor:
         config = self._config
         home = parallel.initialize(config, self._ranks)
         parallel.seed_everything(self._seed)
-        with device.megatron():
-            wrapped = model.wrap(config, model.llama(config, self._linears), home)
-            adamw = optimizer.build(config, wrapped)
-        rates = schedule.build(config, adamw)
-        self.trainer = Trainer(config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home)
-        connect(self.trainer)
+        self.trainer = assemble(config, self._linears, home)
 
     def described(self) -> dict[str, Any]:
         """Points of the log, each read back from the object that will use it."""

@@ -13,7 +13,9 @@ from harness.config import Config
 VOCAB, LENGTH = 512, 64
 
 
-def small_config(directory: Path, *, dtype: str = "fp32", steps: int = 20, **changes: dict[str, Any]) -> Config:
+def small_config(
+    directory: Path, *, dtype: str = "fp32", steps: int = 20, **changes: dict[str, Any]
+) -> Config:
     """A two-layer Llama; keyword arguments override keys of a section: `parallelism={"tensor": 2}`."""
     sections: dict[str, Any] = {
         "profile": "proxy",
@@ -29,7 +31,12 @@ def small_config(directory: Path, *, dtype: str = "fp32", steps: int = 20, **cha
             "sequence_length": LENGTH,
             "dtype": dtype,
         },
-        "data": {"directory": str(directory), "train_prefix": "train", "valid_prefix": "valid", "corpus": "python"},
+        "data": {
+            "directory": str(directory),
+            "train_prefix": "train",
+            "valid_prefix": "valid",
+            "corpus": "python",
+        },
         "batch": {"global_batch_size": 8, "micro_batch_size": 2},
         "schedule": {"base_lr": 4e-3, "warmup_steps": 4, "max_steps": steps},
         "optimizer": {},
@@ -40,9 +47,9 @@ def small_config(directory: Path, *, dtype: str = "fp32", steps: int = 20, **cha
         "launch": {},
         "arms": {name: {"recipe": name} for name in ("mxfp4", "fp8", "bf16")},
         "recipes": {
-            "mxfp4": dict.fromkeys(("fprop", "dgrad", "wgrad"), {"format": "mxfp4", "hadamard": 16}),
-            "fp8": dict.fromkeys(("fprop", "dgrad", "wgrad"), {"format": "fp8"}),
-            "bf16": dict.fromkeys(("fprop", "dgrad", "wgrad"), {"format": "bf16"}),
+            "mxfp4": {key: {"format": "mxfp4", "hadamard": 16} for key in ("fprop", "dgrad", "wgrad")},
+            "fp8": {key: {"format": "fp8"} for key in ("fprop", "dgrad", "wgrad")},
+            "bf16": {key: {"format": "bf16"} for key in ("fprop", "dgrad", "wgrad")},
         },
     }
     for section, keys in changes.items():

@@ -43,7 +43,9 @@ def executor(one_rank, data_directory, tmp_path):
 
     def make(*, arm: str = "mxfp4", dtype: str = "bf16", seed: int = 5, **changes):
         config = small_config(data_directory, dtype=dtype, **changes)
-        made = MegatronExecutor(config, arm=arm, seed=seed, ranks=Ranks.from_environment(), cache=tmp_path / "index")
+        made = MegatronExecutor(
+            config, arm=arm, seed=seed, ranks=Ranks.from_environment(), cache=tmp_path / "index"
+        )
         made.build()
         return made
 

@@ -53,7 +53,9 @@ def train(directory, ranks, layout):
     executor.build()
     model = unwrap(executor.trainer.model)
     if ranks.world_size == 1:
-        torch.save({key: value for key, value in model.state_dict().items() if value is not None}, directory / "w.pt")
+        torch.save(
+            {key: value for key, value in model.state_dict().items() if value is not None}, directory / "w.pt"
+        )
     elif config.parallelism.pipeline > 1:  # stages draw their own initial weights: start from the common ones
         load_stage(model, torch.load(directory / "w.pt"))
         executor.trainer.optimizer.reload_model_params()
@@ -81,8 +83,8 @@ def bare(directory):
     """The same 20 steps with an independent model, optimizer, schedule and clipping of plain PyTorch."""
     import math
 
+    from submission.bare import BareLlama
     from submission.data import open_datasets
-    from tests.submission.bare_llama import BareLlama
     from tests.submission.configurations import small_config
 
     config = small_config(directory)

@@ -19,7 +19,9 @@ class ScriptedStep:
 class ScriptedExecutor:
     """Evaluations come from `losses` (an exception is raised instead of returned); steps cost nothing."""
 
-    def __init__(self, config: Config, *, seed: int, losses: Sequence[float | BaseException], step: Any = None):
+    def __init__(
+        self, config: Config, *, seed: int, losses: Sequence[float | BaseException], step: Any = None
+    ):
         self.config, self.seed, self.losses = config, seed, iter(losses)
         self.step = step or (lambda number: ScriptedStep())
         self.steps = 0

@@ -30,7 +30,9 @@ def test_validation_is_the_file_in_its_order_whatever_the_seed(opened, data_dire
 
 def test_training_order_follows_the_seed(opened):
     first, again, other = (opened(seed)[0] for seed in (1, 1, 2))
-    orders = [torch.stack([dataset[index]["tokens"] for index in range(8)]) for dataset in (first, again, other)]
+    orders = [
+        torch.stack([dataset[index]["tokens"] for index in range(8)]) for dataset in (first, again, other)
+    ]
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
 

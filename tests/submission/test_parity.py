@@ -20,9 +20,17 @@ def losses(data_directory):
     for ranks in (1, 2):
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         script = os.path.join(REPOSITORY, "tests", "submission", "parity.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": REPOSITORY, "CUDA_VISIBLE_DEVICES": ""}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": REPOSITORY,
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         done = subprocess.run(
-            [sys.executable, *launch, script, str(data_directory)], env=environment, capture_output=True, text=True
+            [sys.executable, *launch, script, str(data_directory)],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         found.update(json.loads((data_directory / f"losses_{ranks}.json").read_text()))

@@ -20,7 +20,9 @@ def test_a_run_proves_what_every_gemm_of_every_layer_ran(executor):
 
 
 @pytest.mark.parametrize(
-    ("arm", "disclosed"), [("mxfp4", "mxfp4"), ("fp8", "fp8"), ("bf16", "bfloat16")], ids=["mxfp4", "fp8", "bf16"]
+    ("arm", "disclosed"),
+    [("mxfp4", "mxfp4"), ("fp8", "fp8"), ("bf16", "bfloat16")],
+    ids=["mxfp4", "fp8", "bf16"],
 )
 def test_the_disclosed_precision_is_the_one_that_ran(executor, arm, disclosed):
     made = executor(arm=arm)

@@ -52,9 +52,21 @@ def test_ten_runs_of_the_benchmark_pass_the_official_checker_under_three_ruleset
 
 
 def official_verdict(log, ruleset, directory):
-    command = ["-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", ruleset, "--werror"]
+    command = [
+        "-m",
+        "mlperf_logging.compliance_checker",
+        "--usage",
+        "training",
+        "--ruleset",
+        ruleset,
+        "--werror",
+    ]
     done = subprocess.run([sys.executable, *command, str(log)], cwd=directory, capture_output=True, text=True)
-    return "SUCCESS" if done.returncode == 0 and "SUCCESS" in done.stdout + done.stderr else done.stdout + done.stderr
+    return (
+        "SUCCESS"
+        if done.returncode == 0 and "SUCCESS" in done.stdout + done.stderr
+        else done.stdout + done.stderr
+    )
 
 
 def test_evaluations_come_at_multiples_of_the_interval_rounded_up_to_whole_steps(tmp_path):
@@ -96,7 +108,9 @@ def test_the_step_limit_aborts(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_aborts_and_stays_valid_json(tmp_path, benchmark, bad):
-    ending, log, _ = run(tmp_path / "a", benchmark, [], step=lambda n: ScriptedStep(loss=bad if n == 3 else 4.0))
+    ending, log, _ = run(
+        tmp_path / "a", benchmark, [], step=lambda n: ScriptedStep(loss=bad if n == 3 else 4.0)
+    )
     assert (ending.reason, log[-1]["metadata"]["samples_count"]) == ("not_finite", 96)
     assert keys(log, "block_stop") == [("block_stop", 96)]
     ending, log, _ = run(tmp_path / "b", benchmark, [4.0, bad])
@@ -105,7 +119,9 @@ def test_a_loss_that_is_not_finite_aborts_and_stays_valid_json(tmp_path, benchma
     assert keys(log, "eval_accuracy") == [("eval_accuracy", 12288)]
 
 
-@pytest.mark.parametrize("problem", [RuntimeError("lost a rank"), train.Interrupted("SIGTERM")], ids=["error", "signal"])
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("lost a rank"), train.Interrupted("SIGTERM")], ids=["error", "signal"]
+)
 def test_an_exception_or_a_signal_closes_what_is_open_and_aborts(tmp_path, benchmark, problem):
     _, log, status = run(tmp_path, benchmark, [4.0, problem])
     tail = [(event["key"], event["metadata"].get("samples_count")) for event in log[-2:]]

@@ -32,7 +32,8 @@ class Layer(nn.Module):
         batch, length, hidden = x.shape
         y = self.norm1(x)
         q, k, v = (
-            linear(y).view(batch, length, -1, self.head).transpose(1, 2) for linear in (self.q, self.k, self.v)
+            linear(y).view(batch, length, -1, self.head).transpose(1, 2)
+            for linear in (self.q, self.k, self.v)
         )
         attended = F.scaled_dot_product_attention(
             rotate(q, angles), rotate(k, angles), v, is_causal=True, enable_gqa=True
@@ -49,13 +50,17 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class BareLlama(nn.Module):
-    def __init__(self, *, vocab: int, hidden: int, ffn: int, layers: int, heads: int, groups: int, length: int):
+    def __init__(
+        self, *, vocab: int, hidden: int, ffn: int, layers: int, heads: int, groups: int, length: int
+    ):
         super().__init__()
         self.embedding = nn.Embedding(vocab, hidden)
         self.layers = nn.ModuleList(Layer(hidden, ffn, heads, groups) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden, 1e-5)
         self.head = nn.Linear(hidden, vocab, bias=False)
-        self.register_buffer("angles", rotary_angles(hidden // heads, length, 500_000.0, 8.0), persistent=False)
+        self.register_buffer(
+            "angles", rotary_angles(hidden // heads, length, 500_000.0, 8.0), persistent=False
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)

@@ -1,0 +1,21 @@
+"""Model, optimizer and schedule of one arm, put together on the ranks that exist."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.config import Config
+from submission import device, model, optimizer, schedule
+from submission.precision import Linears
+from submission.step import Trainer, connect
+
+
+def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
+    """Build what a step works on; the process groups stand and the seeds are set."""
+    with device.megatron():
+        wrapped = model.wrap(config, model.llama(config, linears), home)
+        adamw = optimizer.build(config, wrapped)
+    rates = schedule.build(config, adamw)
+    trainer = Trainer(config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home)
+    connect(trainer)
+    return trainer
