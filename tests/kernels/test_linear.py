@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kernels
+from kernels.linear import linear
+from kernels.matmul import gemm
+from kernels.quantize import reference
+from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, ScaleRule, from_mapping
+from kernels.registry import Ledger, backend_for
+
+BF16 = GemmRecipe(Format.BF16)
+FP8 = GemmRecipe(Format.FP8)
+MXFP4 = GemmRecipe(Format.MXFP4, ScaleRule.EVEN, 16)
+
+
+def uniform(recipe):
+    return LinearRecipe("test", recipe, recipe, recipe)
+
+
+def mx(x):
+    """The reference's values of an operand, rotated and quantised along its last dimension."""
+    return reference.dequantize(reference.quantize(x, scale_rule=ScaleRule.EVEN, hadamard=16))
+
+
+def operands(dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(64, 96, generator=generator).to(dtype).requires_grad_()
+    w = (0.1 * torch.randn(32, 96, generator=generator)).to(dtype).requires_grad_()
+    return x, w, torch.randn(64, 32, generator=generator).to(dtype)
+
+
+def test_in_high_precision_the_linear_is_torchs_own_bit_for_bit():
+    x, w, dy = operands(torch.float32)
+    y = linear(x, w, recipe=uniform(BF16), label="l", ledger=Ledger())
+    got = torch.autograd.grad(y, (x, w), dy)
+    expected = torch.autograd.grad(x @ w.t(), (x, w), dy)
+    assert torch.equal(y, x @ w.t())
+    assert torch.equal(got[0], expected[0]) and torch.allclose(got[1], expected[1], atol=1e-5)
+
+
+def test_each_gemm_quantises_its_operands_along_its_own_contraction_dimension():
+    x, w, dy = operands()
+    y = linear(x, w, recipe=uniform(MXFP4), label="l", ledger=Ledger())
+    dx, dw = torch.autograd.grad(y, (x, w), dy)
+    x, w = x.detach(), w.detach()
+    assert torch.allclose(y.float(), mx(x) @ mx(w).t(), rtol=2**-7, atol=2**-7)
+    assert torch.allclose(dx.float(), mx(dy) @ mx(w.t()).t(), rtol=2**-7, atol=2**-7)
+    assert torch.allclose(dw.float(), mx(dy.t()) @ mx(x.t()).t(), rtol=2**-7, atol=2**-6)
+    # quantising one orientation from the other would give another weight gradient
+    assert not torch.allclose(dw.float(), mx(dy).t() @ mx(x), rtol=2**-4, atol=2**-4)
+
+
+def test_hybrid_fp8_takes_e5m2_for_gradients_alone():
+    x, w, dy = operands()
+    ledger = Ledger()
+    forward = gemm(x.detach(), w.detach(), Gemm.FPROP, FP8, label="l", ledger=ledger)
+    backward = gemm(dy, w.detach().t(), Gemm.DGRAD, FP8, label="l", ledger=ledger)
+
+    def fp8(t, dtype):
+        quantized = reference.quantize_fp8(t, dtype)
+        return quantized.elements.float() * quantized.scale
+
+    e4m3, e5m2 = torch.float8_e4m3fn, torch.float8_e5m2
+    assert torch.allclose(forward.float(), fp8(x, e4m3) @ fp8(w, e4m3).t(), rtol=2**-6, atol=2**-6)
+    assert torch.allclose(backward.float(), fp8(dy, e5m2) @ fp8(w, e4m3), rtol=2**-6, atol=2**-6)
+
+
+def test_fused_weight_gradients_add_up_over_micro_batches():
+    x, w, dy = operands()
+    w.main_grad = torch.zeros(w.shape)
+    w.grad_added_to_main_grad = False
+    expected = torch.zeros(w.shape)
+    for part in (x[:32], x[32:]):
+        y = linear(part, w, recipe=uniform(MXFP4), label="l", ledger=Ledger(), fuse_wgrad=True)
+        y.backward(dy[:32])
+        expected += (mx(dy[:32].t()) @ mx(part.detach().t()).t()).bfloat16()
+    assert w.grad_added_to_main_grad
+    assert torch.allclose(w.main_grad, expected, rtol=2**-7, atol=2**-7)
+
+
+def test_a_frozen_weight_costs_no_weight_gradient():
+    x, w, dy = operands()
+    ledger = Ledger()
+    linear(x, w.detach(), recipe=uniform(MXFP4), label="l", ledger=ledger).backward(dy)
+    assert {which for _, which in ledger.snapshot()} == {Gemm.FPROP, Gemm.DGRAD}
+
+
+def test_the_ledger_tells_what_ran_per_layer_and_gemm():
+    x, w, dy = operands()
+    ledger = Ledger()
+    mixed = LinearRecipe("mixed", MXFP4, FP8, BF16)
+    for _ in range(3):
+        linear(x, w, recipe=mixed, label="qkv", ledger=ledger).backward(dy)
+    ran = ledger.snapshot()
+    assert [(ran["qkv", g].format, ran["qkv", g].transform, ran["qkv", g].backend) for g in Gemm] == [
+        (Format.MXFP4, "H16", "reference"),
+        (Format.FP8, "none", "reference"),
+        (Format.BF16, "none", "native"),
+    ]
+    assert {row.calls for row in ran.values()} == {3}
+    ledger.clear()
+    assert not ledger.snapshot()
+
+
+def test_a_layer_that_changes_its_format_is_found():
+    x, w, _ = operands()
+    ledger = Ledger()
+    for recipe in (MXFP4, FP8):
+        linear(x, w, recipe=uniform(recipe), label="l", ledger=ledger)
+    with pytest.raises(ValueError, match="ran in two ways"):
+        ledger.snapshot()
+
+
+def test_emulation_is_never_called_native():
+    assert backend_for(Format.MXFP4, "cuda") == "emulated"
+    assert backend_for(Format.MXFP4, "cpu") == backend_for(Format.FP8, "cpu") == "reference"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"format": "fp5"}, "r, dgrad: 'fp5'"),
+        ({"format": "mxfp4", "scale_rule": "up"}, "r, dgrad: 'up'"),
+        ({"format": "mxfp4", "hadamard": 24}, "hadamard: found 24"),
+        ({"format": "fp8", "hadamard": 16}, "hadamard: found 16 with fp8"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(row, message):
+    good = {"format": "bf16"}
+    with pytest.raises(ValueError, match=message):
+        from_mapping("r", {"fprop": good, "dgrad": row, "wgrad": good})
+    with pytest.raises(ValueError, match="no entry for wgrad"):
+        from_mapping("r", {"fprop": good, "dgrad": good})
+
+
+def test_the_package_keeps_the_version_that_transformers_probes_for():
+    """Hugging Face's package of the same name: transformers parses the version of an importable `kernels`."""
+    assert kernels.__version__.startswith("0.1.")
