@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mlperf_logging import mllog
+from mlperf_logging.mllog.mllog import MLLogger
 
 
 class Events:
@@ -30,7 +30,7 @@ class Events:
         channel = logging.Logger(f"events.{path}", level=logging.INFO)  # unregistered: no global state
         channel.addHandler(handler)
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        self._logger = mllog.MLLogger(logger=channel, default_stack_offset=2, root_dir=root)
+        self._logger = MLLogger(logger=channel, default_stack_offset=3, root_dir=root)
 
     def point(self, key: str, value: Any, **metadata: Any) -> None:
         self._write("event", key, value, metadata)
