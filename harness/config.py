@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 
@@ -87,6 +85,14 @@ class Schedule:
     max_steps: int
     end_lr_fraction: float = 0.1
 
+    @property
+    def decay_steps(self) -> int:
+        return self.max_steps - self.warmup_steps
+
+    @property
+    def end_lr(self) -> float:
+        return self.base_lr * self.end_lr_fraction
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
@@ -101,7 +107,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    interval_samples: int  # training sequences between evaluations; steps are derived, never configured
+    interval_samples: int  # training sequences; steps are derived, never configured
     sequences: int  # the first N validation sequences, never shuffled
     target_log_perplexity: float  # nats per token
 
@@ -207,14 +213,6 @@ class Config:
         return self.eval_interval_steps * self.batch.global_batch_size
 
     @property
-    def decay_steps(self) -> int:
-        return self.schedule.max_steps - self.schedule.warmup_steps
-
-    @property
-    def end_lr(self) -> float:
-        return self.schedule.base_lr * self.schedule.end_lr_fraction
-
-    @property
     def train_samples(self) -> int:
         """Training sequences the data set is built for."""
         return self.schedule.max_steps * self.batch.global_batch_size
@@ -223,12 +221,6 @@ class Config:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain dictionaries and lists, as written into config.json."""
     return dataclasses.asdict(config)
-
-
-def load(path: Path) -> tuple[Config, dict[str, Any]]:
-    """Read an attempt's config.json: the configuration, and the keys of this run (arm, seed, run index)."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return build(Config, document["config"], ""), document["run"]
 
 
 def build(kind: Any, value: Any, path: str) -> Any:
@@ -298,9 +290,8 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
 
 def _yaml_number_hint(text: str) -> str:
     try:
-        number = float(text)
+        mantissa, exponent = f"{float(text):.6e}".split("e")
     except ValueError:
         return ""
-    mantissa, _, exponent = f"{number:.6e}".partition("e")
     digits = mantissa.rstrip("0") + ("0" if mantissa.rstrip("0").endswith(".") else "")
     return f"; YAML 1.1 reads {text} as text, write {digits}e{int(exponent):+d}"

@@ -12,16 +12,15 @@ EXIT_CODES = {"target": 0, "step_limit": 1, "not_finite": 1, "interrupted": 130}
 
 
 def main() -> int:
-    from harness import config as configuration
     from harness.environment import Ranks
     from harness.events import Events
-    from submission import caches, device, train
+    from submission import caches, device, inputs, train
     from submission.record import Record
 
     parser = argparse.ArgumentParser(prog="submission")
     parser.add_argument("--attempt", type=Path, required=True, help="directory with config.json")
     attempt: Path = parser.parse_args().attempt
-    config, this_run = configuration.load(attempt / "config.json")
+    config, this_run = inputs.read(attempt / "config.json")
     ranks = Ranks.from_environment()
     device.die_with_parent()
     _on_signals(train.Interrupted)

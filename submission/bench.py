@@ -20,10 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from harness import config as configuration
 from harness.config import Config, Model
 from harness.environment import Ranks
-from submission import device
+from submission import device, inputs
 
 # The size facts were measured at: 4.87 M parameters, sequence 256.
 _FIVE_MILLION = Model(
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    config, _ = configuration.load(arguments.config)
+    config, _ = inputs.read(arguments.config)
     device.install()
     from submission import parallel
 

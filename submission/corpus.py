@@ -1,7 +1,8 @@
 """The proxy's corpus: the text every Python installation carries, as tokens in Megatron's indexed format.
 
-Run as a process: `python -m submission.corpus --out DIR ..`. Training documents alone teach the tokenizer, and a document
-is validation or training by the hash of its name, so the two never share one. The same installation gives the same bytes.
+Run as a process: `python -m submission.corpus --out DIR ..`. Training documents alone teach the tokenizer, and the hash
+of a document's name says whether it is validation, so the two never share one. The same installation gives the same
+bytes.
 """
 
 from __future__ import annotations

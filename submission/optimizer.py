@@ -13,7 +13,7 @@ def build(config: Config, model: DistributedDataParallel) -> MegatronOptimizer:
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
         lr=config.schedule.base_lr,
-        min_lr=config.end_lr,
+        min_lr=config.schedule.end_lr,
         weight_decay=config.optimizer.weight_decay,
         adam_beta1=config.optimizer.beta1,
         adam_beta2=config.optimizer.beta2,

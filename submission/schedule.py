@@ -15,7 +15,7 @@ def build(config: Config, optimizer: MegatronOptimizer) -> OptimizerParamSchedul
         optimizer,
         init_lr=0.0,
         max_lr=config.schedule.base_lr,
-        min_lr=config.end_lr,
+        min_lr=config.schedule.end_lr,
         lr_warmup_steps=config.schedule.warmup_steps * gbs,
         lr_decay_steps=config.schedule.max_steps * gbs,  # Megatron counts the warmup in
         lr_decay_style="cosine",

@@ -11,6 +11,15 @@ from harness import config as configuration
 from harness.config import Config
 
 VOCAB, LENGTH = 512, 64
+MODEL = {
+    "layers": 2,
+    "hidden_size": 64,
+    "ffn_hidden_size": 96,
+    "attention_heads": 4,
+    "query_groups": 2,
+    "vocab_size": VOCAB,
+    "sequence_length": LENGTH,
+}
 
 
 def small_config(
@@ -21,16 +30,7 @@ def small_config(
         "profile": "proxy",
         "benchmark": "llama31_8b_proxy",
         "system": {"submitter": "test", "name": "test"},
-        "model": {
-            "layers": 2,
-            "hidden_size": 64,
-            "ffn_hidden_size": 96,
-            "attention_heads": 4,
-            "query_groups": 2,
-            "vocab_size": VOCAB,
-            "sequence_length": LENGTH,
-            "dtype": dtype,
-        },
+        "model": {**MODEL, "dtype": dtype},
         "data": {
             "directory": str(directory),
             "train_prefix": "train",

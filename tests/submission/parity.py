@@ -101,15 +101,16 @@ def bare(directory):
         length=shape.sequence_length,
     )
     model.load(torch.load(directory / "w.pt"))
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    gains = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-5)
+    adamw = torch.optim.AdamW(decay_groups(model), lr=0.0, betas=(0.9, 0.95), eps=1e-5)
     losses = []
     for step in range(20):
         peak, warm, last = config.schedule.base_lr, config.schedule.warmup_steps, config.schedule.max_steps
         cosine = 0.5 * (1 + math.cos(math.pi * (step - warm) / (last - warm)))
-        rate = peak * step / warm if step <= warm else config.end_lr + (peak - config.end_lr) * cosine
+        rate = (
+            peak * step / warm
+            if step <= warm
+            else config.schedule.end_lr + (peak - config.schedule.end_lr) * cosine
+        )
         for group in adamw.param_groups:
             group["lr"] = rate
         adamw.zero_grad()
@@ -121,6 +122,13 @@ def bare(directory):
     with torch.no_grad():
         losses.append(mean_loss(model, [valid_set[k] for k in range(8)]).item())
     return losses
+
+
+def decay_groups(model):
+    """Weight decay is for matrices; the gains of the norms have none, as in Megatron."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    gains = [p for p in model.parameters() if p.dim() == 1]
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
 
 
 def mean_loss(model, items):

@@ -99,8 +99,8 @@ def test_blocks_and_evaluations_alternate_with_absolute_sample_counts(tmp_path, 
 
 
 def test_the_step_limit_aborts(tmp_path):
-    config = resolve("proxy", overrides=["schedule.max_steps=40"]).config
-    ending, log, status = run(tmp_path, config, [4.0] * 3)
+    config = resolve("proxy", overrides=["schedule.max_steps=40", "schedule.warmup_steps=10"]).config
+    ending, log, status = run(tmp_path, config, [5.0] * 3)
     assert (ending.outcome, ending.reason, status["outcome"]) == ("aborted", "step_limit", "aborted")
     assert log[-1]["key"] == "run_stop" and log[-1]["metadata"]["status"] == "aborted"
     assert len(keys(log, "eval_accuracy")) == 40 // config.eval_interval_steps

@@ -1,0 +1,26 @@
+"""Command `test`: the whole test suite; pytest prints its own closing line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from harness.errors import EXIT_FAILED, EXIT_OK
+from harness.launch import accelerators
+from harness.paths import ROOT
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--slow", action="store_true", help="also the tests that take minutes")
+    parser.add_argument(
+        "pytest", nargs="*", metavar="-- OPTIONS", help="handed to pytest, for example -- -k config"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    left_out = [] if args.slow else ["not slow"]
+    left_out += [] if accelerators() else ["not gpu"]
+    selection = ["-m", " and ".join(left_out)] if left_out else []
+    process = subprocess.run([sys.executable, "-m", "pytest", *selection, *args.pytest], cwd=ROOT)
+    return EXIT_OK if process.returncode == 0 else EXIT_FAILED

@@ -1,0 +1,15 @@
+"""What the harness hands to the training processes: config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.config import Config, build
+
+
+def read(path: Path) -> tuple[Config, dict[str, Any]]:
+    """The resolved configuration, and the keys of this run: arm, index, seed."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return build(Config, document["config"], ""), document["run"]
