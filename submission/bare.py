@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.config import Model
+
 
 def rotary_angles(head: int, length: int, base: float, factor: float) -> Tensor:
     """Angles (length, head / 2) with Llama 3.1 scaling: low factor 1, high factor 4, old context 8192."""
@@ -50,17 +52,16 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class BareLlama(nn.Module):
-    def __init__(
-        self, *, vocab: int, hidden: int, ffn: int, layers: int, heads: int, groups: int, length: int
-    ):
+    def __init__(self, shape: Model):
         super().__init__()
-        self.embedding = nn.Embedding(vocab, hidden)
-        self.layers = nn.ModuleList(Layer(hidden, ffn, heads, groups) for _ in range(layers))
-        self.norm = nn.RMSNorm(hidden, 1e-5)
-        self.head = nn.Linear(hidden, vocab, bias=False)
-        self.register_buffer(
-            "angles", rotary_angles(hidden // heads, length, 500_000.0, 8.0), persistent=False
-        )
+        hidden, head = shape.hidden_size, shape.hidden_size // shape.attention_heads
+        sizes = (hidden, shape.ffn_hidden_size, shape.attention_heads, shape.query_groups)
+        self.embedding = nn.Embedding(shape.vocab_size, hidden)
+        self.layers = nn.ModuleList(Layer(*sizes) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(hidden, shape.norm_epsilon)
+        self.head = nn.Linear(hidden, shape.vocab_size, bias=False)
+        angles = rotary_angles(head, shape.sequence_length, shape.rope_base, shape.rope_scaling_factor)
+        self.register_buffer("angles", angles, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)

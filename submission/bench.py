@@ -91,15 +91,7 @@ def _bare_step(config: Config, home: torch.device) -> Callable[[], Any]:
     from submission.bare import BareLlama
 
     shape, batch = _FIVE_MILLION, config.batch.global_batch_size
-    model = BareLlama(
-        vocab=shape.vocab_size,
-        hidden=shape.hidden_size,
-        ffn=shape.ffn_hidden_size,
-        layers=shape.layers,
-        heads=shape.attention_heads,
-        groups=shape.query_groups,
-        length=shape.sequence_length,
-    ).to(home)
+    model = BareLlama(shape).to(home)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1)
     tokens = torch.randint(shape.vocab_size, (batch, shape.sequence_length + 1), device=home)
 

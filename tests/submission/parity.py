@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -81,38 +82,19 @@ def load_stage(model, weights):
 
 def bare(directory):
     """The same 20 steps with an independent model, optimizer, schedule and clipping of plain PyTorch."""
-    import math
-
     from submission.bare import BareLlama
     from submission.data import open_datasets
     from tests.submission.configurations import small_config
 
     config = small_config(directory)
-    torch.distributed.barrier()
     train_set, valid_set = open_datasets(config, seed=11, cache=directory / "cache")
-    shape = config.model
-    model = BareLlama(
-        vocab=shape.vocab_size,
-        hidden=shape.hidden_size,
-        ffn=shape.ffn_hidden_size,
-        layers=shape.layers,
-        heads=shape.attention_heads,
-        groups=shape.query_groups,
-        length=shape.sequence_length,
-    )
+    model = BareLlama(config.model)
     model.load(torch.load(directory / "w.pt"))
     adamw = torch.optim.AdamW(decay_groups(model), lr=0.0, betas=(0.9, 0.95), eps=1e-5)
     losses = []
     for step in range(20):
-        peak, warm, last = config.schedule.base_lr, config.schedule.warmup_steps, config.schedule.max_steps
-        cosine = 0.5 * (1 + math.cos(math.pi * (step - warm) / (last - warm)))
-        rate = (
-            peak * step / warm
-            if step <= warm
-            else config.schedule.end_lr + (peak - config.schedule.end_lr) * cosine
-        )
         for group in adamw.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(config.schedule, step)
         adamw.zero_grad()
         loss = mean_loss(model, [train_set[8 * step + k] for k in range(8)])
         loss.backward()
@@ -122,6 +104,13 @@ def bare(directory):
     with torch.no_grad():
         losses.append(mean_loss(model, [valid_set[k] for k in range(8)]).item())
     return losses
+
+
+def learning_rate(schedule, step):
+    if step <= schedule.warmup_steps:
+        return schedule.base_lr * step / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / schedule.decay_steps
+    return schedule.end_lr + (schedule.base_lr - schedule.end_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def decay_groups(model):

@@ -1,0 +1,66 @@
+"""Files that are either not there or whole, whatever kills this process, and whatever the power does."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write or replace a JSON document; one writer at a time, as the campaign's lock guarantees."""
+    replace_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_directory(path.parent)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy `source` to `target` in one step.
+
+    Raises:
+        FileExistsError: `target` is there already; it keeps its bytes.
+    """
+    part = target.with_name(f".{target.name}.part")
+    with part.open("wb") as file:
+        file.write(source.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(part, target)  # unlike a rename it fails when the target exists
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: the lock keeps other writers away
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(target)) from None
+        part.replace(target)
+    part.unlink(missing_ok=True)
+    sync_directory(target.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names in a directory durable; a file system that cannot is left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """The document, or None when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None

@@ -1,0 +1,155 @@
+"""A submission, loaded from wherever its logs lie: a campaign, a directory of logs, a package's results, one log."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compliance import runlog
+from compliance.runlog import RunLog
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """Runs of one system under one configuration."""
+
+    name: str
+    path: Path
+    runs: tuple[RunLog, ...]
+    org: str
+    system: str
+    accelerators: int | None  # None where nothing says
+    precision: str  # of the linear layers, as disclosed; "unknown" where it is not
+    round: str | None = None  # from a directory v5.1 or v6.0.. above
+    framework: str | None = None
+    campaign: Mapping[str, Any] | None = None
+    proofs: tuple[Mapping[str, Any], ...] = field(default=())  # proof.json of the promoted attempts
+
+    @property
+    def benchmark(self) -> str:
+        return self.runs[0].benchmark or "unknown"
+
+    @property
+    def global_batch_size(self) -> int | None:
+        return self.runs[0].global_batch_size
+
+    @property
+    def is_proxy(self) -> bool:
+        return self.benchmark.endswith("_proxy")
+
+    @property
+    def target(self) -> float:
+        return self.runs[0].target
+
+    def point(self, key: str) -> Any:
+        """Value of a log key in the first run, None where it is absent."""
+        event = self.runs[0].points.get(key)
+        return event.value if event is not None else None
+
+
+def load(path: Path) -> Submission:
+    """Load the runs below a path.
+
+    Raises:
+        UsageError: nothing there, no logs, or logs without a single timed run.
+    """
+    if not path.exists():
+        raise UsageError(
+            f"{path}: found nothing; allowed: a log, a directory of logs, a campaign or a package's results"
+        )
+    files = [path] if path.is_file() else _logs(path)
+    runs = tuple(runlog.read(file) for file in files)
+    timed = tuple(run for run in runs if run.run_start_ms is not None and run.run_stop_ms is not None)
+    if not timed:
+        what = f"{len(files)} files without run_start and run_stop" if files else "no result_*.txt"
+        raise UsageError(f"{path}: found {what}; allowed: finished MLLOG logs of llama31_8b or its proxy")
+    directory = path if path.is_dir() else path.parent
+    campaign = _json(directory / "campaign.json")
+    system = _system_description(directory)
+    first = timed[0]
+    return Submission(
+        name=_name(path, campaign),
+        path=path,
+        runs=timed,
+        org=first.submission_org or "unknown",
+        system=str(system.get("system_name") or first.submission_platform or "unknown"),
+        accelerators=_accelerators(system, campaign),
+        precision=first.precision or "unknown",
+        round=_round(directory),
+        framework=str(system["framework"]) if system.get("framework") else None,
+        campaign=campaign or None,
+        proofs=tuple(filter(None, (_json(file) for file in _proof_files(directory, campaign)))),
+    )
+
+
+def _logs(directory: Path) -> list[Path]:
+    found = sorted(
+        directory.glob("result_*.txt"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)]
+    )
+    if found:
+        return found
+    nested = sorted({file.parent for file in directory.glob("*/result_*.txt")})
+    if len(nested) > 1:
+        names = ", ".join(str(folder.relative_to(directory)) for folder in nested)
+        raise UsageError(f"{directory}: found several sets of logs ({names}); allowed: one of them")
+    return _logs(nested[0]) if nested else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A side file's content; these files may be missing or torn, the logs are what counts."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _system_description(directory: Path) -> dict[str, Any]:
+    """systems/<system>.json of a package, for <org>/results/<system>/llama31_8b."""
+    for folder in (directory, directory.parent):
+        if folder.parent.name == "results":
+            return _json(folder.parent.parent / "systems" / f"{folder.name}.json")
+    return {}
+
+
+def _accelerators(system: Mapping[str, Any], campaign: Mapping[str, Any]) -> int | None:
+    try:
+        return int(system["accelerators_per_node"]) * int(system["number_of_nodes"])
+    except (KeyError, TypeError, ValueError):
+        pass
+    parallelism = campaign.get("config", {}).get("parallelism", {}) if campaign else {}
+    if campaign and not str(campaign.get("config", {}).get("benchmark", "")).endswith("_proxy"):
+        return int(parallelism["nodes"]) * int(parallelism["gpus_per_node"])
+    return None
+
+
+def _round(directory: Path) -> str | None:
+    for part in reversed(directory.resolve().parts):
+        if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
+            return f"v{found[1]}"
+    return None
+
+
+def _name(path: Path, campaign: Mapping[str, Any]) -> str:
+    if campaign.get("arm"):
+        return str(campaign["arm"])
+    resolved = path.resolve()
+    if resolved.is_file():
+        return f"{resolved.parent.name}/{resolved.name}"
+    return resolved.parent.name if resolved.name.startswith("llama31_8b") else resolved.name
+
+
+def _proof_files(directory: Path, campaign: Mapping[str, Any]) -> list[Path]:
+    """The last attempt of every run: the one that was promoted."""
+    found = []
+    for run in sorted(directory.glob("run_*")) if campaign else []:
+        attempts = sorted(
+            run.glob("attempt_*/proof.json"), key=lambda file: int(file.parent.name.split("_")[1])
+        )
+        found += attempts[-1:]
+    return found

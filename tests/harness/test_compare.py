@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli, comparison, report, submissions
+from tests.harness.logs import write_run, write_submission
+
+PUBLIC = Path(__file__).parents[3] / "shared" / "public_results"
+MI355X_MXFP4 = PUBLIC / "v6.0-reconstructed/AMD/results/MI355X_EPYC_9575F_primus/llama31_8b"
+MI355X_FP8 = PUBLIC / "v5.1/AMD/results/MI355X_EPYC_9575F_pytorch/llama31_8b"
+needs_public = pytest.mark.skipif(
+    not PUBLIC.exists(), reason=f"published logs are not beside this repository: {PUBLIC}"
+)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A: slower to converge, faster per sample; four runs a side."""
+    ends = [(3.4, 3.2), (3.5, 3.29), (3.35, 3.25), (3.4, 3.28)]
+    a = write_submission(tmp_path / "four bit", ends=ends, seconds_per_sample=0.025, interval=12800)
+    b = write_submission(tmp_path / "eight bit", ends=ends, seconds_per_sample=0.03)
+    return a, b
+
+
+def compared(*paths):
+    return comparison.compare([submissions.load(path) for path in paths])
+
+
+@pytest.mark.public
+@needs_public
+def test_the_published_pair_gives_the_published_figures():
+    found = compared(MI355X_MXFP4, MI355X_FP8)
+    a, b = found["submissions"]
+    assert a["time_to_train_min"] == pytest.approx(86.845, abs=0.001)
+    assert b["time_to_train_min"] == pytest.approx(99.310, abs=0.001)
+    assert b["time_to_train_normalized_min"] == pytest.approx(99.709, abs=0.001)
+    assert a["samples_at_stop_mean"] == pytest.approx(186_777.6, abs=0.05)
+    assert b["samples_at_stop_mean"] == pytest.approx(179_372.8, abs=0.05)
+    ratio = found["ratios"][0]
+    assert ratio["time_to_train"]["ratio"] == pytest.approx(0.874, abs=0.0005)
+    assert ratio["samples_to_target"]["ratio"] == pytest.approx(1.049, abs=0.0005)
+    assert "round: MI355X_EPYC_9575F_primus v6.0, MI355X_EPYC_9575F_pytorch v5.1" in found["differences"]
+
+
+@pytest.mark.public
+@needs_public
+def test_every_published_submission_can_be_loaded():
+    directories = sorted({log.parent for log in PUBLIC.glob("*/*/results/*/llama31_8b/result_*.txt")})
+    assert len(directories) >= 15
+    for directory in directories:
+        loaded = submissions.load(directory)
+        assert len(loaded.runs) == 10 and comparison.time_to_train_min(loaded) > 1
+
+
+def test_time_is_samples_times_seconds_per_sample(pair):
+    ratio = compared(*pair)["ratios"][0]
+    product = ratio["samples_at_stop"]["ratio"] * ratio["seconds_per_sample"]["ratio"]
+    assert ratio["time_to_train"]["ratio"] == pytest.approx(product, rel=1e-6)
+    assert ratio["samples_at_stop"]["ratio"] == pytest.approx(12800 / 12288)
+    assert ratio["throughput"]["ratio"] == pytest.approx(0.03 / 0.025, rel=1e-4)
+
+
+def test_the_json_document_keeps_its_contract(pair, capsys):
+    assert cli.main(["compare", *map(str, pair), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {"submissions", "ratios", "differences", "notices"} == document.keys()
+    assert {
+        "name", "org", "system", "accelerators", "precision", "runs", "global_batch_size", "time_to_train_min",
+        "time_to_train_normalized_min", "samples_at_stop_mean", "samples_to_target_mean", "samples_to_target_sd",
+        "samples_per_s",
+    } <= document["submissions"][0].keys()  # fmt: skip
+    ratio = document["ratios"][0]
+    for key in ("time_to_train", "samples_to_target", "throughput"):
+        assert ratio[key].keys() == {"ratio", "ci95"}
+    assert ratio["submission"] == "four bit" and ratio["baseline"] == "eight bit"
+    assert isinstance(ratio["minimum_detectable_effect_pct"], float)
+
+
+def test_the_table_says_in_words_what_it_shows(pair, capsys):
+    assert cli.main(["compare", *map(str, pair)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "four bit takes 13.2 % less time" in out
+    assert "Result not verified by MLCommons Association." in out
+    assert "a score by the rules needs 10" in out
+
+
+def test_one_run_that_did_not_converge_is_dropped_as_the_slowest(tmp_path):
+    directory = write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 9)
+    write_run(directory / "result_9.txt", seed=99, losses=[6.0] * 20, status="aborted")
+    loaded = submissions.load(directory)
+    assert len(comparison.run_minutes(loaded)) == 9
+    assert comparison.time_to_train_min(loaded) == pytest.approx(5 * 12288 * 0.03 / 60)
+    assert any("1 of 10 runs did not reach the target" in line for line in comparison.notices([loaded]))
+
+
+def test_a_side_without_a_converged_run_gets_no_ratio(pair, tmp_path):
+    write_run(tmp_path / "none" / "result_0.txt", seed=1, losses=[6.0, 5.9], status="aborted")
+    found = compared(tmp_path / "none", pair[1])
+    assert found["ratios"][0]["time_to_train"] is None
+    assert found["submissions"][0]["time_to_train_min"] is None
+    assert "no ratio" in report.headline(found)
+
+
+def test_proxies_that_share_their_seeds_are_compared_in_pairs(tmp_path):
+    proxy = {"submission_benchmark": "llama31_8b_proxy", "ends": [(3.4, 3.2), (3.5, 3.29), (3.35, 3.25)]}
+    found = compared(write_submission(tmp_path / "a", **proxy), write_submission(tmp_path / "b", **proxy))
+    assert found["ratios"][0]["paired_samples_to_target"]["ratio"] == pytest.approx(1.0)
+    assert any(line.startswith("Proxy:") for line in found["notices"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"submission_benchmark": "llama31_8b_proxy"}, "different benchmarks"),
+        ({"target_accuracy": 3.4}, "different targets"),
+    ],
+)
+def test_different_goals_are_not_compared(pair, tmp_path, capsys, change, message):
+    other = write_submission(tmp_path / "other", ends=[(3.4, 3.2)] * 3, **change)
+    assert cli.main(["compare", str(pair[0]), str(other)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_paths_without_finished_runs_are_one_clear_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
+    for name, found in (
+        ("nowhere", "nothing"),
+        ("empty", "no result_*.txt"),
+        ("picture.png", "without run_start"),
+    ):
+        assert cli.main(["compare", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert found in error and error.count("\n") == 1

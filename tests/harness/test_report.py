@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from harness import cli, comparison, report, submissions
+from tests.harness.logs import write_run, write_submission
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.ids, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+
+
+def page_of(text):
+    page = _Page()
+    page.feed(text)
+    return page
+
+
+@pytest.fixture
+def written(tmp_path):
+    ends = [(3.4, 3.2), (3.5, 3.29), (3.35, 3.25)]
+    a = write_submission(tmp_path / "a", ends=ends, submission_benchmark="llama31_8b_proxy")
+    b = write_submission(
+        tmp_path / "b", ends=ends, submission_benchmark="llama31_8b_proxy", seconds_per_sample=0.04
+    )
+    (a / "campaign.json").write_text(
+        json.dumps({"arm": "mxfp4", "config": {"benchmark": "llama31_8b_proxy"}})
+    )
+    proof = {"recipe": "amd-te", "gemms": [{"layer": "layers.0.qkv", "gemm": "fprop", "format": "mxfp4",
+             "transform": "H16", "scale_rule": "even", "backend": "reference", "calls": 7}]}  # fmt: skip
+    (a / "run_0" / "attempt_1").mkdir(parents=True)
+    (a / "run_0" / "attempt_1" / "proof.json").write_text(json.dumps(proof))
+    loaded = [submissions.load(path) for path in (a, b)]
+    return report.write_report(loaded, comparison.compare(loaded), tmp_path)
+
+
+def test_the_page_stands_alone_and_shows_every_figure(written):
+    text = written.read_text()
+    page = page_of(text)
+    assert page.tags.count("svg") == 5 and page.tags.count("figure") == 5
+    assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
+    assert all(link.startswith("#") for link in page.links), "something is loaded from elsewhere"
+    assert len(page.ids) == len(set(page.ids))
+    assert text.count('role="img" aria-label="') == 5
+
+
+def test_the_page_says_what_it_is_and_what_ran(written):
+    text = written.read_text()
+    assert "unverified" in text and "Proxy: a toy-scale rehearsal" in text
+    assert re.search(r"mxfp4 takes [\d.]+ % less time", text)
+    for cell in ("amd-te", "H16", "reference", "even"):
+        assert f">{cell}<" in text
+
+
+def test_the_data_beside_the_page_holds_every_curve(written):
+    document = json.loads((written.parent / "report.json").read_text())
+    assert [curve["name"] for curve in document["curves"]] == ["mxfp4", "b"]
+    assert all(len(curve["runs"]) == 3 for curve in document["curves"])
+    assert document["ratios"][0]["time_to_train"]["ratio"] == pytest.approx(0.75)
+
+
+def test_what_strangers_write_into_logs_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script>$\\frac{1}{0}$"
+    directory = tmp_path / "<b>$x_1$ & co"
+    write_submission(directory, ends=[(3.4, 3.2)] * 3, org=evil, submission_platform=evil)
+    loaded = [submissions.load(directory)]
+    text = report.render(loaded, comparison.compare(loaded))
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "<b>" not in text and "&lt;b&gt;$x_1$ &amp; co" in text
+
+
+def test_the_same_logs_give_the_same_page(tmp_path):
+    loaded = [submissions.load(write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 3))]
+    pages = {report.render(loaded, comparison.compare(loaded)) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_a_submission_without_any_converged_run_still_gets_a_page(tmp_path):
+    write_run(tmp_path / "a" / "result_0.txt", seed=1, losses=[6.0, 5.0], status="aborted")
+    write_run(tmp_path / "b" / "result_0.txt", seed=1, losses=[], status="aborted")
+    for name in ("a", "b"):
+        loaded = [submissions.load(tmp_path / name)]
+        assert "no run reached the target" in report.render(loaded, comparison.compare(loaded))
+
+
+def test_compare_writes_the_page_where_it_is_told(tmp_path):
+    directory = write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 3)
+    assert cli.main(["compare", str(directory), str(directory), "--html", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
