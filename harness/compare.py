@@ -15,6 +15,7 @@ from rich.text import Text
 from harness import comparison, submissions
 from harness.atomic import replace_text
 from harness.errors import EXIT_OK
+from harness.tables import summary
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,24 +59,13 @@ def show(document: Mapping[str, Any], console: Console) -> None:
 
 
 def _submissions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One column a submission: a narrow terminal cuts names, never figures."""
+    """One column a submission: a narrow terminal folds names, and never cuts figures."""
     table = Table(title="Submissions (unverified)", title_justify="left")
     table.add_column("")
     for row in rows:
         table.add_column(Text(row["name"]), justify="right", overflow="fold")
-    lines = [
-        ("precision", lambda row: row["precision"]),
-        ("global batch size", lambda row: str(row["global_batch_size"])),
-        ("runs at the target", lambda row: f"{row['runs_converged']} of {row['runs']}"),
-        ("time to train, min", lambda row: _figure(row["time_to_train_min"], 3)),
-        ("RCP-normalised, min", lambda row: _figure(row["time_to_train_normalized_min"], 3)),
-        ("samples at stop", lambda row: _figure(row["samples_at_stop_mean"], 1)),
-        ("samples to target", lambda row: _figure(row["samples_to_target_mean"], 1)),
-        ("  standard deviation", lambda row: _figure(row["samples_to_target_sd"], 1)),
-        ("samples per second", lambda row: _figure(row["samples_per_s"], 2)),
-    ]
-    for label, cell in lines:
-        table.add_row(label, *(Text(cell(row)) for row in rows))
+    for label, cells in summary(rows):
+        table.add_row(label, *map(Text, cells))
     return table
 
 
@@ -90,7 +80,3 @@ def _ratio_table(pair: Mapping[str, Any]) -> Table:
     effect = pair["minimum_detectable_effect_pct"]
     table.add_row("minimum detectable effect", "-" if effect is None else f"{effect:.1f} %", "80 % power")
     return table
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"

@@ -92,9 +92,12 @@ def time_bars(submissions: Sequence[Submission]) -> str:
                 )
             mean = comparison.time_to_train_min(submission) or 0.0
             axes.plot([places[0] - 0.5, places[-1] + 0.5], [mean, mean], color=_PAGE_COLOUR, lw=1.5)
-            axes.annotate(f"{mean:.3f}", (places[-1] + 0.5, mean), va="bottom", ha="right")
+            axes.annotate(
+                f"mean {mean:.3f}", (places[0] - 0.5, mean), xytext=(0, 22), textcoords="offset points"
+            )
             ticks.append((fmean_place(places), submission.name))
             position = places[-1] + 2
+        axes.margins(y=0.15)
         axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
         axes.grid(axis="x", visible=False)
         text = "Run results in minutes, sorted; hatched bars are dropped by the olympic mean"
@@ -141,7 +144,8 @@ def decomposition(ratios: Sequence[dict[str, Any]]) -> str:
         axes.set_yticks([-row for row in range(len(rows))], [name for name, _ in rows])
         axes.set_ylim(-len(rows) + 0.4, 0.6)
         axes.grid(axis="y", visible=False)
-        axes.legend(frameon=False, loc="lower right")
+        if len(usable) > 1:
+            axes.legend(frameon=False, loc="lower right")
         text = "Ratios to the baseline with 95 % intervals: time, samples and seconds per sample"
         return _svg(figure, text, "decomposition")
 

@@ -11,6 +11,7 @@ import jinja2
 from harness import plots
 from harness.atomic import replace_json, replace_text
 from harness.submissions import Submission
+from harness.tables import number, summary
 
 
 def write_report(submissions: Sequence[Submission], comparison: Mapping[str, Any], directory: Path) -> Path:
@@ -44,10 +45,11 @@ def render(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> 
     """The page as text; everything that comes from logs is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
     return environment.get_template("report.html.j2").render(
         headline=headline(comparison),
         comparison=comparison,
+        summary=summary(comparison["submissions"]),
         figures=_figures(submissions, comparison),
         runs=[_run_rows(submission) for submission in submissions],
         proofs=[proof for submission in submissions for proof in _proof_rows(submission)],
@@ -118,10 +120,3 @@ def _proof_rows(submission: Submission) -> list[dict[str, Any]]:
         {"name": submission.name, "recipe": recipe, **dict(zip(names, key, strict=True)), "calls": calls}
         for key, calls in total.items()
     ]
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    """A figure for a table cell: thousands separated, a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
