@@ -1,0 +1,182 @@
+"""MLLOG text to records, with the line each one stands on. What is no record is kept apart, with the reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+TOKEN = ":::MLLOG"
+EVENT_TYPES = ("POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END")
+LONGEST_LINE = 1 << 20  # characters; the longest record of the public logs has 1,100
+_EXCERPT = 160  # characters of a malformed line that are kept
+_WORD = b"MLLOG"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One record.
+
+    Args:
+        line: physical line, counted from 1; lines end at a line feed.
+        time_ms: milliseconds since the epoch.
+    """
+
+    line: int
+    time_ms: int
+    event_type: str
+    key: str
+    value: Any
+    metadata: Mapping[str, Any]
+    namespace: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Malformed:
+    """A line that means to be a record and is none; text is its beginning, unescaped."""
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parsed:
+    path: str
+    events: tuple[Event, ...]
+    malformed: tuple[Malformed, ...]
+
+
+class _NotARecord(ValueError):
+    """The reason as text."""
+
+
+def parse(lines: Iterable[str], *, path: str) -> Parsed:
+    """Every record of a log.
+
+    Args:
+        lines: physical lines, with or without their end.
+        path: what violations call the file.
+    """
+    events: list[Event] = []
+    malformed: list[Malformed] = []
+    for line, text in enumerate(lines, start=1):
+        if TOKEN not in text and not ("MLLOG" in text and '"time_ms"' in text):
+            continue
+        try:
+            events.append(_event(line, text))
+        except _NotARecord as error:
+            malformed.append(Malformed(line=line, text=text.strip()[:_EXCERPT], reason=str(error)))
+    return Parsed(path=path, events=tuple(events), malformed=tuple(malformed))
+
+
+def read(path: Path) -> Parsed:
+    """Parse a file line by line; bytes that are no UTF-8 are replaced."""
+    with path.open("rb") as file:
+        return parse(_physical_lines(file), path=str(path))
+
+
+def _physical_lines(file: IO[bytes]) -> Iterator[str]:
+    """Lines as text; a line that cannot hold a record comes as an empty one, a line without end cut short."""
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE or line.endswith(b"\n"):
+            yield line.decode("utf-8", errors="replace") if _WORD in line else ""
+            continue
+        holds_record, rest = TOKEN.encode() in line, line
+        while rest and not rest.endswith(b"\n"):
+            tail = rest[-len(TOKEN) :]
+            rest = file.readline(LONGEST_LINE)
+            holds_record = holds_record or TOKEN.encode() in tail + rest
+        yield line.decode("utf-8", errors="replace") + (TOKEN if holds_record else "")
+
+
+def _event(line: int, text: str) -> Event:
+    if len(text) > LONGEST_LINE:
+        raise _NotARecord(f"the line is longer than {LONGEST_LINE} characters")
+    _, token, body = text.partition(TOKEN)
+    if not token:
+        raise _NotARecord(f"a record without the token '{TOKEN}'")
+    if TOKEN in body:
+        raise _NotARecord("two records on one line: the official tools read only the last one")
+    if not body.startswith(" "):
+        raise _NotARecord(f"no space after '{TOKEN}': the official tools do not see this record")
+    return _checked(line, _decoded(body.strip()))
+
+
+def _decoded(body: str) -> Any:
+    try:
+        return _DECODER.decode(body)
+    except RecursionError:
+        raise _NotARecord("JSON nested too deeply") from None
+    except ValueError as error:
+        raise _NotARecord(f"not valid JSON: {error}") from None
+
+
+def _checked(line: int, record: Any) -> Event:
+    if not isinstance(record, dict):
+        raise _NotARecord(f"the record is {_named(record)}, not an object")
+    if missing := [name for name in _FIELDS if name not in record]:
+        raise _NotARecord(f"no field {', '.join(missing)}")
+    for name, types in _FIELDS.items():
+        if types and type(record[name]) not in types:
+            raise _NotARecord(f"{name} is {_named(record[name])}, not {_NAMES[types[0]]}")
+    if record["event_type"] not in EVENT_TYPES:
+        raise _NotARecord(f"event_type is {record['event_type'][:40]!r}, not one of {', '.join(EVENT_TYPES)}")
+    if not record["key"]:
+        raise _NotARecord("the key is empty")
+    return Event(line=line, **{name: record[name] for name in _FIELDS})
+
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "namespace": (str,),
+    "time_ms": (int,),
+    "event_type": (str,),
+    "key": (str,),
+    "value": (),
+    "metadata": (dict,),
+}
+_NAMES = {
+    str: "a string",
+    int: "an integer",
+    dict: "an object",
+    float: "a float",
+    bool: "a boolean",
+    list: "a list",
+    type(None): "null",
+}
+
+
+def _named(value: Any) -> str:
+    return _NAMES.get(type(value), type(value).__name__)
+
+
+def _no_constant(name: str) -> Any:
+    raise _NotARecord(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotARecord(f"the number {text[:40]} is out of range")
+    return number
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 19:
+        raise _NotARecord(f"the integer {text[:40]} is out of range")
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise _NotARecord("a field occurs twice")
+    return record
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded, object_pairs_hook=_unique
+)

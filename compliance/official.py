@@ -1,0 +1,110 @@
+"""The official compliance checker as an oracle: run on a copy, in its own process, judged by text and exit code."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compliance.ruleset import Ruleset
+
+_TIMEOUT_S = 60  # per log; a public log takes 0.07 s
+_MARK = "official-verdict "
+
+# One process for many logs: starting Python costs 20 times a check. Each log runs the tool's own __main__ anew.
+_LOOP = f"""
+import contextlib, io, json, logging, runpy, sys
+from mlperf_logging.compliance_checker import mlp_compliance
+arguments, logs = json.loads(sys.argv[1])
+for log in logs:
+    text, code = io.StringIO(), 0
+    logging.getLogger().handlers.clear()
+    mlp_compliance.enqueued_configs.clear()
+    sys.argv = ["compliance_checker", *arguments, log]
+    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+        try:
+            runpy.run_module("mlperf_logging.compliance_checker", run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        except Exception as error:
+            code = f"{{type(error).__name__}}: {{error}}"
+    print("{_MARK}" + json.dumps([code, text.getvalue()[-20000:]]), flush=True)
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Official:
+    """What the official tool says of one log.
+
+    Args:
+        verdict: pass | fail | not run.
+        as_expected: False where the verdict speaks against the log: a fail, or a proxy log that passes.
+        note: one line.
+    """
+
+    path: str
+    verdict: str
+    as_expected: bool
+    note: str
+
+
+def compliance_checker(paths: Sequence[Path], ruleset: Ruleset, *, werror: bool = True) -> list[Official]:
+    """Run `python -m mlperf_logging.compliance_checker --usage training --ruleset R [--werror]` on every log."""
+    if importlib.util.find_spec("mlperf_logging") is None:
+        note = "mlperf_logging is not installed: pip install mlperf-logging"
+        return [Official(path=str(path), verdict="not run", as_expected=True, note=note) for path in paths]
+    with tempfile.TemporaryDirectory(prefix="official-") as directory:
+        answers = _run(paths, Path(directory), ruleset, werror=werror)
+    return [_official(path, answer, ruleset) for path, answer in zip(paths, answers, strict=True)]
+
+
+def _run(
+    paths: Sequence[Path], directory: Path, ruleset: Ruleset, *, werror: bool
+) -> list[tuple[object, str]]:
+    """Exit code and output per log; a process that dies fails the logs it had not answered for."""
+    copies = [directory / f"log_{i}.txt" for i in range(len(paths))]
+    for path, copy in zip(paths, copies, strict=True):
+        shutil.copyfile(path, copy)
+    arguments = ["--usage", "training", "--ruleset", ruleset.official, *(["--werror"] if werror else [])]
+    command = [sys.executable, "-c", _LOOP, json.dumps([arguments, [str(copy) for copy in copies]])]
+    try:
+        process = subprocess.run(
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S * (1 + len(paths)),
+            check=False,
+        )
+        output, ending = process.stdout, f"the tool died with exit code {process.returncode}"
+    except subprocess.TimeoutExpired as expired:
+        output, ending = expired.stdout or b"", f"the tool took longer than {_TIMEOUT_S} s per log"
+    lines = output.decode("utf-8", errors="replace").splitlines()
+    answers = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+    found: list[tuple[object, str]] = [(code, text) for code, text in answers]
+    return found + [(ending, "")] * (len(paths) - len(found))
+
+
+def _official(path: Path, answer: tuple[object, str], ruleset: Ruleset) -> Official:
+    code, text = answer
+    passed = code in (0, None) and "SUCCESS" in text
+    verdict = "pass" if passed else "fail"
+    expected = verdict == ruleset.expected_official
+    if ruleset.expected_official == "fail":
+        note = f"rejected as {ruleset.benchmark}, as it must be" if expected else "accepted a proxy log"
+    else:
+        note = f"ruleset {ruleset.official}: {verdict}" + ("" if passed else f" ({_reason(code, text)})")
+    return Official(path=str(path), verdict=verdict, as_expected=expected, note=note)
+
+
+def _reason(code: object, text: str) -> str:
+    if not isinstance(code, int):
+        return f"the tool crashed: {code}"
+    failed = [line.strip() for line in text.splitlines() if "failed" in line or "Required" in line]
+    return (failed or ["see its output"])[0].removeprefix("WARNING -").strip()[:160]

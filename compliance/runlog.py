@@ -1,0 +1,149 @@
+"""Records to the named fields of one run: what every rule, score and comparison reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from compliance import mllog
+from compliance.mllog import Event, Parsed
+
+TARGET_LOG_PERPLEXITY = 3.3  # training_rules, llama31_8b, closed division
+_PRECISION_KEYS = (
+    "lowest_numerical_precision_in_linear",
+    "lowest_numerical_precision_linear",  # as AMD's published v6.0 logs spell it
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One eval_accuracy.
+
+    Args:
+        samples: its own metadata.samples_count, which the official RCP reader uses too. Some vendors log it one
+            step lower than the samples_count of eval_start (C5 names the convention).
+        log_perplexity: nats per token.
+    """
+
+    line: int
+    time_ms: int
+    samples: int
+    log_perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLog:
+    """A run as its log tells it; None where a record is absent or of the wrong type.
+
+    Args:
+        run_status: metadata.status of run_stop, success or aborted.
+        init_start_ms: the earliest, where several ranks log it.
+        points: the first record of each key.
+    """
+
+    path: str
+    benchmark: str | None
+    submission_org: str | None
+    submission_platform: str | None
+    division: str | None
+    submission_status: str | None
+    run_status: str | None
+    seed: int | None
+    global_batch_size: int | None
+    init_start_ms: int | None
+    init_stop_ms: int | None
+    run_start_ms: int | None
+    run_stop_ms: int | None
+    run_stop_samples: int | None
+    evaluations: tuple[Evaluation, ...]
+    points: Mapping[str, Event]
+
+    @property
+    def duration_s(self) -> float | None:
+        if self.run_start_ms is None or self.run_stop_ms is None:
+            return None
+        return (self.run_stop_ms - self.run_start_ms) / 1000
+
+    @property
+    def samples_at_stop(self) -> int | None:
+        """Of the last evaluation, as the official RCP reader counts; without any, of run_stop."""
+        return self.evaluations[-1].samples if self.evaluations else self.run_stop_samples
+
+    @property
+    def precision(self) -> str | None:
+        """Lowest numerical precision in linear layers, as disclosed."""
+        found = [text(self.points[key].value) for key in _PRECISION_KEYS if key in self.points]
+        return found[0] if found else None
+
+    @property
+    def target(self) -> float:
+        point = self.points.get("target_accuracy")
+        stated = number(point.value) if point else None
+        return TARGET_LOG_PERPLEXITY if stated is None else stated
+
+
+def read(path: Path) -> RunLog:
+    return build(mllog.read(path))
+
+
+def build(parsed: Parsed) -> RunLog:
+    points: dict[str, Event] = {}
+    for event in parsed.events:
+        points.setdefault(event.key, event)
+    run_stop = points.get("run_stop")
+    init_starts = [event.time_ms for event in parsed.events if event.key == "init_start"]
+    found = {key: event.value for key, event in points.items()}
+    times = {key: event.time_ms for key, event in points.items()}
+    return RunLog(
+        path=parsed.path,
+        benchmark=text(found.get("submission_benchmark")),
+        submission_org=text(found.get("submission_org")),
+        submission_platform=text(found.get("submission_platform")),
+        division=text(found.get("submission_division")),
+        submission_status=text(found.get("submission_status")),
+        run_status=text(run_stop.metadata.get("status")) if run_stop else None,
+        seed=integer(found.get("seed")),
+        global_batch_size=integer(found.get("global_batch_size")),
+        init_start_ms=min(init_starts, default=None),
+        init_stop_ms=times.get("init_stop"),
+        run_start_ms=times.get("run_start"),
+        run_stop_ms=times.get("run_stop"),
+        run_stop_samples=samples_of(run_stop) if run_stop else None,
+        evaluations=tuple(_evaluations(parsed)),
+        points=MappingProxyType(points),
+    )
+
+
+def _evaluations(parsed: Parsed) -> list[Evaluation]:
+    """Those that can be read; what is wrong with the others is a rule's to say (C8)."""
+    found = []
+    for event in parsed.events:
+        if event.key != "eval_accuracy":
+            continue
+        samples, value = samples_of(event), number(event.value)
+        if samples is not None and value is not None:
+            place = {"line": event.line, "time_ms": event.time_ms}
+            found.append(Evaluation(**place, samples=samples, log_perplexity=value))
+    return found
+
+
+def samples_of(event: Event) -> int | None:
+    """metadata.samples_count; some vendors write whole numbers as floats."""
+    return integer(event.metadata.get("samples_count"))
+
+
+def text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def integer(value: Any) -> int | None:
+    """A whole number; True is none, 2.0 is 2."""
+    found = number(value)
+    return int(found) if found is not None and found == int(found) else None

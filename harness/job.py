@@ -1,0 +1,66 @@
+"""The main job: choose the profile that fits this machine, train every arm, check, compare, report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness import data, jobs
+from harness.conclude import conclude
+from harness.config import Config
+from harness.config_file import resolve
+from harness.errors import EnvironmentFailure
+from harness.execute import run_job
+from harness.launch import accelerators
+
+_TOY = "the same code at toy scale, a proof of function and no result"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+
+
+def main(args: argparse.Namespace) -> int:
+    profile, why = choose_profile(args.overrides)
+    print(f"profile: {profile}\nbecause {why}", file=sys.stderr)
+    return start(resolve(profile, overrides=args.overrides).config)
+
+
+def choose_profile(overrides: list[str]) -> tuple[str, str]:
+    """The profile for this machine, and why."""
+    gpus = accelerators()
+    if not gpus:
+        return "proxy", f"this machine has no GPU: {_TOY}"
+    wanted = resolve("llama31_8b", overrides=overrides).config
+    absent = [path.name for path in _token_files(wanted) if not path.exists()]
+    if absent:
+        found = f"{gpus} GPUs are here, but {', '.join(absent)} not in {wanted.data.directory} (DATADIR)"
+        return "proxy", f"{found}: {_TOY}"
+    return "llama31_8b", f"{gpus} GPUs and the data in {wanted.data.directory} are here"
+
+
+def start(config: Config) -> int:
+    """Everything a job is, from its data to its report; returns the exit code."""
+    require_accelerators(config)
+    data.ensure(config)
+    return conclude(run_job(jobs.create(config)))
+
+
+def require_accelerators(config: Config) -> None:
+    """The proxy also runs without any GPU; the benchmark does not.
+
+    Raises:
+        EnvironmentFailure: fewer GPUs than ranks on this node.
+    """
+    found, wanted = accelerators(), config.parallelism.gpus_per_node
+    if found < wanted and (found or config.profile != "proxy"):
+        raise EnvironmentFailure(
+            f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
+            "allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile proxy on a machine without"
+        )
+
+
+def _token_files(config: Config) -> list[Path]:
+    directory, prefixes = Path(config.data.directory), (config.data.train_prefix, config.data.valid_prefix)
+    return [directory / f"{name}{suffix}" for name in prefixes for suffix in (".idx", ".bin")]

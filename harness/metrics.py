@@ -1,0 +1,84 @@
+"""What metrics.jsonl and status.json of a run say about its speed and how long it will take. Pure, but for the tail."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_SPEED_STEPS = 64  # steps the speed is averaged over
+_TREND_EVALUATIONS = 4  # evaluations the way to the target is extrapolated from
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    samples: int
+    log_perplexity: float  # nan when the run said so
+
+
+@dataclass(slots=True)
+class Tail:
+    """Reads a growing metrics.jsonl: whole lines only, each once."""
+
+    path: Path
+    evaluations: list[Evaluation] = field(default_factory=list)
+    samples: int = 0
+    step: int = 0
+    _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_SPEED_STEPS))
+    _position: int = 0
+
+    def read(self) -> list[Evaluation]:
+        """Take in what was added; returns the evaluations among it."""
+        known = len(self.evaluations)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._position)
+                added = file.read()
+        except FileNotFoundError:
+            return []
+        whole = added[: added.rfind(b"\n") + 1]
+        self._position += len(whole)
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+        return self.evaluations[known:]
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "train":
+            self._steps.append((row["samples"] - self.samples, row["step_s"]))
+            self.samples, self.step = row["samples"], row["step"]
+        elif row["kind"] == "eval":
+            self.evaluations.append(Evaluation(row["samples"], float(row["loss"])))  # "nan" is text
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Training speed over the last steps; evaluations are not in it."""
+        seconds = sum(step_s for _, step_s in self._steps)
+        return sum(samples for samples, _ in self._steps) / seconds if seconds > 0 else None
+
+
+def samples_to_target(evaluations: Sequence[Evaluation], target: float) -> float | None:
+    """Samples still to train until the target: a line through the last evaluations over log(samples).
+
+    Naive: good for a progress display only. None when the run does not approach the target.
+    """
+    last = [point for point in evaluations[-_TREND_EVALUATIONS:] if math.isfinite(point.log_perplexity)]
+    if len(last) < 2 or last[-1].log_perplexity <= target:
+        return None
+    xs, ys = [math.log(point.samples) for point in last], [point.log_perplexity for point in last]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+    slope /= sum((x - mean_x) ** 2 for x in xs)
+    growth = (target - ys[-1]) / slope if slope < 0 else math.inf
+    return last[-1].samples * (math.exp(growth) - 1) if growth < 20 else None
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`: as much as a guess deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

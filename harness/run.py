@@ -1,0 +1,24 @@
+"""Command `run`: campaigns of a chosen profile, checked, compared and reported like the main job."""
+
+from __future__ import annotations
+
+import argparse
+
+from harness.config_file import resolve
+from harness.job import start
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="proxy", help="a profile of benchmark.yaml (default proxy)")
+    parser.add_argument("--arm", nargs="+", metavar="A", help="arms to train; the last one is the baseline")
+    parser.add_argument("--runs", type=int, metavar="N", help="runs per arm")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+
+
+def main(args: argparse.Namespace) -> int:
+    overrides = list(args.overrides)
+    if args.arm:
+        overrides.append(f"runs.arms=[{', '.join(args.arm)}]")
+    if args.runs is not None:
+        overrides.append(f"runs.count={args.runs}")
+    return start(resolve(args.profile, overrides=overrides).config)

@@ -1,0 +1,87 @@
+"""Command `status`: how far the campaigns are, from their files alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from typing import Any
+
+from harness import atomic, jobs, lock
+from harness.campaign import Campaign, Run
+from harness.errors import EXIT_OK
+from harness.metrics import Tail
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "campaigns", nargs="*", metavar="CAMPAIGN", help="directories or names under runs/ (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    output = jobs.output_directory()
+    named = [jobs.find(output, name) for name in args.campaigns]
+    documents = [describe(made) for made in (named or (jobs.load_all(output) if not args.campaigns else []))]
+    if args.json:
+        print(json.dumps({"campaigns": documents}, indent=1))
+    else:
+        print("\n".join(table(documents)) or f"no campaigns in {output}; ./run.sh starts one")
+    return EXIT_OK
+
+
+def describe(made: Campaign) -> dict[str, Any]:
+    """A campaign as plain data."""
+    trainers = lock.trainers(made.directory)
+    return {
+        "campaign": made.directory.name,
+        "directory": str(made.directory),
+        "job": made.job,
+        "arm": made.arm,
+        "profile": made.config.profile,
+        "finished": made.finished,
+        "processes": trainers,
+        "runs": [_describe_run(made, run, training=bool(trainers)) for run in made.runs],
+    }
+
+
+def _describe_run(made: Campaign, run: Run, *, training: bool) -> dict[str, Any]:
+    row = dataclasses.asdict(run)
+    if run.state == "running" and not training:
+        row["state"] = "stopped"  # its processes are gone; ./run.sh resume decides from its files
+    latest = made.last_attempt(run.index)
+    if latest is None:
+        return {**row, "phase": None, "samples": 0, "log_perplexity": None, "samples_per_s": None}
+    tail = Tail(latest / "metrics.jsonl")
+    tail.read()
+    status = atomic.read_json(latest / "status.json") or {}
+    loss = tail.evaluations[-1].log_perplexity if tail.evaluations else None
+    return {
+        **row,
+        "phase": status.get("state"),
+        "samples": tail.samples,
+        "log_perplexity": loss if loss is not None and math.isfinite(loss) else None,  # NaN is no JSON
+        "samples_per_s": tail.samples_per_s,
+    }
+
+
+def table(documents: list[dict[str, Any]]) -> list[str]:
+    """The same for people: a line per campaign, a line per run."""
+    lines = []
+    for campaign in documents:
+        done = sum(run["state"] == "promoted" for run in campaign["runs"])
+        lines.append(f"{campaign['campaign']}: {done} of {len(campaign['runs'])} runs")
+        lines += [_row(run) for run in campaign["runs"]]
+    return lines
+
+
+def _row(run: dict[str, Any]) -> str:
+    state = run["state"] if run["state"] != "promoted" else f"{run['outcome']} ({run['reason']})"
+    loss = "-" if run["log_perplexity"] is None else f"{run['log_perplexity']:.3f}"
+    speed = "-" if run["samples_per_s"] is None else f"{run['samples_per_s']:.1f}"
+    return (
+        f"  run {run['index']:<2} {state:<20} {run['samples']:>8} samples  log perplexity {loss:>7}"
+        f"  {speed:>8} samples/s  attempts {run['attempts']}  seed {run['seed']}"
+    )

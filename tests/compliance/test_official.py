@@ -1,0 +1,43 @@
+"""The official compliance checker agrees with ours on the logs that the tests stand on."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from compliance import check, official
+from tests.compliance.logs import compliant_log, write
+
+
+@pytest.mark.parametrize("ruleset", ["5.1.0", "6.0.0", "6.1.0"])
+def test_the_official_checker_passes_our_compliant_log_with_warnings_as_errors(ruleset, tmp_path):
+    paths = write(tmp_path, compliant_log())
+    (verdict,) = official.compliance_checker(paths, check.load(ruleset), werror=True)
+    assert (verdict.verdict, verdict.as_expected) == ("pass", True), verdict.note
+
+
+def test_each_log_has_its_own_verdict_and_one_bad_log_harms_no_other(tmp_path):
+    logs = [
+        compliant_log(),
+        compliant_log(max_sequence_length=4096),
+        [{**record, "value": None} for record in compliant_log()],  # the tool itself crashes on this
+        compliant_log(run=1),
+    ]
+    verdicts = official.compliance_checker(write(tmp_path, *logs), check.load("6.1.0"))
+    assert [one.verdict for one in verdicts] == ["pass", "fail", "fail", "pass"]
+    assert "max_sequence_length" in verdicts[1].note
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"result_{i}.txt" for i in range(4)]
+
+
+def test_a_proxy_log_must_be_rejected(tmp_path):
+    paths = write(tmp_path, compliant_log(proxy=True))
+    (verdict,) = official.compliance_checker(paths, check.load("proxy"))
+    assert (verdict.verdict, verdict.as_expected) == ("fail", True)
+    assert verdict.note == "rejected as llama31_8b_proxy, as it must be"
+
+
+def test_without_the_official_package_nothing_is_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (verdict,) = official.compliance_checker(write(tmp_path, compliant_log()), check.load("6.1.0"))
+    assert verdict.verdict == "not run" and "not installed" in verdict.note

@@ -1,0 +1,120 @@
+"""The published logs: no false error, the known violations, and the published numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import fmean
+
+import pytest
+
+from compliance import check, mllog, official, rcp, runlog, score
+from harness.paths import ROOT
+
+PUBLIC = ROOT.parent / "shared" / "public_results"
+SYSTEMS = sorted(PUBLIC.glob("*/*/results/*/llama31_8b"))
+V51 = [path for path in SYSTEMS if "v5.1" in path.parts]
+CADENCE = {
+    "HPE-Cray-XD670-H200-SXM5-141GB_n8_25.09": "8192 at evaluation 1",
+    "hpg.dgxb200x8.n2": "24576 at evaluation 1",
+    "hpg.dgxb200x8.n32": "49152 at evaluation 1",
+}
+pytestmark = [
+    pytest.mark.public,
+    pytest.mark.skipif(not SYSTEMS, reason=f"NO PUBLIC LOGS at {PUBLIC}: nothing here was tested"),
+]
+
+
+def name_of(path):
+    return path.parent.name
+
+
+def logs_of(directory):
+    return [mllog.read(path) for path in sorted(directory.glob("result_*.txt"))]
+
+
+def runs_of(system):
+    (directory,) = [path for path in SYSTEMS if path.parent.name == system]
+    return [runlog.build(parsed) for parsed in logs_of(directory)]
+
+
+@pytest.mark.parametrize("directory", V51, ids=name_of)
+def test_errors_of_round_5_1_are_its_real_violations_alone(directory):
+    violations = check.check_logs(logs_of(directory), check.load("5.1.0"))
+    errors = {(v.rule, v.found) for v in violations if v.severity == "error"}
+    assert errors == ({("C5", CADENCE[name_of(directory)])} if name_of(directory) in CADENCE else set())
+
+
+@pytest.mark.parametrize("directory", V51, ids=name_of)
+def test_the_nine_disclosure_keys_are_all_that_6_1_adds(directory):
+    logs = logs_of(directory)
+    old, new = (
+        Counter(v.rule for v in check.check_logs(logs, check.load(name)) if v.severity == "error")
+        for name in ("5.1.0", "6.1.0")
+    )
+    said_not_cleared = {"C4": 10} if directory.parts[-4] == "University-of-Florida" else {}
+    assert dict(new - old) == {"required_key": 90, **said_not_cleared}
+
+
+def test_vendors_conventions_are_warnings_that_name_them():
+    (directory,) = [path for path in V51 if name_of(path) == "MI355X_EPYC_9575F_pytorch"]
+    warnings = check.check_logs(logs_of(directory), check.load("5.1.0"))
+    assert Counter((v.rule, v.severity) for v in warnings) == {("C5", "warning"): 10, ("C1", "warning"): 10}
+    assert any("0-based step" in v.message for v in warnings)
+
+
+@pytest.mark.parametrize("directory", SYSTEMS, ids=name_of)
+def test_our_verdict_on_keys_equals_the_official_one(directory):
+    paths = sorted(directory.glob("result_*.txt"))[:2]
+    for name in ("5.1.0", "6.1.0"):
+        verdicts = official.compliance_checker(paths, check.load(name))
+        keys = {
+            v.file
+            for v in check.check_directory(paths, check.load(name))
+            if v.rule in ("required_key", "key_value") and v.severity == "error"
+        }
+        assert {one.path for one in verdicts if one.verdict == "fail"} == keys
+
+
+@pytest.mark.parametrize(
+    ("system", "minutes", "samples"),
+    [
+        ("MI355X_EPYC_9575F_primus", 86.845, 186777.6),
+        ("MI355X_EPYC_9575F_pytorch", 99.310, 179372.8),
+        ("MI350X_EPYC_9575F_primus", 109.756, None),
+        ("MI350X_EPYC_9575F_pytorch", 122.438, None),
+        ("theia_ngpu8_ngc25.09_nemo", 67.373, None),
+        ("theia_ngpu72_ngc25.09_nemo", 12.750, None),
+    ],
+)
+def test_olympic_means_are_the_published_ones(system, minutes, samples):
+    runs = runs_of(system)
+    assert score.olympic_mean([score.run_result_s(run) for run in runs]) / 60 == pytest.approx(
+        minutes, abs=0.001
+    )
+    if samples:
+        assert fmean(run.samples_at_stop for run in runs) == pytest.approx(samples)
+
+
+@pytest.mark.parametrize(
+    ("system", "minutes"),
+    [
+        ("MI355X_EPYC_9575F_pytorch", 99.709),
+        ("MI350X_EPYC_9575F_pytorch", 122.929),
+        ("theia_ngpu72_ngc25.09_nemo", 12.976),
+        ("MI355X_EPYC_9575F_primus", 86.845),
+    ],
+)
+def test_normalised_scores_are_the_published_ones(system, minutes):
+    runs = runs_of(system)
+    mean_s = score.olympic_mean([score.run_result_s(run) for run in runs])
+    samples = rcp.trimmed_mean([run.samples_at_stop for run in runs])
+    factor = rcp.normalisation(runs[0].global_batch_size, samples)
+    assert mean_s / 60 * factor == pytest.approx(minutes, abs=0.001)
+
+
+def test_mxfp4_needs_4_9_percent_more_samples_than_fp8_interpolated():
+    ours, base = (
+        fmean(score.samples_to_target(run, 3.3) for run in runs_of(f"MI355X_EPYC_9575F_{name}"))
+        for name in ("primus", "pytorch")
+    )
+    assert ours / base - 1 == pytest.approx(0.049, abs=0.0005)

@@ -1,0 +1,93 @@
+"""Run results, olympic mean, samples to target and the reference convergence points."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from compliance import rcp, runlog, score
+from compliance.rcp import RcpError
+from compliance.score import ScoreError
+from tests.compliance.logs import aborted, compliant_log, parsed
+
+
+def run(**keys):
+    return runlog.build(parsed(compliant_log(**keys)))
+
+
+def test_the_olympic_mean_leaves_out_the_fastest_and_the_slowest():
+    assert score.olympic_mean([5.0, 1.0, 2.0, 3.0, 100.0]) == pytest.approx(10 / 3)
+
+
+def test_one_run_that_did_not_converge_counts_as_the_slowest():
+    assert score.olympic_mean([math.inf, 1.0, 2.0, 3.0]) == 2.5
+
+
+def test_two_runs_that_did_not_converge_leave_no_score():
+    with pytest.raises(ScoreError, match="2 of 4 runs did not converge"):
+        score.olympic_mean([math.inf, math.inf, 2.0, 3.0])
+
+
+def test_two_runs_have_no_olympic_mean():
+    with pytest.raises(ScoreError, match="at least 3 run results, got 2"):
+        score.olympic_mean([1.0, 2.0])
+
+
+def test_a_run_result_is_run_stop_minus_run_start():
+    assert score.run_result_s(run()) == pytest.approx(15 * 309 + 0.001)
+
+
+def test_a_success_that_ends_above_the_target_did_not_converge():
+    assert score.run_result_s(run(final_eval_accuracy=3.31)) == math.inf
+    assert score.run_result_s(run(final_eval_accuracy=3.31, target_accuracy=3.4), target=3.3) == math.inf
+    assert score.run_result_s(runlog.build(parsed(aborted(compliant_log())))) == math.inf
+
+
+def test_a_run_that_was_cut_off_has_no_result():
+    with pytest.raises(ScoreError, match="incomplete"):
+        score.run_result_s(runlog.build(parsed(compliant_log()[:-1])))
+
+
+def test_samples_to_target_lie_linearly_between_the_two_evaluations_around_it():
+    log = run(final_eval_accuracy=3.2)
+    before = log.evaluations[-2]
+    share = (before.log_perplexity - 3.3) / (before.log_perplexity - 3.2)
+    assert score.samples_to_target(log, 3.3) == pytest.approx(14 * 12288 + share * 12288)
+
+
+@pytest.mark.parametrize("target", [1.0, 9.0])
+def test_a_target_outside_the_curve_has_no_samples(target):
+    with pytest.raises(ScoreError, match="no two evaluations around it"):
+        score.samples_to_target(run(), target)
+
+
+@pytest.mark.parametrize(
+    ("gbs", "mean", "smallest"),
+    [
+        (8, 161109.33, 157919.55),
+        (16, 161109.33, 157919.55),
+        (32, 178858.67, 173649.76),
+        (36, 184832.00, 179411.14),
+        (64, 226645.33, 218921.87),
+        (96, 278640.00, 270339.66),
+        (128, 344746.67, 327042.94),
+    ],
+)
+def test_reference_points_are_the_published_ones(gbs, mean, smallest):
+    point = rcp.reference(gbs)
+    assert point.mean_samples == pytest.approx(mean, abs=0.02)
+    assert point.smallest_mean == pytest.approx(smallest, abs=0.02)
+
+
+@pytest.mark.parametrize("gbs", [0, -1, 129])
+def test_there_is_no_reference_above_128(gbs):
+    with pytest.raises(RcpError, match="no reference convergence point"):
+        rcp.reference(gbs)
+
+
+def test_faster_than_the_reference_is_normalised_and_too_fast_fails():
+    assert rcp.normalisation(32, 178142.5) == pytest.approx(178858.67 / 178142.5)
+    assert rcp.normalisation(32, 190000.0) == 1.0
+    with pytest.raises(RcpError, match="below the smallest that passes"):
+        rcp.normalisation(32, 173000.0)
