@@ -75,6 +75,8 @@ def _ratio_table(pair: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "quantity" else "right")
     for name in ("time_to_train", "samples_at_stop", "samples_to_target", "throughput"):
         value = pair[name]
+        if value is None:
+            continue
         interval = "-" if value["ci95"] is None else f"{value['ci95'][0]:.3f} .. {value['ci95'][1]:.3f}"
         table.add_row(name.replace("_", " "), f"{value['ratio']:.3f}", interval)
     effect = pair["minimum_detectable_effect_pct"]

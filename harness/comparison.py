@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from compliance import rcp
+from compliance import rcp, score
 from compliance.runlog import RunLog
 from compliance.score import olympic_mean, samples_to_target
 from harness import statistics
@@ -45,7 +45,7 @@ def _refuse_different_goals(submissions: Sequence[Submission]) -> None:
 
 
 def converged(submission: Submission) -> list[RunLog]:
-    return [run for run in submission.runs if run.run_status == "success"]
+    return [run for run in submission.runs if score.converged(run, submission.target)]
 
 
 def score_minutes(minutes: Sequence[float]) -> float:
@@ -74,8 +74,15 @@ def stop_samples(submission: Submission) -> list[float]:
 
 def target_samples(submission: Submission) -> list[float]:
     """Interpolated samples to target per converged run (derived: linear between the two bracketing evaluations)."""
-    found = (samples_to_target(run, submission.target) for run in converged(submission))
+    found = (_interpolated(run, submission.target) for run in converged(submission))
     return [value for value in found if value is not None]
+
+
+def _interpolated(run: RunLog, target: float) -> float | None:
+    try:
+        return samples_to_target(run, target)
+    except score.ScoreError:  # at the target in the first evaluation: nothing brackets it
+        return None
 
 
 def rates(submission: Submission) -> list[float]:
@@ -128,7 +135,9 @@ def _against(submission: Submission, baseline: Submission) -> dict[str, Any]:
                 "a side without a converged run"}  # fmt: skip
     mine, theirs = time_to_train_min(submission) or 0.0, time_to_train_min(baseline) or 1.0
     time = replace(_ratio(submission, baseline, run_minutes, score_minutes), ratio=mine / theirs)
-    samples = _ratio(submission, baseline, target_samples, fmean)
+    samples = None  # nothing to interpolate where the first evaluation is already at the target
+    if target_samples(submission) and target_samples(baseline):
+        samples = _ratio(submission, baseline, target_samples, fmean)
     speed = _ratio(submission, baseline, rates, fmean)
     minutes = run_minutes(submission), run_minutes(baseline)
     return {
@@ -157,7 +166,7 @@ def _ratio(
 
 def _paired(a: Submission, b: Submission) -> dict[str, Any] | None:
     """Ratio over runs with the same seed; only where every run has its partner and both converged."""
-    sides = [{run.seed: samples_to_target(run, a.target) for run in side.runs} for side in (a, b)]
+    sides = [{run.seed: _interpolated(run, a.target) for run in side.runs} for side in (a, b)]
     complete = all(value is not None for side in sides for value in side.values())
     if not a.is_proxy or sides[0].keys() != sides[1].keys() or None in sides[0] or not complete:
         return None  # equal seeds of two vendors' programs are no pairing: only our own runs share the data order
@@ -166,27 +175,27 @@ def _paired(a: Submission, b: Submission) -> dict[str, Any] | None:
     return _document(statistics.paired_ratio(*values))
 
 
-def _document(ratio: Ratio) -> dict[str, Any]:
+def _document(ratio: Ratio | None) -> dict[str, Any] | None:
+    if ratio is None:
+        return None
     return {"ratio": ratio.ratio, "ci95": None if ratio.low is None else [ratio.low, ratio.high]}
 
 
-def verdict(a: Submission, b: Submission, time: Ratio, samples: Ratio, speed: Ratio) -> str:
+def verdict(a: Submission, b: Submission, time: Ratio, samples: Ratio | None, speed: Ratio) -> str:
     """What can and cannot be concluded, in words."""
+    need = f"needs {_percent(samples, 'fewer samples', 'more samples')} to the target and " if samples else ""
+    rate = _percent(speed, "fewer samples per second", "more samples per second")
     parts = [
-        f"{a.name} takes {_percent(time, 'less time', 'more time')} than {b.name}.",
-        f"It needs {_percent(samples, 'fewer samples', 'more samples')} to the target and processes "
-        f"{_percent(speed, 'fewer samples per second', 'more samples per second')}.",
+        f"{a.name} takes {_percent(time, 'less time', 'more time')} than {b.name}. It {need}processes {rate}."
     ]
     if a.is_proxy:
         parts.append("These are emulated formats on a toy model: the times say nothing about hardware.")
-    unsure = [
-        name for name, ratio in (("time", time), ("samples", samples), ("speed", speed)) if not ratio.decided
-    ]
+    named = (("time", time), ("samples", samples), ("speed", speed))
+    unsure = [name for name, ratio in named if ratio is not None and not ratio.decided]
     if unsure:
-        fewest = min(len(converged(a)), len(converged(b)))
-        parts.append(
-            f"Not decided by {fewest} runs a side: {', '.join(unsure)} (the 95 % interval includes no difference)."
-        )
+        runs = min(len(converged(a)), len(converged(b)))
+        reason = "the 95 % interval includes no difference" if runs > 2 else "too few runs for an interval"
+        parts.append(f"Not decided by {runs} run{'s' * (runs != 1)} a side: {', '.join(unsure)} ({reason}).")
     return " ".join(parts)
 
 
@@ -194,7 +203,7 @@ def _percent(ratio: Ratio, less: str, more: str) -> str:
     change = 100 * (ratio.ratio - 1)
     text = f"{abs(change):.1f} % {less if change < 0 else more}"
     if ratio.low is None or ratio.high is None:
-        return f"{text} (too few runs for an interval)"
+        return text
     return f"{text} (95 % interval {100 * (ratio.low - 1):+.1f} to {100 * (ratio.high - 1):+.1f} %)"
 
 

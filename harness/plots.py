@@ -132,6 +132,8 @@ def decomposition(ratios: Sequence[dict[str, Any]]) -> str:
         figure, axes = _canvas("ratio to the baseline: below 1 is better", "ratio, 95 % interval")
         for offset, (pair, colour) in enumerate(zip(usable, _cycle(), strict=False)):
             for row, (_, key) in enumerate(rows):
+                if pair[key] is None:
+                    continue
                 value, interval = pair[key]["ratio"], pair[key]["ci95"] or [pair[key]["ratio"]] * 2
                 y = -row - 0.2 * offset
                 axes.plot(interval, [y, y], color=colour, lw=3, alpha=0.5, solid_capstyle="butt")

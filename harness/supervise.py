@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from harness import lock
 from harness.errors import EXIT_INTERRUPTED, UserError
@@ -71,16 +71,7 @@ def train(
         Interrupted: SIGINT or SIGTERM came.
     """
     with Signals() as signals, (attempt / "stdout.log").open("xb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=dict(environment),
-            stdin=lock_descriptor,  # harness/lock.py: every rank inherits it
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on once
-            preexec_fn=_die_with(os.getpid()),
-        )
+        process = _start(command, environment, lock_descriptor, log)
         try:
             while not signals.count and not _ended(process, _POLL_S):
                 watch()
@@ -92,6 +83,21 @@ def train(
         raise Interrupted("interrupted")
     watch()
     return process.returncode
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], lock_descriptor: int, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(environment),
+        stdin=lock_descriptor,  # harness/lock.py: every rank inherits it
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on once
+        preexec_fn=_die_with(os.getpid()),
+    )
 
 
 def _interrupt(process: subprocess.Popen[bytes], signals: Signals) -> None:

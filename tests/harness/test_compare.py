@@ -104,6 +104,21 @@ def test_a_side_without_a_converged_run_gets_no_ratio(pair, tmp_path):
     assert "no ratio" in report.headline(found)
 
 
+def test_a_target_reached_at_the_first_evaluation_has_no_interpolation(pair, tmp_path, capsys):
+    write_run(tmp_path / "quick" / "result_0.txt", seed=1, losses=[3.2])
+    found = compared(tmp_path / "quick", pair[1])
+    assert (
+        found["ratios"][0]["samples_to_target"] is None and found["ratios"][0]["time_to_train"]["ratio"] < 0.3
+    )
+    assert (
+        cli.main(["compare", str(tmp_path / "quick"), str(pair[1]), "--html", str(tmp_path / "p.html")]) == 0
+    )
+    assert (
+        "Not decided by 1 run a side: time, speed (too few runs for an interval)"
+        in capsys.readouterr().out.replace("\n", " ")
+    )
+
+
 def test_proxies_that_share_their_seeds_are_compared_in_pairs(tmp_path):
     proxy = {"submission_benchmark": "llama31_8b_proxy", "ends": [(3.4, 3.2), (3.5, 3.29), (3.35, 3.25)]}
     found = compared(write_submission(tmp_path / "a", **proxy), write_submission(tmp_path / "b", **proxy))

@@ -1,0 +1,86 @@
+"""The product as a process, training for real: Megatron, torchrun, two ranks, a few seconds a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from compliance import check
+from harness import jobs
+from harness.paths import ROOT
+from tests.harness.test_campaign import keys, results
+from tests.harness.test_interruption import kill_everything, training, unfinished, wait_for
+
+# Log perplexity 6.5 is passed at the first evaluation, some five seconds into a run.
+QUICK = ["--profile", "proxy", "--set", "evaluation.target_log_perplexity=6.5"]
+
+
+def harness(output: Path, *arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "LOGDIR": str(output), "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "harness", *arguments]
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(line, cwd=ROOT, start_new_session=True, **options)
+
+
+def test_a_run_trains_proves_its_precision_and_is_reported(tmp_path):
+    """Both arms, one seed: the only violation is the target that this test sets lower than the proxy's."""
+    process = harness(tmp_path, "run", *QUICK, "--runs", "1")
+    said, _ = process.communicate(timeout=240)
+    made = jobs.load_all(tmp_path)
+    assert [arm.arm for arm in made] == ["mxfp4", "fp8"], said
+    ruleset = check.load("proxy")
+    for arm, transform in zip(made, ("H16", "none"), strict=True):
+        broken = {violation.rule for violation in check.check_directory([arm.result(0)], ruleset)}
+        assert broken == {"C13", "quality_target"}
+        proof = json.loads((arm.directory / "run_0" / "attempt_1" / "proof.json").read_text())
+        assert proof["verified"] and {row["transform"] for row in proof["gemms"]} == {transform}
+        assert {(row["format"], row["backend"]) for row in proof["gemms"]} == {(arm.arm, "reference")}
+    assert process.returncode == 1
+    assert (made[0].directory / "report.html").exists() and (made[0].directory / "report.json").exists()
+
+
+def test_ctrl_c_leaves_a_log_that_is_incomplete_but_well_formed(tmp_path):
+    process = harness(tmp_path, "run", "--profile", "proxy", "--arm", "mxfp4", "--runs", "1")
+    attempt = wait_for(lambda: training(tmp_path), seconds=120)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    violations = check.check_directory([attempt / "result.txt"], check.load("proxy"))
+    assert [violation.rule for violation in violations] == ["quality_target"], violations
+    assert "incomplete" in violations[0].message and "aborted" in violations[0].message
+    assert not results(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kill_9_of_everything_at_twenty_random_moments_of_real_training(tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"kill test: seed {seed}")
+    moments, recorded, kills = random.Random(seed), {}, 0
+    while kills < 20:
+        again = ["resume"] if unfinished(tmp_path) else ["run", *QUICK, "--runs", "2"]
+        process = harness(tmp_path, *again)
+        try:
+            process.communicate(timeout=moments.uniform(0.5, 18.0))
+        except subprocess.TimeoutExpired:
+            kill_everything(process)
+            kills += 1
+        found = results(tmp_path)
+        assert {path: found.get(path) for path in recorded} == recorded, "a recorded result changed"
+        recorded = found
+    while unfinished(tmp_path):
+        harness(tmp_path, "resume").communicate(timeout=600)
+        time.sleep(0.1)
+    found = results(tmp_path)
+    assert {path: found[path] for path in recorded} == recorded
+    assert all(run.outcome == "success" for arm in jobs.load_all(tmp_path) for run in arm.runs)
+    for log in tmp_path.glob("*/run_*/*/result.txt"):
+        assert all(keys(log).count(key) <= 1 for key in ("init_start", "run_start", "run_stop")), log
