@@ -51,7 +51,8 @@ class _SyncedFile(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
-        os.fsync(self.stream.fileno())
+        if self.stream is not None:
+            os.fsync(self.stream.fileno())
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from harness import data, jobs
@@ -24,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     profile, why = choose_profile(args.overrides)
     print(f"profile: {profile}\nbecause {why}", file=sys.stderr)
-    return start(resolve(profile, overrides=args.overrides).config)
+    return start(fit_proxy(resolve(profile, overrides=args.overrides).config, accelerators()))
 
 
 def choose_profile(overrides: list[str]) -> tuple[str, str]:
@@ -38,6 +39,15 @@ def choose_profile(overrides: list[str]) -> tuple[str, str]:
         found = f"{gpus} GPUs are here, but {', '.join(absent)} not in {wanted.data.directory} (DATADIR)"
         return "proxy", f"{found}: {_TOY}"
     return "llama31_8b", f"{gpus} GPUs and the data in {wanted.data.directory} are here"
+
+
+def fit_proxy(config: Config, gpus: int) -> Config:
+    """The proxy is made for two ranks; on a machine with a single GPU it takes one, with twice the micro batches."""
+    wanted = config.parallelism.gpus_per_node
+    if config.profile != "proxy" or not 0 < gpus < wanted:
+        return config
+    print(f"{gpus} of {wanted} ranks: one per GPU", file=sys.stderr)
+    return replace(config, parallelism=replace(config.parallelism, gpus_per_node=gpus))
 
 
 def start(config: Config) -> int:

@@ -19,7 +19,7 @@ from harness.submissions import Submission
 # Okabe and Ito's palette: told apart with every common colour vision deficiency, on white and on black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _PAGE_COLOUR = "#010203"  # stands for the page's text colour until the SVG is written
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fourmark",
     "text.parse_math": False,  # names come from strangers' logs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from harness.config_file import resolve
-from harness.job import start
+from harness.job import fit_proxy, start
+from harness.launch import accelerators
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,4 +22,4 @@ def main(args: argparse.Namespace) -> int:
         overrides.append(f"runs.arms=[{', '.join(args.arm)}]")
     if args.runs is not None:
         overrides.append(f"runs.count={args.runs}")
-    return start(resolve(args.profile, overrides=overrides).config)
+    return start(fit_proxy(resolve(args.profile, overrides=overrides).config, accelerators()))

@@ -51,7 +51,7 @@ def linear(
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
     """
     plan = _Plan(recipe, label, ledger, fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group)
-    return _Linear.apply(x, w, plan)  # type: ignore[no-untyped-call]
+    return _Linear.apply(x, w, plan)
 
 
 class _Linear(torch.autograd.Function):

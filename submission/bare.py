@@ -76,6 +76,7 @@ class BareLlama(nn.Module):
         self.head.weight.copy_(weights["output_layer.weight"])
         self.norm.weight.copy_(weights["decoder.final_layernorm.weight"])
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             part = {
                 key.removeprefix(f"decoder.layers.{index}."): value
                 for key, value in weights.items()

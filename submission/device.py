@@ -30,10 +30,11 @@ def install() -> None:
         return
     # Megatron decorates some 40 functions with torch.compile at import. Without a GPU (and perhaps without a C++
     # compiler) the identity halves the import and lets those functions run eagerly.
+    cuda: Any = torch.cuda
     torch.compile = _identity_compile  # type: ignore[assignment]
-    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
-    torch.cuda.synchronize = lambda *_, **__: None  # type: ignore[assignment]
-    torch.cuda.current_stream = lambda *_, **__: None  # type: ignore[assignment, return-value]
+    cuda.current_device = lambda: _CPU
+    cuda.synchronize = lambda *_, **__: None
+    cuda.current_stream = lambda *_, **__: None
 
 
 def _identity_compile(function: Any = None, *_: Any, **__: Any) -> Any:

@@ -63,7 +63,7 @@ class Linears:
 
 def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Every parallel linear inside the transformer layers, whoever implements it: what a recipe must reach."""
-    for layer in model.decoder.layers:  # type: ignore[union-attr, attr-defined]
+    for layer in model.decoder.layers:  # type: ignore[union-attr]
         for name, module in layer.named_modules():
             if isinstance(module, (ColumnParallelLinear, RowParallelLinear)):
                 yield f"layers.{layer.layer_number - 1}.{name}", module

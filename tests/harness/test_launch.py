@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import job, launch
+from harness.config_file import resolve
 from harness.errors import EXIT_ENVIRONMENT, EnvironmentFailure
 from tests.harness.scripted_harness import scripted_config
 
@@ -85,3 +86,10 @@ def test_more_ranks_than_gpus_are_refused_before_anything_starts(monkeypatch, tm
     assert refused.value.exit_code == EXIT_ENVIRONMENT
     monkeypatch.setattr(job, "accelerators", lambda: 0)
     job.require_accelerators(config)  # CPU processes
+
+
+@pytest.mark.parametrize("gpus, ranks", [(0, 2), (1, 1), (2, 2), (8, 2)])
+def test_the_proxy_takes_one_rank_per_gpu_where_a_machine_has_a_single_one(gpus, ranks):
+    config = job.fit_proxy(resolve("proxy", aliases={}).config, gpus)
+    assert config.parallelism.gpus_per_node == ranks
+    assert config.micro_batches * config.parallelism.data * config.batch.micro_batch_size == 8
