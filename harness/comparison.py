@@ -147,7 +147,7 @@ def _against(submission: Submission, baseline: Submission) -> dict[str, Any]:
         "samples_at_stop": _document(_ratio(submission, baseline, stop_samples, fmean)),
         "throughput": _document(speed),
         "seconds_per_sample": _document(speed.inverse()),
-        "paired_samples_to_target": _paired(submission, baseline),
+        "paired_samples_to_target": _document(_paired(submission, baseline)),
         "welch_p": statistics.welch_p(*minutes),
         "permutation_p": statistics.permutation_p(*minutes),
         "minimum_detectable_effect_pct": statistics.minimum_detectable_effect_pct(*minutes),
@@ -164,7 +164,7 @@ def _ratio(
     return statistics.bootstrap_ratio(values(a), values(b), score)
 
 
-def _paired(a: Submission, b: Submission) -> dict[str, Any] | None:
+def _paired(a: Submission, b: Submission) -> Ratio | None:
     """Ratio over runs with the same seed; only where every run has its partner and both converged."""
     sides = [{run.seed: _interpolated(run, a.target) for run in side.runs} for side in (a, b)]
     complete = all(value is not None for side in sides for value in side.values())
@@ -172,7 +172,7 @@ def _paired(a: Submission, b: Submission) -> dict[str, Any] | None:
         return None  # equal seeds of two vendors' programs are no pairing: only our own runs share the data order
     seeds = list(sides[0])
     values = [[float(side[seed] or 0) for seed in seeds] for side in sides]
-    return _document(statistics.paired_ratio(*values))
+    return statistics.paired_ratio(*values)
 
 
 def _document(ratio: Ratio | None) -> dict[str, Any] | None:
@@ -183,20 +183,42 @@ def _document(ratio: Ratio | None) -> dict[str, Any] | None:
 
 def verdict(a: Submission, b: Submission, time: Ratio, samples: Ratio | None, speed: Ratio) -> str:
     """What can and cannot be concluded, in words."""
-    need = f"needs {_percent(samples, 'fewer samples', 'more samples')} to the target and " if samples else ""
-    rate = _percent(speed, "fewer samples per second", "more samples per second")
-    parts = [
-        f"{a.name} takes {_percent(time, 'less time', 'more time')} than {b.name}. It {need}processes {rate}."
-    ]
+    runs = min(len(converged(a)), len(converged(b)))
     if a.is_proxy:
-        parts.append("These are emulated formats on a toy model: the times say nothing about hardware.")
-    named = (("time", time), ("samples", samples), ("speed", speed))
+        parts, named = _proxy_verdict(a, b, samples)
+    else:
+        need = f"needs {_samples(samples)} to the target and " if samples else ""
+        rate = _percent(speed, "fewer samples per second", "more samples per second")
+        parts = [
+            f"{a.name} takes {_percent(time, 'less time', 'more time')} than {b.name}. It {need}processes {rate}."
+        ]
+        named = [("time", time), ("samples", samples), ("speed", speed)]
     unsure = [name for name, ratio in named if ratio is not None and not ratio.decided]
     if unsure:
-        runs = min(len(converged(a)), len(converged(b)))
         reason = "the 95 % interval includes no difference" if runs > 2 else "too few runs for an interval"
         parts.append(f"Not decided by {runs} run{'s' * (runs != 1)} a side: {', '.join(unsure)} ({reason}).")
     return " ".join(parts)
+
+
+def _proxy_verdict(
+    a: Submission, b: Submission, samples: Ratio | None
+) -> tuple[list[str], list[tuple[str, Ratio | None]]]:
+    """Convergence alone: the times of emulated formats on a toy model say nothing about hardware."""
+    paired = _paired(a, b)
+    shared = "with the same seeds and data order, " if paired else ""
+    ratio = paired or samples
+    text = (
+        "both arms reach the target."
+        if ratio is None
+        else f"{a.name} needs {_samples(ratio)} than {b.name} to the target."
+    )
+    first = (shared + text)[0].upper() + (shared + text)[1:] if shared else text
+    caution = "Times of emulated formats on a toy model say nothing about hardware."
+    return [first, caution], [("samples", ratio)]
+
+
+def _samples(ratio: Ratio) -> str:
+    return _percent(ratio, "fewer samples", "more samples")
 
 
 def _percent(ratio: Ratio, less: str, more: str) -> str:
