@@ -93,10 +93,11 @@ def _logs(directory: Path) -> list[Path]:
     )
     if found:
         return found
-    nested = sorted({file.parent for file in directory.glob("*/result_*.txt")})
+    nested = sorted({file.parent for file in directory.rglob("result_*.txt")})
     if len(nested) > 1:
-        names = ", ".join(str(folder.relative_to(directory)) for folder in nested)
-        raise UsageError(f"{directory}: found several sets of logs ({names}); allowed: one of them")
+        names = ", ".join(str(folder.relative_to(directory)) for folder in nested[:4])
+        more = ", .." if len(nested) > 4 else ""
+        raise UsageError(f"{directory}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them")
     return _logs(nested[0]) if nested else []
 
 
