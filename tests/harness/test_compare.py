@@ -152,9 +152,13 @@ def test_paths_without_finished_runs_are_one_clear_line(tmp_path, capsys):
         assert found in error and error.count("\n") == 1
 
 
-def test_a_directory_above_the_logs_is_followed_when_there_is_one_set_and_refused_when_there_are_more(tmp_path, capsys):
+def test_a_directory_above_the_logs_is_followed_when_there_is_one_set_and_refused_when_there_are_more(
+    tmp_path, capsys
+):
     write_submission(tmp_path / "org" / "results" / "box" / "llama31_8b", ends=[(3.4, 3.2)] * 3)
     assert len(submissions.load(tmp_path / "org").runs) == 3
     write_submission(tmp_path / "org" / "results" / "crate" / "llama31_8b", ends=[(3.4, 3.2)] * 3)
     assert cli.main(["compare", str(tmp_path / "org")]) == 2
-    assert "found 2 sets of logs (results/box/llama31_8b, results/crate/llama31_8b)" in capsys.readouterr().err
+    assert (
+        "found 2 sets of logs (results/box/llama31_8b, results/crate/llama31_8b)" in capsys.readouterr().err
+    )

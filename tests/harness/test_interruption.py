@@ -106,30 +106,44 @@ def test_resume_refuses_while_an_orphan_still_trains(tmp_path):
     assert run_job(jobs.select(tmp_path, [])[0], command=command()).finished
 
 
-def test_kill_9_of_everything_at_twenty_random_moments_loses_and_doubles_nothing(tmp_path):
+def kill_at_random_moments(start, output: Path, *, longest_s: float) -> dict[str, bytes]:
+    """Kill -9 everything twenty times, whatever it does by then; returns the results recorded so far.
+
+    Args:
+        start: start(resume) starts the harness as a process.
+        longest_s: the longest time it is left alive.
+    """
     seed = random.SystemRandom().randrange(10**6)
     print(f"kill test: seed {seed}")
     moments, recorded, kills = random.Random(seed), {}, 0
     while kills < KILLS:
-        process = harness(tmp_path, *(["--resume"] if unfinished(tmp_path) else []))
+        process = start(unfinished(output))
         try:
-            process.communicate(timeout=moments.uniform(0.1, 1.6))
+            process.communicate(timeout=moments.uniform(0.1, longest_s))
         except subprocess.TimeoutExpired:
             kill_everything(process)
             kills += 1
-        found = results(tmp_path)
+        found = results(output)
         assert {path: found.get(path) for path in recorded} == recorded, "a recorded result changed"
         recorded = found
+    return recorded
+
+
+def test_kill_9_of_everything_at_twenty_random_moments_loses_and_doubles_nothing(tmp_path):
+    def start(resume: bool) -> subprocess.Popen:
+        return harness(tmp_path, *(["--resume"] if resume else []))
+
+    recorded = kill_at_random_moments(start, tmp_path, longest_s=1.6)
     while unfinished(tmp_path):
         run_job(jobs.select(tmp_path, [])[0], command=command())
-    assert_whole(tmp_path, recorded)
+    assert_whole(tmp_path, recorded, runs=3)
 
 
-def assert_whole(output: Path, recorded: dict[str, bytes]) -> None:
+def assert_whole(output: Path, recorded: dict[str, bytes], *, runs: int) -> None:
     """Every run of every job has its result, the recorded ones unchanged, and no log holds two runs."""
     found, made = results(output), jobs.load_all(output)
     assert {path: found[path] for path in recorded} == recorded
-    assert made and len(found) == 3 * len(made) and len(made) % 2 == 0
+    assert made and len(found) == runs * len(made) and len(made) % 2 == 0
     assert all(run.outcome == "success" for arm in made for run in arm.runs)
     for log in output.glob("*/run_*/*/result.txt"):
         assert all(keys(log).count(key) <= 1 for key in ("init_start", "run_start", "run_stop")), log

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,14 @@ import pytest
 from compliance import check
 from harness import jobs
 from harness.paths import ROOT
-from tests.harness.test_campaign import keys, results
-from tests.harness.test_interruption import kill_everything, training, unfinished, wait_for
+from tests.harness.test_campaign import results
+from tests.harness.test_interruption import (
+    assert_whole,
+    kill_at_random_moments,
+    training,
+    unfinished,
+    wait_for,
+)
 
 # Log perplexity 6.5 is passed at the first evaluation, some five seconds into a run.
 QUICK = ["--profile", "proxy", "--set", "evaluation.target_log_perplexity=6.5"]
@@ -62,25 +66,10 @@ def test_ctrl_c_leaves_a_log_that_is_incomplete_but_well_formed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_kill_9_of_everything_at_twenty_random_moments_of_real_training(tmp_path):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"kill test: seed {seed}")
-    moments, recorded, kills = random.Random(seed), {}, 0
-    while kills < 20:
-        again = ["resume"] if unfinished(tmp_path) else ["run", *QUICK, "--runs", "2"]
-        process = harness(tmp_path, *again)
-        try:
-            process.communicate(timeout=moments.uniform(0.5, 18.0))
-        except subprocess.TimeoutExpired:
-            kill_everything(process)
-            kills += 1
-        found = results(tmp_path)
-        assert {path: found.get(path) for path in recorded} == recorded, "a recorded result changed"
-        recorded = found
+    def start(resume: bool) -> subprocess.Popen:
+        return harness(tmp_path, *(["resume"] if resume else ["run", *QUICK, "--runs", "2"]))
+
+    recorded = kill_at_random_moments(start, tmp_path, longest_s=18.0)
     while unfinished(tmp_path):
         harness(tmp_path, "resume").communicate(timeout=600)
-        time.sleep(0.1)
-    found = results(tmp_path)
-    assert {path: found[path] for path in recorded} == recorded
-    assert all(run.outcome == "success" for arm in jobs.load_all(tmp_path) for run in arm.runs)
-    for log in tmp_path.glob("*/run_*/*/result.txt"):
-        assert all(keys(log).count(key) <= 1 for key in ("init_start", "run_start", "run_stop")), log
+    assert_whole(tmp_path, recorded, runs=2)

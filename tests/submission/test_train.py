@@ -43,7 +43,10 @@ def keys(log, *names):
 def test_ten_runs_of_the_benchmark_pass_the_official_checker_under_three_rulesets(tmp_path, benchmark):
     logs = []
     for index in range(10):
-        losses = [6.5 - 0.3 * k - index / 1000 for k in range(10)] + [3.35 - index / 1000, 3.29 - index / 1000]
+        losses = [6.5 - 0.3 * k - index / 1000 for k in range(10)] + [
+            3.35 - index / 1000,
+            3.29 - index / 1000,
+        ]
         ending, _, _ = run(tmp_path / f"run_{index}", benchmark, losses, seed=1000 + index)
         assert ending.reason == "target"
         logs.append(tmp_path / f"run_{index}" / "result.txt")
