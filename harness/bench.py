@@ -7,14 +7,17 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from harness import environment
-from harness.config import to_mapping
+from harness.config import Config, to_mapping
 from harness.config_file import resolve
 from harness.errors import EXIT_OK, TrainingFailed
 from harness.launch import accelerators
 from harness.paths import ROOT
+
+_LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "submission.bench")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,36 +28,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    one_rank = ["parallelism.nodes=1", "parallelism.gpus_per_node=1"]
-    config = resolve(args.profile, overrides=[*args.overrides, *one_rank]).config
+    config = one_rank(resolve(args.profile, overrides=args.overrides).config)
     threads = config.parallelism.threads_per_rank or environment.cores()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps({"config": to_mapping(config), "run": {}}), encoding="utf-8")
-        launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "1",
-            "-m",
-            "submission.bench",
-        ]
-        options = [
-            "--config",
-            str(path),
-            "--repetitions",
-            str(args.repetitions),
-            *(["--json"] if args.json else []),
-        ]
+        options = ["--config", str(path), "--repetitions", str(args.repetitions), *["--json"] * args.json]
         process = subprocess.run(
-            [sys.executable, *launch, *options],
+            [sys.executable, *_LAUNCH, *options],
             cwd=ROOT,
             env=environment.training_environment(threads=threads, on_cpu=accelerators() == 0),
             capture_output=True,
             text=True,
         )
     if process.returncode:
-        raise TrainingFailed(f"the benchmark process failed: {process.stderr.strip().splitlines()[-1:]}")
+        raise TrainingFailed(f"the benchmark process failed:\n{process.stderr.strip()[-2000:]}")
     print(process.stdout, end="")
     return EXIT_OK
+
+
+def one_rank(config: Config) -> Config:
+    """The global batch as one micro batch on one rank: what bare PyTorch would do."""
+    single = replace(
+        config.parallelism, nodes=1, gpus_per_node=1, tensor=1, pipeline=1, sequence_parallel=False
+    )
+    whole = replace(config.batch, micro_batch_size=config.batch.global_batch_size)
+    return replace(config, parallelism=single, batch=whole)
