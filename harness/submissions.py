@@ -97,7 +97,9 @@ def _logs(directory: Path) -> list[Path]:
     if len(nested) > 1:
         names = ", ".join(str(folder.relative_to(directory)) for folder in nested[:4])
         more = ", .." if len(nested) > 4 else ""
-        raise UsageError(f"{directory}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them")
+        raise UsageError(
+            f"{directory}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them"
+        )
     return _logs(nested[0]) if nested else []
 
 

@@ -79,6 +79,8 @@ def test_the_benchmark_command_prints_every_ratio(tmp_path):
     """One repetition: that it works and what it says, not how fast this machine is."""
     said, _ = harness(tmp_path, "bench", "--repetitions", "1", "--json").communicate(timeout=240)
     report = json.loads(said)
-    assert report["arms"].keys() == {"bf16", "fp8", "mxfp4"} and report["arms"]["bf16"]["ratio_to_bf16"] == 1.0
+    assert (
+        report["arms"].keys() == {"bf16", "fp8", "mxfp4"} and report["arms"]["bf16"]["ratio_to_bf16"] == 1.0
+    )
     assert all(row["step_s"] > 0 for row in report["arms"].values())
     assert report["megatron"]["ratio_to_bare"] > 0 and report["megatron"]["parameters"] == 4_868_352
