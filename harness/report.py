@@ -38,7 +38,8 @@ def headline(comparison: Mapping[str, Any]) -> str:
     minutes = only["time_to_train_min"]
     if minutes is None:
         return f"{only['name']}: no run reached the target."
-    return f"{only['name']} reaches the target in {minutes:.3f} minutes."
+    samples = only["samples_at_stop_mean"]
+    return f"{only['name']} reaches the target in {minutes:.3f} minutes, after {samples:,.0f} samples."
 
 
 def render(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> str:

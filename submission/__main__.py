@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -32,8 +33,13 @@ def main() -> int:
     from submission.executor import MegatronExecutor
 
     arm, seed = this_run["arm"], this_run["seed"]
-    executor = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=attempt / "index_cache")
-    ending = train.run(executor, config, events, record)
+    cache = attempt / "index_cache"
+    executor = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=cache)
+    try:
+        ending = train.run(executor, config, events, record)
+    finally:
+        if first:
+            shutil.rmtree(cache, ignore_errors=True)
     if ending.reason != "interrupted":  # peers of an interrupted rank no longer answer
         executor.close()
     return EXIT_CODES[ending.reason]

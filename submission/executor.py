@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,8 +136,6 @@ class MegatronExecutor:
         return {"recipe": recipe.name, "linears": linears, "gemms": rows, "verified": True}
 
     def close(self) -> None:
-        if self._ranks.rank == 0:
-            shutil.rmtree(self._cache, ignore_errors=True)
         parallel.shut_down()
 
     def _verify(self, steps: int, evaluation_passes: int) -> None:

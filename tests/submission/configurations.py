@@ -14,7 +14,7 @@ VOCAB, LENGTH = 512, 64
 MODEL = {
     "layers": 2,
     "hidden_size": 64,
-    "ffn_hidden_size": 96,
+    "ffn_hidden_size": 128,
     "attention_heads": 4,
     "query_groups": 2,
     "vocab_size": VOCAB,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 LAYOUTS = {
-    1: {"single": {}},
+    1: {"single": {}, "mxfp4, single": {}},
     2: {
         "data": {"gpus_per_node": 2},
         "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
@@ -19,6 +19,8 @@ LAYOUTS = {
         "tensor": {"gpus_per_node": 2, "tensor": 2},
         "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
+        "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
+        "mxfp4, data": {"gpus_per_node": 2},
     },
 }
 
@@ -32,7 +34,8 @@ def main() -> None:
     ranks = Ranks.from_environment()
     losses = {}
     for name, layout in LAYOUTS[ranks.world_size].items():
-        losses[name] = train(directory, ranks, layout)
+        arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
+        losses[name] = train(directory, ranks, layout, arm)
     if ranks.world_size == 1:
         losses["bare"] = bare(directory)
     if ranks.rank == 0:
@@ -41,7 +44,7 @@ def main() -> None:
     torch.distributed.destroy_process_group()
 
 
-def train(directory, ranks, layout):
+def train(directory, ranks, layout, arm):
     from megatron.core import parallel_state
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
@@ -50,7 +53,7 @@ def train(directory, ranks, layout):
     from tests.submission.configurations import small_config
 
     config = small_config(directory, parallelism={"threads_per_rank": 1, **layout})
-    executor = MegatronExecutor(config, arm="bf16", seed=11, ranks=ranks, cache=directory / "cache")
+    executor = MegatronExecutor(config, arm=arm, seed=11, ranks=ranks, cache=directory / "cache")
     executor.build()
     model = unwrap(executor.trainer.model)
     if ranks.world_size == 1:
