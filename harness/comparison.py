@@ -12,6 +12,7 @@ from compliance.runlog import RunLog
 from compliance.score import olympic_mean, samples_to_target
 from harness import statistics
 from harness.errors import UsageError
+from harness.logs import printable
 from harness.statistics import Ratio
 from harness.submissions import Submission
 
@@ -250,7 +251,7 @@ def differences(a: Submission, b: Submission) -> list[str]:
 
 
 def _known(value: Any) -> str:
-    return "not stated" if value in (None, "") else str(value)
+    return "not stated" if value in (None, "") else printable(value)
 
 
 def notices(submissions: Sequence[Submission]) -> list[str]:

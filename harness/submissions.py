@@ -12,6 +12,7 @@ from typing import Any
 from compliance import runlog
 from compliance.runlog import RunLog
 from harness.errors import UsageError
+from harness.logs import Group, groups, printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ class Submission:
 
     @property
     def benchmark(self) -> str:
-        return self.runs[0].benchmark or "unknown"
+        return printable(self.runs[0].benchmark or "unknown")
 
     @property
     def global_batch_size(self) -> int | None:
@@ -58,49 +59,43 @@ def load(path: Path) -> Submission:
     Raises:
         UsageError: nothing there, no logs, or logs without a single timed run.
     """
-    if not path.exists():
-        raise UsageError(
-            f"{path}: found nothing; allowed: a log, a directory of logs, a campaign or a package's results"
-        )
-    files = [path] if path.is_file() else _logs(path)
-    runs = tuple(runlog.read(file) for file in files)
+    group = _group(path)
+    runs = tuple(runlog.build(parsed) for parsed in group.logs)
     timed = tuple(run for run in runs if run.run_start_ms is not None and run.run_stop_ms is not None)
     if not timed:
-        what = f"{len(files)} files without run_start and run_stop" if files else "no result_*.txt"
-        raise UsageError(f"{path}: found {what}; allowed: finished MLLOG logs of llama31_8b or its proxy")
-    directory = path if path.is_dir() else path.parent
+        found = f"{len(runs)} logs without run_start and run_stop"
+        raise UsageError(f"{path}: found {found}; allowed: finished logs of llama31_8b or its proxy")
+    directory = group.directory
     campaign = _json(directory / "campaign.json")
     system = _system_description(directory)
     first = timed[0]
     return Submission(
-        name=_name(path, campaign),
+        name=printable(_name(path, campaign)),
         path=path,
         runs=timed,
-        org=first.submission_org or "unknown",
-        system=str(system.get("system_name") or first.submission_platform or "unknown"),
+        org=printable(first.submission_org or "unknown"),
+        system=printable(system.get("system_name") or first.submission_platform or "unknown"),
         accelerators=_accelerators(system, campaign),
-        precision=first.precision or "unknown",
+        precision=printable(first.precision or "unknown"),
         round=_round(directory),
-        framework=str(system["framework"]) if system.get("framework") else None,
+        framework=printable(system["framework"]) if system.get("framework") else None,
         campaign=campaign or None,
         proofs=tuple(filter(None, (_json(file) for file in _proof_files(directory, campaign)))),
     )
 
 
-def _logs(directory: Path) -> list[Path]:
-    found = sorted(
-        directory.glob("result_*.txt"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)]
-    )
-    if found:
-        return found
-    nested = sorted({file.parent for file in directory.rglob("result_*.txt")})
-    if len(nested) > 1:
-        names = ", ".join(str(folder.relative_to(directory)) for folder in nested[:4])
-        more = ", .." if len(nested) > 4 else ""
-        raise UsageError(
-            f"{directory}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them"
-        )
-    return _logs(nested[0]) if nested else []
+def _group(path: Path) -> Group:
+    """The one set of logs at or below a path."""
+    if path.is_dir() and not any(path.glob("result_*.txt")):
+        nested = sorted({file.parent for file in path.rglob("result_*.txt")})
+        if len(nested) > 1:
+            names = ", ".join(printable(folder.relative_to(path)) for folder in nested[:4])
+            more = ", .." if len(nested) > 4 else ""
+            raise UsageError(
+                f"{path}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them"
+            )
+        path = nested[0] if nested else path
+    return groups([str(path)])[0]
 
 
 def _json(path: Path) -> dict[str, Any]:

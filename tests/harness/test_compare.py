@@ -142,11 +142,15 @@ def test_different_goals_are_not_compared(pair, tmp_path, capsys, change, messag
 def test_paths_without_finished_runs_are_one_clear_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    for name, found in (
-        ("nowhere", "nothing"),
-        ("empty", "no result_*.txt"),
-        ("picture.png", "without run_start"),
-    ):
+    whole = (write_submission(tmp_path / "a", ends=[(3.4, 3.2)]) / "result_0.txt").read_text()
+    (tmp_path / "open.txt").write_text(whole.rpartition(":::MLLOG")[0])
+    said = {
+        "nowhere": "no such file",
+        "empty": "no result_<i>.txt",
+        "picture.png": "a binary file",
+        "open.txt": "without run_start and run_stop",
+    }
+    for name, found in said.items():
         assert cli.main(["compare", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert found in error and error.count("\n") == 1
@@ -162,3 +166,12 @@ def test_a_directory_above_the_logs_is_followed_when_there_is_one_set_and_refuse
     assert (
         "found 2 sets of logs (results/box/llama31_8b, results/crate/llama31_8b)" in capsys.readouterr().err
     )
+
+
+def test_control_characters_of_a_log_never_reach_the_terminal(tmp_path, capsys):
+    evil = "Acme\x1b[2J\x1b]0;owned\x07"
+    a = write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 3, org=evil, submission_platform=evil)
+    b = write_submission(tmp_path / "b", ends=[(3.4, 3.2)] * 3, submission_division=evil)
+    assert cli.main(["compare", str(a), str(b)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\x07" not in out and "Acme" in out
