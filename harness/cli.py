@@ -21,6 +21,7 @@ COMMANDS = {
     "resume": ("harness.resume", "continue an interrupted campaign"),
     "check": ("harness.check", "check a log, a directory of logs or a campaign against a ruleset"),
     "score": ("harness.score", "run results and olympic mean"),
+    "rcp": ("harness.rcp", "convergence against the reference points, normalised score; plan --gbs N"),
     "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),
     "bench": ("harness.bench", "step-time ratios of the precision arms, and of Megatron to bare PyTorch"),
     "test": ("harness.test", "the whole test suite"),
