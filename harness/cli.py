@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("harness.score", "run results and olympic mean"),
     "rcp": ("harness.rcp", "convergence against the reference points, normalised score; plan --gbs N"),
     "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),
+    "kernels": ("harness.kernels", "quantize IN.npy --out OUT.npz: test vectors of the MXFP4 quantiser"),
     "bench": ("harness.bench", "step-time ratios of the precision arms, and of Megatron to bare PyTorch"),
     "test": ("harness.test", "the whole test suite"),
 }
