@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    loaded = [submissions.load(path) for path in args.paths]
+    loaded = submissions.distinct([submissions.load(path) for path in args.paths])
     document = comparison.compare(loaded)
     if args.html:
         from harness import report  # matplotlib takes a second that the table need not wait for

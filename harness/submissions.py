@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from compliance import runlog
 from compliance.runlog import RunLog
+from harness import attempt
 from harness.errors import UsageError
 from harness.logs import Group, groups, printable
 
@@ -29,7 +32,7 @@ class Submission:
     round: str | None = None  # from a directory v5.1 or v6.0.. above
     framework: str | None = None
     campaign: Mapping[str, Any] | None = None
-    proofs: tuple[Mapping[str, Any], ...] = field(default=())  # proof.json of the promoted attempts
+    proofs: tuple[Mapping[str, Any], ...] = field(default=())  # proof.json, of those of `runs` that have one
 
     @property
     def benchmark(self) -> str:
@@ -80,8 +83,27 @@ def load(path: Path) -> Submission:
         round=_round(directory),
         framework=printable(system["framework"]) if system.get("framework") else None,
         campaign=campaign or None,
-        proofs=tuple(filter(None, (_json(file) for file in _proof_files(directory, campaign)))),
+        proofs=tuple(filter(None, (_json(file) for file in _proof_files(directory, timed)))),
     )
+
+
+def distinct(submissions: Sequence[Submission]) -> list[Submission]:
+    """The same submissions under names that tell them apart: two campaigns of one arm are both called `mxfp4`."""
+    named: list[Submission] = []
+    for one in submissions:
+        name = one.name
+        if [other.name for other in submissions].count(name) > 1:
+            name = f"{name} ({printable(_place(one.path))})"
+        taken = {other.name for other in named}
+        unused = (f"{name} #{number}" for number in itertools.count(2))
+        named.append(replace(one, name=next(unused) if name in taken else name))
+    return named
+
+
+def _place(path: Path) -> str:
+    """The last two parts of a path that say whose logs these are."""
+    parts = [part for part in path.resolve().parts if part not in ("results", "runs", "/")]
+    return "/".join((parts[:-1] if parts[-1].startswith("llama31_8b") else parts)[-2:])
 
 
 def _group(path: Path) -> Group:
@@ -120,10 +142,16 @@ def _accelerators(system: Mapping[str, Any], campaign: Mapping[str, Any]) -> int
         return int(system["accelerators_per_node"]) * int(system["number_of_nodes"])
     except (KeyError, TypeError, ValueError):
         pass
-    parallelism = campaign.get("config", {}).get("parallelism", {}) if campaign else {}
-    if campaign and not str(campaign.get("config", {}).get("benchmark", "")).endswith("_proxy"):
-        return int(parallelism["nodes"]) * int(parallelism["gpus_per_node"])
-    return None
+    config = _mapping(campaign.get("config"))
+    parallelism = _mapping(config.get("parallelism"))
+    counts = [parallelism.get(key) for key in ("nodes", "gpus_per_node")]
+    if str(config.get("benchmark", "")).endswith("_proxy") or not all(type(one) is int for one in counts):
+        return None
+    return math.prod(count for count in counts if count is not None)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _round(directory: Path) -> str | None:
@@ -142,12 +170,10 @@ def _name(path: Path, campaign: Mapping[str, Any]) -> str:
     return resolved.parent.name if resolved.name.startswith("llama31_8b") else resolved.name
 
 
-def _proof_files(directory: Path, campaign: Mapping[str, Any]) -> list[Path]:
-    """The last attempt of every run: the one that was promoted."""
+def _proof_files(directory: Path, runs: Sequence[RunLog]) -> list[Path]:
+    """proof.json of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
     found = []
-    for run in sorted(directory.glob("run_*")) if campaign else []:
-        attempts = sorted(
-            run.glob("attempt_*/proof.json"), key=lambda file: int(file.parent.name.split("_")[1])
-        )
-        found += attempts[-1:]
+    for run in runs:
+        attempts = attempt.directories(directory / Path(run.path).stem.replace("result_", "run_"))
+        found += [path / "proof.json" for path in attempts[-1:]]
     return found

@@ -175,3 +175,18 @@ def test_control_characters_of_a_log_never_reach_the_terminal(tmp_path, capsys):
     assert cli.main(["compare", str(a), str(b)]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\x07" not in out and "Acme" in out
+
+
+def test_two_submissions_of_one_name_are_told_apart(tmp_path):
+    names = [submissions.load(path).name for path in write_pair(tmp_path)]
+    assert names == ["mxfp4", "mxfp4"]
+    loaded = [submissions.load(path) for path in write_pair(tmp_path)]
+    named = [one.name for one in submissions.distinct([*loaded, loaded[1]])]
+    assert named == ["mxfp4 (a/mxfp4)", "mxfp4 (b/mxfp4)", "mxfp4 (b/mxfp4) #2"]
+
+
+def write_pair(tmp_path):
+    return [
+        path if path.exists() else write_submission(path, ends=[(3.4, 3.2)], seconds_per_sample=0.03)
+        for path in (tmp_path / "a" / "mxfp4", tmp_path / "b" / "mxfp4")
+    ]
