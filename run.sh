@@ -86,6 +86,9 @@ set_up() {
     fi
     say "the packages of requirements.txt"
     grep -v '^torch==' "$pins" >"$venv/pins.txt"
+    if "$venv/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(not any("triton" in r for r in m.requires("torch")))'; then
+        sed -i.all '/^triton==/d' "$venv/pins.txt" # torch brings the Triton it was built for
+    fi
     echo "torch==$own" >"$venv/torch.txt" # a constraint: no dependency may replace it
     pip -r "$venv/pins.txt" -c "$venv/torch.txt" || fail "installing failed; run the same command again to retry"
     cp "$pins" "$stamp.new"

@@ -152,11 +152,16 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GemmFormat:
-    """Format and operand transform of one GEMM; kernels.recipe turns it into what runs."""
+    """Format and operand transforms of one GEMM; kernels.recipe turns it into what runs."""
 
-    format: Literal["bf16", "fp8", "mxfp4"]
-    scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # mxfp4: block maximum to E8M0 scale
-    hadamard: Literal[0, 16, 32] = 0  # mxfp4: points of the deterministic transform, 0 for none
+    format: Literal["bf16", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+    scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # MX: block maximum to E8M0 scale
+    hadamard: Literal[0, 16, 32, 64, 128] = 0  # block formats: points of the transform, 0 for none
+    signs: Literal["none", "fixed", "step"] = "none"  # of the transform: drawn once, or for every step
+    stochastic: Literal["none", "gradients", "all"] = "none"  # operands rounded by chance
+    prescale: float = 1.0  # elements hold this times the value
+    weight_rows: Literal[1, 16, 32] = 1  # rows of a weight's block; 32 (nvfp4: 16) for square blocks
+    gain: float = 1.0  # the product is multiplied by it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,12 +269,10 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     for key in value:
         if key not in hints:
             raise ConfigProblem(_join(path, str(key)), "an unknown key", ", ".join(hints))
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name, field in fields.items():
-        if name not in value and field.default is dataclasses.MISSING:
-            raise ConfigProblem(
-                _join(path, name), "nothing", f"a value ({_type_name(hints[name])}); the key is required"
-            )
+    for field in dataclasses.fields(kind):
+        if field.name not in value and field.default is dataclasses.MISSING:
+            allowed = f"a value ({_type_name(hints[field.name])}); the key is required"
+            raise ConfigProblem(_join(path, field.name), "nothing", allowed)
     return kind(**{key: build(hints[key], item, _join(path, key)) for key, item in value.items()})
 
 

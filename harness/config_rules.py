@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness.config import Config, ConfigProblem, GemmFormat
-
-_BLOCK = 32  # elements of an MX block along the contraction dimension (OCP MX v1.0, 5.1)
-_GEMMS = ("fprop", "dgrad", "wgrad")
+from harness import config_recipes
+from harness.config import Config, ConfigProblem
 
 # The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
 _CLOSED: dict[str, Any] = {
@@ -208,47 +206,6 @@ def _schedule(config: Config) -> None:
         )
 
 
-def _hadamard(config: Config) -> None:
-    for name, recipe in config.recipes.items():
-        for gemm in _GEMMS:
-            settings: GemmFormat = getattr(recipe, gemm)
-            if settings.hadamard and settings.format != "mxfp4":
-                raise ConfigProblem(
-                    f"recipes.{name}.{gemm}.hadamard",
-                    str(settings.hadamard),
-                    f"0 with the format {settings.format}",
-                )
-
-
-def _mxfp4_blocks(config: Config) -> None:
-    model, tensor = config.model, config.parallelism.tensor
-    heads = model.hidden_size // model.attention_heads
-    qkv = model.hidden_size + 2 * heads * model.query_groups
-    tokens = config.batch.micro_batch_size * model.sequence_length
-    contractions = {  # GEMM -> key to change, length along which its operands are cut into blocks, what that is
-        "fprop": [
-            ("model.hidden_size", model.hidden_size // tensor, "hidden_size / tensor"),
-            ("model.ffn_hidden_size", model.ffn_hidden_size // tensor, "ffn_hidden_size / tensor"),
-        ],
-        "dgrad": [
-            ("model.query_groups", qkv // tensor, "width of query, key and value / tensor"),
-            ("model.hidden_size", model.hidden_size, "hidden_size"),
-            ("model.ffn_hidden_size", 2 * model.ffn_hidden_size // tensor, "2 * ffn_hidden_size / tensor"),
-        ],
-        "wgrad": [("batch.micro_batch_size", tokens, "micro_batch_size * sequence_length")],
-    }
-    for arm in config.runs.arms:
-        recipe = config.recipes[config.arms[arm].recipe]
-        for gemm in (name for name in _GEMMS if getattr(recipe, name).format == "mxfp4"):
-            for path, length, meaning in contractions[gemm]:
-                if length % _BLOCK:
-                    raise ConfigProblem(
-                        path,
-                        f"{meaning} = {length}",
-                        f"a multiple of {_BLOCK}: MXFP4 blocks of {gemm} in arm {arm}",
-                    )
-
-
 def _closed_division(config: Config) -> None:
     if config.profile != "llama31_8b" or config.system.division != "closed":
         return
@@ -279,6 +236,5 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _sequence_parallel,
     _closed_division,
     _schedule,
-    _hadamard,
-    _mxfp4_blocks,
+    *config_recipes.RULES,
 )

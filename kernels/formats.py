@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 BLOCK = 32  # elements that share a scale (OCP MX v1.0, 5.2)
-E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # codes 0..7; bit 3 is the sign
-E2M1_MAX = 6.0
+NVFP4_BLOCK = 16
 E8M0_NAN = 255
 E8M0_BIAS = 127
-E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max  # 448
-E5M2_MAX = torch.finfo(torch.float8_e5m2).max  # 57344
+E4M3_NAN = 0x7F
 
 
-def require_blocks(x: torch.Tensor) -> None:
-    """Raises: ValueError when the last dimension does not consist of whole blocks."""
-    if x.size(-1) % BLOCK:
+@dataclass(frozen=True)
+class Element:
+    """A floating-point element with subnormals; a code is sign, exponent, mantissa from the top bit down."""
+
+    name: str
+    bits: int
+    mantissa_bits: int
+    min_exponent: int  # of the smallest normal value
+    max_exponent: int  # of the largest finite value
+    largest: float
+    dtype: torch.dtype | None  # torch's own type; None where two codes share a byte
+
+
+E2M1 = Element("e2m1", 4, 1, 0, 2, 6.0, None)
+E4M3 = Element("e4m3", 8, 3, -6, 8, 448.0, torch.float8_e4m3fn)
+E5M2 = Element("e5m2", 8, 2, -14, 15, 57344.0, torch.float8_e5m2)
+BF16 = Element("bf16", 16, 7, -126, 127, torch.finfo(torch.bfloat16).max, torch.bfloat16)
+E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # codes 0..7; bit 3 is the sign
+
+
+def pack(codes: Tensor) -> Tensor:
+    """(.., K) E2M1 codes -> (.., K // 2) uint8, the element of the lower index in the low nibble."""
+    return (codes[..., 0::2] | (codes[..., 1::2] << 4)).to(torch.uint8)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """(.., K // 2) uint8 -> (.., K) uint8 E2M1 codes."""
+    return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
+
+
+def values(codes: Tensor, element: Element) -> Tensor:
+    """uint8 codes -> FP32 values, exact."""
+    if element.dtype is not None:
+        return codes.view(element.dtype).float()
+    table = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)], device=codes.device)
+    return table[codes.long()]
+
+
+def require_blocks(x_MK: Tensor, block: int = BLOCK, rows: int = 1) -> None:
+    """Raises: ValueError when a (M, K) tensor does not consist of whole blocks of rows x block elements."""
+    if x_MK.size(-1) % block:
         raise ValueError(
-            f"last dimension {x.size(-1)}: found no multiple of {BLOCK}; MXFP4 blocks do not straddle rows"
+            f"last dimension {x_MK.size(-1)}: found no multiple of {block}; blocks do not straddle rows"
+        )
+    if rows > 1 and (x_MK.dim() != 2 or x_MK.size(0) % rows):
+        raise ValueError(
+            f"shape {tuple(x_MK.shape)}: found no matrix of {rows}x{block} blocks; allowed: rows in multiples of {rows}"
         )

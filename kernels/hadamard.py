@@ -1,48 +1,53 @@
-"""Deterministic block Hadamard transform along the last dimension, in FP32.
+"""Block Hadamard transform along the last dimension, in FP32.
 
 Sylvester's matrix, symmetric and orthogonal after the factor 1/sqrt(n): applied to both operands of a GEMM along the
-contraction dimension it cancels, H H^T = 1.
+contraction dimension it cancels, H H^T = 1; so do signs D before it, H D D H^T = 1.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
 
-def hadamard(x: Tensor, size: int) -> Tensor:
-    """Transform every run of `size` elements of the last dimension.
+def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
+    """Transform every run of `size` elements of the last dimension: additions in a fixed order, then one product.
+
+    The order makes the result the same on every IEEE machine to the last bit; a matrix product on tensor cores may
+    differ in the last bit of a sum, which moves an element only where it meets a rounding boundary.
 
     Args:
         x: (.., K), K a multiple of size; size a power of two.
+        signs: (size,) of +1 and -1, multiplied into every run first.
 
     Returns:
-        (.., K) FP32, never rounded to the input's type: quantisation sees the transform's exact sums.
+        (.., K) FP32, never rounded to the input's type: quantisation sees the transform's exact sums. A sum that is
+        zero is +0, as matrix units give it.
     """
-    matrix = _matrix(size, x.device)
-    return (x.float().reshape(-1, size) @ matrix).view(x.shape)
-
-
-def butterfly(x: Tensor, size: int) -> Tensor:
-    """The same by additions in a fixed order: equal on every IEEE machine to the last bit. For tests and vectors."""
+    require_power_of_two(size)
     y = x.float().unflatten(-1, (-1, size))
+    if signs is not None:
+        y = y * signs
     half = 1
     while half < size:
         pairs = y.unflatten(-1, (size // (2 * half), 2, half))
         a, b = pairs.unbind(-2)
         y = torch.stack([a + b, a - b], -2).flatten(-3)
         half *= 2
-    return (y * (1.0 / math.sqrt(size))).flatten(-2)
+    return (y * (1.0 / math.sqrt(size)) + 0.0).flatten(-2)
 
 
-@functools.cache
-def _matrix(size: int, device: torch.device) -> Tensor:
+def matrix(size: int, signs: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+    """(size, size) FP32 of +1 and -1 such that x @ matrix / sqrt(size) is the transform of a run."""
+    require_power_of_two(size)
+    found = torch.ones(1, 1, device=device)
+    while found.size(0) < size:
+        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
+    return found if signs is None else signs.to(found.device).unsqueeze(1) * found
+
+
+def require_power_of_two(size: int) -> None:
     if size < 1 or size & (size - 1):
         raise ValueError(f"Hadamard size: found {size}; allowed: a power of two")
-    matrix = torch.ones(1, 1)
-    while matrix.size(0) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return (matrix / math.sqrt(size)).to(device)

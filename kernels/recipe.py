@@ -1,37 +1,73 @@
-"""A precision recipe is data: for each of the three GEMMs of a linear layer its format and operand transform."""
+"""A precision recipe is data: for each of the three GEMMs of a linear layer its format and operand transforms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-HADAMARD_SIZES = (0, 16, 32)
+import numpy as np
+
+from kernels.formats import BF16, BLOCK, E2M1, E4M3, E5M2, NVFP4_BLOCK, Element
+
+HADAMARD_SIZES = (0, 16, 32, 64, 128)
 
 
 class ScaleRule(str, Enum):
-    """From a block's largest magnitude to its E8M0 scale; the integer is added to the FP32 bits before truncation."""
+    """From a block's largest magnitude to its E8M0 scale."""
 
     FLOOR = "floor"  # OCP MX v1.0, 6.3
-    EVEN = "even"  # the magnitude rounded to one mantissa bit, then floor
-    RCEIL = "rceil"  # smallest scale at which nothing saturates: ceil(log2(amax / 6))
-    CEIL = "ceil"  # ceil(log2(amax)) - 2
+    EVEN = "even"  # the magnitude rounded to the element's mantissa bits, then floor
+    RCEIL = "rceil"  # smallest scale at which nothing saturates: ceil(log2(amax / largest element))
+    CEIL = "ceil"  # ceil(log2(amax)) minus the element's largest exponent
 
-    @property
-    def carry(self) -> int:
-        return {"floor": 0, "even": 0x200000, "rceil": 0x3FFFFF, "ceil": 0x7FFFFF}[self.value]
+    def carry(self, element: Element = E2M1) -> int:
+        """What is added to the magnitude's FP32 bits before the mantissa is cut off."""
+        if self is ScaleRule.FLOOR:
+            return 0
+        if self is ScaleRule.EVEN:
+            return 1 << (22 - element.mantissa_bits)
+        largest = int(np.float32(element.largest).view(np.int32)) & 0x7FFFFF
+        return 0x7FFFFF - (largest if self is ScaleRule.RCEIL else 0)
 
     @property
     def saturates(self) -> bool:
-        """Whether a scaled magnitude can exceed 6, the largest E2M1 value."""
+        """Whether a scaled magnitude can exceed the element's largest value."""
         return self in (ScaleRule.FLOOR, ScaleRule.EVEN)
 
 
 class Format(str, Enum):
     BF16 = "bf16"  # high precision: the operands as they come
     FP8 = "fp8"  # hybrid: E4M3 for activations and weights, E5M2 for gradients; tensor-wise current scaling
-    MXFP4 = "mxfp4"  # OCP MX: blocks of 32 E2M1 elements along the contraction dimension share an E8M0 scale
+    MXFP8 = "mxfp8"  # OCP MX: blocks of 32 E4M3 elements along the contraction dimension share an E8M0 scale
+    MXFP4 = "mxfp4"  # OCP MX: the same with E2M1 elements
+    NVFP4 = "nvfp4"  # blocks of 16 E2M1 elements share an E4M3 scale, the tensor an FP32 scale
+
+    @property
+    def is_blocked(self) -> bool:
+        return self in (Format.MXFP8, Format.MXFP4, Format.NVFP4)
+
+
+class Rounding(str, Enum):
+    NEAREST = "nearest"  # ties to the even code
+    STOCHASTIC = "stochastic"  # up with the probability of the remainder, one independent draw per element
+
+
+class Signs(str, Enum):
+    """Of the Hadamard transform, the same for both operands of a GEMM."""
+
+    NONE = "none"
+    FIXED = "fixed"  # drawn once from the seed
+    STEP = "step"  # drawn anew for every optimizer step
+
+
+class Stochastic(str, Enum):
+    """Which operands of a GEMM are rounded stochastically."""
+
+    NONE = "none"
+    GRADIENTS = "gradients"
+    ALL = "all"
 
 
 class Gemm(str, Enum):
@@ -42,25 +78,106 @@ class Gemm(str, Enum):
     WGRAD = "wgrad"  # dW = dY^T X, over tokens
 
 
-@dataclass(frozen=True)
-class GemmRecipe:
-    """Format of both operands of one GEMM.
+class Operand(str, Enum):
+    """Left (M, K) and right (N, K) operand of a GEMM: X W, dY W^T, dY^T X^T."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer:
+    """How one operand becomes elements and scales; blocks run along its last dimension.
 
     Raises:
-        ValueError: a Hadamard size that does not exist, or one without MXFP4.
+        ValueError: an option that does not exist, or not for this format.
+    """
+
+    format: Format = Format.MXFP4
+    element: Element = E2M1
+    scale_rule: ScaleRule = ScaleRule.EVEN  # of the MX formats
+    rounding: Rounding = Rounding.NEAREST
+    prescale: float = 1.0  # elements hold prescale times the value; the scale is chosen without it
+    hadamard: int = 0  # points of the transform before quantising, 0 for none
+    signs: Signs = Signs.NONE
+    rows: int = 1  # of a block: 1, or as many as it has columns
+
+    def __post_init__(self) -> None:
+        _require("hadamard", self.hadamard, HADAMARD_SIZES)
+        _require("rows of a block", self.rows, (1, self.block))
+        if not 0 < self.prescale <= 1:
+            raise ValueError(f"prescale: found {self.prescale}; allowed: above 0 and at most 1")
+        if self.signs is not Signs.NONE and not self.hadamard:
+            raise ValueError(f"signs: found {self.signs.value} without a Hadamard transform; allowed: none")
+        for field in fields(self)[2:] if not self.format.is_blocked else ():
+            found = getattr(self, field.name)
+            if found != field.default:
+                default = _text(field.default)
+                raise ValueError(
+                    f"{field.name}: found {_text(found)} with {self.format.value}; "
+                    f"allowed: {default}, or a block format"
+                )
+
+    @property
+    def block(self) -> int:
+        """Columns of a block."""
+        return NVFP4_BLOCK if self.format is Format.NVFP4 else BLOCK
+
+    @property
+    def transform(self) -> str:
+        if not self.hadamard:
+            return "none"
+        return f"H{self.hadamard}" + ("" if self.signs is Signs.NONE else f" {self.signs.value} signs")
+
+
+@dataclass(frozen=True)
+class GemmRecipe:
+    """Format of both operands of one GEMM; transforms and rounding concern the block formats alone.
+
+    Raises:
+        ValueError: names the option, what was found and what is allowed.
     """
 
     format: Format
     scale_rule: ScaleRule = ScaleRule.EVEN
     hadamard: int = 0
+    signs: Signs = Signs.NONE
+    stochastic: Stochastic = Stochastic.NONE
+    prescale: float = 1.0
+    weight_rows: int = (
+        1  # rows of a weight's block: 1, or 32 (NVFP4: 16), so that both orientations share elements
+    )
+    gain: float = 1.0  # the product is multiplied by it: a correction of quantisation's shrinkage
 
     def __post_init__(self) -> None:
-        if self.hadamard not in HADAMARD_SIZES:
-            raise ValueError(f"hadamard: found {self.hadamard}; allowed: {HADAMARD_SIZES}")
-        if self.hadamard and self.format is not Format.MXFP4:
-            raise ValueError(
-                f"hadamard: found {self.hadamard} with {self.format.value}; allowed: 0, or format mxfp4"
-            )
+        if not 0 < self.gain < 4:
+            raise ValueError(f"gain: found {self.gain}; allowed: above 0 and below 4")
+        for gemm in Gemm:
+            for operand in Operand:
+                self.quantizer(gemm, operand)
+
+    def quantizer(self, gemm: Gemm, operand: Operand) -> Quantizer:
+        """How an operand of this GEMM is quantised."""
+        gradient = operand is Operand.LEFT and gemm is not Gemm.FPROP
+        weight = operand is Operand.RIGHT and gemm is not Gemm.WGRAD
+        chance = self.stochastic is Stochastic.ALL or (self.stochastic is Stochastic.GRADIENTS and gradient)
+        return Quantizer(
+            format=self.format,
+            element=self._element(gradient),
+            scale_rule=self.scale_rule,
+            rounding=Rounding.STOCHASTIC if chance else Rounding.NEAREST,
+            prescale=self.prescale,
+            hadamard=self.hadamard,
+            signs=self.signs,
+            rows=self.weight_rows if weight else 1,
+        )
+
+    def _element(self, gradient: bool) -> Element:
+        if self.format is Format.BF16:
+            return BF16
+        if self.format is Format.FP8:
+            return E5M2 if gradient else E4M3
+        return E4M3 if self.format is Format.MXFP8 else E2M1
 
 
 @dataclass(frozen=True)
@@ -72,6 +189,15 @@ class LinearRecipe:
 
     def __getitem__(self, gemm: Gemm) -> GemmRecipe:
         return getattr(self, gemm.value)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any GEMM draws random numbers."""
+        recipes = (self.fprop, self.dgrad, self.wgrad)
+        return any(r.signs is not Signs.NONE or r.stochastic is not Stochastic.NONE for r in recipes)
+
+
+_ENUMS = {"format": Format, "scale_rule": ScaleRule, "signs": Signs, "stochastic": Stochastic}
 
 
 def from_mapping(name: str, rows: Mapping[str, Mapping[str, Any]]) -> LinearRecipe:
@@ -87,8 +213,20 @@ def from_mapping(name: str, rows: Mapping[str, Mapping[str, Any]]) -> LinearReci
 
 
 def _gemm_recipe(name: str, gemm: str, row: Mapping[str, Any]) -> GemmRecipe:
+    allowed = [field.name for field in fields(GemmRecipe)]
+    unknown = [key for key in row if key not in allowed]
+    if unknown:
+        raise ValueError(f"recipe {name}, {gemm}: found {unknown[0]}; allowed: {', '.join(allowed)}")
     try:
-        rule = ScaleRule(row.get("scale_rule", "even"))
-        return GemmRecipe(Format(row["format"]), rule, row.get("hadamard", 0))
+        return GemmRecipe(**{k: _ENUMS[k](v) if k in _ENUMS else v for k, v in row.items()})
     except ValueError as error:
         raise ValueError(f"recipe {name}, {gemm}: {error}") from None
+
+
+def _require(what: str, found: int, allowed: tuple[int, ...]) -> None:
+    if found not in allowed:
+        raise ValueError(f"{what}: found {found}; allowed: {', '.join(map(str, allowed))}")
+
+
+def _text(value: Any) -> str:
+    return str(value.value if isinstance(value, Enum) else value)

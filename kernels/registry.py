@@ -1,32 +1,32 @@
-"""Which backend serves a GEMM, and the ledger of what really ran."""
+"""The ledger of what really ran."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernels.recipe import Format, Gemm, ScaleRule
+from kernels.recipe import Format, Gemm, Quantizer
 
 
-def backend_for(format: Format, device_type: str) -> str:
-    """Backend of a format on a device.
+@dataclass(frozen=True)
+class How:
+    """One way to run a GEMM, as the code that multiplied describes itself."""
 
-    Returns:
-        "native" where the hardware multiplies the format itself, "reference" (CPU) or "emulated" (GPU) where operands
-        are quantised, dequantised and multiplied in BF16. Emulation is never called native.
-    """
-    if format is Format.BF16:
-        return "native"
-    return "reference" if device_type == "cpu" else "emulated"
+    format: Format
+    left: Quantizer
+    right: Quantizer
+    backend: str  # "native": the hardware multiplies the format; "emulated" (GPU) and "reference" (CPU): BF16 products
+    engine: str  # what multiplied: "torch", "torch scaled_mm", "triton dot_scaled"
+
+    @property
+    def transform(self) -> str:
+        return self.left.transform
 
 
 @dataclass(frozen=True)
 class Ran:
     """What one GEMM of one layer ran, so far."""
 
-    format: Format
-    transform: str  # "none" or "H16"
-    scale_rule: ScaleRule | None  # MXFP4 alone
-    backend: str
+    how: How
     calls: int
 
 
@@ -34,13 +34,10 @@ class Ledger:
     """Counts executed GEMMs; entries are written by the code that multiplies, from the operands it holds."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, Gemm, Format, str, ScaleRule | None, str], int] = {}
+        self._rows: dict[tuple[str, Gemm, How], int] = {}
 
-    def add(
-        self, label: str, gemm: Gemm, format: Format, transform: str, rule: ScaleRule | None, backend: str
-    ) -> None:
-        key = (label, gemm, format, transform, rule, backend)
-        self._rows[key] = self._rows.get(key, 0) + 1
+    def add(self, label: str, gemm: Gemm, how: How) -> None:
+        self._rows[label, gemm, how] = self._rows.get((label, gemm, how), 0) + 1
 
     def snapshot(self) -> dict[tuple[str, Gemm], Ran]:
         """What ran per layer and GEMM.
@@ -49,11 +46,10 @@ class Ledger:
             ValueError: one GEMM ran in two ways.
         """
         found: dict[tuple[str, Gemm], Ran] = {}
-        for (label, gemm, format, transform, rule, backend), calls in self._rows.items():
-            ran = Ran(format, transform, rule, backend, calls)
+        for (label, gemm, how), calls in self._rows.items():
             if (label, gemm) in found:
-                raise ValueError(f"{label} {gemm.value} ran in two ways: {found[label, gemm]} and {ran}")
-            found[label, gemm] = ran
+                raise ValueError(f"{label} {gemm.value} ran in two ways: {found[label, gemm].how} and {how}")
+            found[label, gemm] = Ran(how, calls)
         return found
 
     def clear(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from kernels.formats import BLOCK
+from kernels.philox import Draw, Randomness
 from kernels.quantize import reference
-from kernels.recipe import ScaleRule
+from kernels.recipe import Quantizer, Rounding, Signs
 
 
 class VectorError(Exception):
@@ -17,17 +19,19 @@ class VectorError(Exception):
 
 
 def quantize_file(
-    source: Path, target: Path, *, scale_rule: ScaleRule, hadamard: int, axis: int
+    source: Path, target: Path, quantizer: Quantizer, *, axis: int, seed: int = 0
 ) -> tuple[int, ...]:
-    """Quantise `source` to MXFP4 along `axis` and write elements, scales and dequantised values.
+    """Quantise `source` along `axis` and write elements, scales and dequantised values.
 
     The target holds, with the block axis where it was: `elements` uint8, two E2M1 codes a byte, low nibble first, the
-    axis halved; `scales` uint8 E8M0, the axis divided by 32; `dequantized` FP32, in the transformed space when there
-    is a Hadamard transform.
+    axis halved (FP8: a byte each); `scales` uint8 E8M0 (NVFP4: E4M3, and `tensor_scale`), the axis divided by the
+    block; `dequantized` FP32, in the transformed and pre-scaled space. Blocks of several rows go over the other
+    dimensions in row-major order, and their scales have two dimensions.
 
     Args:
         source: .npy of float16, float32 or float64 (float64 is rounded to FP32 first).
-        axis: the contraction dimension; its length a multiple of 32.
+        axis: the contraction dimension; its length a multiple of the block and of the transform.
+        seed: of stochastic rounding (offset 0) and of the transform's signs.
 
     Returns:
         The array's shape.
@@ -35,24 +39,42 @@ def quantize_file(
     Raises:
         VectorError: names the file, what was found and what is allowed.
     """
-    rows = np.moveaxis(_load(source, axis), axis, -1)
+    rows = np.moveaxis(_load(source, axis, max(quantizer.block, quantizer.hadamard)), axis, -1)
     x_MK = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).reshape(-1, rows.shape[-1])
-    quantized = reference.quantize(x_MK, scale_rule=scale_rule, hadamard=hadamard)
+    if x_MK.size(0) % quantizer.rows:
+        raise VectorError(f"{source}: found {x_MK.size(0)} rows; allowed: a multiple of {quantizer.rows}")
+    quantized = reference.quantize(x_MK, quantizer, **_random(quantizer, seed))
     parts = {
         "elements": quantized.elements,
         "scales": quantized.scales,
         "dequantized": reference.dequantize(quantized),
     }
-    back = {
-        name: np.moveaxis(part.numpy().reshape(*rows.shape[:-1], -1), -1, axis)
-        for name, part in parts.items()
-    }
+    back = {name: _placed(part.numpy(), rows.shape[:-1], axis) for name, part in parts.items()}
+    if quantized.tensor_scale is not None:
+        back["tensor_scale"] = quantized.tensor_scale.numpy()
     with target.open("wb") as file:  # a name without .npz stays as it is
         np.savez(file, allow_pickle=False, **back)
     return tuple(np.moveaxis(rows, -1, axis).shape)
 
 
-def _load(source: Path, axis: int) -> np.ndarray:
+def _placed(part: np.ndarray, leading: tuple[int, ...], axis: int) -> np.ndarray:
+    """The block axis where it was; scales of blocks of several rows stay a matrix."""
+    if part.shape[0] != math.prod(leading):
+        return part
+    return np.moveaxis(part.reshape(*leading, -1), -1, axis)
+
+
+def _random(quantizer: Quantizer, seed: int) -> dict[str, Any]:
+    randomness = Randomness(seed)
+    options: dict[str, Any] = {}
+    if quantizer.rounding is Rounding.STOCHASTIC:
+        options["draw"] = Draw(seed, 0)
+    if quantizer.signs is not Signs.NONE:
+        options["signs"] = randomness.signs(quantizer.hadamard, per_step=False, device=torch.device("cpu"))
+    return options
+
+
+def _load(source: Path, axis: int, block: int) -> np.ndarray:
     try:
         array = np.load(source, allow_pickle=False)
     except FileNotFoundError:
@@ -66,7 +88,7 @@ def _load(source: Path, axis: int) -> np.ndarray:
         raise VectorError(
             f"{source}: axis: found {axis} for shape {array.shape}; allowed: {-array.ndim} .. {array.ndim - 1}"
         )
-    if array.shape[axis] % BLOCK or not array.size:
+    if array.shape[axis] % block or not array.size:
         raise VectorError(f"{source}: axis {axis} of shape {array.shape}: found length {array.shape[axis]}; "
-                          f"allowed: a positive multiple of {BLOCK}")  # fmt: skip
+                          f"allowed: a positive multiple of {block}")  # fmt: skip
     return array

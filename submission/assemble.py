@@ -16,6 +16,8 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         wrapped = model.wrap(config, model.llama(config, linears), home)
         adamw = optimizer.build(config, wrapped)
     rates = schedule.build(config, adamw)
-    trainer = Trainer(config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home)
+    trainer = Trainer(
+        config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home, linears=linears
+    )
     connect(trainer)
     return trainer

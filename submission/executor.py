@@ -17,9 +17,9 @@ from submission import data, model, parallel, precision, proof, warmup
 from submission.assemble import assemble
 from submission.step import StepResult, Trainer, train_step, validation_loss
 
-_DISCLOSED = {"bf16": "bfloat16", "fp8": "fp8", "mxfp4": "mxfp4", "fp32": "fp32"}
+_DISCLOSED = {"bf16": "bfloat16"}  # the others are called what the recipe calls them
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
-_NARROWEST_FIRST = ("mxfp4", "fp8", "bf16")
+_NARROWEST_FIRST = ("mxfp4", "nvfp4", "mxfp8", "fp8", "bf16")
 
 
 class MegatronExecutor:
@@ -37,7 +37,7 @@ class MegatronExecutor:
 
     def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
-        self._linears = precision.Linears(precision.recipe_of(config, arm))
+        self._linears = precision.Linears(precision.recipe_of(config, arm), seed=seed, rank=ranks.rank)
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0
@@ -91,7 +91,7 @@ class MegatronExecutor:
             if config.warmup.eval_steps:
                 validation_loss(self.trainer, synthetic, micro_batches=config.warmup.eval_steps)
             self._verify(config.warmup.train_steps, config.warmup.eval_steps)
-        self._formats = {ran.format.value for ran in ledger.snapshot().values()}
+        self._formats = {ran.how.format.value for ran in ledger.snapshot().values()}
         ledger.clear()
 
     def precision(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class MegatronExecutor:
         linear = next((name for name in _NARROWEST_FIRST if name in self._formats), self._config.model.dtype)
         width = _DTYPE_NAMES[settings.params_dtype]
         return {
-            "lowest_numerical_precision_in_linear": _DISCLOSED[linear]
+            "lowest_numerical_precision_in_linear": _DISCLOSED.get(linear, linear)
             if width != "fp32" or linear != "bf16"
             else width,
             "lowest_numerical_precision_in_attn": width,

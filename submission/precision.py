@@ -10,9 +10,12 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from harness.config import Config
+from kernels.layer import Layer
 from kernels.linear import linear
+from kernels.philox import Randomness
 from kernels.recipe import LinearRecipe, from_mapping
 from kernels.registry import Ledger
+from kernels.weights import WeightCache
 
 
 def recipe_of(config: Config, arm: str) -> LinearRecipe:
@@ -21,20 +24,47 @@ def recipe_of(config: Config, arm: str) -> LinearRecipe:
 
 
 class Linears:
-    """The two linear classes of a model under one recipe, and the ledger of what they ran.
+    """The two linear classes of a model under one recipe, the ledger of what they ran, and their quantised weights.
 
     Only `_forward_impl` is overridden: initialisation, collectives around the layer, bias and checkpoints stay
     Megatron's. The classes are made per instance because Megatron constructs them itself, without a place for ours.
+
+    Args:
+        seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
+        backend: "auto", or "native" | "emulated" | "reference" to insist.
     """
 
-    def __init__(self, recipe: LinearRecipe):
-        self.recipe, self.ledger = recipe, Ledger()
+    def __init__(self, recipe: LinearRecipe, *, seed: int = 0, rank: int = 0, backend: str = "auto"):
+        self.recipe, self.ledger, self.backend = recipe, Ledger(), backend
+        self._seed, self._rank = seed, rank
+        self._weights = WeightCache()
+        self._randomness = Randomness(seed, rank)
         body = {"_forward_impl": self._forward_impl()}
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
 
+    def weights_changed(self) -> None:
+        """After every optimizer step, which writes to the weights by ways torch does not count; before the next one."""
+        self._weights.changed()
+        self._randomness.step += 1
+
+    def start_over(self) -> None:
+        """As newly made, but for the ledger: the weights are others and every random number is drawn again."""
+        self._weights.changed()
+        self._randomness = Randomness(self._seed, self._rank)
+
+    def _layer(self, label: str) -> Layer:
+        return Layer(
+            recipe=self.recipe,
+            label=label,
+            ledger=self.ledger,
+            randomness=self._randomness,
+            weights=self._weights,
+            backend=self.backend,
+        )
+
     def _forward_impl(self) -> Any:
-        recipe, ledger = self.recipe, self.ledger
+        linears = self
 
         def forward(layer: Any, input: Any, weight: Any, *_: Any, **options: Any) -> Any:
             if options.get("grad_output_buffer") is not None or options.get("bias") is not None:
@@ -44,9 +74,7 @@ class Linears:
             return linear(
                 input,
                 weight,
-                recipe=recipe,
-                label=layer.label,
-                ledger=ledger,
+                linears._layer(layer.label),
                 fuse_wgrad=hasattr(weight, "main_grad"),
                 allreduce_dgrad=options["allreduce_dgrad"],
                 sequence_parallel=options["sequence_parallel"],

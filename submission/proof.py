@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from kernels.recipe import Gemm, LinearRecipe
+from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding
 from kernels.registry import Ledger, Ran
 
 
@@ -48,13 +48,14 @@ def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, w
         if wanted:
             raise ProofError(f"{where}: the recipe '{recipe.name}' was not applied, no GEMM of ours ran")
         return
-    expected = recipe[gemm]
-    transform = f"H{expected.hadamard}" if expected.hadamard else "none"
-    if (ran.format, ran.transform) != (expected.format, transform):
-        raise ProofError(
-            f"{where}: ran {ran.format.value} with transform {ran.transform}, "
-            f"the recipe '{recipe.name}' says {expected.format.value} with {transform}"
-        )
+    expected = [recipe[gemm].quantizer(gemm, operand) for operand in Operand]
+    found = [ran.how.left, ran.how.right]
+    for operand, got, want in zip(Operand, found, expected, strict=True):
+        if got != want:
+            raise ProofError(
+                f"{where}: ran {_described(got)}, the recipe '{recipe.name}' says {_described(want)} "
+                f"({operand.value} operand)"
+            )
     if ran.calls != wanted:
         raise ProofError(f"{where}: ran {ran.calls} times, the steps demand {wanted}")
 
@@ -75,7 +76,7 @@ def gather(ledger: Ledger) -> list[dict[str, Any]]:
                 raise ProofError(
                     f"{key[0]} {key[1].value}: rank {rank} ran {row}, another rank {merged[key]}"
                 )
-    names = ("format", "transform", "scale_rule", "backend", "calls")
+    names = ("format", "transform", "scale_rule", "rounding", "backend", "engine", "calls")
     rows = [
         {"layer": k[0], "gemm": k[1].value, **dict(zip(names, row, strict=True))} for k, row in merged.items()
     ]
@@ -83,8 +84,28 @@ def gather(ledger: Ledger) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (_natural(row["layer"]), order.index(row["gemm"])))
 
 
-def _fields(ran: Ran) -> tuple[str, str, str | None, str]:
-    return ran.format.value, ran.transform, ran.scale_rule.value if ran.scale_rule else None, ran.backend
+def _described(quantizer: Quantizer) -> str:
+    """Format first, then what departs from its plainest form."""
+    parts = [f"{quantizer.format.value} with transform {quantizer.transform}"]
+    if quantizer.format.is_blocked:
+        parts += [f"scale rule {quantizer.scale_rule.value}", f"{quantizer.rounding.value} rounding"]
+        parts += [f"pre-scale {quantizer.prescale}"] * (quantizer.prescale != 1.0)
+        parts += [f"blocks of {quantizer.rows} rows"] * (quantizer.rows > 1)
+    else:
+        parts[0] += f" ({quantizer.element.name.upper()})"
+    return ", ".join(parts)
+
+
+def _fields(ran: Ran) -> tuple[str | None, ...]:
+    how = ran.how
+    scale_rule = how.left.scale_rule.value if how.format.is_blocked else None
+    chance = [
+        operand.value
+        for operand, quantizer in zip(Operand, (how.left, how.right), strict=True)
+        if quantizer.rounding is Rounding.STOCHASTIC
+    ]
+    rounding = f"stochastic {' and '.join(chance)}" if chance else Rounding.NEAREST.value
+    return how.format.value, how.transform, scale_rule, rounding, how.backend, how.engine
 
 
 def _natural(label: str) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from harness.config import Config
 from submission import device, parallel
 from submission.data import Batch
+from submission.precision import Linears
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,7 @@ class Trainer:
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     home: torch.device
+    linears: Linears
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
         trainer.optimizer.zero_grad()
         stats = _forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
         updated, gradient_norm, _ = trainer.optimizer.step()
+    trainer.linears.weights_changed()
     trainer.scheduler.step(increment=trainer.config.batch.global_batch_size)
     loss = parallel.mean_loss(stats, trainer.home)
     norm = float(gradient_norm) if gradient_norm is not None else float("nan")

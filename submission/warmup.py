@@ -66,6 +66,7 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
         group.update(options)
     trainer.scheduler.__dict__.update(before.scheduler)
     _set_random_states(before.random_states)
+    trainer.linears.start_over()
 
 
 def finish_parameter_gather(model: DistributedDataParallel) -> None:

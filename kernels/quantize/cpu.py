@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.formats import BLOCK, E2M1_MAX, require_blocks
-from kernels.hadamard import hadamard as transform
+from kernels.formats import BLOCK, E2M1
+from kernels.philox import Draw
 from kernels.quantize import reference
-from kernels.recipe import ScaleRule
+from kernels.recipe import Format, Quantizer, Rounding
 
 _C = 1.5 * 2.0**22
 _EXPONENT = 0x7F800000
@@ -21,32 +21,41 @@ _SMALLEST = 0x00400000  # 2^-127, the scale of E8M0 byte 0
 _LARGE = (127 + 100) << 23
 
 
-def quantize_dequantize(x_MK: Tensor, *, scale_rule: ScaleRule, hadamard: int = 0) -> Tensor:
-    """MXFP4 values of x along K.
+def quantize_dequantize(
+    x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
+) -> Tensor:
+    """MX values of x along K.
 
     Args:
-        x_MK: (M, K) FP32 or BF16, K a multiple of 32.
+        x_MK: (M, K) FP32 or BF16, any strides, K a multiple of 32.
 
     Returns:
-        (M, K) BF16, exact: an E2M1 value times a power of two has at most two significant bits.
+        (M, K) BF16, exact: an element times a power of two has at most four significant bits.
     """
-    require_blocks(x_MK)
-    x = transform(x_MK, hadamard) if hadamard else x_MK.float()
-    blocks = x.contiguous().view(-1, BLOCK)
+    if not _is_fast(quantizer):
+        return _through_reference(x_MK, quantizer, draw, signs)
+    x, _ = reference.prepare(x_MK, quantizer, draw, signs)
+    blocks = x.view(-1, BLOCK)
     magnitude = blocks.abs()
-    largest = magnitude.amax(-1, keepdim=True).view(
-        torch.int32
-    )  # amax passes NaN on; it compares above infinity
+    # amax passes NaN on; its bits compare above infinity's
+    largest = magnitude.amax(-1, keepdim=True).view(torch.int32)
     if largest.max() >= _LARGE:
-        quantized = reference.quantize(x.view(x_MK.shape), scale_rule=scale_rule)
-        return reference.dequantize(quantized).to(torch.bfloat16)
-    scale_bits = ((largest + scale_rule.carry).bitwise_and_(_EXPONENT).sub_(_TWO_BINADES)).clamp_(
-        min=_SMALLEST
-    )
-    scale = scale_bits.view(torch.float32)
+        return _through_reference(x_MK, quantizer, draw, signs)
+    rounded = (largest + quantizer.scale_rule.carry()).bitwise_and_(_EXPONENT)
+    scale = rounded.sub_(_TWO_BINADES).clamp_(min=_SMALLEST).view(torch.float32)
     binade = (magnitude.view(torch.int32) & _EXPONENT).view(torch.float32)
     offset = torch.maximum(binade, scale, out=binade).mul_(_C)
     magnitude.add_(offset).sub_(offset)
-    if scale_rule.saturates:
-        torch.minimum(magnitude, scale * E2M1_MAX, out=magnitude)
+    if quantizer.scale_rule.saturates:
+        torch.minimum(magnitude, scale * E2M1.largest, out=magnitude)
     return torch.copysign(magnitude, blocks, out=magnitude).to(torch.bfloat16).view(x_MK.shape)
+
+
+def _is_fast(quantizer: Quantizer) -> bool:
+    plain = quantizer.rows == 1 and quantizer.prescale == 1.0
+    return plain and quantizer.format is Format.MXFP4 and quantizer.rounding is Rounding.NEAREST
+
+
+def _through_reference(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
+    quantized = reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
+    return reference.dequantize(quantized).to(torch.bfloat16)

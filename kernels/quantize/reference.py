@@ -7,20 +7,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.formats import BLOCK, E2M1_MAX, E2M1_VALUES, E8M0_BIAS, E8M0_NAN, require_blocks
-from kernels.hadamard import hadamard as transform
-from kernels.recipe import ScaleRule
+from kernels import philox
+from kernels.formats import (
+    E2M1,
+    E4M3,
+    E4M3_NAN,
+    E8M0_BIAS,
+    E8M0_NAN,
+    Element,
+    pack,
+    require_blocks,
+    unpack,
+    values,
+)
+from kernels.hadamard import hadamard
+from kernels.philox import Draw
+from kernels.recipe import Format, Quantizer, Rounding
 
 _EXPONENT = 0x7F800000
-_ONE = 0x3F800000
+_MAGNITUDE = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
-class Mxfp4:
-    """Elements (M, K // 2), two E2M1 codes a byte, low nibble first; scales (M, K // 32) E8M0; both uint8."""
+class Quantized:
+    """A quantised matrix.
+
+    Elements: (M, K // 2) uint8, two E2M1 codes a byte, low nibble first; or (M, K) uint8 FP8 codes. Scales:
+    (M // rows, K // block) uint8, E8M0 (MX) or E4M3 (NVFP4), with NVFP4's FP32 scalar beside them.
+    """
 
     elements: Tensor
     scales: Tensor
+    quantizer: Quantizer
+    tensor_scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -31,55 +50,97 @@ class Fp8:
     scale: Tensor
 
 
-def quantize(x_MK: Tensor, *, scale_rule: ScaleRule, hadamard: int = 0) -> Mxfp4:
-    """Quantise rows to MXFP4, nearest even: blocks of 32 along K share a scale (OCP MX v1.0, 5.4.1 and 6.3).
+def quantize(
+    x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
+) -> Quantized:
+    """Quantise rows in blocks along K (OCP MX v1.0, 5.4.1 and 6.3; NVFP4: two scales).
 
-    A block with a NaN or an infinity has scale 255 (NaN) and codes 0; a zero block has scale 0 and codes 0; magnitudes
-    above 6 scales saturate. The largest magnitude is taken after the transform.
+    A block with a NaN or an infinity has a NaN scale and codes 0; a zero block has scale byte 0 and codes 0; magnitudes
+    above the largest element saturate. The largest magnitude is taken after the transform and before the pre-scale.
 
     Args:
-        x_MK: (M, K) FP32 or BF16, K a multiple of 32.
-        scale_rule: from a block's largest magnitude to its scale.
-        hadamard: points of the transform before quantising, 0 for none.
+        x_MK: (M, K) FP32 or BF16, K a multiple of the block and of the transform.
+        draw: random words, for stochastic rounding alone.
+        signs: (hadamard,) of +1 and -1, where the quantizer has signs.
     """
-    require_blocks(x_MK)
-    x = transform(x_MK, hadamard) if hadamard else x_MK.float()
-    blocks = x.unflatten(-1, (-1, BLOCK))
-    scales = block_scales(blocks, scale_rule)
-    inverse = ((2 * E8M0_BIAS - scales).clamp(min=0) << 23).view(
-        torch.float32
-    )  # 2^(127 - scale), a normal float
-    codes = _codes(blocks * inverse.unsqueeze(-1))
-    codes = torch.where((scales == E8M0_NAN).unsqueeze(-1), 0, codes).flatten(-2)
-    packed = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return Mxfp4(packed.to(torch.uint8), scales.to(torch.uint8))
+    x, random = prepare(x_MK, quantizer, draw, signs)
+    if quantizer.format is Format.NVFP4:
+        return _quantize_nvfp4(x, quantizer, random)
+    scales = block_scales(x, quantizer)
+    exponents = 2 * E8M0_BIAS - _per_row(scales, quantizer)
+    inverse = (exponents.clamp(min=0) << 23).view(torch.float32)  # 2^(127 - scale), a normal float
+    y = x.unflatten(-1, (-1, quantizer.block)) * inverse.unsqueeze(-1) * quantizer.prescale
+    codes = element_codes(y.flatten(-2), quantizer.element, random)
+    return _quantized(codes, scales, scales == E8M0_NAN, quantizer)
 
 
-def block_scales(blocks: Tensor, scale_rule: ScaleRule) -> Tensor:
-    """(.., blocks, 32) FP32 -> (.., blocks) int32 E8M0. Integer maximum of the magnitude bits: NaN and Inf win."""
-    largest = (blocks.contiguous().view(torch.int32) & 0x7FFFFFFF).amax(-1)
-    scales = (((largest + scale_rule.carry) >> 23) - 2).clamp(min=0)
+def prepare(
+    x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The transformed FP32 matrix and its random words.
+
+    Raises:
+        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
+    """
+    require_blocks(x_MK, max(quantizer.block, quantizer.hadamard), quantizer.rows)
+    if (draw is None) == (quantizer.rounding is Rounding.STOCHASTIC):
+        raise ValueError(f"draw: found {draw} for {quantizer.rounding.value} rounding; stochastic needs one")
+    if (signs is None) != (quantizer.signs.value == "none"):
+        raise ValueError(
+            f"signs: found {'none' if signs is None else 'some'}; the quantizer says {quantizer.signs.value}"
+        )
+    x = hadamard(x_MK, quantizer.hadamard, signs) if quantizer.hadamard else x_MK.float()
+    random = philox.words(x.shape, draw, x.device) if draw is not None else None
+    return x.contiguous(), random
+
+
+def block_scales(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """(M, K) FP32 -> (M // rows, K // 32) int32 E8M0. Integer maximum of the magnitude bits: NaN and Inf win."""
+    largest = _block_maxima(x, quantizer)
+    element = quantizer.element
+    scales = (((largest + quantizer.scale_rule.carry(element)) >> 23) - element.max_exponent).clamp(min=0)
     return torch.where(largest >= _EXPONENT, E8M0_NAN, scales)
 
 
-def _codes(y: Tensor) -> Tensor:
-    """Scaled FP32 values -> E2M1 codes: add 2^22 of the value's own binade, so that FP32 rounds to half a binade."""
-    magnitude = y.abs().clamp(max=E2M1_MAX)
-    binade = (magnitude.view(torch.int32) & _EXPONENT).clamp(min=_ONE)
-    base = binade + (22 << 23)
-    steps = (magnitude + base.view(torch.float32)).view(torch.int32) - base
-    return (steps + (binade >> 22) - 2 * E8M0_BIAS) | ((y.view(torch.int32) >> 28) & 8)
+def element_codes(y: Tensor, element: Element, random: Tensor | None = None) -> Tensor:
+    """Scaled FP32 values -> int32 element codes, nearest even or, with random words, stochastic; saturating.
+
+    With P the value's binade, not below the smallest normal, an element is a multiple of P / 2^mantissa_bits. Nearest:
+    adding P 2^(23 - mantissa_bits) makes FP32 itself round to that multiple. Stochastic: up when the remainder exceeds
+    the upper 24 bits of the random word, as a fraction.
+    """
+    magnitude = y.abs().clamp(max=element.largest)
+    smallest = (element.min_exponent + 127) << 23
+    binade = (magnitude.view(torch.int32) & _EXPONENT).clamp(min=smallest)
+    if random is None:
+        base = binade + ((23 - element.mantissa_bits) << 23)
+        steps = (magnitude + base.view(torch.float32)).view(torch.int32) - base
+    else:
+        per_step = (254 << 23) - binade + (element.mantissa_bits << 23)  # 2^mantissa_bits / P
+        exact = magnitude * per_step.view(torch.float32)
+        steps = exact.to(torch.int32)
+        steps = steps + ((exact - steps) > (random >> 8).float() * 2.0**-24)
+    exponent = (binade - smallest) >> 23
+    sign = (y.view(torch.int32) >> (32 - element.bits)) & (1 << (element.bits - 1))
+    return ((exponent << element.mantissa_bits) + steps) | sign
 
 
-def dequantize(quantized: Mxfp4) -> Tensor:
-    """(M, K) FP32, exact: a NaN scale makes its whole block NaN."""
-    packed = quantized.elements
-    codes = torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
-    values = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)], device=packed.device)
-    scale = torch.exp2(quantized.scales.double() - E8M0_BIAS)
-    scale = torch.where(quantized.scales == E8M0_NAN, torch.nan, scale)
-    blocks = values[codes.long()].double().unflatten(-1, (-1, BLOCK))
-    return (blocks * scale.unsqueeze(-1)).flatten(-2).float()
+def dequantize(quantized: Quantized) -> Tensor:
+    """(M, K) FP32, exact for the MX formats: element times scale; a NaN scale makes its whole block NaN.
+
+    The values are in the transformed and pre-scaled space: both are undone by the GEMM.
+    """
+    quantizer = quantized.quantizer
+    codes = unpack(quantized.elements) if quantizer.element is E2M1 else quantized.elements
+    elements = values(codes, quantizer.element)
+    blocks = elements.unflatten(-1, (-1, quantizer.block))
+    if quantizer.format is Format.NVFP4:
+        assert quantized.tensor_scale is not None
+        scales = values(quantized.scales, E4M3) * quantized.tensor_scale
+        return (blocks * _per_row(scales, quantizer).unsqueeze(-1)).flatten(-2)
+    exact = torch.exp2(quantized.scales.double() - E8M0_BIAS)
+    exact = _per_row(torch.where(quantized.scales == E8M0_NAN, torch.nan, exact), quantizer)
+    return (blocks.double() * exact.unsqueeze(-1)).flatten(-2).float()
 
 
 def quantize_fp8(x: Tensor, dtype: torch.dtype) -> Fp8:
@@ -94,3 +155,38 @@ def quantize_fp8(x: Tensor, dtype: torch.dtype) -> Fp8:
     scale = torch.where(largest > 0, largest / limit, 1.0)
     scaled = (x.float() / scale).clamp(-limit, limit)
     return Fp8(scaled.to(dtype), scale)
+
+
+def _quantize_nvfp4(x: Tensor, quantizer: Quantizer, random: Tensor | None) -> Quantized:
+    """The tensor scale maps the largest finite magnitude to 448 * 6; each block's scale, rounded to E4M3, to 6."""
+    largest = _block_maxima(x, quantizer)
+    bad = largest >= _EXPONENT
+    magnitude = largest.masked_fill(bad, 0).view(torch.float32)
+    top = magnitude.amax() if magnitude.numel() else magnitude.sum()
+    tensor_scale = torch.where(top > 0, top / (E4M3.largest * E2M1.largest), 1.0)
+    tensor_scale = tensor_scale.clamp(min=torch.finfo(torch.float32).tiny)
+    scales = element_codes(magnitude / E2M1.largest / tensor_scale, E4M3).masked_fill(bad, E4M3_NAN)
+    exact = _per_row(values(scales.to(torch.uint8), E4M3) * tensor_scale, quantizer)
+    y = x.unflatten(-1, (-1, quantizer.block)) / exact.unsqueeze(-1)
+    y = torch.where(exact.unsqueeze(-1) > 0, y, torch.copysign(torch.zeros_like(y), y)) * quantizer.prescale
+    codes = element_codes(y.flatten(-2), quantizer.element, random)
+    return _quantized(codes, scales, bad, quantizer, tensor_scale)
+
+
+def _quantized(
+    codes: Tensor, scales: Tensor, bad: Tensor, quantizer: Quantizer, tensor_scale: Tensor | None = None
+) -> Quantized:
+    blocks = codes.unflatten(-1, (-1, quantizer.block))
+    codes = blocks.masked_fill(_per_row(bad, quantizer).unsqueeze(-1), 0).flatten(-2)
+    elements = pack(codes) if quantizer.element is E2M1 else codes.to(torch.uint8)
+    return Quantized(elements, scales.to(torch.uint8), quantizer, tensor_scale)
+
+
+def _block_maxima(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """(M, K) FP32 -> (M // rows, K // block) int32: the largest magnitude of each block as FP32 bits."""
+    largest = (x.view(torch.int32) & _MAGNITUDE).unflatten(-1, (-1, quantizer.block)).amax(-1)
+    return largest if quantizer.rows == 1 else largest.unflatten(0, (-1, quantizer.rows)).amax(1)
+
+
+def _per_row(scales: Tensor, quantizer: Quantizer) -> Tensor:
+    return scales if quantizer.rows == 1 else scales.repeat_interleave(quantizer.rows, 0)

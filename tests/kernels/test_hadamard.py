@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.hadamard import butterfly, hadamard
+from kernels.hadamard import hadamard, matrix
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
 def test_the_transform_is_symmetric_and_orthogonal(size):
-    matrix = hadamard(torch.eye(size), size)
-    assert torch.equal(matrix, matrix.t())
-    assert torch.allclose(matrix @ matrix, torch.eye(size), atol=1e-6)
-    assert torch.equal(matrix[0], torch.full((size,), size**-0.5))
+    rows = hadamard(torch.eye(size), size)
+    assert torch.equal(rows, rows.t())
+    assert torch.allclose(rows @ rows, torch.eye(size), atol=1e-6)
+    assert torch.equal(rows[0], torch.full((size,), size**-0.5))
 
 
 def test_sixteen_points_are_two_independent_transforms_per_block_of_32():
@@ -24,9 +24,27 @@ def test_the_transform_cancels_in_a_gemm():
     assert torch.allclose(hadamard(a, 16) @ hadamard(b, 16).t(), a @ b.t(), atol=1e-4)
 
 
-def test_both_orders_of_summation_agree():
-    x = torch.randn(64, 128)
-    assert torch.allclose(hadamard(x, 16), butterfly(x, 16), atol=1e-6)
+@pytest.mark.parametrize("size", [16, 32, 128])
+def test_the_matrix_gives_the_same_transform_signs_included(size):
+    x, signs = torch.randn(64, 256), 1.0 - 2.0 * torch.randint(0, 2, (size,))
+    product = x.view(64, -1, size) @ matrix(size, signs) / size**0.5
+    assert torch.allclose(hadamard(x, size, signs), product.view(64, 256), atol=1e-5)
+
+
+def test_signs_cancel_in_a_gemm_only_when_both_operands_have_the_same():
+    a, b = torch.randn(40, 64), torch.randn(24, 64)
+    signs = torch.tensor([1.0, -1.0] * 8)
+    same = hadamard(a, 16, signs) @ hadamard(b, 16, signs).t()
+    assert torch.allclose(same, a @ b.t(), atol=1e-4)
+    assert not torch.allclose(
+        hadamard(a, 16, signs) @ hadamard(b, 16, signs * torch.tensor([-1.0] + [1.0] * 15)).t(),
+        a @ b.t(),
+        atol=1e-1,
+    )
+
+
+def test_a_sum_that_is_zero_is_positive_zero():
+    assert not torch.signbit(hadamard(torch.full((1, 16), -0.0), 16)).any()
 
 
 def test_a_size_that_is_no_power_of_two_is_refused():

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import kernels
+from kernels.layer import Layer
 from kernels.linear import linear
-from kernels.matmul import gemm
+from kernels.matmul.gemm import gemm
 from kernels.quantize import reference
-from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, ScaleRule, from_mapping
-from kernels.registry import Ledger, backend_for
+from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Quantizer, ScaleRule, from_mapping
+from kernels.registry import Ledger
 
 BF16 = GemmRecipe(Format.BF16)
 FP8 = GemmRecipe(Format.FP8)
@@ -21,7 +22,12 @@ def uniform(recipe):
 
 def mx(x):
     """The reference's values of an operand, rotated and quantised along its last dimension."""
-    return reference.dequantize(reference.quantize(x, scale_rule=ScaleRule.EVEN, hadamard=16))
+    return reference.dequantize(reference.quantize(x, Quantizer(hadamard=16)))
+
+
+def layer(recipe, ledger=None, **options):
+    made = recipe if isinstance(recipe, LinearRecipe) else uniform(recipe)
+    return Layer(recipe=made, label="l", ledger=ledger or Ledger(), **options)
 
 
 def operands(dtype=torch.bfloat16):
@@ -33,7 +39,7 @@ def operands(dtype=torch.bfloat16):
 
 def test_in_high_precision_the_linear_is_torchs_own_bit_for_bit():
     x, w, dy = operands(torch.float32)
-    y = linear(x, w, recipe=uniform(BF16), label="l", ledger=Ledger())
+    y = linear(x, w, layer(BF16))
     got = torch.autograd.grad(y, (x, w), dy)
     expected = torch.autograd.grad(x @ w.t(), (x, w), dy)
     assert torch.equal(y, x @ w.t())
@@ -42,7 +48,7 @@ def test_in_high_precision_the_linear_is_torchs_own_bit_for_bit():
 
 def test_each_gemm_quantises_its_operands_along_its_own_contraction_dimension():
     x, w, dy = operands()
-    y = linear(x, w, recipe=uniform(MXFP4), label="l", ledger=Ledger())
+    y = linear(x, w, layer(MXFP4))
     dx, dw = torch.autograd.grad(y, (x, w), dy)
     x, w = x.detach(), w.detach()
     assert torch.allclose(y.float(), mx(x) @ mx(w).t(), rtol=2**-7, atol=2**-7)
@@ -73,7 +79,7 @@ def test_fused_weight_gradients_add_up_over_micro_batches():
     w.grad_added_to_main_grad = False
     expected = torch.zeros(w.shape)
     for part in (x[:32], x[32:]):
-        y = linear(part, w, recipe=uniform(MXFP4), label="l", ledger=Ledger(), fuse_wgrad=True)
+        y = linear(part, w, layer(MXFP4), fuse_wgrad=True)
         y.backward(dy[:32])
         expected += (mx(dy[:32].t()) @ mx(part.detach().t()).t()).bfloat16()
     assert w.grad_added_to_main_grad
@@ -83,7 +89,7 @@ def test_fused_weight_gradients_add_up_over_micro_batches():
 def test_a_frozen_weight_costs_no_weight_gradient():
     x, w, dy = operands()
     ledger = Ledger()
-    linear(x, w.detach(), recipe=uniform(MXFP4), label="l", ledger=ledger).backward(dy)
+    linear(x, w.detach(), layer(MXFP4, ledger)).backward(dy)
     assert {which for _, which in ledger.snapshot()} == {Gemm.FPROP, Gemm.DGRAD}
 
 
@@ -92,9 +98,9 @@ def test_the_ledger_tells_what_ran_per_layer_and_gemm():
     ledger = Ledger()
     mixed = LinearRecipe("mixed", MXFP4, FP8, BF16)
     for _ in range(3):
-        linear(x, w, recipe=mixed, label="qkv", ledger=ledger).backward(dy)
+        linear(x, w, layer(mixed, ledger)).backward(dy)
     ran = ledger.snapshot()
-    assert [(ran["qkv", g].format, ran["qkv", g].transform, ran["qkv", g].backend) for g in Gemm] == [
+    assert [(how.format, how.transform, how.backend) for how in (ran["l", g].how for g in Gemm)] == [
         (Format.MXFP4, "H16", "reference"),
         (Format.FP8, "none", "reference"),
         (Format.BF16, "none", "native"),
@@ -108,14 +114,9 @@ def test_a_layer_that_changes_its_format_is_found():
     x, w, _ = operands()
     ledger = Ledger()
     for recipe in (MXFP4, FP8):
-        linear(x, w, recipe=uniform(recipe), label="l", ledger=ledger)
+        linear(x, w, layer(recipe, ledger))
     with pytest.raises(ValueError, match="ran in two ways"):
         ledger.snapshot()
-
-
-def test_emulation_is_never_called_native():
-    assert backend_for(Format.MXFP4, "cuda") == "emulated"
-    assert backend_for(Format.MXFP4, "cpu") == backend_for(Format.FP8, "cpu") == "reference"
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_a_recipe_that_is_silently_not_applied_stops_the_run_before_the_clock(ex
 
     original = precision.Linears.__init__
 
-    def stock(self, recipe):
-        original(self, recipe)
+    def stock(self, recipe, **options):
+        original(self, recipe, **options)
         self.column, self.row = ColumnParallelLinear, RowParallelLinear
 
     monkeypatch.setattr(precision.Linears, "__init__", stock)

@@ -1,0 +1,72 @@
+"""Rules about precision recipes: which options a format has, and whether the model consists of whole blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+from harness.config import Config, ConfigProblem, GemmFormat, Recipe
+
+_GEMMS = ("fprop", "dgrad", "wgrad")
+_BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # elements that share a scale
+
+
+def _options(config: Config) -> None:
+    for path, settings in _gemms(config):
+        block = _BLOCKS.get(settings.format)
+        for field in fields(settings):
+            found = getattr(settings, field.name)
+            if block is None and field.name not in ("format", "gain") and found != field.default:
+                allowed = f"{field.default} with the format {settings.format}"
+                raise ConfigProblem(f"{path}.{field.name}", str(found), allowed)
+        if settings.signs != "none" and not settings.hadamard:
+            raise ConfigProblem(f"{path}.signs", settings.signs, "none without a Hadamard transform")
+        if settings.weight_rows not in (1, block):
+            raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
+        if not 0 < settings.prescale <= 1:
+            raise ConfigProblem(f"{path}.prescale", str(settings.prescale), "above 0 and at most 1")
+        if not 0 < settings.gain < 4:
+            raise ConfigProblem(f"{path}.gain", str(settings.gain), "above 0 and below 4")
+
+
+def _whole_blocks(config: Config) -> None:
+    for arm in config.runs.arms:
+        recipe: Recipe = config.recipes[config.arms[arm].recipe]
+        for gemm in _GEMMS:
+            settings: GemmFormat = getattr(recipe, gemm)
+            block = max(_BLOCKS.get(settings.format, 1), settings.hadamard)
+            for path, length, meaning in _contractions(config)[gemm]:
+                if length % block:
+                    allowed = (
+                        f"a multiple of {block}: {settings.format.upper()} blocks of {gemm} in arm {arm}"
+                    )
+                    raise ConfigProblem(path, f"{meaning} = {length}", allowed)
+
+
+def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
+    """GEMM -> key to change, length along which its operands are cut into blocks, what that is."""
+    model, tensor = config.model, config.parallelism.tensor
+    heads = model.hidden_size // model.attention_heads
+    qkv = model.hidden_size + 2 * heads * model.query_groups
+    tokens = config.batch.micro_batch_size * model.sequence_length
+    return {
+        "fprop": [
+            ("model.hidden_size", model.hidden_size // tensor, "hidden_size / tensor"),
+            ("model.ffn_hidden_size", model.ffn_hidden_size // tensor, "ffn_hidden_size / tensor"),
+        ],
+        "dgrad": [
+            ("model.query_groups", qkv // tensor, "width of query, key and value / tensor"),
+            ("model.hidden_size", model.hidden_size, "hidden_size"),
+            ("model.ffn_hidden_size", 2 * model.ffn_hidden_size // tensor, "2 * ffn_hidden_size / tensor"),
+        ],
+        "wgrad": [("batch.micro_batch_size", tokens, "micro_batch_size * sequence_length")],
+    }
+
+
+def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
+    for name, recipe in config.recipes.items():
+        for gemm in _GEMMS:
+            yield f"recipes.{name}.{gemm}", getattr(recipe, gemm)
+
+
+RULES: tuple[Callable[[Config], None], ...] = (_options, _whole_blocks)

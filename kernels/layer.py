@@ -1,0 +1,121 @@
+"""One linear layer's way through its three GEMMs, in the order autograd asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels import platform
+from kernels.matmul.engine import Engine, Prepared, Request, Use
+from kernels.matmul.gemm import choose, how, uses
+from kernels.philox import Randomness
+from kernels.platform import Platform
+from kernels.recipe import Gemm, LinearRecipe, Rounding, Signs
+from kernels.registry import Ledger
+from kernels.weights import WeightCache
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One GEMM, decided: how both operands are quantised and who multiplies."""
+
+    which: Gemm
+    left: Use
+    right: Use
+    request: Request
+    engine: Engine
+    on: Platform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What a linear runs by and reports to.
+
+    Args:
+        label: its name in the ledger.
+        randomness: needed by recipes that draw.
+        weights: shared by all layers of a model; None quantises weights anew for every GEMM.
+        backend: "auto", or the only kind of engine allowed.
+    """
+
+    recipe: LinearRecipe
+    label: str
+    ledger: Ledger
+    randomness: Randomness | None = None
+    weights: WeightCache | None = None
+    backend: str = "auto"
+
+    def forward(self, x_TK: Tensor, w_NK: Tensor) -> Tensor:
+        """(T, N): Fprop."""
+        plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
+        x, _ = plan.engine.prepare(x_TK, plan.left, None)
+        assert x is not None
+        return self._multiply(plan, x, self._weight(plan, w_NK, w_NK), like=x_TK)
+
+    def backward(self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool) -> Backward:
+        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both."""
+        T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
+        dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
+        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t()) if weight else None
+        rows = columns = None
+        if dgrad and wgrad and dgrad.engine is wgrad.engine:
+            rows, columns = dgrad.engine.prepare(dy_TN, dgrad.left, wgrad.left)
+        else:
+            rows = dgrad.engine.prepare(dy_TN, dgrad.left, None)[0] if dgrad else None
+            columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
+        return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
+
+    def _plan(self, which: Gemm, M: int, N: int, left: Tensor) -> _Plan:
+        first, second = uses(self.recipe[which], which, self.randomness, left)
+        on = platform.of(left.device)
+        request = Request(first.quantizer, second.quantizer, M, N, left.size(1))
+        return _Plan(which, first, second, request, choose(on, request, self.backend), on)
+
+    def _weight(self, plan: _Plan, view: Tensor, weight: Tensor) -> Prepared:
+        """The right operand `view` of `weight`, kept between micro batches unless it is rounded by chance."""
+
+        def make() -> Prepared:
+            prepared, _ = plan.engine.prepare(view, plan.right, None)
+            assert prepared is not None
+            return prepared
+
+        quantizer = plan.right.quantizer
+        if self.weights is None or quantizer.rounding is Rounding.STOCHASTIC:
+            return make()
+        step = self.randomness.step if self.randomness and quantizer.signs is Signs.STEP else 0
+        return self.weights.get(weight, plan.which, (plan.engine.name, quantizer, step), make)
+
+    def _multiply(
+        self, plan: _Plan, left: Prepared, right: Prepared, *, like: Tensor, accumulate: Tensor | None = None
+    ) -> Tensor:
+        gain = self.recipe[plan.which].gain
+        product = plan.engine.multiply(left, right, gain=gain, dtype=like.dtype, accumulate=accumulate)
+        self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right))
+        return product
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The two gradients, computed when called for: communication goes between them."""
+
+    layer: Layer
+    w_NK: Tensor
+    dy_TN: Tensor
+    dgrad: tuple[_Plan | None, Prepared | None]
+    wgrad: tuple[_Plan | None, Prepared | None]
+
+    def input_gradient(self) -> Tensor:
+        """(T, K): Dgrad."""
+        plan, dy = self.dgrad
+        assert plan is not None and dy is not None
+        weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
+        return self.layer._multiply(plan, dy, weight, like=self.dy_TN)
+
+    def weight_gradient(self, x_TK: Tensor, accumulate: Tensor | None) -> Tensor:
+        """(N, K): Wgrad, added to `accumulate` where there is one."""
+        plan, dy = self.wgrad
+        assert plan is not None and dy is not None
+        _, x = plan.engine.prepare(x_TK, None, plan.right)
+        assert x is not None
+        return self.layer._multiply(plan, dy, x, like=self.dy_TN, accumulate=accumulate)

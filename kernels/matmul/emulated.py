@@ -1,0 +1,104 @@
+"""Quantise, dequantise, multiply in BF16: exact products on any device.
+
+A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
+multiplication accumulates in FP32 and rounds to the output type once. High precision passes through.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.matmul.engine import Prepared, Request, Use, factor
+from kernels.platform import Platform
+from kernels.quantize import cpu, reference
+from kernels.recipe import Format
+
+
+class Emulated:
+    """torch's own multiplication of dequantised operands."""
+
+    name = "torch"
+
+    def refuses(self, platform: Platform, request: Request) -> str | None:
+        return None
+
+    def backend(self, platform: Platform, request: Request) -> str:
+        if request.left.format is Format.BF16:
+            return "native"
+        return "emulated" if platform.is_gpu else "reference"
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        if x_RC.is_cuda and _is_mx(rows) and _is_mx(columns):
+            return _on_gpu(x_RC, rows, columns)
+        first = _prepare(x_RC, rows) if rows else None
+        if (
+            first
+            and columns
+            and rows
+            and rows.quantizer == columns.quantizer
+            and not rows.quantizer.format.is_blocked
+        ):
+            return first, Prepared(first.values.t(), first.quantizer, scale=first.scale)
+        return first, _prepare(x_RC.t(), columns) if columns else None
+
+    def multiply(
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
+    ) -> Tensor:
+        product = _product(left, right, factor(left, right, gain))
+        return accumulate.add_(product) if accumulate is not None else product.to(dtype)
+
+
+def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
+    a, b = left.values, right.values.t()
+    scales = [operand.scale for operand in (left, right) if operand.scale is not None]
+    if not scales and by == 1.0:
+        return a @ b
+    if a.is_cuda:
+        product = torch.mm(a, b, out_dtype=torch.float32) if a.dtype == torch.bfloat16 else a @ b
+        for scale in scales:
+            product = product * scale
+        return product * by
+    for scale in scales:
+        by *= scale.item()
+    # alpha is applied in FP32 before the only rounding
+    return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
+
+
+def _is_mx(use: Use | None) -> bool:
+    return use is None or use.quantizer.format in (Format.MXFP4, Format.MXFP8)
+
+
+def _prepare(x_RK: Tensor, use: Use) -> Prepared:
+    quantizer = use.quantizer
+    if quantizer.format is Format.BF16:
+        return Prepared(x_RK, quantizer)
+    if quantizer.format is Format.FP8:
+        assert quantizer.element.dtype is not None
+        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype)
+        return Prepared(fp8.elements.to(torch.bfloat16), quantizer, scale=fp8.scale)
+    if quantizer.format is Format.NVFP4:
+        quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
+        return Prepared(_without_tensor_scale(quantized), quantizer, scale=quantized.tensor_scale)
+    quantized_values = cpu.quantize_dequantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
+    return Prepared(quantized_values, quantizer)
+
+
+def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
+    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
+
+    found = triton.quantize_dequantize(x_RC, rows, columns)
+    first, second = (
+        Prepared(values, use.quantizer) if use and values is not None else None
+        for values, use in zip(found, (rows, columns), strict=True)
+    )
+    return first, second
+
+
+def _without_tensor_scale(quantized: reference.Quantized) -> Tensor:
+    """Element times E4M3 scale has six significant bits: exact in BF16, which the FP32 tensor scale is not."""
+    one = torch.ones((), device=quantized.scales.device)
+    unscaled = reference.Quantized(quantized.elements, quantized.scales, quantized.quantizer, one)
+    return reference.dequantize(unscaled).to(torch.bfloat16)

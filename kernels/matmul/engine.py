@@ -1,0 +1,71 @@
+"""What an engine is: it prepares operands in its own layout and multiplies them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.philox import Draw
+from kernels.platform import Platform
+from kernels.recipe import Quantizer
+
+
+@dataclass(frozen=True)
+class Use:
+    """One quantisation: how, and with which random numbers."""
+
+    quantizer: Quantizer
+    draw: Draw | None = None
+    signs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An (R, K) operand in an engine's layout; the true operand is values x scales x scale / prescale."""
+
+    values: Tensor
+    quantizer: Quantizer
+    scales: Tensor | None = None  # of the blocks, where they are not multiplied into the values
+    scale: Tensor | None = None  # of the tensor, FP32
+
+
+@dataclass(frozen=True)
+class Request:
+    """A product of (M, K) and (N, K) to be served."""
+
+    left: Quantizer
+    right: Quantizer
+    M: int
+    N: int
+    K: int
+
+
+class Engine(Protocol):
+    """One way to multiply."""
+
+    @property
+    def name(self) -> str: ...
+
+    def refuses(self, platform: Platform, request: Request) -> str | None:
+        """Why it cannot serve this request; None when it can."""
+
+    def backend(self, platform: Platform, request: Request) -> str:
+        """ "native", "emulated" or "reference": emulation is never called native."""
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        """Quantise x for products over its columns (`rows`, as it lies) and over its rows (`columns`, transposed)."""
+
+    def multiply(
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
+    ) -> Tensor:
+        """left right^T times gain, in `dtype`; or added to `accumulate` and that returned."""
+
+
+def factor(left: Prepared, right: Prepared, gain: float) -> float:
+    """What the product of the values is multiplied by to undo the pre-scales and apply the gain."""
+    return gain / (left.quantizer.prescale * right.quantizer.prescale)

@@ -1,0 +1,159 @@
+"""Engines that multiply the formats themselves: torch's scaled_mm, and Triton's dot_scaled.
+
+What has run on which hardware is said in kernels/README.md; `kernels prove` shows the instructions of the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import platform
+from kernels.formats import E2M1, E5M2
+from kernels.matmul.engine import Prepared, Request, Use, factor
+from kernels.platform import Platform
+from kernels.quantize import fp8
+from kernels.recipe import Format
+
+_ALIGNMENT = 16  # of every dimension of cuBLAS's and hipBLASLt's FP8 products
+
+
+class ScaledMm:
+    """FP8 with tensor-wise scales by torch._scaled_mm (cuBLAS, hipBLASLt)."""
+
+    name = "torch scaled_mm"
+
+    def refuses(self, platform: Platform, request: Request) -> str | None:
+        if request.left.format is not Format.FP8:
+            return "multiplies FP8 alone"
+        if not platform.has_fp8_units:
+            return f"needs OCP FP8 units, which {platform.name} lacks"
+        if request.left.element == request.right.element == E5M2:
+            return "multiplies no two E5M2 operands"
+        if request.M % _ALIGNMENT or request.N % _ALIGNMENT or request.K % _ALIGNMENT:
+            shape = f"{request.M}, {request.N}, {request.K}"
+            return f"wants M, N, K in multiples of {_ALIGNMENT}, not {shape}"
+        return None
+
+    def backend(self, platform: Platform, request: Request) -> str:
+        return "native"
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        used = rows or columns
+        assert used and used.quantizer.element.dtype
+        along, across, scale = fp8.quantize(
+            x_RC, used.quantizer.element.dtype, rows=rows is not None, columns=columns is not None
+        )
+        first = Prepared(along, rows.quantizer, scale=scale) if rows and along is not None else None
+        second = Prepared(across, columns.quantizer, scale=scale) if columns and across is not None else None
+        return first, second
+
+    def multiply(
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
+    ) -> Tensor:
+        assert left.scale is not None and right.scale is not None
+        scales = left.scale * factor(left, right, gain), right.scale
+        out = dtype if accumulate is None else accumulate.dtype
+        product = torch._scaled_mm(left.values, right.values.t(), *scales, out_dtype=out)
+        return product if accumulate is None else accumulate.add_(product)
+
+
+class BlockScaledMm:
+    """MXFP4 by torch.nn.functional.scaled_mm: cuBLAS on datacentre Blackwell, hipBLASLt on gfx950."""
+
+    name = "torch block-scaled scaled_mm"
+
+    def refuses(self, platform: Platform, request: Request) -> str | None:
+        if request.left.format is not Format.MXFP4:
+            return "multiplies MXFP4 alone"
+        if not (platform.has_tensor_memory or platform.name == "gfx950"):
+            return f"has no block-scaled product on {platform.name}"
+        if not hasattr(F, "scaled_mm"):
+            return f"needs torch 2.10 or later, not {torch.__version__}"
+        if request.K % 128 or request.M % 128 or request.N % 128:
+            return f"wants M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
+        return None
+
+    def backend(self, platform: Platform, request: Request) -> str:
+        return "native"
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        return _packed(x_RC, rows, columns)
+
+    def multiply(
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
+    ) -> Tensor:
+        swizzled = platform.of(left.values.device).is_cuda
+        block = F.ScalingType.BlockWise1x32
+        swizzle = F.SwizzleType.SWIZZLE_32_4_4 if swizzled else F.SwizzleType.NO_SWIZZLE
+        product = F.scaled_mm(
+            left.values.view(torch.float4_e2m1fn_x2),
+            right.values.view(torch.float4_e2m1fn_x2).t(),
+            _scales(left), block, _scales(right), block, swizzle, swizzle, output_dtype=torch.bfloat16,
+        )  # fmt: skip
+        by = factor(left, right, gain)
+        product = product if by == 1.0 else product * by
+        return product.to(dtype) if accumulate is None else accumulate.add_(product)
+
+
+class DotScaled:
+    """MXFP4 and MXFP8 by Triton's dot_scaled, wherever matrix units multiply MX elements."""
+
+    name = "triton dot_scaled"
+
+    def refuses(self, platform: Platform, request: Request) -> str | None:
+        if request.left.format not in (Format.MXFP4, Format.MXFP8):
+            return "multiplies MX formats alone"
+        if not platform.has_fp4_units:
+            return f"needs block-scaled matrix instructions, which {platform.name} lacks"
+        return None
+
+    def backend(self, platform: Platform, request: Request) -> str:
+        return "native"
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        return _packed(x_RC, rows, columns)
+
+    def multiply(
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
+    ) -> Tensor:
+        from kernels.matmul import triton, tune
+
+        a, b = left.values, right.values
+        out = accumulate if accumulate is not None else a.new_empty(a.size(0), b.size(0), dtype=dtype)
+        assert left.scales is not None and right.scales is not None
+        options: dict[str, Any] = {
+            "element": left.quantizer.element.name,
+            "swizzled": platform.of(a.device).has_tensor_memory,
+            "tiling": tune.tiling(a, b, left.quantizer.element),
+        }
+        arguments = (a, left.scales, b, right.scales, out)
+        by = factor(left, right, gain)
+        return triton.multiply(*arguments, alpha=by, accumulate=accumulate is not None, **options)
+
+
+def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
+    """Elements and scales, scales swizzled for tensor memory where the device has it."""
+    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
+
+    on = platform.of(x_RC.device)
+    found = triton.quantize(x_RC.to(torch.bfloat16), rows, columns, swizzled=on.has_tensor_memory)
+    first, second = (
+        Prepared(packed.elements, use.quantizer, scales=packed.scales) if packed and use else None
+        for packed, use in zip(found, (rows, columns), strict=True)
+    )
+    return first, second
+
+
+def _scales(operand: Prepared) -> Tensor:
+    assert operand.scales is not None and operand.quantizer.element is E2M1
+    return operand.scales.view(torch.float8_e8m0fnu)

@@ -1,0 +1,89 @@
+"""Which tiling a shape gets: measured by `kernels bench --tune`, kept on disk with its provenance, else the default."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import platform
+from kernels.formats import Element
+from kernels.matmul.triton import CANDIDATES, DEFAULT, Tiling
+
+_VERSION = 1
+
+
+def default_directory() -> Path:
+    return Path.home() / ".cache" / "fourmark"
+
+
+def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling:
+    """The tiling of a (M, K) by (N, K) product of codes.
+
+    Tuned for these M, N, K if a measurement on this device model with this Triton is on disk; never tuned here, so
+    that nothing is tried out inside a timed run.
+    """
+    swizzled = platform.of(a.device).has_tensor_memory
+    if not a.is_cuda:
+        return DEFAULT[swizzled]
+    found = _table(_device(a.device)).get(key(a.size(0), b.size(0), a.size(1), element))
+    return found or DEFAULT[swizzled]
+
+
+def key(M: int, N: int, bytes_per_row: int, element: Element) -> str:
+    return f"{M},{N},{bytes_per_row},{element.name}"
+
+
+def store(device: torch.device, rows: dict[str, dict[str, Any]]) -> Path:
+    """Add measured rows to the device's file, atomically: {key: {"tiling": {..}, "time_s": ..}}."""
+    path = _path(_device(device))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"version": _VERSION, "device": _device(device), "torch": torch.__version__, **_triton()}
+    document["rows"] = {**_read(path).get("rows", {}), **rows}
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+    os.replace(file.name, path)
+    _table.cache_clear()
+    return path
+
+
+@functools.cache
+def _table(device: str) -> dict[str, Tiling]:
+    allowed = [candidate for candidates in CANDIDATES.values() for candidate in candidates]
+    found = {}
+    for name, row in _read(_path(device)).get("rows", {}).items():
+        candidate = next((c for c in allowed if asdict(c) == row.get("tiling")), None)
+        if candidate is not None:  # a tiling that no longer exists is forgotten
+            found[name] = candidate
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's document, or nothing where it is missing, damaged or of another version."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(document, dict) and document.get("version") == _VERSION
+    return document if same and {key: document.get(key) for key in _triton()} == _triton() else {}
+
+
+def _triton() -> dict[str, str]:
+    import triton
+
+    return {"triton": triton.__version__}
+
+
+def _path(device: str) -> Path:
+    return default_directory() / f"gemm_{''.join(c if c.isalnum() else '_' for c in device)}.json"
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,77 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), the same on every device.
+
+Element i of a tensor in row-major order takes word i % 4 of the block whose counter is (i // 4, offset) under the key
+`seed`, both as two 32-bit words, low one first: one independent draw per element, whatever order a kernel visits them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+_SIGNS_OFFSET = 1 << 63  # draws count up from 0, so they never share a counter with a sign vector
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One use of the generator: a tensor of its own for every (seed, offset)."""
+
+    seed: int  # 64 bits
+    offset: int  # 64 bits
+
+
+class Randomness:
+    """The draws of one rank: each is used once, signs are the same wherever seed and step are.
+
+    Args:
+        seed: of the run; equal on all ranks.
+        rank: ranks draw independently of one another.
+    """
+
+    def __init__(self, seed: int, rank: int = 0):
+        self.seed, self.step = seed, 0
+        self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
+
+    def draw(self) -> Draw:
+        self._used += 1
+        return Draw(self._key, self._used - 1)
+
+    def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
+        """(size,) FP32 of +1 and -1, size at most 128: one block of the generator has 128 bits."""
+        words = philox(
+            torch.zeros(1, dtype=torch.int64), _SIGNS_OFFSET + (self.step if per_step else 0), self.seed
+        )
+        bits = [(int(words[0, i // 32]) >> (i % 32)) & 1 for i in range(size)]
+        return torch.tensor([1.0 - 2.0 * bit for bit in bits], device=device)
+
+
+def words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
+    """Independent uniform 32-bit words in int64, one per element of `shape`."""
+    count = shape.numel()
+    groups = torch.arange((count + 3) // 4, device=device)
+    return philox(groups, draw.offset, draw.seed).flatten()[:count].view(shape)
+
+
+def philox(counters: Tensor, offset: int, seed: int) -> Tensor:
+    """(n,) int64 counters -> (n, 4) 32-bit words in int64."""
+    low, high = offset & _WORD, (offset >> 32) & _WORD
+    state = [counters & _WORD, (counters >> 32) & _WORD, counters * 0 + low, counters * 0 + high]
+    key = [seed & _WORD, (seed >> 32) & _WORD]
+    for _ in range(10):
+        high0, low0 = _multiply(state[0], _MULTIPLIERS[0])
+        high1, low1 = _multiply(state[2], _MULTIPLIERS[1])
+        state = [high1 ^ state[1] ^ key[0], low1, high0 ^ state[3] ^ key[1], low0]
+        key = [(k + step) & _WORD for k, step in zip(key, _KEY_STEPS, strict=True)]
+    return torch.stack(state, -1)
+
+
+def _multiply(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 x 32 bit product; in halves, because 64 unsigned bits do not fit into int64."""
+    low = (x & 0xFFFF) * by
+    middle = (x >> 16) * by + (low >> 16)
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

@@ -1,0 +1,54 @@
+"""What a device can multiply, by its architecture's name."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Platform:
+    """An architecture: "cpu", "sm_90", "gfx942", or "meta" for shapes without data."""
+
+    name: str
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.name.startswith("sm_")
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.is_cuda or self.name.startswith("gfx")
+
+    @property
+    def compute_capability(self) -> int:
+        """100 for sm_100; 0 where there is none."""
+        return int(self.name[3:]) if self.is_cuda else 0
+
+    @property
+    def has_fp4_units(self) -> bool:
+        """Multiplies block-scaled E2M1 in hardware (facts: compiled instructions, `kernels prove`)."""
+        return self.name in ("sm_100", "sm_103", "sm_120", "sm_121", "gfx950")
+
+    @property
+    def has_tensor_memory(self) -> bool:
+        """Datacentre Blackwell: tcgen05 matrix instructions with scales in tensor memory."""
+        return self.name in ("sm_100", "sm_103")
+
+    @property
+    def has_fp8_units(self) -> bool:
+        """OCP FP8; gfx942 multiplies another encoding (FNUZ)."""
+        return self.compute_capability >= 89 or self.name == "gfx950"
+
+
+@functools.cache
+def of(device: torch.device) -> Platform:
+    """The platform of a device."""
+    if device.type != "cuda":
+        return Platform(device.type)
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return Platform(properties.gcnArchName.split(":")[0])
+    return Platform(f"sm_{properties.major}{properties.minor}")

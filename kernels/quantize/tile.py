@@ -1,0 +1,221 @@
+"""What the Triton kernels do to one tile: Hadamard transform, scales, rounding, packing.
+
+TARGET selects instructions, never results: "interpreter" (arithmetic that Triton's interpreter gets right),
+"arithmetic" (any GPU), "sm_100" (PTX cvt to e2m1x2: sm_100a, sm_103a, sm_120a), "gfx950" (v_cvt_scalef32_pk_fp4_f32).
+An element format is given by MBITS mantissa bits, EMIN and EMAX exponents and LARGEST, as in kernels/formats.py.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widen(x):
+    """BF16 to FP32 through the bits: exact for subnormals in the interpreter too."""
+    return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def transform(
+    x, matrix, R: tl.constexpr, C: tl.constexpr, H: tl.constexpr, FACTOR: tl.constexpr, TARGET: tl.constexpr
+):
+    """(R, C) BF16 -> FP32, every H elements of a row times the (H, H) matrix of signs on the tensor cores."""
+    if H == 0:
+        return widen(x)
+    z = tl.reshape(x, (R * C // H, H))
+    if TARGET == "interpreter":  # its BF16 product multiplies raw bits
+        z = tl.dot(widen(z), widen(matrix))
+    else:
+        z = tl.dot(z, matrix)
+    return tl.reshape(z, (R, C)) * FACTOR + 0.0
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def block_scales(
+    y, R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, CARRY: tl.constexpr, EMAX: tl.constexpr,
+    TARGET: tl.constexpr,
+):  # fmt: skip
+    """(R, C) -> int32 E8M0 (R, C // 32), the same for ROWS rows; 255 where a value is not finite."""
+    blocks = tl.reshape(y, (R, C // 32, 32))
+    if TARGET == "interpreter":
+        largest = tl.max(blocks.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2)
+    else:
+        largest = tl.reduce(tl.abs(blocks), 2, _larger).to(tl.int32, bitcast=True)
+    if ROWS > 1:
+        largest = tl.max(tl.reshape(largest, (R // ROWS, ROWS, C // 32)), 1)
+        largest = tl.broadcast_to(tl.expand_dims(largest, 1), (R // ROWS, ROWS, C // 32))
+        largest = tl.reshape(largest, (R, C // 32))
+    scale = tl.maximum(((largest + CARRY) >> 23) - EMAX, 0)
+    return tl.where(largest >= 0x7F800000, 255, scale)
+
+
+@triton.jit
+def scaled(y, scale, R: tl.constexpr, C: tl.constexpr, PRESCALE: tl.constexpr):
+    """Elements before rounding: y times 2^(127 - scale), a normal float."""
+    inverse = tl.maximum(254 - scale, 0) << 23
+    inverse = tl.expand_dims(inverse, 2).to(tl.float32, bitcast=True)
+    z = tl.reshape(tl.reshape(y, (R, C // 32, 32)) * inverse, (R, C))
+    if PRESCALE != 1.0:
+        z = z * PRESCALE
+    return z
+
+
+@triton.jit
+def _steps(
+    y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr
+):
+    """Binade bits, and the magnitude in units of 2^-MBITS of its binade; kernels/quantize/reference.py explains."""
+    magnitude = tl.minimum(tl.abs(y), LARGEST)
+    binade = tl.maximum(magnitude.to(tl.int32, bitcast=True) & 0x7F800000, (EMIN + 127) << 23)
+    if STOCHASTIC:
+        per_step = ((254 << 23) - binade + (MBITS << 23)).to(tl.float32, bitcast=True)
+        exact = magnitude * per_step
+        steps = exact.to(tl.int32)
+        chance = (random >> 8).to(tl.float32) * 5.9604644775390625e-08
+        steps += ((exact - steps.to(tl.float32)) > chance).to(tl.int32)
+    else:
+        base = binade + ((23 - MBITS) << 23)
+        steps = (magnitude + base.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True) - base
+    return binade, steps
+
+
+@triton.jit
+def code(y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr):
+    """Scaled FP32 -> int32 element code."""
+    binade, steps = _steps(y, random, MBITS, EMIN, LARGEST, STOCHASTIC)
+    exponent = (binade >> 23) - (EMIN + 127)
+    if MBITS == 1:
+        sign = (y.to(tl.int32, bitcast=True) >> 28) & 8
+    else:
+        sign = (y.to(tl.int32, bitcast=True) >> 24) & 128
+    return ((exponent << MBITS) + steps) | sign
+
+
+@triton.jit
+def rounded(
+    y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr
+):
+    """Scaled FP32 -> the element's value in FP32, the sign of zero kept."""
+    if STOCHASTIC:
+        binade, steps = _steps(y, random, MBITS, EMIN, LARGEST, STOCHASTIC)
+        value = steps.to(tl.float32) * (binade - (MBITS << 23)).to(tl.float32, bitcast=True)
+    else:
+        magnitude = tl.minimum(tl.abs(y), LARGEST)
+        binade = tl.maximum(magnitude.to(tl.int32, bitcast=True) & 0x7F800000, (EMIN + 127) << 23)
+        offset = (binade + ((23 - MBITS) << 23)).to(tl.float32, bitcast=True)
+        value = (magnitude + offset) - offset
+    sign = y.to(tl.int32, bitcast=True) & -2147483648
+    return (value.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def random_words(seed, offset, rows, columns, K):
+    """Philox words of four neighbouring elements: group (row K + column) / 4, see kernels/philox.py.
+
+    rows (R, 1) and columns (1, G) are the first element's; returns four (R, G) uint32.
+    """
+    group = (rows.to(tl.int64) * K + columns) >> 2
+    low = (group & 0xFFFFFFFF).to(tl.uint32)
+    high = (group >> 32).to(tl.uint32)
+    wide = tl.zeros_like(group) + offset  # the argument is 32 bits wide when it is small
+    return tl.philox(
+        seed, low, high, (wide & 0xFFFFFFFF).to(tl.uint32), ((wide >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    )
+
+
+@triton.jit
+def random_tile(seed, offset, r0, c0, K, R: tl.constexpr, C: tl.constexpr):
+    """(R, C) words, one per element."""
+    rows = r0 + tl.arange(0, R)[:, None]
+    columns = c0 + 4 * tl.arange(0, C // 4)[None, :]
+    w0, w1, w2, w3 = random_words(seed, offset, rows, columns, K)
+    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (R, C))
+
+
+@triton.jit
+def _split8(z):
+    """(.., 2, 2, 2) -> the eight elements in order."""
+    even, odd = tl.split(z)
+    e0, e1 = tl.split(even)
+    o0, o1 = tl.split(odd)
+    x0, x4 = tl.split(e0)
+    x2, x6 = tl.split(e1)
+    x1, x5 = tl.split(o0)
+    x3, x7 = tl.split(o1)
+    return x0, x1, x2, x3, x4, x5, x6, x7
+
+
+@triton.jit
+def _convert_sm_100(x0, x1, x2, x3, x4, x5, x6, x7):
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b8 b0, b1, b2, b3;
+        cvt.rn.satfinite.e2m1x2.f32 b0, $2, $1;
+        cvt.rn.satfinite.e2m1x2.f32 b1, $4, $3;
+        cvt.rn.satfinite.e2m1x2.f32 b2, $6, $5;
+        cvt.rn.satfinite.e2m1x2.f32 b3, $8, $7;
+        mov.b32 $0, {b0, b1, b2, b3};
+        }
+        """,
+        "=r,f,f,f,f,f,f,f,f",
+        [x0, x1, x2, x3, x4, x5, x6, x7],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7):
+    # with a uint8 result and pack=4 the compiler drops these instructions without a word
+    return tl.inline_asm_elementwise(
+        """
+        v_cvt_scalef32_pk_fp4_f32 $0, $1, $2, 1.0
+        v_cvt_scalef32_pk_fp4_f32 $0, $3, $4, 1.0 op_sel:[0,0,1,0]
+        v_cvt_scalef32_pk_fp4_f32 $0, $5, $6, 1.0 op_sel:[0,0,0,1]
+        v_cvt_scalef32_pk_fp4_f32 $0, $7, $8, 1.0 op_sel:[0,0,1,1]
+        """,
+        "=&v,v,v,v,v,v,v,v,v",
+        [x0, x1, x2, x3, x4, x5, x6, x7],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def pack_e2m1(y, random, R: tl.constexpr, C: tl.constexpr, STOCHASTIC: tl.constexpr, TARGET: tl.constexpr):
+    """(R, C) scaled FP32 -> (R, C // 8) int32 of eight codes, the first one lowest."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = _split8(tl.reshape(y, (R, C // 8, 2, 2, 2)))
+    if STOCHASTIC:
+        r0, r1, r2, r3, r4, r5, r6, r7 = _split8(tl.reshape(random, (R, C // 8, 2, 2, 2)))
+    else:
+        r0, r1, r2, r3, r4, r5, r6, r7 = x0, x1, x2, x3, x4, x5, x6, x7
+    if TARGET == "sm_100" and not STOCHASTIC:
+        return _convert_sm_100(x0, x1, x2, x3, x4, x5, x6, x7)
+    elif TARGET == "gfx950" and not STOCHASTIC:
+        return _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7)
+    else:
+        low = code(x0, r0, 1, 0, 6.0, STOCHASTIC) | (code(x1, r1, 1, 0, 6.0, STOCHASTIC) << 4)
+        low = low | (code(x2, r2, 1, 0, 6.0, STOCHASTIC) << 8) | (code(x3, r3, 1, 0, 6.0, STOCHASTIC) << 12)
+        high = code(x4, r4, 1, 0, 6.0, STOCHASTIC) | (code(x5, r5, 1, 0, 6.0, STOCHASTIC) << 4)
+        high = high | (code(x6, r6, 1, 0, 6.0, STOCHASTIC) << 8) | (code(x7, r7, 1, 0, 6.0, STOCHASTIC) << 12)
+        return low | (high << 16)
+
+
+@triton.jit
+def scale_offsets(r0, c0, R: tl.constexpr, C: tl.constexpr, columns, SWIZZLED: tl.constexpr):
+    """Where the scales of rows r0.. and scale columns c0.. lie: row-major, or in tiles of 128x4 (512 bytes)."""
+    r = (r0 + tl.arange(0, R))[:, None]
+    c = (c0 + tl.arange(0, C))[None, :]
+    if SWIZZLED:
+        tile = (r // 128).to(tl.int64) * ((columns + 3) // 4) + c // 4
+        return tile * 512 + (r % 32) * 16 + ((r % 128) // 32) * 4 + c % 4
+    else:
+        return r.to(tl.int64) * columns + c

@@ -1,0 +1,281 @@
+"""One pass over a BF16 matrix: MX elements and scales, or dequantised values, for both uses of it.
+
+`rows`: blocks along the columns of x as it lies, for products over its columns. `columns`: blocks along its rows, for
+products over its rows; packed results are written transposed. Equal to reference.py bit for bit; the Hadamard sums are
+made on the matrix units, whose order of additions may differ in the last bit (see hadamard.py).
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import platform
+from kernels.formats import E2M1, require_blocks
+from kernels.hadamard import matrix
+from kernels.matmul.engine import Use
+from kernels.quantize import tile
+from kernels.recipe import Format, Quantizer, Rounding
+
+WARPS = 4
+
+
+@triton.jit
+def _store_packed(
+    z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Codes, eight E2M1 in an int32 or one FP8 in a byte, and the E8M0 bytes of a tile."""
+    WIDTH: tl.constexpr = 8 if ELEMENT[0] == 1 else 1
+    if WIDTH == 8:
+        words = tile.pack_e2m1(z, random, R, C, STOCHASTIC, TARGET)
+    else:
+        words = tile.code(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
+    words = tl.where(tl.expand_dims(scale == 255, 2), 0, tl.reshape(words, (R, C // 32, 32 // WIDTH)))
+    words = tl.reshape(words, (R, C // WIDTH)).to(values_ptr.dtype.element_ty)
+    r = (r0 + tl.arange(0, R))[:, None]
+    c = (c0 // WIDTH + tl.arange(0, C // WIDTH))[None, :]
+    at = values_ptr + r.to(tl.int64) * (columns // WIDTH) + c
+    scales_at = scales_ptr + tile.scale_offsets(r0, c0 // 32, R, C // 32, columns // 32, SWIZZLED)
+    if WHOLE:
+        tl.store(at, words)
+        tl.store(scales_at, scale.to(tl.uint8))
+    else:
+        tl.store(at, words, mask=(r < rows) & (c < columns // WIDTH))
+        inside = (c0 // 32 + tl.arange(0, C // 32))[None, :] < columns // 32
+        tl.store(scales_at, scale.to(tl.uint8), mask=(r < rows) & inside)
+
+
+@triton.jit
+def _store_values(
+    z, scale, random, values_ptr, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """BF16 values of a tile, bit patterns as uint16; transposed back where the tile is x^T."""
+    value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
+    power = tl.where(scale == 255, 0x7FC00000, tl.where(scale == 0, 0x00400000, scale << 23))
+    power = tl.expand_dims(power, 2).to(tl.float32, bitcast=True)
+    value = tl.reshape(tl.reshape(value, (R, C // 32, 32)) * power, (R, C))
+    # at most four significant bits: cutting the lower half of the FP32 word is exact
+    half = (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
+    r = (r0 + tl.arange(0, R))[:, None]
+    c = (c0 + tl.arange(0, C))[None, :]
+    if TRANSPOSED:
+        half = tl.trans(half)
+        r = (r0 + tl.arange(0, R))[None, :]
+        c = (c0 + tl.arange(0, C))[:, None]
+        at = values_ptr + c.to(tl.int64) * rows + r
+    else:
+        at = values_ptr + r.to(tl.int64) * columns + c
+    if WHOLE:
+        tl.store(at, half)
+    else:
+        tl.store(at, half, mask=(r < rows) & (c < columns))
+
+
+@triton.jit
+def _write(
+    x, matrix_ptr, values_ptr, scales_ptr, seed, offset, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, ELEMENT: tl.constexpr, PACKED: tl.constexpr,
+    TRANSPOSED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """Quantise one (R, C) tile at (r0, c0) of a (rows, columns) matrix along its columns and store it."""
+    H: tl.constexpr = USE[0]
+    signs = x
+    if H > 0:
+        signs = tl.load(matrix_ptr + tl.arange(0, H)[:, None] * H + tl.arange(0, H)[None, :])
+    y = tile.transform(x, signs, R, C, H, USE[1], TARGET)
+    scale = tile.block_scales(y, R, C, USE[2], USE[3], ELEMENT[2], TARGET)
+    z = tile.scaled(y, scale, R, C, USE[4])
+    random = z
+    if USE[5]:
+        random = tile.random_tile(seed, offset, r0, c0, columns, R, C)
+    if PACKED:
+        _store_packed(
+            z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
+            R, C, ELEMENT, USE[5], SWIZZLED, WHOLE, TARGET,
+        )  # fmt: skip
+    else:
+        _store_values(
+            z, scale, random, values_ptr, r0, c0, rows, columns, R, C, ELEMENT, USE[5], TRANSPOSED, WHOLE
+        )
+
+
+@triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
+def quantize_kernel(
+    x_ptr, row_matrix, row_values, row_scales, column_matrix, column_values, column_scales,
+    row_seed, row_offset, column_seed, column_offset, M, N,
+    BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
+    PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
+):  # fmt: skip
+    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic) or None; ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
+    m0 = tl.program_id(0) * BM
+    n0 = tl.program_id(1) * BN
+    m = (m0 + tl.arange(0, BM))[:, None]
+    n = (n0 + tl.arange(0, BN))[None, :]
+    at = x_ptr + m.to(tl.int64) * N + n
+    if WHOLE:
+        x = tl.load(at)
+    else:
+        x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
+    if ROW is not None:
+        _write(
+            x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n0, M, N,
+            BM, BN, ROW, ELEMENT, PACKED, False, SWIZZLED, WHOLE, TARGET,
+        )  # fmt: skip
+    if COLUMN is not None:
+        _write(
+            tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, n0, m0, N, M,
+            BN, BM, COLUMN, ELEMENT, PACKED, True, SWIZZLED, WHOLE, TARGET,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Elements (R, K // 2) E2M1 or (R, K) FP8, scales per row (R, K // 32) or swizzled in tiles of 128x4; uint8."""
+
+    elements: torch.Tensor
+    scales: torch.Tensor
+
+
+def refuses(quantizer: Quantizer) -> str | None:
+    """Why the kernel does not quantise so; None when it does."""
+    if quantizer.format not in (Format.MXFP4, Format.MXFP8):
+        return f"quantises no {quantizer.format.value}"
+    return None
+
+
+def quantize(
+    x_MN: torch.Tensor, rows: Use | None, columns: Use | None, *, swizzled: bool = False
+) -> tuple[Packed | None, Packed | None]:
+    """Elements and scales of x (M, N) along N, and of x^T (N, M) along M.
+
+    Args:
+        x_MN: BF16, row-major or the transposed view of a row-major matrix.
+        swizzled: scales in tiles of 128x4, as cuBLAS and tensor memory want them; absent rows have scale 0.
+    """
+    x, rows, columns, flipped = _row_major(x_MN, rows, columns)
+    M, N = x.shape
+    outs = [_empty(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
+    _launch(x, rows, columns, [(out.elements, out.scales) if out else (x, x) for out in outs], True, swizzled)
+    return (outs[1], outs[0]) if flipped else (outs[0], outs[1])
+
+
+def quantize_dequantize(
+    x_MN: torch.Tensor, rows: Use | None, columns: Use | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """BF16 values of x (M, N) along N, and of x^T (N, M) along M; the latter a transposed view."""
+    x, rows, columns, flipped = _row_major(x_MN, rows, columns)
+    outs = [torch.empty_like(x) if use else None for use in (rows, columns)]
+    _launch(x, rows, columns, [(out if out is not None else x, x) for out in outs], False, False)
+    along_rows, along_columns = outs[0], None if outs[1] is None else outs[1].t()
+    if not flipped:
+        return along_rows, along_columns
+    return along_columns, along_rows
+
+
+def _row_major(
+    x: torch.Tensor, rows: Use | None, columns: Use | None
+) -> tuple[torch.Tensor, Use | None, Use | None, bool]:
+    """A transposed view is read as it lies, with the two uses exchanged."""
+    if x.dim() != 2 or x.dtype != torch.bfloat16:
+        raise ValueError(f"found {x.dtype} of shape {tuple(x.shape)}; allowed: a BF16 matrix")
+    for use, view in ((rows, x), (columns, x.t())):
+        if use:
+            require_blocks(view, max(use.quantizer.block, use.quantizer.hadamard), use.quantizer.rows)
+    if not x.is_contiguous() and x.t().is_contiguous():
+        return x.t(), columns, rows, True
+    return x.contiguous(), rows, columns, False
+
+
+def _empty(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: bool) -> Packed | None:
+    if use is None:
+        return None
+    per_byte = 2 if use.quantizer.element is E2M1 else 1
+    elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=x.device)
+    if not swizzled:
+        return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=x.device))
+    tiles = triton.cdiv(rows, 128) * triton.cdiv(columns // 32, 4)
+    return Packed(elements, torch.zeros(tiles * 512, dtype=torch.uint8, device=x.device))
+
+
+def _launch(
+    x: torch.Tensor, rows: Use | None, columns: Use | None,
+    outs: list[tuple[torch.Tensor, torch.Tensor]], packed: bool, swizzled: bool,
+) -> None:  # fmt: skip
+    M, N = x.shape
+    grid, options = launch_options(M, N, rows, columns, packed, swizzled, target(x))
+    arguments: list[Any] = [x]
+    for use, (values, scales) in zip((rows, columns), outs, strict=True):
+        if not packed:
+            values = values.view(torch.uint16)
+        elif use and use.quantizer.element is E2M1:
+            values = values.view(torch.int32)  # eight codes at a time
+        arguments += [_matrix(use, x), values, scales]
+    for use in (rows, columns):
+        draw = use.draw if use else None
+        arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        quantize_kernel[grid](*arguments, M, N, **options)
+
+
+def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
+    if use is None or not use.quantizer.hadamard:
+        return x
+    return matrix(use.quantizer.hadamard, use.signs, device=x.device).to(torch.bfloat16)
+
+
+def _signed(word: int) -> int:
+    """64 unsigned bits as the signed integer of the same bits."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def launch_options(
+    M: int, N: int, rows: Use | None, columns: Use | None, packed: bool, swizzled: bool, target: str
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Grid, and the kernel's constants: the same for a launch and for compiling without a GPU."""
+    used = [use.quantizer for use in (rows, columns) if use]
+    assert used, "neither rows nor columns"
+    element = used[0].element
+    high_row, high_column = (use.quantizer.hadamard if use else 0 for use in (rows, columns))
+    BM, BN = max(64, high_column), max(128, high_row)
+    options: dict[str, Any] = {
+        "BM": BM,
+        "BN": BN,
+        "ROW": _constants(rows),
+        "COLUMN": _constants(columns),
+        "ELEMENT": (element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
+        "PACKED": packed,
+        "SWIZZLED": swizzled,
+        "WHOLE": M % BM == 0 and N % BN == 0,
+        "TARGET": target,
+    }
+    if target != "interpreter":  # contracting a product and a sum into one rounding changes bits
+        options |= {"num_warps": WARPS, "enable_fp_fusion": False}
+    return (triton.cdiv(M, BM), triton.cdiv(N, BN)), options
+
+
+def _constants(use: Use | None) -> tuple[Any, ...] | None:
+    if use is None:
+        return None
+    q = use.quantizer
+    factor = 1.0 / math.sqrt(q.hadamard) if q.hadamard else 1.0
+    carry = q.scale_rule.carry(q.element)
+    return q.hadamard, factor, q.rows, carry, q.prescale, q.rounding is Rounding.STOCHASTIC
+
+
+def target(x: torch.Tensor) -> str:
+    """Which instructions the kernel may use for a tensor's device."""
+    return "interpreter" if not x.is_cuda else target_of(platform.of(x.device))
+
+
+def target_of(on: platform.Platform) -> str:
+    if on.name == "gfx950":
+        return "gfx950"
+    return "sm_100" if on.compute_capability >= 100 else "arithmetic"

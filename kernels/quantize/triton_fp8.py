@@ -1,0 +1,68 @@
+"""The FP8 cast on a GPU: one pass for the largest magnitude, one that writes both orientations."""
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.formats import E4M3, E5M2
+from kernels.quantize import tile
+from kernels.quantize.triton import target
+
+_TILE = 64
+
+
+@triton.jit
+def cast_kernel(
+    x_ptr, scale_ptr, rows_ptr, columns_ptr, M, N,
+    ELEMENT: tl.constexpr, TARGET: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    rm = (tl.program_id(0) * BM + tl.arange(0, BM))[:, None]
+    rn = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
+    inside = (rm < M) & (rn < N)
+    x = tl.load(x_ptr + rm.to(tl.int64) * N + rn, mask=inside, other=0.0).to(tl.float32)
+    y = tl.div_rn(x, tl.load(scale_ptr) + tl.zeros_like(x))
+    y = tl.clamp(y, -ELEMENT[3], ELEMENT[3], propagate_nan=tl.PropagateNan.ALL)
+    if TARGET == "interpreter":  # its conversion truncates
+        q = tile.code(y, y, ELEMENT[0], ELEMENT[1], ELEMENT[3], False)
+        q = tl.where(y != y, 0x7F, q).to(tl.uint8)
+    elif ELEMENT[0] == 3:
+        q = y.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    else:
+        q = y.to(tl.float8e5).to(tl.uint8, bitcast=True)
+    if ROW:
+        tl.store(rows_ptr + rm.to(tl.int64) * N + rn, q, mask=inside)
+    if COLUMN:
+        at = columns_ptr + tl.trans(rn).to(tl.int64) * M + tl.trans(rm)
+        tl.store(at, tl.trans(q), mask=tl.trans(inside))
+
+
+def quantize(
+    x: torch.Tensor, dtype: torch.dtype, *, rows: bool, columns: bool
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    """As kernels/quantize/fp8.py says."""
+    if not x.is_contiguous() and x.t().is_contiguous():
+        across, along, scale = quantize(x.t(), dtype, rows=columns, columns=rows)
+        return along, across, scale
+    x = x.contiguous()
+    element = E4M3 if dtype == E4M3.dtype else E5M2
+    low, high = torch.aminmax(x)  # one reading, NaN wins; abs().amax() would write an intermediate
+    largest = torch.maximum(high.float(), -low.float())
+    scale = torch.where(largest > 0, largest / element.largest, 1.0)
+    M, N = x.shape
+    along = torch.empty(M, N, dtype=dtype, device=x.device) if rows else None
+    across = torch.empty(N, M, dtype=dtype, device=x.device) if columns else None
+    grid = (triton.cdiv(M, _TILE), triton.cdiv(N, 2 * _TILE))
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        cast_kernel[grid](
+            x, scale, _bytes(along, x), _bytes(across, x), M, N,
+            ELEMENT=(element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
+            TARGET=target(x), ROW=rows, COLUMN=columns, BM=_TILE, BN=2 * _TILE,
+        )  # fmt: skip
+    return along, across, scale
+
+
+def _bytes(out: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
+    return unused if out is None else out.view(torch.uint8)
