@@ -62,6 +62,17 @@ def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
     return environment
 
 
+def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
+    """Environment of a command of the kernels package: training's allocator, and Triton's interpreter without a GPU."""
+    environment = dict(os.environ)
+    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "0")  # unset, Triton 3.9 warns
+    if on_cpu:
+        environment.update(_MALLOC)
+        if command == "verify":
+            environment["TRITON_INTERPRET"] = "1"
+    return environment
+
+
 def numerics_variables() -> dict[str, str]:
     """Variables that change numerics, for environment.json."""
     prefixes = ("TORCH_", "NVTE_", "NCCL_", "CUDA_", "HIP_", "ROCR_", "TRITON_", "OMP_", "MKL_", "PYTORCH_")

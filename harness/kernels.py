@@ -6,12 +6,17 @@ import argparse
 import subprocess
 import sys
 
+from harness import environment
+from harness.launch import accelerators
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "rest", nargs=argparse.REMAINDER, metavar="quantize ..", help="see ./run.sh kernels quantize --help"
+        "rest", nargs=argparse.REMAINDER, metavar="COMMAND ..", help="see ./run.sh kernels --help"
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    return subprocess.run([sys.executable, "-m", "kernels", *args.rest]).returncode
+    wanted = next((word for word in args.rest if not word.startswith("-")), "")
+    env = environment.kernels_environment(wanted, on_cpu=accelerators() == 0)
+    return subprocess.run([sys.executable, "-m", "kernels", *args.rest], env=env).returncode

@@ -7,6 +7,12 @@ import importlib
 import sys
 
 COMMANDS = {
+    "verify": (
+        "kernels.commands.verify",
+        "every implementation against the specification, element by element",
+    ),
+    "prove": ("kernels.commands.prove", "instructions, registers and spills on GPUs that are not there"),
+    "bench": ("kernels.commands.bench", "speed, after verifying: --cpu, or the GPU's kernels"),
     "quantize": (
         "kernels.commands.quantize",
         "test vectors: elements, scales and dequantised values of an array",

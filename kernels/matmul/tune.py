@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import platform
 from kernels.formats import Element
-from kernels.matmul.triton import CANDIDATES, DEFAULT, Tiling
+from kernels.matmul.triton import DESCRIPTOR, PLAIN, Tiling
 
 _VERSION = 1
 
@@ -24,17 +23,14 @@ def default_directory() -> Path:
     return Path.home() / ".cache" / "fourmark"
 
 
-def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling:
-    """The tiling of a (M, K) by (N, K) product of codes.
+def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling | None:
+    """The tiling measured for a (M, K) by (N, K) product of codes on this device model with this Triton, if any.
 
-    Tuned for these M, N, K if a measurement on this device model with this Triton is on disk; never tuned here, so
-    that nothing is tried out inside a timed run.
+    Nothing is measured here: a run must not try out tilings inside its timed part.
     """
-    swizzled = platform.of(a.device).has_tensor_memory
     if not a.is_cuda:
-        return DEFAULT[swizzled]
-    found = _table(_device(a.device)).get(key(a.size(0), b.size(0), a.size(1), element))
-    return found or DEFAULT[swizzled]
+        return None
+    return _table(_device(a.device)).get(key(a.size(0), b.size(0), a.size(1), element))
 
 
 def key(M: int, N: int, bytes_per_row: int, element: Element) -> str:
@@ -56,10 +52,9 @@ def store(device: torch.device, rows: dict[str, dict[str, Any]]) -> Path:
 
 @functools.cache
 def _table(device: str) -> dict[str, Tiling]:
-    allowed = [candidate for candidates in CANDIDATES.values() for candidate in candidates]
     found = {}
     for name, row in _read(_path(device)).get("rows", {}).items():
-        candidate = next((c for c in allowed if asdict(c) == row.get("tiling")), None)
+        candidate = next((c for c in DESCRIPTOR + PLAIN if asdict(c) == row.get("tiling")), None)
         if candidate is not None:  # a tiling that no longer exists is forgotten
             found[name] = candidate
     return found

@@ -1,61 +1,166 @@
-"""Quantise-dequantise to MXFP4 values without codes: what training on a CPU uses, equal to reference.py in every bit.
+"""Quantise-dequantise to MX values without codes: what training on a CPU uses, equal to reference.py in every bit.
 
-Per magnitude, with P its binade but not below the block's scale X: (x + C P) - C P rounds x to a multiple of P / 2 in
-FP32, C = 1.5 * 2^22; then clamp to 6 X. Exact while C P stays finite: tensors beyond 2^100 take the reference's route.
+Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
+built. Both round as FP32 itself does: with P a scaled magnitude's binade but not below the element's smallest normal,
+(m + C P) - C P is m rounded to the elements' spacing in P, C = 2^(23 - mantissa bits).
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from kernels.formats import BLOCK, E2M1
+from kernels.formats import BLOCK, E8M0_BIAS, E8M0_NAN
 from kernels.philox import Draw
-from kernels.quantize import reference
-from kernels.recipe import Format, Quantizer, Rounding
+from kernels.quantize import cpu_build, reference
+from kernels.recipe import Format, Quantizer, Rounding, Signs
 
-_C = 1.5 * 2.0**22
 _EXPONENT = 0x7F800000
-_TWO_BINADES = 2 << 23
-_SMALLEST = 0x00400000  # 2^-127, the scale of E8M0 byte 0
-_LARGE = (127 + 100) << 23
+_SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
+_CHUNK = 1 << 18  # elements that torch operations take at a time: their temporaries stay in the cache
+_lock = threading.Lock()  # autograd calls from threads of its own
+
+Native = Callable[..., int]
 
 
 def quantize_dequantize(
     x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
 ) -> Tensor:
-    """MX values of x along K.
+    """MX values of x along K, as reference.quantize and reference.dequantize give them.
 
     Args:
-        x_MK: (M, K) FP32 or BF16, any strides, K a multiple of 32.
+        x_MK: (M, K) FP32 or BF16, K a multiple of 32 and of the transform; the transposed view of a contiguous matrix
+            costs no copy.
 
     Returns:
-        (M, K) BF16, exact: an element times a power of two has at most four significant bits.
+        (M, K) BF16, rounded to nearest even where an MXFP8 subnormal does not fit; the transposed view of a contiguous
+        matrix where x is one.
+
+    Raises:
+        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
     """
-    if not _is_fast(quantizer):
-        return _through_reference(x_MK, quantizer, draw, signs)
-    x, _ = reference.prepare(x_MK, quantizer, draw, signs)
-    blocks = x.view(-1, BLOCK)
-    magnitude = blocks.abs()
-    # amax passes NaN on; its bits compare above infinity's
-    largest = magnitude.amax(-1, keepdim=True).view(torch.int32)
-    if largest.max() >= _LARGE:
-        return _through_reference(x_MK, quantizer, draw, signs)
-    rounded = (largest + quantizer.scale_rule.carry()).bitwise_and_(_EXPONENT)
-    scale = rounded.sub_(_TWO_BINADES).clamp_(min=_SMALLEST).view(torch.float32)
-    binade = (magnitude.view(torch.int32) & _EXPONENT).view(torch.float32)
-    offset = torch.maximum(binade, scale, out=binade).mul_(_C)
-    magnitude.add_(offset).sub_(offset)
-    if quantizer.scale_rule.saturates:
-        torch.minimum(magnitude, scale * E2M1.largest, out=magnitude)
-    return torch.copysign(magnitude, blocks, out=magnitude).to(torch.bfloat16).view(x_MK.shape)
+    native = _native() if _is_native(x_MK, quantizer, draw, signs) else None
+    if native is None:
+        return _eager(x_MK, quantizer, draw, signs)
+    return _call(native, x_MK, quantizer, draw, signs)
 
 
-def _is_fast(quantizer: Quantizer) -> bool:
-    plain = quantizer.rows == 1 and quantizer.prescale == 1.0
-    return plain and quantizer.format is Format.MXFP4 and quantizer.rounding is Rounding.NEAREST
+def engine() -> str:
+    """What serves matrices on this machine's CPU: "c++" or "eager"."""
+    return "eager" if _native() is None else "c++"
 
 
-def _through_reference(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
-    quantized = reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
-    return reference.dequantize(quantized).to(torch.bfloat16)
+def _native() -> Native | None:
+    with _lock:
+        return _load(cpu_build.COMPILER)
+
+
+@functools.cache
+def _load(compiler: str, directory: Path | None = None) -> Native | None:
+    """The C++ engine; None, with a notice that says why, where it cannot be built or does not give the exact bits."""
+    try:
+        native = cpu_build.load(compiler, directory)
+        if _agrees(native):
+            return native
+        why = f"{compiler} made a library that differs from the specification"
+    except (cpu_build.BuildError, OSError) as error:
+        why = str(error)
+    warnings.warn(f"quantising with torch operations, about five times slower: {why}", stacklevel=2)
+    return None
+
+
+def _agrees(native: Native) -> bool:
+    """Whether a library gives torch's bits on a small matrix with subnormals, in both orientations."""
+    quantizer = Quantizer(hadamard=16)
+    steps = torch.arange(32 * 64, dtype=torch.float32).view(32, 64)
+    x = (steps * 37 % 101 - 50) * torch.exp2(steps[:, :1] // 16 - 136)
+    expected = _eager(x, quantizer, None, None)
+    views = (x, x.t().contiguous().t())
+    return all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views)
+
+
+def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> bool:
+    """Whether the C++ engine may read x; what it refuses, torch operations serve or refuse with a reason."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)  # a fake tensor has no memory
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dim() == 2
+        and x.size(1) % max(BLOCK, quantizer.hadamard) == 0
+        and x.size(0) % quantizer.rows == 0
+        and quantizer.format in (Format.MXFP4, Format.MXFP8)
+        and (draw is not None) == (quantizer.rounding is Rounding.STOCHASTIC)
+        and (signs is not None) == (quantizer.signs is not Signs.NONE)
+        and (signs is None or signs.shape == (quantizer.hadamard,))
+    )
+
+
+def _call(
+    native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None
+) -> Tensor:
+    rows, columns = x.shape
+    transposed = x.stride(1) != 1 and x.stride(0) == 1
+    if not transposed and x.stride(1) != 1:
+        x = x.contiguous()
+    out = torch.empty(x.shape[::-1] if transposed else x.shape, dtype=torch.bfloat16)
+    if signs is not None:
+        signs = signs.to(device="cpu", dtype=torch.float32).contiguous()
+    element = quantizer.element
+    job = cpu_build.Job(
+        x=x.data_ptr(), out=out.data_ptr(), signs=None if signs is None else signs.data_ptr(),
+        parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
+        out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
+        is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,
+        block_rows=quantizer.rows, is_stochastic=draw is not None, threads=torch.get_num_threads(),
+        carry=quantizer.scale_rule.carry(element), max_exponent=element.max_exponent,
+        smallest=(element.min_exponent + 127) << 23, mantissa_bits=element.mantissa_bits,
+        largest=element.largest, prescale=quantizer.prescale, factor=1 / math.sqrt(quantizer.hadamard or 1),
+    )  # fmt: skip
+    if native(ctypes.byref(job)):
+        raise RuntimeError(f"the C++ quantiser has no transform of {quantizer.hadamard} points")
+    return out.t() if transposed else out
+
+
+@functools.cache
+def _parallel() -> int | None:
+    return cpu_build.parallel()
+
+
+def _eager(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
+    if quantizer.format not in (Format.MXFP4, Format.MXFP8):
+        quantized = reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
+        return reference.dequantize(quantized).to(torch.bfloat16)
+    rows = max(1, _CHUNK // BLOCK // max(1, x_MK.size(-1))) * BLOCK
+    if draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows:  # counters of a draw run over the whole matrix
+        return _rounded(*reference.prepare(x_MK, quantizer, draw, signs), quantizer)
+    parts = (reference.prepare(part, quantizer, None, signs) for part in x_MK.split(rows))
+    return torch.cat([_rounded(*part, quantizer) for part in parts])
+
+
+def _rounded(x: Tensor, random: Tensor | None, quantizer: Quantizer) -> Tensor:
+    """Transformed FP32 values to MX values in BF16; no value leaves the device."""
+    element = quantizer.element
+    scales = reference.block_scales(x, quantizer).repeat_interleave(quantizer.rows, 0).unsqueeze(-1)
+    blocks = x.unflatten(-1, (-1, BLOCK))
+    inverse = ((2 * E8M0_BIAS - scales).clamp(min=0) << 23).view(torch.float32)
+    m = blocks.abs().mul_(inverse).mul_(quantizer.prescale).clamp_(max=element.largest)
+    binade = (m.view(torch.int32) & _EXPONENT).clamp_(min=(element.min_exponent + 127) << 23)
+    if random is None:
+        base = binade.add_((23 - element.mantissa_bits) << 23).view(torch.float32)
+        m.add_(base).sub_(base)
+    else:
+        per_step = ((254 << 23) - binade + (element.mantissa_bits << 23)).view(torch.float32)
+        exact = m * per_step
+        chance = (random >> 8).float().view_as(exact) * 2.0**-24
+        m = (exact.floor() + (exact - exact.floor() > chance)) / per_step
+    scale = torch.where(scales == 0, _SMALLEST_SCALE, scales << 23).view(torch.float32)
+    m.mul_(torch.where(scales == E8M0_NAN, torch.nan, scale))
+    return torch.copysign(m, blocks, out=m).flatten(-2).to(torch.bfloat16)

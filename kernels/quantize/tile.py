@@ -21,13 +21,14 @@ def transform(
 ):
     """(R, C) BF16 -> FP32, every H elements of a row times the (H, H) matrix of signs on the tensor cores."""
     if H == 0:
-        return widen(x)
-    z = tl.reshape(x, (R * C // H, H))
-    if TARGET == "interpreter":  # its BF16 product multiplies raw bits
-        z = tl.dot(widen(z), widen(matrix))
+        y = widen(x)
+    elif TARGET == "interpreter":  # its BF16 product multiplies raw bits
+        y = tl.dot(widen(tl.reshape(x, (R * C // H, H))), widen(matrix))
+        y = tl.reshape(y, (R, C)) * FACTOR + 0.0
     else:
-        z = tl.dot(z, matrix)
-    return tl.reshape(z, (R, C)) * FACTOR + 0.0
+        y = tl.dot(tl.reshape(x, (R * C // H, H)), matrix)
+        y = tl.reshape(y, (R, C)) * FACTOR + 0.0
+    return y
 
 
 @triton.jit

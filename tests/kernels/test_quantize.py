@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from kernels.formats import E4M3, E5M2
 from kernels.hadamard import hadamard
+from kernels.philox import Draw
 from kernels.quantize import cpu, reference
-from kernels.recipe import Quantizer, ScaleRule
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
 from tests.kernels import oracle
 
 EVEN, FLOOR = ScaleRule.EVEN, ScaleRule.FLOOR
@@ -100,43 +103,41 @@ def test_rows_that_are_no_whole_number_of_blocks_are_refused():
             quantize(torch.zeros(2, 40), Quantizer())
 
 
-# facts: SNR in dB and projection bias in percent, blocks of 32, 1.28 M values, nearest even
+# Known from another implementation: SNR in dB and projection bias in percent of 1.28 M values, blocks of 32. Columns:
+# the four rules to the nearest, then stochastic even, even with pre-scale 3/4, rceil.
+COLUMNS = [
+    *(Quantizer(scale_rule=rule) for rule in (FLOOR, EVEN, ScaleRule.RCEIL, ScaleRule.CEIL)),
+    Quantizer(rounding=Rounding.STOCHASTIC),
+    Quantizer(rounding=Rounding.STOCHASTIC, prescale=0.75),
+    Quantizer(rounding=Rounding.STOCHASTIC, scale_rule=ScaleRule.RCEIL),
+]
 TABLE = {
-    ("gauss", 0): {
-        "floor": (18.78, -2.0),
-        "even": (19.02, -1.0),
-        "rceil": (18.75, -1.0),
-        "ceil": (16.82, -0.7),
-    },
-    ("outliers", 0): {
-        "floor": (15.50, -5.3),
-        "even": (15.86, -1.5),
-        "rceil": (15.34, -1.8),
-        "ceil": (14.10, -2.6),
-    },
-    ("outliers", 16): {
-        "floor": (18.90, -2.3),
-        "even": (19.22, -1.0),
-        "rceil": (19.02, -1.0),
-        "ceil": (18.03, -1.0),
-    },
-}
+    ("gauss", 0): [(18.78, -2.0), (19.02, -1.0), (18.75, -1.0), (16.82, -0.7), (15.97, -0.2), (15.24, 0), (15.66, 0)],
+    ("outliers", 0): [(15.50, -5.3), (15.86, -1.5), (15.34, -1.8), (14.10, -2.6), (12.44, -1.4), (11.01, -0.3),
+                      (11.65, -0.05)],
+    ("outliers", 16): [(18.90, -2.3), (19.22, -1.0), (19.02, -1.0), (18.03, -1.0), (16.19, -0.3), (15.69, 0),
+                       (15.96, 0)],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("data", "transform"), TABLE)
 def test_signal_to_noise_and_projection_bias_of_the_known_table(data, transform):
+    """Within 0.05 dB and 0.1 % (the bias is printed to 0.1 %). Samples with outliers differ among themselves by 0.05 dB
+    and 0.2 % (standard deviation over seeds), in the table as here: there the limits are wider."""
+    snr_limit, bias_limit = (0.05, 0.1) if data == "gauss" else (0.1, 0.6 if transform == 0 else 0.15)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(40_000, 32, generator=generator)
+    x = torch.randn(80_000, 32, generator=generator)
     if data == "outliers":
         x = torch.where(torch.rand(x.shape, generator=generator) < 0.01, 20 * x, x)
     exact = (hadamard(x, transform) if transform else x).double()
-    for rule, (snr_db, bias_pct) in TABLE[data, transform].items():
-        quantizer = Quantizer(scale_rule=ScaleRule(rule), hadamard=transform)
-        q = reference.dequantize(reference.quantize(x, quantizer)).double()
-        assert 10 * torch.log10(exact.square().sum() / (q - exact).square().sum()) == pytest.approx(
-            snr_db, abs=0.08
-        )
-        assert 100 * ((q * exact).sum() / exact.square().sum() - 1) == pytest.approx(bias_pct, abs=0.25)
+    for column, (snr_db, bias_pct) in zip(COLUMNS, TABLE[data, transform], strict=True):
+        quantizer = dataclasses.replace(column, hadamard=transform)
+        draw = Draw(0, 0) if quantizer.rounding is Rounding.STOCHASTIC else None
+        q = reference.dequantize(reference.quantize(x, quantizer, draw=draw)).double() / quantizer.prescale
+        snr = 10 * torch.log10(exact.square().sum() / (q - exact).square().sum())
+        assert snr == pytest.approx(snr_db, abs=snr_limit), column
+        bias = 100 * ((q * exact).sum() / exact.square().sum() - 1)
+        assert bias == pytest.approx(bias_pct, abs=bias_limit), column
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float8_e4m3fn, 448.0), (torch.float8_e5m2, 57344.0)])
@@ -147,3 +148,63 @@ def test_fp8_current_scaling_maps_the_largest_magnitude_to_the_largest_value(dty
     assert quantized.scale == pytest.approx(3.0 / limit)
     assert torch.equal(quantized.elements, (x / quantized.scale).to(dtype))
     assert reference.quantize_fp8(torch.zeros(4), dtype).scale == 1.0
+
+
+def nvfp4(x, **options):
+    return reference.quantize(x, Quantizer(format=Format.NVFP4, **options))
+
+
+def test_nvfp4_maps_the_tensor_and_each_block_to_the_largest_representable():
+    """The tensor's 12.0 takes scale 448 x tensor scale and element 6; a block of a thousandth keeps digits."""
+    x = torch.zeros(1, 32)
+    x[0, 0], x[0, 1], x[0, 16] = 12.0, -1.0, 0.012
+    quantized = nvfp4(x)
+    assert quantized.scales.view(torch.float8_e4m3fn).float()[0, 0] == 448.0
+    assert quantized.tensor_scale == pytest.approx(12.0 / (448 * 6))
+    got = reference.dequantize(quantized)
+    assert got[0, 0] == pytest.approx(12.0) and got[0, 1] == pytest.approx(-1.0)
+    assert got[0, 16] == pytest.approx(0.012, rel=0.07)  # one E4M3 rounding of its scale, subnormal there
+
+
+def test_nvfp4_is_finer_than_mxfp4_for_gaussian_data():
+    """Blocks of 16 and scales with a mantissa: about 20.5 dB against 19.0."""
+    x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(0))
+
+    def snr(quantized):
+        error = reference.dequantize(quantized).double() - x.double()
+        return 10 * torch.log10(x.double().square().sum() / error.square().sum())
+
+    assert snr(nvfp4(x)) > snr(reference.quantize(x, Quantizer())) + 1.0
+    assert snr(nvfp4(x, rows=16)) > 19.0
+
+
+def test_nvfp4_zero_tensors_and_values_that_are_not_finite():
+    assert not reference.dequantize(nvfp4(torch.zeros(2, 32))).any()
+    x = torch.ones(1, 48)
+    x[0, 3], x[0, 20] = math.inf, math.nan
+    got = reference.dequantize(nvfp4(x))
+    assert got[0, :32].isnan().all() and torch.equal(got[0, 32:], torch.ones(16))
+
+
+@pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+@pytest.mark.parametrize("rule", list(ScaleRule))
+def test_mxfp8_elements_are_torchs_own_rounding_of_the_scaled_values(rule, element):
+    x = torch.randn(64, 128, generator=torch.Generator().manual_seed(5)).exp()
+    quantized = reference.quantize(x, Quantizer(format=Format.MXFP8, element=element, scale_rule=rule))
+    scale = torch.exp2(quantized.scales.double() - 127).repeat_interleave(32, -1)
+    scaled = (x.double() / scale).clamp(max=element.largest)
+    assert torch.equal(quantized.elements.view(element.dtype).double(), scaled.to(element.dtype).double())
+    largest = x.unflatten(-1, (-1, 32)).amax(-1).double() / torch.exp2(quantized.scales.double() - 127)
+    bound = {"floor": 2.0 ** (element.max_exponent + 1), "even": 2.0 ** (element.max_exponent + 1),
+             "rceil": element.largest, "ceil": 2.0**element.max_exponent}[rule.value]  # fmt: skip
+    assert (largest <= bound).all() and (largest > bound / 2.3).all()
+
+
+def test_square_blocks_share_a_scale_and_read_the_same_either_way():
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
+    square = Quantizer(rows=32)
+    along, across = reference.quantize(x, square), reference.quantize(x.t().contiguous(), square)
+    assert along.scales.shape == (2, 3) and torch.equal(along.scales, across.scales.t())
+    assert torch.equal(reference.dequantize(along), reference.dequantize(across).t())
+    with pytest.raises(ValueError, match="rows in multiples of 32"):
+        reference.quantize(x[:40], square)
