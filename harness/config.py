@@ -154,7 +154,7 @@ class Runs:
 class GemmFormat:
     """Format and operand transforms of one GEMM; kernels.recipe turns it into what runs."""
 
-    format: Literal["bf16", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+    format: Literal["bf16", "fp8", "fp8-row", "mxfp8", "mxfp4", "nvfp4"]
     scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # MX: block maximum to E8M0 scale
     hadamard: Literal[0, 16, 32, 64, 128] = 0  # block formats: points of the transform, 0 for none
     signs: Literal["none", "fixed", "step"] = "none"  # of the transform: drawn once, or for every step

@@ -40,6 +40,7 @@ class ScaleRule(str, Enum):
 class Format(str, Enum):
     BF16 = "bf16"  # high precision: the operands as they come
     FP8 = "fp8"  # hybrid: E4M3 for activations and weights, E5M2 for gradients; tensor-wise current scaling
+    FP8_ROW = "fp8-row"  # E4M3 throughout; each row of an operand, as it is multiplied, has a current scale
     MXFP8 = "mxfp8"  # OCP MX: blocks of 32 E4M3 elements along the contraction dimension share an E8M0 scale
     MXFP4 = "mxfp4"  # OCP MX: the same with E2M1 elements
     NVFP4 = "nvfp4"  # blocks of 16 E2M1 elements share an E4M3 scale, the tensor an FP32 scale
@@ -177,7 +178,7 @@ class GemmRecipe:
             return BF16
         if self.format is Format.FP8:
             return E5M2 if gradient else E4M3
-        return E4M3 if self.format is Format.MXFP8 else E2M1
+        return E4M3 if self.format in (Format.FP8_ROW, Format.MXFP8) else E2M1
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ RECIPES = {
     "mxfp4 3/4": GemmRecipe(Format.MXFP4, prescale=0.75),
     "mxfp8": GemmRecipe(Format.MXFP8),
     "fp8": GemmRecipe(Format.FP8),
+    "fp8-row": GemmRecipe(Format.FP8_ROW),
 }
 SHAPES = ((128, 128, 128), (256, 384, 512), (100, 72, 160), (130, 300, 288))  # M, N, K; the last two ragged
 
@@ -79,9 +80,10 @@ def _exact(a: Tensor, b: Tensor, recipe: GemmRecipe) -> tuple[Tensor, Tensor]:
     operands = []
     for x, use in zip((a, b), uses(recipe, Gemm.FPROP, Randomness(0), a), strict=True):
         quantizer = use.quantizer
-        if quantizer.format is Format.FP8:
+        if quantizer.format in (Format.FP8, Format.FP8_ROW):
             assert quantizer.element.dtype is not None
-            fp8 = reference.quantize_fp8(x, quantizer.element.dtype)
+            by_rows = quantizer.format is Format.FP8_ROW
+            fp8 = reference.quantize_fp8(x, quantizer.element.dtype, rows=by_rows)
             operands.append(fp8.elements.double() * fp8.scale.double())
         else:
             quantized = reference.quantize(x, quantizer, draw=use.draw, signs=use.signs)

@@ -17,9 +17,9 @@ from submission import data, model, parallel, precision, proof, warmup
 from submission.assemble import assemble
 from submission.step import StepResult, Trainer, train_step, validation_loss
 
-_DISCLOSED = {"bf16": "bfloat16"}  # the others are called what the recipe calls them
+_DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # the others are called what the recipe calls them
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
-_NARROWEST_FIRST = ("mxfp4", "nvfp4", "mxfp8", "fp8", "bf16")
+_NARROWEST_FIRST = ("mxfp4", "nvfp4", "mxfp8", "fp8-row", "fp8", "bf16")
 
 
 class MegatronExecutor:

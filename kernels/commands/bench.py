@@ -43,7 +43,13 @@ def report(device: torch.device, *, small: bool, as_json: bool) -> int:
     measure = bench.timer(device)
     checks = [
         verify.run(
-            name, twin, device=device, shapes=((96, 128),) if small else ((192, 256),), seeds=1, chosen=_checked(), order_is_free=True
+            name,
+            twin,
+            device=device,
+            shapes=((96, 128),) if small else ((192, 256),),
+            seeds=1,
+            chosen=_checked(),
+            order_is_free=True,
         )
         for name, twin in (("triton packed", verify.triton_packed), ("triton values", verify.triton_values))
     ]

@@ -39,7 +39,7 @@ class Emulated:
             and columns
             and rows
             and rows.quantizer == columns.quantizer
-            and not rows.quantizer.format.is_blocked
+            and rows.quantizer.format in (Format.BF16, Format.FP8)
         ):
             return first, Prepared(first.values.t(), first.quantizer, scale=first.scale)
         return first, _prepare(x_RC.t(), columns) if columns else None
@@ -53,18 +53,21 @@ class Emulated:
 
 def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
     a, b = left.values, right.values.t()
-    scales = [operand.scale for operand in (left, right) if operand.scale is not None]
-    if not scales and by == 1.0:
+    if left.scale is None and by == 1.0:
         return a @ b
-    if a.is_cuda:
-        product = torch.mm(a, b, out_dtype=torch.float32) if a.dtype == torch.bfloat16 else a @ b
-        for scale in scales:
-            product = product * scale
-        return product * by
-    for scale in scales:
-        by *= scale.item()
-    # alpha is applied in FP32 before the only rounding
-    return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
+    rowwise = left.scale is not None and left.scale.dim() > 0
+    if not a.is_cuda and not rowwise:
+        for operand in (left, right):
+            by *= operand.scale.item() if operand.scale is not None else 1.0
+        # alpha is applied in FP32 before the only rounding
+        return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
+    if a.dtype == torch.bfloat16:
+        product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+    else:
+        product = a @ b
+    if left.scale is not None and right.scale is not None:
+        product = product * left.scale * (right.scale.t() if rowwise else right.scale)
+    return product * by
 
 
 def _is_mx(use: Use | None) -> bool:
@@ -75,9 +78,9 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
     quantizer = use.quantizer
     if quantizer.format is Format.BF16:
         return Prepared(x_RK, quantizer)
-    if quantizer.format is Format.FP8:
+    if quantizer.format in (Format.FP8, Format.FP8_ROW):
         assert quantizer.element.dtype is not None
-        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype)
+        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=quantizer.format is Format.FP8_ROW)
         return Prepared(fp8.elements.to(torch.bfloat16), quantizer, scale=fp8.scale)
     if quantizer.format is Format.NVFP4:
         quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)

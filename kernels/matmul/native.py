@@ -15,19 +15,19 @@ from kernels import platform
 from kernels.formats import E2M1, E5M2
 from kernels.matmul.engine import Prepared, Request, Use, factor
 from kernels.platform import Platform
-from kernels.quantize import fp8
+from kernels.quantize import fp8, reference
 from kernels.recipe import Format
 
 _ALIGNMENT = 16  # of every dimension of cuBLAS's and hipBLASLt's FP8 products
 
 
 class ScaledMm:
-    """FP8 with tensor-wise scales by torch._scaled_mm (cuBLAS, hipBLASLt)."""
+    """FP8 with tensor-wise or row-wise scales by torch._scaled_mm (cuBLAS, hipBLASLt)."""
 
     name = "torch scaled_mm"
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
-        if request.left.format is not Format.FP8:
+        if request.left.format not in (Format.FP8, Format.FP8_ROW):
             return "multiplies FP8 alone"
         if not platform.has_fp8_units:
             return f"needs OCP FP8 units, which {platform.name} lacks"
@@ -44,6 +44,8 @@ class ScaledMm:
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
+        if (rows or columns).quantizer.format is Format.FP8_ROW:  # type: ignore[union-attr]
+            return _by_rows(x_RC, rows), _by_rows(x_RC.t(), columns)
         used = rows or columns
         assert used and used.quantizer.element.dtype
         along, across, scale = fp8.quantize(
@@ -57,10 +59,12 @@ class ScaledMm:
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
     ) -> Tensor:
         assert left.scale is not None and right.scale is not None
-        scales = left.scale * factor(left, right, gain), right.scale
-        out = dtype if accumulate is None else accumulate.dtype
+        rowwise = left.scale.dim() > 0
+        scales = left.scale * factor(left, right, gain), right.scale.t() if rowwise else right.scale
+        wanted = dtype if accumulate is None else accumulate.dtype
+        out = torch.bfloat16 if rowwise else wanted  # the only output of row-wise products
         product = torch._scaled_mm(left.values, right.values.t(), *scales, out_dtype=out)
-        return product if accumulate is None else accumulate.add_(product)
+        return product.to(dtype) if accumulate is None else accumulate.add_(product)
 
 
 class BlockScaledMm:
@@ -139,6 +143,14 @@ class DotScaled:
         arguments = (a, left.scales, b, right.scales, out)
         by = factor(left, right, gain)
         return triton.multiply(*arguments, alpha=by, accumulate=accumulate is not None, **options)
+
+
+def _by_rows(x_RK: Tensor, use: Use | None) -> Prepared | None:
+    if use is None:
+        return None
+    assert use.quantizer.element.dtype is not None
+    found = reference.quantize_fp8(x_RK, use.quantizer.element.dtype, rows=True)
+    return Prepared(found.elements.contiguous(), use.quantizer, scale=found.scale)
 
 
 def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:

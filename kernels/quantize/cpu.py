@@ -103,9 +103,7 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
     )
 
 
-def _call(
-    native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None
-) -> Tensor:
+def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
     rows, columns = x.shape
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
@@ -139,7 +137,9 @@ def _eager(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor 
         quantized = reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
         return reference.dequantize(quantized).to(torch.bfloat16)
     rows = max(1, _CHUNK // BLOCK // max(1, x_MK.size(-1))) * BLOCK
-    if draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows:  # counters of a draw run over the whole matrix
+    if (
+        draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows
+    ):  # counters of a draw run over the whole matrix
         return _rounded(*reference.prepare(x_MK, quantizer, draw, signs), quantizer)
     parts = (reference.prepare(part, quantizer, None, signs) for part in x_MK.split(rows))
     return torch.cat([_rounded(*part, quantizer) for part in parts])

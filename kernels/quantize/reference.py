@@ -44,7 +44,7 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Fp8:
-    """Elements (M, K) in an FP8 type; value = element * scale, scale a FP32 scalar."""
+    """Elements (M, K) in an FP8 type; value = element * scale, scale a FP32 scalar or (M, 1)."""
 
     elements: Tensor
     scale: Tensor
@@ -143,15 +143,15 @@ def dequantize(quantized: Quantized) -> Tensor:
     return (blocks.double() * exact.unsqueeze(-1)).flatten(-2).float()
 
 
-def quantize_fp8(x: Tensor, dtype: torch.dtype) -> Fp8:
-    """Tensor-wise current scaling: the tensor's own largest magnitude becomes the type's largest value.
+def quantize_fp8(x: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Fp8:
+    """Current scaling: the tensor's own largest magnitude, or each row's, becomes the type's largest value.
 
     Args:
-        x: FP32 or BF16, any shape.
+        x: FP32 or BF16, any shape; with `rows` (M, K).
         dtype: torch.float8_e4m3fn or torch.float8_e5m2.
     """
     limit = torch.finfo(dtype).max
-    largest = x.abs().amax().float()
+    largest = (x.abs().amax(-1, keepdim=True) if rows else x.abs().amax()).float()
     scale = torch.where(largest > 0, largest / limit, 1.0)
     scaled = (x.float() / scale).clamp(-limit, limit)
     return Fp8(scaled.to(dtype), scale)

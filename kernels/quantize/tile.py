@@ -19,15 +19,19 @@ def widen(x):
 def transform(
     x, matrix, R: tl.constexpr, C: tl.constexpr, H: tl.constexpr, FACTOR: tl.constexpr, TARGET: tl.constexpr
 ):
-    """(R, C) BF16 -> FP32, every H elements of a row times the (H, H) matrix of signs on the tensor cores."""
+    """(R, C) BF16 -> FP32, every H elements of a row times the (H, H) matrix on the tensor cores, times FACTOR.
+
+    The matrix holds +-1/sqrt(H) where BF16 can, then FACTOR is 1; products are exact, and sums that are zero +0.
+    """
     if H == 0:
         y = widen(x)
     elif TARGET == "interpreter":  # its BF16 product multiplies raw bits
         y = tl.dot(widen(tl.reshape(x, (R * C // H, H))), widen(matrix))
         y = tl.reshape(y, (R, C)) * FACTOR + 0.0
     else:
-        y = tl.dot(tl.reshape(x, (R * C // H, H)), matrix)
-        y = tl.reshape(y, (R, C)) * FACTOR + 0.0
+        y = tl.reshape(tl.dot(tl.reshape(x, (R * C // H, H)), matrix), (R, C))
+        if FACTOR != 1.0:
+            y = y * FACTOR
     return y
 
 
@@ -112,6 +116,33 @@ def rounded(
         value = (magnitude + offset) - offset
     sign = y.to(tl.int32, bitcast=True) & -2147483648
     return (value.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def power_of(scale):
+    """E8M0 -> FP32: a power of two, 2^-127 for byte 0, NaN for 255."""
+    bits = tl.where(scale == 255, 0x7FC00000, tl.where(scale == 0, 0x00400000, scale << 23))
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def values(
+    y, scale, R: tl.constexpr, C: tl.constexpr, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr
+):
+    """Unscaled FP32 -> the nearest element times its scale, NaN in blocks whose scale is 255: seven instructions.
+
+    With P the value's binade, not below that of the block's smallest normal, adding and subtracting
+    1.5 * 2^(23 - MBITS) P rounds to a multiple of P / 2^MBITS. Scales above 2^73 overflow it and take `rounded`.
+    """
+    power = tl.expand_dims(power_of(scale), 2)
+    z = tl.reshape(y, (R, C // 32, 32))
+    bits = z.to(tl.int32, bitcast=True)
+    smallest = (power * (2.0**EMIN)).to(tl.int32, bitcast=True)
+    binade = tl.maximum(bits & 0x7F800000, smallest)
+    offset = (binade.to(tl.float32, bitcast=True)) * (1.5 * 2.0 ** (23 - MBITS))
+    value = tl.minimum(tl.abs((z + offset) - offset), power * LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    value = value.to(tl.int32, bitcast=True) | (bits & -2147483648)
+    return tl.reshape(value.to(tl.float32, bitcast=True), (R, C))
 
 
 @triton.jit

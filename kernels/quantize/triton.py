@@ -19,7 +19,7 @@ from kernels.formats import E2M1, require_blocks
 from kernels.hadamard import matrix
 from kernels.matmul.engine import Use
 from kernels.quantize import tile
-from kernels.recipe import Format, Quantizer, Rounding
+from kernels.recipe import Quantizer, Rounding
 
 WARPS = 4
 
@@ -52,16 +52,30 @@ def _store_packed(
 
 
 @triton.jit
+def _any_values(
+    y, scale, random, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
+):  # fmt: skip
+    """Values by way of the scaled elements: right for every scale, rounding and pre-scale."""
+    z = tile.scaled(y, scale, R, C, PRESCALE)
+    value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
+    power = tile.power_of(scale)
+    return tl.reshape(tl.reshape(value, (R, C // 32, 32)) * tl.expand_dims(power, 2), (R, C))
+
+
+@triton.jit
 def _store_values(
-    z, scale, random, values_ptr, r0, c0, rows, columns,
-    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    y, scale, random, values_ptr, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr, STOCHASTIC: tl.constexpr,
     TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """BF16 values of a tile, bit patterns as uint16; transposed back where the tile is x^T."""
-    value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
-    power = tl.where(scale == 255, 0x7FC00000, tl.where(scale == 0, 0x00400000, scale << 23))
-    power = tl.expand_dims(power, 2).to(tl.float32, bitcast=True)
-    value = tl.reshape(tl.reshape(value, (R, C // 32, 32)) * power, (R, C))
+    if STOCHASTIC or PRESCALE != 1.0:
+        value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
+    elif tl.max(scale) > 200:
+        value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
+    else:
+        value = tile.values(y, scale, R, C, ELEMENT[0], ELEMENT[1], ELEMENT[3])
     # at most four significant bits: cutting the lower half of the FP32 word is exact
     half = (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
     r = (r0 + tl.arange(0, R))[:, None]
@@ -92,19 +106,20 @@ def _write(
         signs = tl.load(matrix_ptr + tl.arange(0, H)[:, None] * H + tl.arange(0, H)[None, :])
     y = tile.transform(x, signs, R, C, H, USE[1], TARGET)
     scale = tile.block_scales(y, R, C, USE[2], USE[3], ELEMENT[2], TARGET)
-    z = tile.scaled(y, scale, R, C, USE[4])
-    random = z
+    random = y
     if USE[5]:
         random = tile.random_tile(seed, offset, r0, c0, columns, R, C)
     if PACKED:
+        z = tile.scaled(y, scale, R, C, USE[4])
         _store_packed(
             z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
             R, C, ELEMENT, USE[5], SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     else:
         _store_values(
-            z, scale, random, values_ptr, r0, c0, rows, columns, R, C, ELEMENT, USE[5], TRANSPOSED, WHOLE
-        )
+            y, scale, random, values_ptr, r0, c0, rows, columns,
+            R, C, ELEMENT, USE[4], USE[5], TRANSPOSED, WHOLE,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
@@ -142,13 +157,6 @@ class Packed:
 
     elements: torch.Tensor
     scales: torch.Tensor
-
-
-def refuses(quantizer: Quantizer) -> str | None:
-    """Why the kernel does not quantise so; None when it does."""
-    if quantizer.format not in (Format.MXFP4, Format.MXFP8):
-        return f"quantises no {quantizer.format.value}"
-    return None
 
 
 def quantize(
@@ -228,7 +236,14 @@ def _launch(
 def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
     if use is None or not use.quantizer.hadamard:
         return x
-    return matrix(use.quantizer.hadamard, use.signs, device=x.device).to(torch.bfloat16)
+    size = use.quantizer.hadamard
+    inside = 1.0 if _factor(size) != 1.0 else 1.0 / math.sqrt(size)
+    return (matrix(size, use.signs, device=x.device) * inside).to(torch.bfloat16)
+
+
+def _factor(size: int) -> float:
+    """What the transform's sums are multiplied by: 1/sqrt(size), unless a power of two, which the matrix holds."""
+    return 1.0 / math.sqrt(size) if size in (32, 128) else 1.0
 
 
 def _signed(word: int) -> int:
@@ -265,9 +280,8 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     if use is None:
         return None
     q = use.quantizer
-    factor = 1.0 / math.sqrt(q.hadamard) if q.hadamard else 1.0
     carry = q.scale_rule.carry(q.element)
-    return q.hadamard, factor, q.rows, carry, q.prescale, q.rounding is Rounding.STOCHASTIC
+    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding is Rounding.STOCHASTIC
 
 
 def target(x: torch.Tensor) -> str:

@@ -25,6 +25,8 @@ def request(format, which=Gemm.FPROP, shape=(256, 512, 1024), **options):
         ("sm_90", Format.MXFP4, "torch", "emulated"),
         ("sm_90", Format.FP8, "torch scaled_mm", "native"),
         ("sm_80", Format.FP8, "torch", "emulated"),
+        ("sm_90", Format.FP8_ROW, "torch scaled_mm", "native"),
+        ("cpu", Format.FP8_ROW, "torch", "reference"),
         ("sm_100", Format.MXFP4, "torch block-scaled scaled_mm", "native"),
         ("sm_100", Format.MXFP8, "triton dot_scaled", "native"),
         ("sm_120", Format.MXFP4, "triton dot_scaled", "native"),
@@ -111,3 +113,14 @@ def test_a_recipe_that_draws_refuses_to_run_without_a_seed():
     recipe = GemmRecipe(Format.MXFP4, stochastic=Stochastic.ALL)
     with pytest.raises(ValueError, match="fprop: the recipe draws random numbers; found no seed"):
         gemm(torch.zeros(32, 32), torch.zeros(32, 32), Gemm.FPROP, recipe, label="l", ledger=Ledger())
+
+
+def test_row_wise_fp8_keeps_small_rows_that_tensor_wise_scaling_crushes():
+    generator = torch.Generator().manual_seed(3)
+    a, b = torch.randn(64, 128, generator=generator), torch.randn(96, 128, generator=generator)
+    a[:8] *= 1e-6
+    error = {}
+    for format in (Format.FP8, Format.FP8_ROW):
+        got = gemm(a, b, Gemm.FPROP, GemmRecipe(format), label="l", ledger=Ledger())[:8]
+        error[format] = ((got - a[:8] @ b.t()).norm() / (a[:8] @ b.t()).norm()).item()
+    assert error[Format.FP8_ROW] < 0.05 < 0.2 < error[Format.FP8]
