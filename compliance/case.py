@@ -17,10 +17,11 @@ class Violation:
     """A rule that a log breaks.
 
     Args:
-        rule: C1 .. C18 of the rule list, quality_target, required_key or key_value.
+        rule: C1 .. C20, quality_target, required_key, key_value or rcp (docs/rules.md).
         severity: error where the rules are broken, warning where vendors' conventions differ.
         line: None where the defect is an absence.
         message: why it matters or what to do.
+        section: where the rule comes from; the rule function's docstring says it.
     """
 
     rule: str
@@ -31,6 +32,7 @@ class Violation:
     found: Any
     expected: Any
     message: str
+    section: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,14 @@ from typing import IO, Any
 
 TOKEN = ":::MLLOG"
 EVENT_TYPES = ("POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END")
-LONGEST_LINE = 1 << 20  # characters; the longest record of the public logs has 1,100
+LONGEST_LINE = 1 << 16  # characters; the longest record of the public logs has 1,100
+MOST_CHARACTERS = 8 << 20  # of records in one log; the largest public log has 0.65 million
+MOST_MALFORMED = 1000  # lines; a file with more is no log
 _EXCERPT = 160  # characters of a malformed line that are kept
+_DEEPEST = 32  # levels of JSON; whatever reads a value later may then recurse
+_LONGEST_INTEGER = 20  # characters: unsigned 64-bit
 _WORD = b"MLLOG"
+_HIDDEN = re.compile(r"(?<!\\)\\u00[2-7][0-9a-fA-F]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,9 +51,14 @@ class Malformed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parsed:
+    """Args:
+    complete: read to its end; False for a file far beyond any log.
+    """
+
     path: str
     events: tuple[Event, ...]
     malformed: tuple[Malformed, ...]
+    complete: bool = True
 
 
 class _NotARecord(ValueError):
@@ -63,14 +74,28 @@ def parse(lines: Iterable[str], *, path: str) -> Parsed:
     """
     events: list[Event] = []
     malformed: list[Malformed] = []
+    characters, complete = 0, True
     for line, text in enumerate(lines, start=1):
         if TOKEN not in text and not ("MLLOG" in text and '"time_ms"' in text):
             continue
         try:
+            characters += len(text)
+            _bound(characters, len(malformed))
             events.append(_event(line, text))
         except _NotARecord as error:
             malformed.append(Malformed(line=line, text=text.strip()[:_EXCERPT], reason=str(error)))
-    return Parsed(path=path, events=tuple(events), malformed=tuple(malformed))
+        if len(malformed) > MOST_MALFORMED or characters > MOST_CHARACTERS:
+            complete = False
+            break
+    return Parsed(path=path, events=tuple(events), malformed=tuple(malformed), complete=complete)
+
+
+def _bound(characters: int, malformed: int) -> None:
+    """A stranger's file must not fill the memory: what is far beyond any log is not read to its end."""
+    if characters > MOST_CHARACTERS:
+        raise _NotARecord(f"more than {MOST_CHARACTERS} characters of records: the rest was not read")
+    if malformed >= MOST_MALFORMED:
+        raise _NotARecord(f"more than {MOST_MALFORMED} lines that are no record: the rest was not read")
 
 
 def read(path: Path) -> Parsed:
@@ -103,16 +128,32 @@ def _event(line: int, text: str) -> Event:
         raise _NotARecord("two records on one line: the official tools read only the last one")
     if not body.startswith(" "):
         raise _NotARecord(f"no space after '{TOKEN}': the official tools do not see this record")
+    if _HIDDEN.search(body):
+        raise _NotARecord(
+            "a plain letter is written as \\u00..: the official tools search the text for words"
+        )
     return _checked(line, _decoded(body.strip()))
 
 
 def _decoded(body: str) -> Any:
+    if body.count("{") + body.count("[") > _DEEPEST and _too_deep(body):
+        raise _NotARecord(f"JSON nested deeper than {_DEEPEST}")
     try:
         return _DECODER.decode(body)
     except RecursionError:
         raise _NotARecord("JSON nested too deeply") from None
     except ValueError as error:
         raise _NotARecord(f"not valid JSON: {error}") from None
+
+
+def _too_deep(body: str) -> bool:
+    """Counts brackets, also those inside of strings: a record of this format has two levels."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", body):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _DEEPEST:
+            return True
+    return False
 
 
 def _checked(line: int, record: Any) -> Event:
@@ -165,7 +206,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > 19:
+    if len(text) > _LONGEST_INTEGER:
         raise _NotARecord(f"the integer {text[:40]} is out of range")
     return int(text)
 

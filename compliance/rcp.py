@@ -32,11 +32,13 @@ class Reference:
     """What the reference needs at one global batch size.
 
     Args:
+        deviation: population standard deviation of the reference's runs, in samples.
         smallest_mean: a mean of fewer samples fails: too fast to be the same training.
     """
 
     global_batch_size: int
     mean_samples: float
+    deviation: float
     smallest_mean: float
 
 
@@ -59,7 +61,9 @@ def reference(global_batch_size: int) -> Reference:
         share = (gbs - low) / (high - low)
         mean, deviation = (a + share * (b - a) for a, b in zip(_POINTS[low], _POINTS[high], strict=True))
     smallest = mean - t * deviation * math.sqrt(1 / runs + 1 / _SUBMITTED)
-    return Reference(global_batch_size=global_batch_size, mean_samples=mean, smallest_mean=smallest)
+    return Reference(
+        global_batch_size=global_batch_size, mean_samples=mean, deviation=deviation, smallest_mean=smallest
+    )
 
 
 def trimmed_mean(samples_at_stop: Sequence[float]) -> float:

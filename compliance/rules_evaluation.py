@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from compliance.case import Case, Rule, Violation
-from compliance.mllog import Event
 from compliance.runlog import number, samples_of
+
+_ROUNDED_DIGITS = 3
 
 
 def eval_interval(case: Case) -> int | None:
@@ -18,7 +20,11 @@ def eval_interval(case: Case) -> int | None:
 
 
 def cadence(case: Case) -> Iterator[Violation]:
-    """C5: evaluations at exactly k * ceil(interval / GBS) * GBS samples, k = 1, 2, 3 ..: no gap, extra or repeat."""
+    """C5: evaluations at exactly k * ceil(interval / GBS) * GBS samples, k = 1, 2, 3 ..: no gap, extra or repeat.
+
+    Source: training_rules, closed table: llama31_8b evaluates every 12,288 sequences, rounded up to whole steps.
+    Breaks it: the interval in another batch size's steps (24,576); an evaluation left out; a first one late.
+    """
     interval, gbs, events = eval_interval(case), case.log.global_batch_size, case.of("eval_accuracy")
     found = [samples_of(event) for event in events]
     if interval is None or gbs is None or not events or None in found:
@@ -36,7 +42,11 @@ def cadence(case: Case) -> Iterator[Violation]:
 
 
 def stops_at_target(case: Case) -> Iterator[Violation]:
-    """C7: the run stops, within seconds, at the first evaluation at or below the target, and says so."""
+    """C7: the run stops, within seconds, at the first evaluation at or below the target, and says so.
+
+    Source: training_rules, Run Results: the clock stops when the quality target is reached.
+    Breaks it: training after the target was reached; run_stop a minute later; status "ok"; aborted at 3.29.
+    """
     target, events = case.ruleset.target_log_perplexity, case.of("eval_accuracy")
     stop = case.log.points.get("run_stop")
     values = [number(event.value) for event in events]
@@ -59,7 +69,11 @@ def stops_at_target(case: Case) -> Iterator[Violation]:
 
 
 def quality_target(case: Case) -> Iterator[Violation]:
-    """The last evaluation is at or below the target; an aborted run is incomplete."""
+    """quality_target: the last evaluation is at or below the target; an aborted run is incomplete.
+
+    Source: training_rules, closed table: log perplexity 3.3 in nats per token.
+    Breaks it: status success at 3.31; an aborted run, which counts as not converged.
+    """
     stop, events, target = (
         case.log.points.get("run_stop"),
         case.of("eval_accuracy"),
@@ -81,7 +95,11 @@ def quality_target(case: Case) -> Iterator[Violation]:
 
 
 def values(case: Case) -> Iterator[Violation]:
-    """C8: every evaluation is a plausible log perplexity, and they are not all the same."""
+    """C8: every evaluation is a plausible log perplexity, and they are not all the same.
+
+    Source: the published logs (3.237 .. 6.614); an untrained model has ln(128256) = 11.76 nats.
+    Breaks it: perplexity 27.1 for log perplexity 3.3; null; a text; one value throughout.
+    """
     low, high = case.ruleset.plausible_log_perplexity
     events = case.of("eval_accuracy")
     for event in events:
@@ -91,13 +109,30 @@ def values(case: Case) -> Iterator[Violation]:
         elif not low <= value <= high:
             message = "no such model: log perplexity in nats per token, not perplexity or accuracy"
             yield case.error("C8", event, value, f"{low} .. {high}", message)
-    if len(events) > 1 and len({_comparable(event) for event in events}) == 1:
+    if len(events) > 1 and len({repr(event.value) for event in events}) == 1:
         message = "every evaluation gives the same value: nothing was evaluated"
         yield case.error("C8", events[-1], events[-1].value, "values that differ", message)
 
 
-def _comparable(event: Event) -> str:
-    return repr(event.value)
+def measured(case: Case) -> Iterator[Violation]:
+    """C8: values look measured: no value twice in a row, not rounded, not exactly the target.
+
+    Source: the published logs: float32 means of 1,024 sequences, none repeated, none of fewer than 13 digits.
+    Breaks it: the same value at two neighbouring evaluations (warning); 3.3 (warning); 5.1, 4.2, 3.9 (warning).
+    """
+    events = case.of("eval_accuracy")
+    numbers = [(event, value) for event in events if (value := number(event.value)) is not None]
+    again = [later for before, later in pairwise(numbers) if before[1] == later[1]]
+    if again and len({value for _, value in numbers}) > 1:
+        event, value = again[0]
+        message = "the same value as the evaluation before: was it evaluated again?"
+        yield case.warning("C8", event, value, "a value of its own", message)
+    if numbers and numbers[-1][1] == case.ruleset.target_log_perplexity:
+        message = "exactly the target: rounded, or written by hand"
+        yield case.warning("C8", numbers[-1][0], numbers[-1][1], "a measured value", message)
+    if len(numbers) > 2 and all(round(value, _ROUNDED_DIGITS) == value for _, value in numbers):
+        message = f"every value has at most {_ROUNDED_DIGITS} decimals: log what was measured"
+        yield case.warning("C8", numbers[0][0], numbers[0][1], "values that are not rounded", message)
 
 
-RULES: tuple[Rule, ...] = (cadence, stops_at_target, quality_target, values)
+RULES: tuple[Rule, ...] = (cadence, stops_at_target, quality_target, values, measured)

@@ -57,10 +57,21 @@ class Ruleset:
     end_lr_fraction: float
     init_limit_s: float
     init_gap_s: float
+    init_gap_limit_s: float
     stop_gap_s: float
     cache_clear_false: str  # severity of a log that says its caches were not cleared
     plausible_log_perplexity: tuple[float, float]
+    even_speed: bool  # blocks of a run are held against each other (C16)
+    runs: int  # of a valid score; 0: any number
     keys: Mapping[str, KeyRule]
+
+    @property
+    def required(self) -> frozenset[str]:
+        return frozenset(key for key, rule in self.keys.items() if rule.required)
+
+    @property
+    def eval_samples(self) -> int:
+        return int(self.keys["eval_samples"].equals)
 
 
 def choose_ruleset(benchmark: str | None, requested: str | None) -> str:

@@ -32,6 +32,35 @@ def olympic_mean(run_results_s: Sequence[float]) -> float:
     return fmean(sorted(run_results_s)[1:-1])
 
 
+def median_window(run_results_s: Sequence[float]) -> range:
+    """Which ten consecutive runs of more than ten are scored (training_rules, Benchmark Results, M > N runs).
+
+    Every window of ten is scored; one with more than one run that did not converge counts as infinite. Of an even
+    number of windows the slower middle one is taken, so that nobody gains by the choice.
+
+    Args:
+        run_results_s: in the order of the runs' start; a run that did not converge or never ended is infinity.
+
+    Raises:
+        ScoreError: fewer than ten runs, or a median window that is no valid result.
+    """
+    if len(run_results_s) < RUNS:
+        raise ScoreError(f"{len(run_results_s)} runs; a valid score needs {RUNS}")
+    windows = [range(first, first + RUNS) for first in range(len(run_results_s) - RUNS + 1)]
+    scored = sorted((_window_score([run_results_s[i] for i in window]), window.start) for window in windows)
+    score, first = scored[len(scored) // 2]
+    if math.isinf(score):
+        raise ScoreError("the median window has more than one run that did not converge: no valid result")
+    return windows[first]
+
+
+def _window_score(results: Sequence[float]) -> float:
+    try:
+        return olympic_mean(results)
+    except ScoreError:
+        return math.inf
+
+
 def converged(log: RunLog, target: float | None = None) -> bool:
     """The status is recomputed: success counts only with a last evaluation at or below the target."""
     bound = log.target if target is None else target

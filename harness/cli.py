@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("harness.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
     "status": ("harness.status", "how far the campaigns are"),
     "resume": ("harness.resume", "continue an interrupted campaign"),
-    "check": ("harness.check", "check a log, a directory of logs or a campaign against a ruleset"),
+    "check": ("harness.check", "check a log, a campaign, a package or, with --all, a results repository against a ruleset"),
     "score": ("harness.score", "run results and olympic mean"),
     "rcp": ("harness.rcp", "convergence against the reference points, normalised score; plan --gbs N"),
     "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 from compliance import rcp, runlog, score
@@ -12,6 +13,7 @@ from compliance.runlog import RunLog
 from compliance.score import ScoreError
 from harness.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.logs import Group, groups, printable
+from harness.score import rules_target, window
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +47,12 @@ def judge(group: Group) -> dict[str, Any]:
     """
     logs = [runlog.build(parsed) for parsed in group.logs]
     reference = _reference(group, logs)
-    samples = [float(log.samples_at_stop) for log in logs if score.converged(log) and log.samples_at_stop]
     verdict: dict[str, Any] = {
         "directory": str(group.directory),
         "runs": len(logs),
-        "runs_converged": len(samples),
-        "valid": len(logs) == score.RUNS,
+        "runs_converged": sum(score.converged(log, rules_target(log)) for log in logs),
+        "valid": len(logs) >= score.RUNS,
+        "window": None,
         **_document(reference),
         "mean_samples": None,
         "margin_pct": None,
@@ -59,10 +61,13 @@ def judge(group: Group) -> dict[str, Any]:
         "time_to_train_normalized_min": None,
     }
     try:
-        mean = rcp.trimmed_mean(samples)
-        minutes = score.olympic_mean([score.run_result_s(log) for log in logs]) / 60
+        scored = window(logs)
+        minutes = score.olympic_mean([score.run_result_s(log, rules_target(log)) for log in scored]) / 60
+        mean = rcp.trimmed_mean([_samples(log) for log in scored])
     except (RcpError, ScoreError) as error:
         return {**verdict, "verdict": "undecided", "why": str(error)}
+    if len(scored) < len(logs):
+        verdict["window"] = [log.path for log in scored]
     margin = 100 * (mean / reference.smallest_mean - 1)
     verdict.update(mean_samples=mean, margin_pct=margin, time_to_train_min=minutes)
     try:
@@ -71,6 +76,11 @@ def judge(group: Group) -> dict[str, Any]:
         return {**verdict, "verdict": "fail", "why": str(error)}
     verdict.update(normalisation=factor, time_to_train_normalized_min=minutes * factor)
     return {**verdict, "verdict": "pass", "why": None}
+
+
+def _samples(log: RunLog) -> float:
+    """A run that did not converge is the slowest, as the official RCP reader has it."""
+    return float(log.samples_at_stop or 0) if score.converged(log, rules_target(log)) else math.inf
 
 
 def _reference(group: Group, logs: list[RunLog]) -> Reference:
@@ -120,6 +130,9 @@ def _report(verdict: dict[str, Any]) -> list[str]:
         f"smallest that passes {verdict['smallest_mean_samples']:,.2f}"
     )
     lines = [f"{head}, {bounds}"]
+    if verdict["window"]:
+        names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict["window"])
+        lines.append(f"  of {verdict['runs']} runs the ten consecutive ones with the median score: {names}")
     if verdict["mean_samples"] is not None:
         text = f"  trimmed mean {verdict['mean_samples']:,.1f} samples, {verdict['margin_pct']:+.1f} % above what fails"
         if verdict["normalisation"] is not None:

@@ -37,27 +37,48 @@ def main(args: argparse.Namespace) -> int:
 def scores(group: Group) -> dict[str, Any]:
     """Run results of one directory, their olympic mean, and what keeps it from being a valid score."""
     logs = [runlog.build(parsed) for parsed in group.logs]
-    targets = [_target(log) for log in logs]
-    runs = [_run(log, target) for log, target in zip(logs, targets, strict=True)]
-    mean_s: float | None = None
+    targets = [rules_target(log) for log in logs]
+    scored, mean_s, problem = logs, None, None
     try:
-        results = [score.run_result_s(log, target) for log, target in zip(logs, targets, strict=True)]
-        mean_s = score.olympic_mean(results)
-        problem = None if len(logs) == score.RUNS else f"{len(logs)} runs; a valid score needs {score.RUNS}"
+        scored = window(logs)
+        mean_s = score.olympic_mean([score.run_result_s(log, rules_target(log)) for log in scored])
+        problem = None if len(scored) == score.RUNS else f"{len(logs)} runs; a valid score needs {score.RUNS}"
     except ScoreError as error:
         problem = str(error)
+    runs = [_run(log, target) for log, target in zip(logs, targets, strict=True)]
     return {
         "directory": str(group.directory),
         "benchmark": logs[0].benchmark,
         "runs": runs,
+        "window": [log.path for log in scored] if len(scored) < len(logs) else None,
         "olympic_mean_min": None if mean_s is None else mean_s / 60,
-        "samples_at_stop_mean": _mean([run["samples_at_stop"] for run in runs]),
+        "samples_at_stop_mean": _mean([log.samples_at_stop for log in scored]),
         "valid": problem is None and logs[0].benchmark == "llama31_8b",
         "problem": problem,
     }
 
 
-def _target(log: RunLog) -> float:
+def window(logs: Sequence[RunLog]) -> list[RunLog]:
+    """The runs that are scored: all of up to ten, of more the median window in the order of their start.
+
+    Raises:
+        ScoreError: more than ten runs without a valid median window.
+    """
+    if len(logs) <= score.RUNS:
+        return list(logs)
+    ordered = sorted(logs, key=lambda log: (log.run_start_ms is None, log.run_start_ms or 0))
+    return [ordered[i] for i in score.median_window([_result_s(log) for log in ordered])]
+
+
+def _result_s(log: RunLog) -> float:
+    """A run that never ended counts as infinite, too."""
+    try:
+        return score.run_result_s(log, rules_target(log))
+    except ScoreError:
+        return math.inf
+
+
+def rules_target(log: RunLog) -> float:
     """The rules' target, not the one the log claims."""
     return check.load(check.choose_ruleset(log.benchmark, None)).target_log_perplexity
 
@@ -100,6 +121,11 @@ def _report(scored: dict[str, Any]) -> list[str]:
         lines.append(f"  {name:<20} {row} {_cell(run['samples_to_target'], 1):>12}  {status}{counts}")
     mean, samples = scored["olympic_mean_min"], scored["samples_at_stop_mean"]
     lines.append(f"  olympic mean {_cell(mean, 3)} min, mean samples at stop {_cell(samples, 1)}")
+    if scored["window"]:
+        names = ", ".join(printable(path.rpartition("/")[2]) for path in scored["window"])
+        lines.append(
+            f"  of {len(scored['runs'])} runs the ten consecutive ones with the median score: {names}"
+        )
     return lines + ([f"  not a valid score: {scored['problem']}"] if scored["problem"] else [])
 
 

@@ -101,3 +101,17 @@ def test_two_aborted_runs_leave_no_score(tmp_path, capsys):
     write(tmp_path, aborted(logs[0]), aborted(logs[1]), *logs[2:])
     code, out, _ = command(capsys, "score", tmp_path, "--json")
     assert code == 1 and json.loads(out)["scores"][0]["olympic_mean_min"] is None
+
+
+def test_the_precision_that_ran_is_the_precision_that_is_logged(tmp_path, capsys):
+    write(tmp_path, compliant_log(proxy=True), compliant_log(proxy=True, run=1))
+    (tmp_path / "campaign.json").write_text("{}")
+    for run, formats in enumerate((["mxfp4", "bf16"], ["bf16"])):
+        attempt = tmp_path / f"run_{run}" / "attempt_1"
+        attempt.mkdir(parents=True)
+        rows = [{"format": name, "backend": "reference"} for name in formats]
+        (attempt / "proof.json").write_text(json.dumps({"gemms": rows}))
+    code, out, _ = command(capsys, "check", tmp_path, "--json")
+    (violation,) = json.loads(out)["violations"]
+    assert code == 1 and violation["rule"] == "C11" and violation["file"].endswith("result_1.txt")
+    assert (violation["found"], violation["expected"]) == ("mxfp4", "bfloat16 or fp32")

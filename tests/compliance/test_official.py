@@ -41,3 +41,30 @@ def test_without_the_official_package_nothing_is_claimed(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (verdict,) = official.compliance_checker(write(tmp_path, compliant_log()), check.load("6.1.0"))
     assert verdict.verdict == "not run" and "not installed" in verdict.note
+
+
+CRASHES = {
+    "no metadata": (3, lambda record: {k: v for k, v in record.items() if k != "metadata"}),
+    "no time_ms": (3, lambda record: {k: v for k, v in record.items() if k != "time_ms"}),
+    "no key": (3, lambda record: {k: v for k, v in record.items() if k != "key"}),
+    "a text for an evaluation": (-3, lambda record: {**record, "value": "3.29"}),
+    "null for an evaluation": (-3, lambda record: {**record, "value": None}),
+    "an unknown benchmark": (
+        None,
+        lambda record: {**record, "value": "llama9"} if record["key"] == "submission_benchmark" else record,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_what_crashes_the_official_tools_is_a_violation_with_file_and_line(name, tmp_path):
+    place, change = CRASHES[name]
+    log = compliant_log()
+    if place is None:
+        place = next(i for i, record in enumerate(log) if record["key"] == "submission_benchmark")
+    log[place] = change(log[place])
+    paths = write(tmp_path, log)
+    (verdict,) = official.compliance_checker(paths, check.load("6.1.0"))
+    errors = [v for v in check.check_directory(paths, check.load("6.1.0")) if v.severity == "error"]
+    assert verdict.verdict == "fail"
+    assert any(error.file == str(paths[0]) and error.line == place % len(log) + 1 for error in errors)

@@ -91,3 +91,26 @@ def test_faster_than_the_reference_is_normalised_and_too_fast_fails():
     assert rcp.normalisation(32, 190000.0) == 1.0
     with pytest.raises(RcpError, match="below the smallest that passes"):
         rcp.normalisation(32, 173000.0)
+
+
+def test_of_more_than_ten_runs_the_median_window_counts():
+    assert score.median_window([float(i) for i in range(14)]) == range(2, 12)  # five windows, ever slower
+    assert score.median_window([float(-i) for i in range(14)]) == range(2, 12)
+
+
+def test_of_an_even_number_of_windows_the_slower_middle_one_counts():
+    results = [70.0, *[60.0] * 9, 10.0, 10.0, 10.0]
+    scores = [score.olympic_mean(results[i : i + 10]) for i in range(4)]
+    chosen = score.median_window(results)
+    assert sorted(scores)[2] == score.olympic_mean([results[i] for i in chosen])
+
+
+def test_ten_runs_are_their_own_window():
+    assert score.median_window([float(i) for i in range(10)]) == range(10)
+
+
+def test_a_median_window_with_two_failures_is_no_result():
+    with pytest.raises(ScoreError, match="no valid result"):
+        score.median_window([math.inf, math.inf, *[60.0] * 9])
+    with pytest.raises(ScoreError, match="9 runs"):
+        score.median_window([60.0] * 9)

@@ -75,3 +75,32 @@ def test_a_campaign_can_be_planned(capsys):
     assert plan["reference_mean_samples"] == pytest.approx(184_832.00, abs=0.01)
     assert plan["smallest_mean_samples"] == pytest.approx(179_411.14, abs=0.05)
     assert cli.main(["rcp", "plan"]) == cli.main(["rcp", "x", "--gbs", "3"]) == 2
+
+
+def test_of_twelve_runs_the_median_window_is_judged(tmp_path, capsys):
+    """The window with the two fast runs is faster: nobody may pick it."""
+    directory = ten(tmp_path / "a", 16)
+    for index in (10, 11):
+        losses = [6.0 - 0.1 * k for k in range(14)] + [3.2]
+        write_run(directory / f"result_{index}.txt", seed=index, losses=losses)
+    _, (verdict,) = judged(capsys, directory)
+    assert [name.rpartition("_")[2] for name in verdict["window"]] == [f"{i}.txt" for i in range(10)]
+    assert verdict["runs"] == 12 and verdict["valid"] and verdict["mean_samples"] == 16 * 12288
+    assert cli.main(["score", str(directory)]) == 0
+    assert "of 12 runs the ten consecutive ones with the median score" in capsys.readouterr().out
+
+
+def test_one_failed_run_is_the_slowest_of_the_trimmed_mean(tmp_path, capsys):
+    directory = ten(tmp_path / "a", 16)
+    write_run(directory / "result_3.txt", seed=3, losses=[6.0, 5.0], status="aborted")
+    _, (verdict,) = judged(capsys, directory)
+    assert verdict["runs_converged"] == 9 and verdict["mean_samples"] == 16 * 12288
+
+
+def test_a_target_of_the_logs_own_counts_for_nothing(tmp_path, capsys):
+    directory = ten(tmp_path / "a", 16)
+    for index in range(10):
+        losses = [6.0 - 0.1 * k for k in range(15)] + [3.39]
+        write_run(directory / f"result_{index}.txt", seed=index, losses=losses, target_accuracy=3.4)
+    code, (verdict,) = judged(capsys, directory)
+    assert (code, verdict["verdict"], verdict["runs_converged"]) == (1, "undecided", 0)
