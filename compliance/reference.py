@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compliance import check, rules_directory, rules_submission, rules_system
+from compliance import check, rules_directory, rules_submission, rules_system, tree
 
 PAGE = Path(__file__).parent.parent / "docs" / "rules.md"
 _DOCSTRING = re.compile(
@@ -47,6 +47,7 @@ def functions() -> list[Callable[..., object]]:
         *rules_system.RULES,
         rules_system.config_exists,
         rules_system.precision_ran,
+        *tree.WHOLE,
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import mllog, runlog
-from harness import atomic, environment
+from harness import atomic, environment, system
 from harness.paths import ROOT
 
 # A run that does not converge is a run result too; every other end is an accident.
@@ -101,6 +101,7 @@ def describe_environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_model(),
         "cores": environment.cores(),
+        "accelerator": system.accelerator()[0] or None,
         "git": _git(),
         "variables": environment.numerics_variables(),
     }

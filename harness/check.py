@@ -20,6 +20,7 @@ from compliance import (
     rules_directory,
     rules_submission,
     rules_system,
+    tree,
 )
 from compliance.case import Case, Violation
 from compliance.official import Official
@@ -145,12 +146,20 @@ def examine(
     """
     known_ruleset(requested)
     before: dict[Path, list[tuple[Case, ...]]] = {}
-    found = []
+    found: list[Checked] = []
     for group in groups(paths, lenient=True):
         checked = examined(group, requested, skip_official=skip_official)
         place = repository.holder(group.directory)
+        if place and place.organisation not in before:
+            checked = replace(checked, violations=(*checked.violations, *_of_tree(place)))
         found.append(beside(checked, before.setdefault(place.organisation, [])) if place else checked)
     return found
+
+
+def _of_tree(place: ResultDirectory) -> list[Violation]:
+    """What the organisation's tree breaks, said once for all its results."""
+    whole = tree.read(place.organisation)
+    return [violation for rule in tree.RULES for violation in check.with_section(rule, rule(whole))]
 
 
 def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:

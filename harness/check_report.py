@@ -23,7 +23,7 @@ def lines(checked: Checked) -> list[str]:
         note = printable(verdict.note) if verdict else "not run"
         counts = f"{errors} errors, {len(mine) - errors} warnings"
         found.append(f"{word:<4} {shown(path)}: ruleset {checked.ruleset}: {counts}; official: {note}")
-        found += [f"     {_sentence(violation)}" for violation in mine]
+        found += [f"     {sentence(violation)}" for violation in mine]
     files = {str(path) for path in checked.paths}
     others = [violation for violation in checked.violations if violation.file not in files]
     if others:
@@ -32,7 +32,7 @@ def lines(checked: Checked) -> list[str]:
         found.append(
             f"{'FAIL' if errors else 'ok':<4} {shown(str(checked.directory))}: the directory: {counts}"
         )
-        found += [f"     {_sentence(violation)}" for violation in others]
+        found += [f"     {sentence(violation)}" for violation in others]
     return [*found, _total(checked)]
 
 
@@ -50,7 +50,7 @@ def _total(checked: Checked) -> str:
     return f"{passed} of {total} logs pass ruleset {checked.ruleset}{tool}"
 
 
-def _sentence(violation: Violation) -> str:
+def sentence(violation: Violation) -> str:
     place = shown(violation.file) + (f":{violation.line}" if violation.line else "")
     found, expected = printable(violation.found) or "''", printable(violation.expected)
     key = f"{printable(violation.key)}: " if violation.key else ""

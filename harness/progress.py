@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness import atomic
+from harness import atomic, outlook
 from harness.config import Config
-from harness.metrics import Evaluation, Tail, duration, samples_to_target
+from harness.metrics import Evaluation, Tail, duration
 
 
 class Progress(Protocol):
@@ -35,14 +36,17 @@ class Lines:
     """One plain line per evaluation."""
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
-        self._name, self._config = name, config
+        self._name, self._config, self._attempt = name, config, attempt
         self._tail = Tail(attempt / "metrics.jsonl")
         _tell(f"{name}: started")
 
     def poll(self) -> None:
-        for evaluation in self._tail.read():
-            target = self._config.evaluation.target_log_perplexity
-            _tell(line(self._name, evaluation, target=target, samples_per_s=self._tail.samples_per_s))
+        known = len(self._tail.evaluations)
+        self._tail.read()
+        for count in range(known + 1, len(self._tail.evaluations) + 1):
+            seen = self._tail.evaluations[:count]
+            speed, status = self._tail.samples_per_s, _status(self._attempt)
+            _tell(line(self._name, seen, self._config, samples_per_s=speed, status=status))
 
     def end(self, outcome: str) -> None:
         _tell(f"{self._name}: {outcome}")
@@ -51,11 +55,21 @@ class Lines:
         pass
 
 
-def line(name: str, evaluation: Evaluation, *, target: float, samples_per_s: float | None) -> str:
-    """One evaluation in words."""
-    speed = "" if samples_per_s is None else f", {samples_per_s:.1f} samples/s"
-    loss = f"log perplexity {evaluation.log_perplexity:.3f} (target {target:g})"
-    return f"{name}: {evaluation.samples} samples, {loss}{speed}"
+def line(
+    name: str,
+    evaluations: Sequence[Evaluation],
+    config: Config,
+    *,
+    samples_per_s: float | None,
+    status: Mapping[str, Any],
+) -> str:
+    """The last of these evaluations in words."""
+    last, target = evaluations[-1], config.evaluation.target_log_perplexity
+    view = outlook.look(evaluations, config, samples=last.samples, samples_per_s=samples_per_s)
+    speed = None if samples_per_s is None else f"{samples_per_s:.1f} samples/s"
+    used = outlook.memory(status.get("memory_bytes"))
+    parts = [f"{last.samples} samples", outlook.loss(last, target, view), speed, outlook.way(view), used]
+    return f"{name}: {', '.join(part for part in parts if part)}"
 
 
 class Bars:
@@ -80,13 +94,12 @@ class Bars:
 
     def poll(self) -> None:
         self._tail.read()
-        status = atomic.read_json(self._attempt / "status.json") or {}
-        text = describe(self._tail, self._config, state=status.get("state", "starting"))
+        text = describe(self._tail, self._config, status=_status(self._attempt))
         self._display.update(self._task, completed=self._tail.samples, text=text)
 
     def end(self, outcome: str) -> None:
         self.poll()
-        text = describe(self._tail, self._config, state=outcome, running=False)
+        text = describe(self._tail, self._config, status={"state": outcome}, running=False)
         self._display.update(self._task, text=text)
         self._display.stop_task(self._task)
 
@@ -94,24 +107,30 @@ class Bars:
         self._display.stop()
 
 
-def describe(tail: Tail, config: Config, *, state: str, running: bool = True) -> str:
-    """A run in one line: state, samples, last evaluation, speed, time left."""
-    target, speed = config.evaluation.target_log_perplexity, tail.samples_per_s
-    parts = [state]
+def describe(tail: Tail, config: Config, *, status: Mapping[str, Any], running: bool = True) -> str:
+    """A run in one line: state, samples, last evaluation, speed, time left, memory."""
+    speed = tail.samples_per_s
+    view = outlook.look(tail.evaluations, config, samples=tail.samples, samples_per_s=speed)
+    parts = [str(status.get("state", "starting"))]
     if tail.samples:
         parts.append(f"{tail.samples} samples")
     if tail.evaluations:
-        parts.append(f"log perplexity {tail.evaluations[-1].log_perplexity:.3f} (target {target:g})")
+        parts.append(outlook.loss(tail.evaluations[-1], config.evaluation.target_log_perplexity, view))
     if speed:
         parts.append(f"{speed:.1f} samples/s")
     if speed and running:
-        limit_s = (config.train_samples - tail.samples) / speed
-        parts.append(f"step limit in {duration(limit_s)}")
-        to_target = samples_to_target(tail.evaluations, target)
-        if to_target is not None:
-            since = tail.samples - tail.evaluations[-1].samples
-            parts.append(f"target in about {duration(max(to_target - since, 0) / speed)}")
+        parts.append(f"step limit in {duration((config.train_samples - tail.samples) / speed)}")
+    if tail.evaluations and running:
+        parts.append(outlook.way(view))
+    if used := outlook.memory(status.get("memory_bytes")):
+        parts.append(used)
     return ", ".join(parts)
+
+
+def _status(attempt: Path) -> Mapping[str, Any]:
+    """What the training said last; empty before it spoke."""
+    status = atomic.read_json(attempt / "status.json")
+    return status if isinstance(status, dict) else {}
 
 
 def _tell(text: str) -> None:

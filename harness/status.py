@@ -8,10 +8,22 @@ import json
 import math
 from typing import Any
 
-from harness import atomic, jobs, lock
+from harness import atomic, jobs, lock, outlook
 from harness.campaign import Campaign, Run
 from harness.errors import EXIT_OK
 from harness.metrics import Tail
+from harness.outlook import View
+
+_NOTHING = {  # of a run without an attempt
+    "phase": None,
+    "samples": 0,
+    "log_perplexity": None,
+    "samples_per_s": None,
+    "memory_bytes": None,
+    "public_band": None,
+    "reference_samples": None,
+    "prediction": None,
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +65,34 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> dict[str, Any]
         row["state"] = "stopped"  # its processes are gone; ./run.sh resume decides from its files
     latest = made.last_attempt(run.index)
     if latest is None:
-        return {**row, "phase": None, "samples": 0, "log_perplexity": None, "samples_per_s": None}
+        return {**row, **_NOTHING}
     tail = Tail(latest / "metrics.jsonl")
     tail.read()
     status = atomic.read_json(latest / "status.json") or {}
     loss = tail.evaluations[-1].log_perplexity if tail.evaluations else None
+    view = outlook.look(tail.evaluations, made.config, samples=tail.samples, samples_per_s=tail.samples_per_s)
     return {
         **row,
         "phase": status.get("state"),
         "samples": tail.samples,
         "log_perplexity": loss if loss is not None and math.isfinite(loss) else None,  # NaN is no JSON
         "samples_per_s": tail.samples_per_s,
+        "memory_bytes": status.get("memory_bytes"),
+        "public_band": dataclasses.asdict(view.band) if view.band else None,
+        "reference_samples": view.reference_samples,
+        "prediction": None if run.state == "promoted" else _prediction(view),
+    }
+
+
+def _prediction(view: View) -> dict[str, Any]:
+    """Advice about the samples and the time to the target; nothing acts on it."""
+    return {
+        "samples_to_target": view.outlook.samples,
+        "error_pct": view.outlook.error_pct,
+        "time_to_target_s": view.time_to_target_s,
+        "error_s": view.error_s,
+        "why": view.outlook.why,
+        "text": outlook.way(view),
     }
 
 
@@ -81,7 +110,14 @@ def _row(run: dict[str, Any]) -> str:
     state = run["state"] if run["state"] != "promoted" else f"{run['outcome']} ({run['reason']})"
     loss = "-" if run["log_perplexity"] is None else f"{run['log_perplexity']:.3f}"
     speed = "-" if run["samples_per_s"] is None else f"{run['samples_per_s']:.1f}"
-    return (
-        f"  run {run['index']:<2} {state:<20} {run['samples']:>8} samples  log perplexity {loss:>7}"
-        f"  {speed:>8} samples/s  attempts {run['attempts']}  seed {run['seed']}"
+    band = run["public_band"]
+    live = [f"public runs {band['low']:.3f}-{band['high']:.3f}"] if band else []
+    live += [run["prediction"]["text"]] if run["state"] == "running" and run["prediction"] else []
+    live += [memory] if (memory := outlook.memory(run["memory_bytes"])) else []
+    return "  ".join(
+        [
+            f"  run {run['index']:<2} {state:<20} {run['samples']:>8} samples  log perplexity {loss:>7}",
+            f"{speed:>8} samples/s  attempts {run['attempts']}  seed {run['seed']}",
+            *live,
+        ]
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from submission.train import Ending
@@ -61,7 +64,8 @@ class Record:
 
     def _status(self, content: dict[str, Any]) -> None:
         self._written_at = time.monotonic()
-        self._replace("status.json", {**content, "step": self._step, "max_steps": self._max_steps})
+        place = {"step": self._step, "max_steps": self._max_steps, "memory_bytes": _memory_bytes()}
+        self._replace("status.json", {**content, **place})
 
     def _replace(self, name: str, content: dict[str, Any]) -> None:
         """A reader never sees half a file."""
@@ -80,3 +84,10 @@ def _json_number(value: Any) -> Any:
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return str(value)
     return value
+
+
+def _memory_bytes() -> int:
+    """Peak of this process: of the accelerator's memory where there is one, else resident (Linux counts KiB)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     if args.cpu:
         from kernels import bench_cpu
 
-        return bench_cpu.main(json_output=args.json)
+        return bench_cpu.main(json=args.json)
     device = device_of("cuda")
     if device is None:
         print("kernels bench: no GPU is visible to torch; --cpu measures the CPU path", file=sys.stderr)
@@ -38,22 +38,9 @@ def main(args: argparse.Namespace) -> int:
 
 def report(device: torch.device, *, small: bool, as_json: bool) -> int:
     """Verify, measure, print; `small` shapes try the code itself where speed means nothing."""
-    from kernels import bench, verify, verify_gemm
+    from kernels import bench
 
-    measure = bench.timer(device)
-    checks = [
-        verify.run(
-            name,
-            twin,
-            device=device,
-            shapes=((96, 128),) if small else ((192, 256),),
-            seeds=1,
-            chosen=_checked(),
-            order_is_free=True,
-        )
-        for name, twin in (("triton packed", verify.triton_packed), ("triton values", verify.triton_values))
-    ]
-    checks += verify_gemm.run(device)
+    measure, checks = bench.timer(device), _checks(device, small)
     wrong = [f"{check.twin}: {check.difference}" for check in checks if check.difference]
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
@@ -80,10 +67,17 @@ def report(device: torch.device, *, small: bool, as_json: bool) -> int:
     return 0
 
 
-def _checked() -> list[Any]:
+def _checks(device: torch.device, small: bool) -> list[Any]:
+    """What is measured is verified first, on shapes that end inside tiles."""
+    from kernels import verify, verify_gemm
     from kernels.recipe import Quantizer, ScaleRule
 
-    return [Quantizer(scale_rule=rule, hadamard=h) for rule in ScaleRule for h in (0, 16)]
+    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in ScaleRule for h in (0, 16)]
+    twins = (("triton packed", verify.triton_packed), ("triton values", verify.triton_values))
+    shapes = ((96, 128),) if small else ((192, 256),)
+    options: dict[str, Any] = {"device": device, "shapes": shapes, "seeds": 1, "order_is_free": True}
+    found = [verify.run(name, twin, chosen=chosen, **options) for name, twin in twins]
+    return [*found, *verify_gemm.run(device)]
 
 
 def _device_name(device: torch.device) -> str:

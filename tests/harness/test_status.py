@@ -43,7 +43,7 @@ def test_a_finished_run_shows_its_last_evaluation(job, capsys):
     (run,) = only["runs"]
     target = job.campaigns[0].config.evaluation.target_log_perplexity
     assert only["finished"] and run["outcome"] == "success"
-    assert run["samples"] == 120 and run["log_perplexity"] < target
+    assert run["samples"] == 120 and run["log_perplexity"] < target and run["prediction"] is None
     status.main(asked(as_json=False))
     assert "success (target)" in capsys.readouterr().out
 
@@ -52,6 +52,25 @@ def test_a_run_whose_processes_are_gone_is_stopped(job, capsys):
     campaign.begin_attempt(job.campaigns[0], job.campaigns[0].runs[0])
     status.main(asked())
     assert answer(capsys)[0]["runs"][0]["state"] == "stopped"
+
+
+def test_a_run_in_progress_shows_its_way_to_the_target(job, capsys, monkeypatch):
+    made, latest = campaign.begin_attempt(job.campaigns[0], job.campaigns[0].runs[0])
+    rows = [
+        {"kind": "train", "step": 15, "samples": 120, "step_s": 6.0},
+        *({"kind": "eval", "samples": 40 * k, "loss": loss} for k, loss in ((1, 6.0), (2, 5.6), (3, 5.4))),
+    ]
+    (latest / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (latest / "status.json").write_text(json.dumps({"state": "training", "memory_bytes": 3 * 2**30}))
+    monkeypatch.setattr("harness.lock.trainers", lambda directory: [1])
+    status.main(asked(made.directory.name))
+    (run,) = answer(capsys)[0]["runs"]
+    found = run["prediction"]
+    assert run["memory_bytes"] == 3 * 2**30 and run["public_band"] is None and found["error_pct"] is None
+    assert found["time_to_target_s"] == pytest.approx((found["samples_to_target"] - 120) / 20)
+    status.main(asked(made.directory.name, as_json=False))
+    shown = capsys.readouterr().out
+    assert found["text"] in shown and "no calibration" in shown and "3.0 GiB" in shown
 
 
 def test_a_directory_that_is_no_campaign_is_named(job, tmp_path):
