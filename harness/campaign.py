@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import atomic, attempt
-from harness.config import Config, ConfigProblem, build, to_mapping
+from harness.config import Config, to_mapping
 from harness.errors import UsageError
+from harness.typed import ConfigProblem, build
 
 _SCHEMA = 1
 _SEEDS = 2**31  # Megatron and NumPy take 31 bits

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import yaml
 
 from harness import config_rules, config_yaml, environment
-from harness.config import Config, ConfigProblem, build, to_mapping
+from harness.config import Config, to_mapping
 from harness.errors import ConfigError
 from harness.paths import BENCHMARK, in_repository
+from harness.typed import ConfigProblem, build
 
 _INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
 

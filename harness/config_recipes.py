@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
-from harness.config import Config, ConfigProblem, GemmFormat, Recipe
+from harness.config import Config, GemmFormat, Recipe
+from harness.typed import ConfigProblem
 
 _GEMMS = ("fprop", "dgrad", "wgrad")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # elements that share a scale

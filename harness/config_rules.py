@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from harness import config_recipes
-from harness.config import Config, ConfigProblem
+from harness.config import Config
+from harness.typed import ConfigProblem
 
 # The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
 _CLOSED: dict[str, Any] = {

@@ -37,7 +37,8 @@ class MegatronExecutor:
 
     def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
-        self._linears = precision.Linears(precision.recipe_of(config, arm), seed=seed, rank=ranks.rank)
+        recipe, backend = precision.recipe_of(config, arm), config.arms[arm].backend
+        self._linears = precision.Linears(recipe, seed=seed, rank=ranks.rank, backend=backend)
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0

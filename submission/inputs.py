@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, build
+from harness.config import Config
+from harness.typed import build
 
 
 def read(path: Path) -> tuple[Config, dict[str, Any]]:

@@ -13,7 +13,7 @@ import kernels
 from harness.paths import ROOT
 
 PACKAGES = ("kernels", "compliance", "submission", "harness")
-LEAVES = {"harness.config", "harness.events", "harness.environment"}
+LEAVES = {"harness.config", "harness.events", "harness.environment", "harness.typed"}
 FOREIGN = {  # what a package may import besides the standard library and what the graph below allows
     "kernels": {"torchao", "torch", "triton", "numpy"},
     "compliance": {"yaml", "mlperf_logging"},

@@ -19,7 +19,7 @@ from kernels.formats import E2M1, require_blocks
 from kernels.hadamard import matrix
 from kernels.matmul.engine import Use
 from kernels.quantize import tile
-from kernels.recipe import Quantizer, Rounding
+from kernels.recipe import Rounding
 
 WARPS = 4
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness import config as configuration
+from harness import typed
 from harness.config import Config
 
 VOCAB, LENGTH = 512, 64
@@ -54,7 +54,7 @@ def small_config(
     }
     for section, keys in changes.items():
         sections[section] = {**sections[section], **keys}
-    return configuration.build(Config, sections, "")
+    return typed.build(Config, sections, "")
 
 
 def write_data(directory: Path) -> None:

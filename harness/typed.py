@@ -1,0 +1,95 @@
+"""Values of declared types from plain data, or the key that is wrong. A leaf: submission imports it too."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+class ConfigProblem(Exception):
+    """A value that cannot be used; the caller knows where it was written and says so.
+
+    Args:
+        path: dotted key, for example `batch.global_batch_size`.
+        found: what stands there, as text.
+        allowed: what may stand there, and what to do.
+    """
+
+    def __init__(self, path: str, found: str, allowed: str):
+        super().__init__(f"{path}: found {found}; allowed: {allowed}")
+        self.path, self.found, self.allowed = path, found, allowed
+
+
+def build(kind: Any, value: Any, path: str) -> Any:
+    """Build a value of type `kind` from plain data, or say which key is wrong.
+
+    Raises:
+        ConfigProblem: wrong type, unknown or missing key.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        # bool is an int to Python: `hadamard: false` must not pass for 0
+        if isinstance(value, bool) or value not in arguments:
+            raise ConfigProblem(path, repr(value), " | ".join(map(str, arguments)))
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else build(arguments[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigProblem(path, repr(value), "a list, for example [mxfp4, fp8]")
+        return tuple(build(arguments[0], item, path) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        _require_mapping(value, path)
+        return {str(key): build(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
+    return _scalar(kind, value, path)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _require_mapping(value: Any, path: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigProblem(path or "top level", repr(value), "a mapping of keys to values")
+
+
+def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
+    _require_mapping(value, path)
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise ConfigProblem(_join(path, str(key)), "an unknown key", ", ".join(hints))
+    for field in dataclasses.fields(kind):
+        if field.name not in value and field.default is dataclasses.MISSING:
+            allowed = f"a value ({_type_name(hints[field.name])}); the key is required"
+            raise ConfigProblem(_join(path, field.name), "nothing", allowed)
+    return kind(**{key: build(hints[key], item, _join(path, key)) for key, item in value.items()})
+
+
+def _type_name(kind: Any) -> str:
+    return {int: "integer", float: "number", str: "text", bool: "true | false"}.get(kind, "mapping")
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is kind:
+        return value
+    allowed = _type_name(kind)
+    if kind in (int, float) and isinstance(value, str):
+        allowed += _yaml_number_hint(value)
+    raise ConfigProblem(path, f"{type(value).__name__} {value!r}", allowed)
+
+
+def _yaml_number_hint(text: str) -> str:
+    try:
+        mantissa, exponent = f"{float(text):.6e}".split("e")
+    except ValueError:
+        return ""
+    digits = mantissa.rstrip("0") + ("0" if mantissa.rstrip("0").endswith(".") else "")
+    return f"; YAML 1.1 reads {text} as text, write {digits}e{int(exponent):+d}"
