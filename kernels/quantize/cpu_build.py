@@ -1,12 +1,13 @@
 """The C++ quantiser, built by the system's compiler on first use and kept on disk; no build step by hand.
 
-A library's name holds what it depends on: source, command, compiler version, this CPU. Its last 32 bytes are the SHA-256
-of the rest, so a damaged file is seen and built again. Several processes may build at once: each writes a file of its
-own and renames it.
+A library's name holds what it depends on: source, command, compiler version, this CPU. Its last 32 bytes are the
+SHA-256 of the rest, so a damaged file is seen and built again. Several processes may build at once: each writes a file
+of its own and renames it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -21,7 +22,7 @@ import torch
 
 COMPILER = "c++"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-_SOURCE = Path(__file__).with_name("cpu_native.cpp")
+_SOURCE, _HEADER = (Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h"))
 _DIGEST_BYTES = 32
 _TIMEOUT_S = 300
 
@@ -86,7 +87,8 @@ def _command(compiler: str) -> tuple[list[str], str]:
         raise BuildError(f"no compiler: {compiler} is not on the PATH")
     version = _run([found, "--version"])
     command = [found, *_FLAGS]
-    parts = [*command, version, _cpu(), platform.machine(), _SOURCE.read_text(encoding="utf-8")]
+    sources = [path.read_text(encoding="utf-8") for path in (_SOURCE, _HEADER)]
+    parts = [*command, version, _cpu(), platform.machine(), *sources]
     return command, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -101,10 +103,8 @@ def _cpu() -> str:
 
 
 def _folders() -> Iterator[Path]:
-    try:
+    with contextlib.suppress(RuntimeError):  # a user without a home
         yield Path.home() / ".cache" / "fourmark"
-    except RuntimeError:  # a user without a home
-        pass
     private = Path(tempfile.gettempdir()) / f"fourmark-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
     status = private.stat()
