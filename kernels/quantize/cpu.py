@@ -41,8 +41,8 @@ def quantize_dequantize(
             costs no copy.
 
     Returns:
-        (M, K) BF16, rounded to nearest even where an MXFP8 subnormal does not fit; the transposed view of a contiguous
-        matrix where x is one.
+        (M, K) BF16, contiguous, which a BF16 multiplication likes best (docs/engineering.md); rounded to nearest even
+        where an MXFP8 subnormal does not fit.
 
     Raises:
         ValueError: a shape without whole blocks, or random numbers missing or superfluous.
@@ -73,7 +73,7 @@ def _load(compiler: str, directory: Path | None = None) -> Native | None:
         why = f"{compiler} made a library that differs from the specification"
     except (cpu_build.BuildError, OSError) as error:
         why = str(error)
-    warnings.warn(f"quantising with torch operations, about five times slower: {why}", stacklevel=2)
+    warnings.warn(f"quantising with torch operations, about eight times slower: {why}", stacklevel=2)
     return None
 
 
@@ -108,7 +108,7 @@ def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, si
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
         x = x.contiguous()
-    out = torch.empty(x.shape[::-1] if transposed else x.shape, dtype=torch.bfloat16)
+    out = torch.empty(x.shape, dtype=torch.bfloat16)
     if signs is not None:
         signs = signs.to(device="cpu", dtype=torch.float32).contiguous()
     element = quantizer.element
@@ -124,7 +124,7 @@ def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, si
     )  # fmt: skip
     if native(ctypes.byref(job)):
         raise RuntimeError(f"the C++ quantiser has no transform of {quantizer.hadamard} points")
-    return out.t() if transposed else out
+    return out
 
 
 @functools.cache

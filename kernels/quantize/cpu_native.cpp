@@ -92,7 +92,7 @@ template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks f
     for (int b = 0; b < P; b++) {
       for (int i = 0; i < 2; i++)
         t[b].v[i] = element<KIND>(t[b].v[i], by[b], joined(words[b].w[i], words[b].w[i + 2]), c);
-      store<KIND>(out + r * job.out_stride + BLOCK * b, t[b], BLOCK, c.rounds);
+      *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = packed<KIND>(t[b], c.rounds);
     }
   }
 }
@@ -142,6 +142,17 @@ static void transform(Pair* t, const Job& job, int width) {
     for (F& v : t[k].v) v = v * job.factor + 0.0f;
 }
 
+INLINE void transpose(U v[LANES]) {  // 16 x 16: four times the first half interleaved with the second
+  for (int round = 0; round < 4; round++) {
+    U w[LANES];
+    for (int i = 0; i < LANES / 2; i++) {
+      w[2 * i] = pick<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(v[i], v[i + 8]);
+      w[2 * i + 1] = pick<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(v[i], v[i + 8]);
+    }
+    for (int i = 0; i < LANES; i++) v[i] = w[i];
+  }
+}
+
 template <Kind KIND> INLINE void round_columns(
     Pair* t, const Job& job, const Constants& c, int64_t column, int64_t row, int64_t count) {  // a block of every lane
   Pair m = {};
@@ -151,17 +162,23 @@ template <Kind KIND> INLINE void round_columns(
   const Scale by[2] = {scale_of(bits(m.v[0]), c), scale_of(bits(m.v[1]), c)};
   const uint64_t per_row = (uint64_t)job.columns / 4;
   const D first = (COUNT * 4 + (uint64_t)row) * per_row + (uint64_t)column / 4;  // of every fourth row
+  U done[2][LANES];  // BF16 pairs of two columns, the even and the odd rows
   for (int k = 0; k < BLOCK; k += 4) {
     D counter[4];
     for (int i = 0; i < 4; i++) counter[i] = first + (i * per_row + k / 4);
     Words words[4] = {};
     if (KIND == RANDOM) philox<4>(counter, job, words);
-    for (int n = 0; n < 4; n++) {
-      Pair r;
-      for (int i = 0; i < 2; i++)
-        r.v[i] = element<KIND>(t[k + n].v[i], by[i], joined(words[i].w[n], words[i + 2].w[n]), c);
-      store<KIND>(job.out + (column + k + n) * job.out_stride + row, r, count, c.rounds);
-    }
+    for (int n = 0; n < 4; n += 2)
+      for (int i = 0; i < 2; i++) {
+        F a = element<KIND>(t[k + n].v[i], by[i], joined(words[i].w[n], words[i + 2].w[n]), c);
+        F b = element<KIND>(t[k + n + 1].v[i], by[i], joined(words[i].w[n + 1], words[i + 2].w[n + 1]), c);
+        done[i][(k + n) / 2] = packed<KIND>({{a, b}}, c.rounds);
+      }
+  }
+  for (int i = 0; i < 2; i++) {
+    transpose(done[i]);
+    uint16_t* out = job.out + (row + i) * job.out_stride + column;
+    for (int j = 0; j < LANES && 2 * j + i < count; j++) *(Unaligned*)(out + 2 * j * job.out_stride) = done[i][j];
   }
 }
 
@@ -174,7 +191,9 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
     const T* x = (const T*)job.x + column * job.x_stride + row;
     for (int k = 0; k < width; k++) {
       t[k] = load(x + k * job.x_stride, end - row);
-      const char* next = (const char*)(x + k * job.x_stride + BLOCK);  // too many streams for the hardware to foresee
+      // the next tile, to read and to write: too many streams for the hardware to foresee
+      const char* next = (const char*)(x + k * job.x_stride + BLOCK);
+      __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
       for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch(next + line);
     }
     if (job.hadamard) transform(t, job, width);

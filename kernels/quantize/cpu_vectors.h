@@ -86,17 +86,13 @@ template <class T> INLINE Pair load(const T* p, int64_t count) {
   std::memcpy(padded, p, count * sizeof(T));
   return load(padded);
 }
-template <Kind KIND> INLINE void store(uint16_t* p, Pair r, int64_t count, bool rounds) {
+template <Kind KIND> INLINE U packed(Pair r, bool rounds) {
   U a = bits(r.v[0]), b = bits(r.v[1]);
   if (KIND != PLAIN && rounds) {  // small FP8 elements do not fit into BF16: to nearest even
     a += 0x7FFFu + ((a >> 16) & 1u);
     b += 0x7FFFu + ((b >> 16) & 1u);
   }
-  U both = (a >> 16) | (b & UPPER);
-  if (count >= BLOCK)
-    *(Unaligned*)p = both;
-  else
-    std::memcpy(p, &both, count * sizeof *p);
+  return (a >> 16) | (b & UPPER);
 }
 
 INLINE void add_subtract(Pair& one, Pair& two) {

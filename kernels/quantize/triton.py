@@ -272,7 +272,9 @@ def launch_options(
         "TARGET": target,
     }
     if target != "interpreter":  # contracting a product and a sum into one rounding changes bits
-        options |= {"num_warps": WARPS, "enable_fp_fusion": False}
+        chance = any(quantizer.rounding is Rounding.STOCHASTIC for quantizer in used)
+        # random words take registers: twice the threads share a tile, or some would be spilled
+        options |= {"num_warps": 2 * WARPS if chance else WARPS, "enable_fp_fusion": False}
     return (triton.cdiv(M, BM), triton.cdiv(N, BN)), options
 
 
