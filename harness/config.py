@@ -16,6 +16,8 @@ class System:
     name: str  # submission_platform
     division: Literal["closed", "open"] = "closed"
     status: Literal["onprem", "cloud", "preview", "research"] = "onprem"
+    accelerator: str = ""  # model of one accelerator, for plan and the system description
+    accelerator_memory_gib: float = 0.0  # of one accelerator; 0: unknown, nothing is refused for want of memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,8 @@ class Parallelism:
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
+    gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
+    recompute: Literal["none", "full"] = "none"  # full: layers run forward a second time instead of keeping activations
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property

@@ -1,12 +1,14 @@
 """From benchmark.yaml, the aliases and --set to one checked Config that knows where every value was written.
 
-Order, later wins: dataclass defaults, the file's common sections, its chosen profile, environment aliases, --set.
+Order, later wins: dataclass defaults, the file's common sections, its chosen profile, a preset, environment aliases,
+--set.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,10 +33,10 @@ class Origin:
     Args:
         kind: which layer of the order above.
         name: the file's name, the profile's, the variable's, or the text after --set.
-        line: in the file, for kind file and profile.
+        line: in the file, for kind file, profile and preset.
     """
 
-    kind: Literal["default", "file", "profile", "env", "--set"]
+    kind: Literal["default", "file", "profile", "preset", "env", "--set"]
     name: str = ""
     line: int | None = None
     file: str = ""
@@ -42,7 +44,7 @@ class Origin:
     @property
     def where(self) -> str:
         """The beginning of a message about this value."""
-        if self.kind in ("file", "profile"):
+        if self.line is not None:
             return f"{self.file}:{self.line}"
         return f"environment {self.name}" if self.kind == "env" else f"--set {self.name}"
 
@@ -57,6 +59,7 @@ def resolve(
     profile: str,
     *,
     overrides: Sequence[str] = (),
+    preset: str | None = None,
     file: Path = BENCHMARK,
     aliases: Mapping[str, tuple[str, str]] | None = None,
 ) -> Resolved:
@@ -64,13 +67,14 @@ def resolve(
 
     Args:
         overrides: `key=value` texts of --set; the value is read as YAML, unless the key holds text.
+        preset: a system under `presets`.
         aliases: path -> (variable, text); None reads the process environment.
 
     Raises:
         ConfigError: one line that says where, which key, what was found and what is allowed.
     """
     tree = _Tree(file.name)
-    _add_file(tree, profile, file)
+    _add_file(tree, profile, preset, file)
     set_by_environment = environment.alias_overrides() if aliases is None else aliases
     for path, (variable, text) in set_by_environment.items():
         tree.override(path, text, Origin(kind="env", name=variable))
@@ -103,36 +107,55 @@ def _read(file: Path) -> config_yaml.Document:
         raise ConfigError(f"{file}: {error.strerror or error}; the configuration cannot be read") from None
 
 
-def _add_file(tree: _Tree, profile: str, file: Path) -> None:
+def presets(file: Path = BENCHMARK) -> list[str]:
+    """Names of the systems in the file."""
+    found = _read(file).value.get("presets")
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None:
     document = _read(file)
-    common = {key: value for key, value in document.value.items() if key != "profiles"}
+    common = {key: value for key, value in document.value.items() if key not in ("profiles", "presets")}
     if "profile" in common:
         where = f"{file.name}:{document.lines['profile']}"
         raise ConfigError(f"{where}: profile: found a key; allowed: none, a command takes --profile")
-    choices = document.value.get("profiles")
-    line = document.lines.get("profiles", 1)
+    tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
+    layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
+    if preset is not None:
+        layers.append(("preset", "presets", preset))
+    for kind, section, name in layers:
+        chosen, above = _choice(document, section, name, file.name), (section, name)
+        origin = functools.partial(_line, document, kind, above, file=file.name)
+        tree.merge(chosen, "", origin)
+    tree.root = _line(document, "profile", ("profiles", profile), "", file.name)
+
+
+def _choice(document: config_yaml.Document, section: str, name: str, file: str) -> Mapping[str, Any]:
+    """What stands under `profiles.NAME` or `presets.NAME`."""
+    choices = document.value.get(section)
+    line = document.lines.get(section, 1)
     if not isinstance(choices, Mapping):
-        raise ConfigError(f"{file.name}:{line}: profiles: found {choices!r}; allowed: a mapping of profiles")
-    if profile not in choices:
+        raise ConfigError(f"{file}:{line}: {section}: found {choices!r}; allowed: a mapping of {section}")
+    if name not in choices:
         raise ConfigError(
-            f"{file.name}:{line}: profiles: found no profile '{profile}'; allowed: {', '.join(choices)}"
+            f"{file}:{line}: {section}: found no {section[:-1]} '{name}'; allowed: {', '.join(choices)}"
         )
-    chosen, above = choices[profile], f"profiles.{profile}"
+    chosen = choices[name]
     if not isinstance(chosen, Mapping):
-        raise ConfigError(
-            f"{file.name}:{document.lines[above]}: {above}: found {chosen!r}; allowed: a mapping"
-        )
-    tree.merge(common, "", lambda path: _line(document, "file", "", path, file.name))
-    tree.merge(chosen, "", lambda path: _line(document, "profile", profile, path, file.name))
-    tree.root = _line(document, "profile", profile, "", file.name)
+        above = f"{section}.{name}"
+        raise ConfigError(f"{file}:{document.lines[above]}: {above}: found {chosen!r}; allowed: a mapping")
+    return chosen
 
 
 def _line(
-    document: config_yaml.Document, kind: Literal["file", "profile"], profile: str, path: str, file: str
+    document: config_yaml.Document,
+    kind: Literal["file", "profile", "preset"],
+    above: tuple[str, ...],
+    path: str,
+    file: str,
 ) -> Origin:
-    keys = ["profiles", profile] if kind == "profile" else []
-    line = document.lines[".".join([*keys, *([path] if path else [])])]
-    return Origin(kind=kind, name=profile or file, line=line, file=file)
+    line = document.lines[".".join([*above, *([path] if path else [])])]
+    return Origin(kind=kind, name=above[-1] if above else file, line=line, file=file)
 
 
 class _Tree:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness import data, jobs
+from harness import data, jobs, memory
 from harness.conclude import conclude
 from harness.config import Config
 from harness.config_file import resolve
@@ -53,6 +53,7 @@ def fit_proxy(config: Config, gpus: int) -> Config:
 def start(config: Config) -> int:
     """Everything a job is, from its data to its report; returns the exit code."""
     require_accelerators(config)
+    memory.require_fit(config)
     data.ensure(config)
     return conclude(run_job(jobs.create(config)))
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from harness import memory
 from harness.config import Config, to_mapping
 from harness.config_file import Origin, Resolved, leaves_of, resolve
 from harness.errors import EXIT_OK
@@ -33,16 +34,19 @@ class Derived:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="default: the one that fits this machine")
+    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over llama31_8b")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
-    resolved = resolve(args.profile or default_profile(), overrides=args.overrides)
+    profile = args.profile or ("llama31_8b" if args.preset else default_profile())
+    resolved = resolve(profile, overrides=args.overrides, preset=args.preset)
     if args.json:
         print(json.dumps(_document(resolved), indent=2))
     else:
         _print(resolved)
+    memory.require_fit(resolved.config)
     return EXIT_OK
 
 
@@ -140,6 +144,7 @@ def _document(resolved: Resolved) -> dict[str, Any]:
         "profile": config.profile,
         "configured": values,
         "derived": {item.name: {"value": item.value, "formula": item.formula} for item in derived(config)},
+        "memory": {**asdict(memory.predicted(config)), "total": memory.predicted(config).total},
         "lint": lint(config),
     }
 
@@ -161,8 +166,22 @@ def _print(resolved: Resolved) -> None:
             item.name, f"{item.value:,}" if isinstance(item.value, int) else f"{item.value:g}", item.formula
         )
     console.print(table)
+    if config.profile != "proxy":
+        console.print(_memory_line(config), highlight=False, markup=False, soft_wrap=True)
     for note in lint(config):
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _memory_line(config: Config) -> str:
+    need = memory.predicted(config)
+    parts = [f"{name.replace('_', ' ')} {value / 2**30:.1f}" for name, value in asdict(need).items() if value]
+    have = config.system.accelerator_memory_gib
+    there = (
+        f" of {have:.0f}"
+        if have
+        else ", of an accelerator whose memory nobody told (system.accelerator_memory_gib)"
+    )
+    return f"memory per accelerator, predicted: {need.total / 2**30:.0f} GiB{there}: {', '.join(parts)}"
 
 
 def _configured_table(config: Config, origins: Mapping[str, Origin]) -> Table:
@@ -177,7 +196,7 @@ def _configured_table(config: Config, origins: Mapping[str, Origin]) -> Table:
 
 def describe(origin: Origin) -> str:
     """An origin as the plan prints it."""
-    if origin.kind in ("file", "profile"):
+    if origin.line is not None:
         return f"{origin.kind} {origin.file}:{origin.line}"
     return origin.kind if origin.kind != "env" else f"env {origin.name}"
 

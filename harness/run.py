@@ -10,7 +10,10 @@ from harness.launch import accelerators
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="proxy", help="a profile of benchmark.yaml (default proxy)")
+    parser.add_argument(
+        "--profile", help="a profile of benchmark.yaml (default proxy; llama31_8b with --preset)"
+    )
+    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over the profile")
     parser.add_argument("--arm", nargs="+", metavar="A", help="arms to train; the last one is the baseline")
     parser.add_argument("--runs", type=int, metavar="N", help="runs per arm")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
@@ -22,4 +25,5 @@ def main(args: argparse.Namespace) -> int:
         overrides.append(f"runs.arms=[{', '.join(args.arm)}]")
     if args.runs is not None:
         overrides.append(f"runs.count={args.runs}")
-    return start(fit_proxy(resolve(args.profile, overrides=overrides).config, accelerators()))
+    profile = args.profile or ("llama31_8b" if args.preset else "proxy")
+    return start(fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()))

@@ -37,6 +37,15 @@ def install() -> None:
     cuda.current_stream = lambda *_, **__: None
 
 
+def forget_random_states() -> None:
+    """On a CPU: recomputation saves and restores the random state of CUDA, of which there is none."""
+    if on_cpu():
+        from megatron.core.tensor_parallel import random
+
+        random._get_cuda_rng_state = lambda *_, **__: torch.empty(0)
+        random._set_cuda_rng_state = lambda *_, **__: None
+
+
 def _identity_compile(function: Any = None, *_: Any, **__: Any) -> Any:
     return function if function is not None else (lambda inner: inner)
 

@@ -38,7 +38,9 @@ class MegatronExecutor:
     def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         recipe, backend = precision.recipe_of(config, arm), config.arms[arm].backend
-        self._linears = precision.Linears(recipe, seed=seed, rank=ranks.rank, backend=backend)
+        self._linears = precision.Linears(
+            recipe, seed=seed, rank=ranks.rank, backend=backend, keep_weights=config.micro_batches > 1
+        )
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0
@@ -144,7 +146,8 @@ class MegatronExecutor:
         demand = proof.Demand(
             labels=[label for label, _ in precision.linear_layers(model.unwrap(self.trainer.model))],
             recipe=self._linears.recipe,
-            forward_passes=backward + evaluation_passes,
+            forward_passes=backward * (2 if self._config.parallelism.recompute == "full" else 1)
+            + evaluation_passes,
             backward_passes=backward,
         )
         proof.verify(self._linears.ledger, demand)

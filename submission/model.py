@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
@@ -50,6 +52,7 @@ def transformer_config(config: Config) -> TransformerConfig:
         tensor_model_parallel_size=config.parallelism.tensor,
         pipeline_model_parallel_size=config.parallelism.pipeline,
         sequence_parallel=config.parallelism.sequence_parallel,
+        **_recompute(config),
         use_cpu_initialization=device.on_cpu(),
         bias_activation_fusion=True,
         bias_dropout_fusion=True,
@@ -63,6 +66,12 @@ def transformer_config(config: Config) -> TransformerConfig:
         batch_p2p_comm=on_gpu,
         overlap_p2p_comm=False,
     )
+
+
+def _recompute(config: Config) -> dict[str, Any]:
+    if config.parallelism.recompute == "none":
+        return {}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 def layer_spec(linears: Linears) -> ModuleSpec:
@@ -124,7 +133,7 @@ def wrap(config: Config, model: GPTModel, home: torch.device) -> DistributedData
     inner = Float16Module(settings, model.to(home)) if settings.bf16 else model.to(home)
     distributed = config.parallelism.distributed_optimizer
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
+        grad_reduce_in_fp32=config.parallelism.gradient_reduce == "fp32",
         overlap_grad_reduce=config.parallelism.overlap,
         overlap_param_gather=config.parallelism.overlap and distributed,
         use_distributed_optimizer=distributed,

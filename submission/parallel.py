@@ -30,6 +30,7 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
     home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", ranks.local_rank)
     if home.type == "cuda":
         torch.cuda.set_device(home)
+    device.forget_random_states()
     if not dist.is_initialized():
         dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=timedelta(minutes=30))
     parallel_state.initialize_model_parallel(

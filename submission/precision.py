@@ -32,12 +32,21 @@ class Linears:
     Args:
         seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
         backend: "auto", or "native" | "emulated" | "reference" to insist.
+        keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
     """
 
-    def __init__(self, recipe: LinearRecipe, *, seed: int = 0, rank: int = 0, backend: str = "auto"):
+    def __init__(
+        self,
+        recipe: LinearRecipe,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        backend: str = "auto",
+        keep_weights: bool = True,
+    ):
         self.recipe, self.ledger, self.backend = recipe, Ledger(), backend
         self._seed, self._rank = seed, rank
-        self._weights = WeightCache()
+        self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
         body = {"_forward_impl": self._forward_impl()}
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
@@ -45,12 +54,14 @@ class Linears:
 
     def weights_changed(self) -> None:
         """After every optimizer step, which writes to the weights by ways torch does not count; before the next one."""
-        self._weights.changed()
+        if self._weights is not None:
+            self._weights.changed()
         self._randomness.step += 1
 
     def start_over(self) -> None:
         """As newly made, but for the ledger: the weights are others and every random number is drawn again."""
-        self._weights.changed()
+        if self._weights is not None:
+            self._weights.changed()
         self._randomness = Randomness(self._seed, self._rank)
 
     def _layer(self, label: str) -> Layer:

@@ -18,7 +18,7 @@ from kernels.devices import device_of, triton_missing
 from kernels.recipe import Format, Quantizer
 from kernels.verify import Outcome
 
-_SHAPES = ((64, 128), (96, 160), (96, 256), (128, 384))
+_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,9 +16,14 @@ FORMATS = [(Format.MXFP4, E2M1), (Format.MXFP8, E4M3), (Format.MXFP8, E5M2)]
 
 
 @pytest.fixture(autouse=True)
-def needs_cpp():
+def one_thread_and_the_native_engine():
+    """Small tensors on several threads of a busy machine wait for one another far longer than they compute."""
     if cpu.engine() != "c++":
         pytest.skip("no C++ compiler here: nothing to compare")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def any_fp32(shape, generator):
@@ -77,21 +82,23 @@ OPTIONS = [  # rows of a block, rounding, pre-scale, signs
     (1, Rounding.STOCHASTIC, 0.75, Signs.FIXED),
     (32, Rounding.STOCHASTIC, 1.0, Signs.FIXED),
 ]
+CASES = [*itertools.product(FORMATS[:1], OPTIONS), *zip(FORMATS[1:], OPTIONS[1::2], strict=True)]
+CASES += [*zip(FORMATS[1:], OPTIONS[2::-2], strict=True)]
 
 
 @pytest.mark.parametrize("size", HADAMARD_SIZES)
 @pytest.mark.parametrize("rule", list(ScaleRule))
 def test_c_plus_plus_and_torch_operations_give_the_bits_of_the_reference(rule, size):
     case = 0
-    for (form, element), (rows, rounding, prescale, signs) in itertools.product(FORMATS, OPTIONS):
+    for (form, element), (rows, rounding, prescale, signs) in CASES:
         quantizer = Quantizer(
             format=form, element=element, scale_rule=rule, rounding=rounding, prescale=prescale,
             hadamard=size, signs=signs if size else Signs.NONE, rows=rows,
         )  # fmt: skip
-        for what, x in matrices((64, 384), seed=case):
+        for what, x in matrices((64, 256), seed=case):
             case += 1
             if rows == 1:  # rows that fill no vector, columns that fill no group of four blocks
-                x = x[: 37 + case % 20, : 384 - max(32, size) * (case % 3)]
+                x = x[: 37 + case % 20, : 256 - max(32, size) * (case % 2)]
             assert_all_equal_the_reference(x, quantizer, what)
 
 
@@ -101,23 +108,19 @@ def test_every_value_of_bf16_becomes_what_the_reference_says():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2**16, 32, generator=generator).bfloat16() * patterns.unsqueeze(1)
     x[:, 7] = patterns
-    for rule in ScaleRule:
+    for rule in (ScaleRule.EVEN, ScaleRule.CEIL):
         assert_all_equal_the_reference(x, Quantizer(scale_rule=rule), "patterns")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_changes_nothing(threads):
-    before = torch.get_num_threads()
     x = torch.randn(2500, 256, generator=torch.Generator().manual_seed(1))
-    try:
-        torch.set_num_threads(threads)
-        for quantizer in (
-            Quantizer(),
-            Quantizer(hadamard=128, rounding=Rounding.STOCHASTIC, signs=Signs.STEP),
-        ):
-            assert_all_equal_the_reference(x, quantizer, f"{threads} threads")
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    for quantizer in (
+        Quantizer(),
+        Quantizer(hadamard=128, rounding=Rounding.STOCHASTIC, signs=Signs.STEP),
+    ):
+        assert_all_equal_the_reference(x, quantizer, f"{threads} threads")
 
 
 def test_views_are_read_where_they_lie():
@@ -137,10 +140,10 @@ def test_views_are_read_where_they_lie():
         assert torch.equal(bits(got), expected(view, quantizer)), what
 
 
-def test_a_transposed_matrix_keeps_its_layout():
+@pytest.mark.parametrize("engine", [cpu.quantize_dequantize, lambda x, q: cpu._eager(x, q, None, None)])
+def test_the_result_is_contiguous_along_k_whatever_the_layout_of_the_matrix(engine):
     x = torch.randn(96, 160)
-    assert cpu.quantize_dequantize(x.t(), Quantizer()).stride() == (1, 160)
-    assert cpu.quantize_dequantize(x, Quantizer()).stride() == (160, 1)
+    assert engine(x.t(), Quantizer()).is_contiguous() and engine(x, Quantizer()).is_contiguous()
 
 
 def test_other_types_and_tensors_without_memory_take_torch_operations():
