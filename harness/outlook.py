@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compliance import rcp
 from harness import predict
@@ -12,6 +12,7 @@ from harness.metrics import Evaluation, duration
 from harness.predict import Band, Outlook
 
 _BENCHMARK = "llama31_8b"
+_IN_SIGHT = 10  # times the samples trained: no curve says more about what comes later
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,8 @@ def look(
         target=config.evaluation.target_log_perplexity,
         benchmark=config.benchmark,
     )
+    if found.samples is not None and samples and found.samples > _IN_SIGHT * samples:
+        found = replace(found, samples=None, error_pct=None, why="the target is out of sight")
     to_go_s, error_s = None, None
     if found.samples is not None and samples_per_s:
         to_go_s = max(found.samples - samples, 0.0) / samples_per_s

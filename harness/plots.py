@@ -1,39 +1,22 @@
-"""Vector plots of a comparison, inlined into the report. Text and axes take the page's own colour (light or dark)."""
+"""Plots of what the runs did: loss, run results, samples to target, where the time went."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-from harness import comparison
+from compliance import rcp
+from compliance.runlog import RunLog
+from harness import figures, predict
+from harness.report_canvas import INK, MANY, STRIPE, canvas, colours, legend, short, svg
 from harness.submissions import Submission
 
-# Okabe and Ito's palette: told apart with every common colour vision deficiency, on white and on black.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_PAGE_COLOUR = "#010203"  # stands for the page's text colour until the SVG is written
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fourmark",
-    "text.parse_math": False,  # names come from strangers' logs
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.18,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"),
-        _PAGE_COLOUR,
-    ),
-}
+_STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
+_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
 
 
 def loss_plot(submissions: Sequence[Submission], *, against: str) -> str:
@@ -43,140 +26,198 @@ def loss_plot(submissions: Sequence[Submission], *, against: str) -> str:
         against: "samples" or "minutes".
     """
     label = "training sequences" if against == "samples" else "minutes since run_start"
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas(f"log perplexity (nats per token) against {label}", label)
-        for submission, colour in zip(submissions, _cycle(), strict=False):
+    with canvas("Validation log perplexity, every run", label, "nats per token") as axes:
+        if against == "samples":
+            _public_band(axes, submissions)
+        for submission, colour in zip(submissions, colours(), strict=False):
             for index, run in enumerate(submission.runs):
-                start = run.run_start_ms or 0
-                points = [
-                    (
-                        one.samples if against == "samples" else (one.time_ms - start) / 60_000,
-                        one.log_perplexity,
-                    )
-                    for one in run.evaluations
-                ]
-                name = submission.name if index == 0 else None
-                axes.plot(
-                    *zip(*points, strict=True), color=colour, alpha=0.75, lw=1.4, marker=".", ms=4, label=name
-                )
+                name = short(submission.name) if index == 0 else None
+                xs, ys = _curve(run, against)
+                axes.plot(xs, ys, color=colour, alpha=0.7, lw=1.1, marker=".", ms=3.5, label=name)
         target = submissions[0].target
-        axes.axhline(target, color=_PAGE_COLOUR, lw=1, ls="--")
-        axes.annotate(f"target {target:g}", (0.01, target), xycoords=("axes fraction", "data"), va="bottom")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+        axes.axhline(target, color=INK, lw=1, ls="--")
+        axes.annotate(f"target {target:g}", (0.01, target), xycoords=axes.get_yaxis_transform(), va="bottom")
+        _frame(axes, submissions, against)
         runs = ", ".join(f"{len(submission.runs)} runs of {submission.name}" for submission in submissions)
-        return _svg(
-            figure, f"Validation log perplexity against {label}: {runs}; target {target:g}", f"loss-{against}"
-        )
+        text = f"Validation log perplexity against {label}: {runs}; target {target:g}"
+        return svg(axes, text, f"loss-{against}")
 
 
-def time_bars(submissions: Sequence[Submission]) -> str:
-    """Run results; the dropped ones (fastest, slowest) pale, the olympic mean as a line."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas("run results and olympic mean", "", "minutes")
+def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
+    """The part of the plot where runs can be told apart."""
+    curves = [_curve(run, against) for submission in submissions for run in submission.runs]
+    end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
+    seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
+    if seen and max(seen) > min(seen):
+        room = 0.06 * (max(seen) - min(seen))
+        axes.set_ylim(min(*seen, submissions[0].target) - room, max(seen) + room)
+    axes.set_xlim(left=0)
+    if against == "samples":
+        axes.xaxis.set_major_formatter(_THOUSANDS)
+    legend(axes)
+
+
+def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
+    start = run.run_start_ms or 0
+    xs = [
+        float(one.samples) if against == "samples" else (one.time_ms - start) / 60_000
+        for one in run.evaluations
+    ]
+    return xs, [one.log_perplexity for one in run.evaluations]
+
+
+def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
+    """Where public runs of each of these batch sizes were: 5 to 95 %."""
+    sizes = {one.global_batch_size for one in submissions if one.benchmark == "llama31_8b"}
+    for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
+        band = predict.constants().bands.get(size, {})
+        samples = sorted(band)
+        if samples:
+            low, high = [band[one].low for one in samples], [band[one].high for one in samples]
+            axes.fill_between(
+                samples,
+                low,
+                high,
+                color=INK,
+                alpha=0.13,
+                lw=0,
+                hatch=hatch,
+                label=f"public runs, batch {size}: 5–95 %",
+            )
+
+
+def run_results(submissions: Sequence[Submission]) -> str:
+    """Run results with those that the olympic mean drops marked; bars for a few submissions, dots for many."""
+    drawn = _bars if len(submissions) <= MANY else _dots
+    means = ", ".join(
+        f"{row.name} {minutes:.3f}" for row in submissions if (minutes := figures.time_to_train_min(row))
+    )
+    return drawn(
+        submissions, f"Run results in minutes; the fastest and slowest are dropped; olympic means: {means}"
+    )
+
+
+def _dots(submissions: Sequence[Submission], text: str) -> str:
+    with canvas("Run results and olympic mean", "minutes", height=1.3 + 0.3 * len(submissions)) as axes:
+        for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
+            minutes = sorted(figures.run_minutes(submission))
+            dropped = _dropped(submission, len(minutes))
+            for index, value in enumerate(minutes):
+                face = "none" if index in dropped else colour
+                axes.plot([value], [-row], "o", color=colour, mfc=face, ms=5, alpha=0.8)
+            if mean := figures.time_to_train_min(submission):
+                axes.plot([mean, mean], [-row - 0.35, -row + 0.35], color=INK, lw=1.4)
+                _beside(axes, f"{mean:.3f}", (max(minutes), -row))
+        _name_rows(axes, [submission.name for submission in submissions])
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15)
+        return svg(axes, text, "time")
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks([-row for row in range(len(names))], [short(name, 24) for name in names])
+    axes.grid(axis="y", visible=False)
+
+
+def _bars(submissions: Sequence[Submission], text: str) -> str:
+    """The dropped ones striped, the olympic mean as a line."""
+    with canvas("Run results and olympic mean", "", "minutes") as axes:
         position, ticks = 0, []
-        for submission, colour in zip(submissions, _cycle(), strict=False):
-            minutes = sorted(comparison.run_minutes(submission))
+        for submission, colour in zip(submissions, colours(), strict=False):
+            minutes = sorted(figures.run_minutes(submission))
             if not minutes:
                 continue
-            dropped = {0, len(minutes) - 1} if len(minutes) > 2 else set()
+            dropped = _dropped(submission, len(minutes))
             places = range(position, position + len(minutes))
             for index, place in enumerate(places):
-                pale = index in dropped
-                axes.bar(
-                    place,
-                    minutes[index],
-                    color=colour,
-                    alpha=0.3 if pale else 0.9,
-                    hatch="//" if pale else None,
-                )
-            mean = comparison.time_to_train_min(submission) or 0.0
-            axes.plot([places[0] - 0.5, places[-1] + 0.5], [mean, mean], color=_PAGE_COLOUR, lw=1.5)
-            axes.annotate(
-                f"mean {mean:.3f}", (places[0] - 0.5, mean), xytext=(0, 22), textcoords="offset points"
-            )
-            ticks.append((fmean_place(places), submission.name))
+                axes.bar(place, minutes[index], **_fill(colour, striped=index in dropped))
+            mean = figures.time_to_train_min(submission) or 0.0
+            axes.plot([places[0] - 0.6, places[-1] + 0.6], [mean, mean], color=INK, lw=1.4)
+            middle = (places[0] + places[-1]) / 2
+            above = (middle, max(mean, minutes[-1]) * 1.05)
+            axes.annotate(f"{mean:.3f}", above, ha="center", fontweight="bold")
+            ticks.append((middle, short(submission.name, 22)))
             position = places[-1] + 2
-        axes.margins(y=0.15)
+        axes.margins(y=0.18)
         axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
         axes.grid(axis="x", visible=False)
-        text = "Run results in minutes, sorted; hatched bars are dropped by the olympic mean"
-        return _svg(figure, text, "time")
+        return svg(axes, text, "time")
 
 
-def fmean_place(places: range) -> float:
-    return (places[0] + places[-1]) / 2
+def _fill(colour: str, *, striped: bool = False) -> dict[str, Any]:
+    """A solid bar, or one of stripes alone, which print and grey eyes tell apart too."""
+    face = {"facecolor": "none", "hatch": STRIPE} if striped else {"facecolor": colour}
+    return {**face, "edgecolor": colour, "lw": 0.8}
+
+
+def _dropped(submission: Submission, runs: int) -> set[int]:
+    """Of the sorted run results; a run that did not converge has taken the place of the slowest."""
+    if runs < 3:
+        return set()
+    return {0} if figures.one_failed(submission) else {0, runs - 1}
 
 
 def samples_dots(submissions: Sequence[Submission]) -> str:
     """Samples to target per run: at the stop (on the evaluation grid) and interpolated."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas("samples to the quality target, every run", "training sequences")
-        for row, (submission, colour) in enumerate(zip(submissions, _cycle(), strict=False)):
-            stops, exact = comparison.stop_samples(submission), comparison.target_samples(submission)
-            axes.plot(stops, [row - 0.14] * len(stops), "o", mfc="none", color=colour, ms=8, alpha=0.8)
-            axes.plot(exact, [row + 0.14] * len(exact), "o", color=colour, ms=7, alpha=0.7)
-        axes.set_yticks(range(len(submissions)), [submission.name for submission in submissions])
-        axes.set_ylim(-0.6, len(submissions) - 0.4)
+    height = max(2.6, 1.3 + (0.62 if len(submissions) <= MANY else 0.34) * len(submissions))
+    with canvas("Samples to the target, every run", "training sequences", height=height) as axes:
+        for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
+            stops, exact = figures.stop_samples(submission), figures.target_samples(submission)
+            for stop, runs in Counter(stops).items():  # a few places, for runs stop on the evaluation grid
+                axes.plot([stop], [-row + 0.15], "s", mfc="none", color=colour, ms=7)
+                if runs > 1 and len(submissions) <= MANY:
+                    _beside(axes, f"×{runs}", (stop, -row + 0.15))
+            axes.plot(exact, [-row - 0.15] * len(exact), "o", color=colour, ms=6, alpha=0.6, mew=0)
+            if exact:
+                mean = sum(exact) / len(exact)
+                axes.plot([mean, mean], [-row - 0.32, -row + 0.02], color=INK, lw=1.5)
+        _reference(axes, submissions)
+        _name_rows(axes, [submission.name for submission in submissions])
+        axes.set_ylim(-len(submissions) + 0.4, 0.75)
+        axes.xaxis.set_major_formatter(_THOUSANDS)
         axes.grid(axis="y", visible=False)
-        text = "Samples to target per run: filled interpolated, open at the evaluation where the run stopped"
-        return _svg(figure, text, "samples")
+        text = (
+            "Samples to target per run: discs interpolated, squares at the evaluation where the run stopped"
+        )
+        return svg(axes, text, "samples")
 
 
-def decomposition(ratios: Sequence[dict[str, Any]]) -> str:
-    """Ratio of time as ratio of samples times ratio of seconds per sample, with 95 % intervals."""
-    rows = [("time to train", "time_to_train"), ("samples at stop", "samples_at_stop"),
-            ("samples to target", "samples_to_target"), ("seconds per sample", "seconds_per_sample")]  # fmt: skip
-    usable = [pair for pair in ratios if pair["time_to_train"]]
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas("ratio to the baseline: below 1 is better", "ratio, 95 % interval")
-        for offset, (pair, colour) in enumerate(zip(usable, _cycle(), strict=False)):
-            for row, (_, key) in enumerate(rows):
-                if pair[key] is None:
-                    continue
-                value, interval = pair[key]["ratio"], pair[key]["ci95"] or [pair[key]["ratio"]] * 2
-                y = -row - 0.2 * offset
-                axes.plot(interval, [y, y], color=colour, lw=3, alpha=0.5, solid_capstyle="butt")
-                name = f"{pair['submission']} / {pair['baseline']}" if row == 0 else None
-                axes.plot([value], [y], "o", color=colour, ms=8, label=name)
-                axes.annotate(
-                    f"{value:.3f}", (value, y), xytext=(0, 8), textcoords="offset points", ha="center"
-                )
-        axes.axvline(1.0, color=_PAGE_COLOUR, lw=1, ls="--")
-        axes.set_yticks([-row for row in range(len(rows))], [name for name, _ in rows])
-        axes.set_ylim(-len(rows) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        if len(usable) > 1:
-            axes.legend(frameon=False, loc="lower right")
-        text = "Ratios to the baseline with 95 % intervals: time, samples and seconds per sample"
-        return _svg(figure, text, "decomposition")
+def _beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
+    axes.annotate(text, place, xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _cycle() -> list[str]:
-    return list(_COLOURS) * 8
+def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
+    """The reference's mean, where all submissions have one batch size."""
+    sizes = {one.global_batch_size for one in submissions}
+    if len(sizes) != 1 or submissions[0].benchmark != "llama31_8b":
+        return
+    try:
+        mean = rcp.reference(sizes.pop() or 0).mean_samples
+    except rcp.RcpError:
+        return
+    axes.axvline(mean, color=INK, lw=1, ls=":")
+    axes.annotate("RCP mean", (mean, 0.6), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _canvas(title: str, x_label: str, y_label: str = "") -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    return figure, axes
-
-
-def _svg(figure: Figure, description: str, name: str) -> str:
-    """Inline SVG: page colour for text and axes, ids of its own, a text alternative."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(_PAGE_COLOUR, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text).replace('href="#', f'href="#{name}-')
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)
+def time_budget(submissions: Sequence[Submission]) -> str | None:
+    """Minutes of training and of evaluation on the clock, of start-up before it; None where no log says."""
+    rows = [(submission, figures.summary(submission)) for submission in submissions]
+    usable = [(one, row) for one, row in rows if row["evaluation_share"] is not None]
+    if not usable:
+        return None
+    height = max(2.4, 1.5 + (0.5 if len(usable) <= MANY else 0.27) * len(usable))
+    with canvas("Where the time goes, mean run", "minutes; 0 is run_start", height=height) as axes:
+        for place, ((one, row), colour) in enumerate(zip(usable, colours(), strict=False)):
+            minutes = sum(figures.run_minutes(one)) / row["runs_converged"]
+            evaluation = row["evaluation_share"] * minutes
+            axes.barh(-place, minutes - evaluation, height=0.55, **_fill(colour))
+            axes.barh(
+                -place, evaluation, left=minutes - evaluation, height=0.55, **_fill(colour, striped=True)
+            )
+            axes.barh(-place, -(row["init_s"] or 0.0) / 60, height=0.55, color=colour, alpha=0.3)
+            _beside(axes, f"{100 * row['evaluation_share']:.1f} %", (minutes, -place))
+        axes.axvline(0, color=INK, lw=1)
+        axes.margins(x=0.12)
+        _name_rows(axes, [one.name for one, _ in usable])
+        text = "Time budget: training solid, evaluation striped, start-up before the clock pale on the left"
+        return svg(axes, text, "budget")

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and the same data as report.json."""
+"""The report: one self-contained page, and the same data as JSON and CSV beside it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Any
 
 import jinja2
 
-from harness import plots
+from harness import messaging, plots, report_ratios, report_rows
 from harness.atomic import replace_json, replace_text
+from harness.errors import UsageError
+from harness.logs import printable
+from harness.report_canvas import DARK, MANY, PALETTE
 from harness.submissions import Submission
-from harness.tables import number, summary
+from harness.tables import FACTORS, WHOLE_RUNS, number, p_value, ratio_cells, summary
+
+_BUDGET = "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up off the clock."
 
 
 def write_report(submissions: Sequence[Submission], comparison: Mapping[str, Any], directory: Path) -> Path:
-    """Write report.json and report.html.
+    """Write report.html, report.json and report.csv.
 
     Args:
         submissions: the last one is the baseline; a single one gives a report without ratios.
@@ -24,10 +29,25 @@ def write_report(submissions: Sequence[Submission], comparison: Mapping[str, Any
     Returns:
         Path of the page.
     """
-    document = {**comparison, "curves": [_curves(submission) for submission in submissions]}
-    replace_json(directory / "report.json", document)
-    replace_text(directory / "report.html", render(submissions, comparison))
-    return directory / "report.html"
+    return write(submissions, comparison, directory / "report.html")
+
+
+def write(submissions: Sequence[Submission], comparison: Mapping[str, Any], page: Path) -> Path:
+    """Write the page and, under its name, .json and .csv.
+
+    Raises:
+        UsageError: a page whose name would be overwritten by what lies beside it.
+    """
+    if page.suffix.lower() in (".json", ".csv"):
+        found = f"a page named {printable(page.name)}"
+        raise UsageError(
+            f"--html: found {found}; allowed: a name like report.html (.json, .csv come beside it)"
+        )
+    document = {**comparison, "curves": [report_rows.curves(submission) for submission in submissions]}
+    replace_json(page.with_suffix(".json"), document)
+    replace_text(page.with_suffix(".csv"), report_rows.as_csv(submissions))
+    replace_text(page, render(submissions, comparison))
+    return page
 
 
 def headline(comparison: Mapping[str, Any]) -> str:
@@ -45,79 +65,84 @@ def headline(comparison: Mapping[str, Any]) -> str:
 def render(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> str:
     """The page as text; everything that comes from logs is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["number"] = number
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, p_value=p_value)
+    pairs = [pair for pair in comparison["ratios"] if pair["time_to_train"]]
     return environment.get_template("report.html.j2").render(
+        palette=list(zip(PALETTE, DARK, strict=True)),
         headline=headline(comparison),
         comparison=comparison,
+        is_proxy=submissions[0].is_proxy,
+        tiles=report_rows.tiles(pairs[0]) if pairs and not submissions[0].is_proxy else [],
         summary=summary(comparison["submissions"]),
+        pairs=pairs,
+        factors=[*_cells(pairs, FACTORS, "decomposition"), *_cells(pairs, WHOLE_RUNS)],
         figures=_figures(submissions, comparison),
-        runs=[_run_rows(submission) for submission in submissions],
-        proofs=[proof for submission in submissions for proof in _proof_rows(submission)],
+        configuration=messaging.configuration(submissions),
+        runs=[{"name": one.name, "rows": report_rows.runs(one)} for one in submissions],
+        proofs=[row for one in submissions for row in report_rows.proofs(one)],
+        unproved=[row for row in comparison["submissions"] if not _proved(submissions, row["name"])],
     )
+
+
+def _proved(submissions: Sequence[Submission], name: str) -> bool:
+    return any(one.name == name and one.proofs for one in submissions)
+
+
+def _cells(
+    pairs: Sequence[Mapping[str, Any]], rows: Sequence[tuple[str, str]], group: str | None = None
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Ratio and interval of every pair, for the quantities that any of them has."""
+    table = []
+    for label, key in rows:
+        values = [(pair[group] if group else pair).get(key) for pair in pairs]
+        if any(values):
+            table.append((label, [ratio_cells(value) if value else ("–", "") for value in values]))
+    return table
 
 
 def _figures(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Plots and captions. The SVG is matplotlib's, which escapes the text it draws."""
-    drawn = [
+    band = "" if submissions[0].is_proxy else " Grey: where 90 % of the public runs of that batch size were."
+    budget = plots.time_budget(submissions)
+    return [
         (
             plots.loss_plot(submissions, against="samples"),
-            "Every run's validation loss over training sequences.",
+            f"One line a run; the steep beginning is cut off.{band}",
         ),
         (plots.loss_plot(submissions, against="minutes"), "The same over the official clock."),
-        (plots.time_bars(submissions), "Run results, sorted; hatched: dropped by the olympic mean."),
+        (
+            plots.run_results(submissions),
+            "Run results. Striped or hollow: dropped by the olympic mean, the line with its value.",
+        ),
         (
             plots.samples_dots(submissions),
-            "Filled: interpolated. Open: the evaluation at which the run stopped.",
+            "Discs: interpolated, with their mean. Squares: the evaluation at which the run stopped.",
         ),
+        *_pair_figures([pair for pair in comparison["ratios"] if pair["time_to_train"]]),
+        *([(budget, _BUDGET)] if budget else []),
     ]
-    if any(pair["time_to_train"] for pair in comparison["ratios"]):
-        drawn.append((plots.decomposition(comparison["ratios"]), "Time = samples x seconds per sample."))
-    return drawn
 
 
-def _curves(submission: Submission) -> dict[str, Any]:
-    return {
-        "name": submission.name,
-        "runs": [
-            {
-                "seed": run.seed,
-                "samples": [one.samples for one in run.evaluations],
-                "log_perplexity": [one.log_perplexity for one in run.evaluations],
-                "minutes": [(one.time_ms - (run.run_start_ms or 0)) / 60_000 for one in run.evaluations],
-            }
-            for run in submission.runs
-        ],
-    }
-
-
-def _run_rows(submission: Submission) -> dict[str, Any]:
-    rows = [
-        {
-            "file": Path(run.path).name,
-            "seed": run.seed,
-            "status": run.run_status,
-            "minutes": None if run.duration_s is None else run.duration_s / 60,
-            "samples": run.samples_at_stop,
-            "last": run.evaluations[-1].log_perplexity if run.evaluations else None,
-        }
-        for run in submission.runs
+def _pair_figures(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    if not pairs:
+        return []
+    rest = f" The first {MANY} of {len(pairs)} pairs." if len(pairs) > MANY else ""
+    gap = report_ratios.loss_gap(pairs[:MANY])
+    drawn = [
+        (
+            report_ratios.decomposition(pairs[:MANY]),
+            f"The factors multiply to the ratio of times. Lines: 95 % intervals.{rest}",
+        )
     ]
-    return {"name": submission.name, "rows": rows}
-
-
-def _proof_rows(submission: Submission) -> list[dict[str, Any]]:
-    """Per GEMM what ran, summed over the layers and runs of a submission."""
-    total: dict[tuple[str, ...], int] = {}
-    for proof in submission.proofs:
-        for row in proof.get("gemms", []):
-            key = tuple(
-                str(row.get(name)) for name in ("gemm", "format", "transform", "scale_rule", "backend")
+    if gap is not None:
+        drawn.append(
+            (
+                gap,
+                "Median over runs, less the baseline's (mean of the pairs, where seeds are shared), with its "
+                f"95 % band; only where every run still trains.{rest}",
             )
-            total[key] = total.get(key, 0) + int(row.get("calls", 0))
-    names = ("gemm", "format", "transform", "scale_rule", "backend")
-    recipe = next((str(proof.get("recipe")) for proof in submission.proofs), "")
-    return [
-        {"name": submission.name, "recipe": recipe, **dict(zip(names, key, strict=True)), "calls": calls}
-        for key, calls in total.items()
-    ]
+        )
+    return drawn

@@ -1,17 +1,27 @@
-"""Statistics of a comparison: pure functions of run values."""
+"""Statistics of a comparison: pure functions of run values.
+
+Intervals of a ratio are bootstrap t intervals on its logarithm: runs are resampled to find the variance of the
+figure's logarithm, and Student's t with Welch's degrees of freedom makes the interval of it. The percentile bootstrap
+of ten runs is too narrow: it covers 91 to 94 % where this covers 94 to 96 % (tests/harness/test_simulation.py).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-_RESAMPLES = 10_000
+_RESAMPLES = 2_000
 _SEED = 20_260_101  # of the resampling: the same logs give the same interval
+_LEVEL = 0.975  # two-sided 95 %
+_POWER = 0.8
+FEWEST_RUNS = 3  # below, no interval
+_MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,34 +42,88 @@ class Ratio:
         return Ratio(ratio=1 / self.ratio, low=low, high=1 / self.low if self.low else None)
 
 
-def coefficient_of_variation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation over mean; None for fewer than two values."""
-    return stdev(values) / fmean(values) if len(values) > 1 else None
-
-
-def bootstrap_ratio(
-    a: Sequence[float], b: Sequence[float], score: Callable[[Sequence[float]], float]
-) -> Ratio:
-    """score(a) / score(b) with a percentile bootstrap over runs, both sides resampled independently.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A submission's figure and how well its runs know it.
 
     Args:
-        a, b: one value per run.
-        score: from run values to a submission's figure, for example the olympic mean.
+        variance: of the figure's logarithm.
     """
-    value = score(a) / score(b)
-    if min(len(a), len(b)) < 3:
-        return Ratio(ratio=value, low=None, high=None)
-    generator = np.random.default_rng(_SEED)
-    drawn = [_resampled(values, score, generator) for values in (a, b)]
-    low, high = np.percentile(drawn[0] / drawn[1], [2.5, 97.5])
-    return Ratio(ratio=value, low=float(low), high=float(high))
+
+    value: float
+    variance: float
+    runs: int
 
 
-def _resampled(
-    values: Sequence[float], score: Callable[[Sequence[float]], float], generator: np.random.Generator
-) -> np.ndarray:
-    picks = generator.integers(len(values), size=(_RESAMPLES, len(values)))
-    return np.array([score(row) for row in np.asarray(values)[picks].tolist()])
+@lru_cache(maxsize=32)
+def picks(runs: int) -> np.ndarray:
+    """Which runs each resample draws: (resamples, runs)."""
+    return np.random.default_rng(_SEED).integers(runs, size=(_RESAMPLES, runs))
+
+
+def variance_of_log(resampled: np.ndarray) -> float:
+    """Variance of a figure's logarithm over its resamples."""
+    return float(np.var(np.log(resampled)))
+
+
+def mean_of(values: Sequence[float], *, floor: float = 0.0) -> Estimate:
+    """Mean of positive run values and its uncertainty.
+
+    Args:
+        floor: the variance is not taken for less: runs that stop on one evaluation look alike without being alike.
+    """
+    array, runs = np.asarray(values, dtype=float), len(values)
+    variance = math.nan
+    if runs >= FEWEST_RUNS:
+        unbiased = runs / (runs - 1)  # resampling ten runs knows nine differences
+        variance = max(floor, unbiased * variance_of_log(np.mean(array[picks(runs)], axis=-1)))
+    return Estimate(value=float(np.mean(array)), variance=variance, runs=runs)
+
+
+def ratio(a: Estimate, b: Estimate) -> Ratio:
+    """a / b with a 95 % interval, where both sides have the runs for one."""
+    centre = math.log(a.value / b.value)
+    if min(a.runs, b.runs) < FEWEST_RUNS:
+        return Ratio(ratio=math.exp(centre), low=None, high=None)
+    half = _t(_LEVEL, _freedom(a, b)) * math.sqrt(a.variance + b.variance)
+    return Ratio(ratio=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
+
+
+def _freedom(a: Estimate, b: Estimate) -> float:
+    """Welch's degrees of freedom; with both variances zero, those of equal ones."""
+    total = a.variance + b.variance
+    if total == 0:
+        return a.runs + b.runs - 2
+    return total**2 / sum(one.variance**2 / (one.runs - 1) for one in (a, b))
+
+
+def _t(probability: float, freedom: float) -> float:
+    return float(special.stdtrit(freedom, probability))
+
+
+def minimum_detectable_effect_pct(a: Estimate, b: Estimate) -> float | None:
+    """Smallest true change, in percent, that runs as noisy as these show with 80 % power at 5 %."""
+    if min(a.runs, b.runs) < FEWEST_RUNS:
+        return None
+    freedom = _freedom(a, b)
+    size = (_t(_LEVEL, freedom) + _t(_POWER, freedom)) * math.sqrt(a.variance + b.variance)
+    return 100 * (math.exp(size) - 1)
+
+
+def runs_needed(a: Estimate, b: Estimate, effect_pct: float) -> int | None:
+    """Runs a side that show a true change of this size with 80 % power; None where nothing says how noisy they are."""
+    if min(a.runs, b.runs) < FEWEST_RUNS:
+        return None
+    spread = a.variance * a.runs + b.variance * b.runs  # of one run a side
+    size = math.log(1 + effect_pct / 100)
+    runs = FEWEST_RUNS
+    while runs < _MOST_RUNS:
+        freedom = 2 * runs - 2
+        needed = math.ceil(((_t(_LEVEL, freedom) + _t(_POWER, freedom)) / size) ** 2 * spread)
+        if needed <= runs:
+            return runs
+        runs = min(needed, runs + max(1, runs // 50))
+    return None
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
@@ -68,38 +132,28 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     centre = fmean(logs)
     if len(logs) < 2:
         return Ratio(ratio=math.exp(centre), low=None, high=None)
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    half = _t(_LEVEL, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Ratio(ratio=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's test on the means; None where a variance is missing or both vanish."""
-    if min(len(a), len(b)) < 2 or (stdev(a) == 0 and stdev(b) == 0):
+    """Two-sided p of Welch's test on the logarithms; None where a variance is missing or both vanish."""
+    if min(len(a), len(b)) < 2 or (len(set(a)) == 1 and len(set(b)) == 1):
         return None
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    sides = [[math.log(value) for value in values] for values in (a, b)]
+    x, y = (Estimate(value=fmean(s), variance=stdev(s) ** 2 / len(s), runs=len(s)) for s in sides)
+    score = abs(x.value - y.value) / math.sqrt(x.variance + y.variance)
+    return 2 * float(special.stdtr(_freedom(x, y), -score))
 
 
 def permutation_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of a permutation test on the difference of means."""
+    """Two-sided p of a permutation test on the difference of mean logarithms."""
     if min(len(a), len(b)) < 2:
         return None
-
-    def difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-        return np.mean(x, axis=axis) - np.mean(y, axis=axis)
-
-    test = stats.permutation_test(
-        (np.asarray(a), np.asarray(b)), difference, vectorized=True, n_resamples=5_000, rng=_SEED
-    )
-    return float(test.pvalue)
-
-
-def minimum_detectable_effect_pct(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Smallest true difference of means, in percent, that runs as noisy as these show at 5 % with 80 % power."""
-    variations = [coefficient_of_variation(values) for values in (a, b)]
-    if None in variations:
-        return None
-    factor = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
-    variance = sum(
-        cv**2 / len(values) for cv, values in zip(variations, (a, b), strict=True) if cv is not None
-    )
-    return 100 * factor * math.sqrt(variance)
+    logs = np.log(np.concatenate([a, b]))
+    shuffled = np.random.default_rng(_SEED).permuted(np.tile(logs, (_RESAMPLES, 1)), axis=1)
+    means = [np.mean(values[..., : len(a)], axis=-1) for values in (shuffled, logs)]
+    distance = [
+        abs(one - np.mean(logs)) for one in means
+    ]  # both groups' means lie on one line through the whole
+    return float((1 + np.sum(distance[0] >= distance[1] - 1e-12)) / (1 + _RESAMPLES))

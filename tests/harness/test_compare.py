@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, comparison, report, submissions
+from harness import cli, comparison, figures, messaging, report, submissions
 from tests.harness.logs import write_run, write_submission
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "public_results"
@@ -52,7 +52,7 @@ def test_every_published_submission_can_be_loaded():
     assert len(directories) >= 15
     for directory in directories:
         loaded = submissions.load(directory)
-        assert len(loaded.runs) == 10 and comparison.time_to_train_min(loaded) > 1
+        assert len(loaded.runs) == 10 and figures.time_to_train_min(loaded) > 1
 
 
 def test_time_is_samples_times_seconds_per_sample(pair):
@@ -91,9 +91,9 @@ def test_one_run_that_did_not_converge_is_dropped_as_the_slowest(tmp_path):
     directory = write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 9)
     write_run(directory / "result_9.txt", seed=99, losses=[6.0] * 20, status="aborted")
     loaded = submissions.load(directory)
-    assert len(comparison.run_minutes(loaded)) == 9
-    assert comparison.time_to_train_min(loaded) == pytest.approx(5 * 12288 * 0.03 / 60)
-    assert any("1 of 10 runs did not reach the target" in line for line in comparison.notices([loaded]))
+    assert len(figures.run_minutes(loaded)) == 9
+    assert figures.time_to_train_min(loaded) == pytest.approx(5 * 12288 * 0.03 / 60)
+    assert any("1 of 10 runs did not reach the target" in line for line in messaging.notices([loaded]))
 
 
 def test_a_side_without_a_converged_run_gets_no_ratio(pair, tmp_path):

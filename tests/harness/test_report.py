@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -13,10 +16,11 @@ from tests.harness.logs import write_run, write_submission
 class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.ids, self.links = [], [], []
+        self.tags, self.ids, self.links, self.attributes = [], [], [], set()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.attributes |= {key for key, _ in attrs}
         self.ids += [value for key, value in attrs if key == "id"]
         self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
 
@@ -48,11 +52,13 @@ def written(tmp_path):
 def test_the_page_stands_alone_and_shows_every_figure(written):
     text = written.read_text()
     page = page_of(text)
-    assert page.tags.count("svg") == 5 and page.tags.count("figure") == 5
+    assert page.tags.count("svg") == page.tags.count("figure") == 6, (
+        "no log here says how long an evaluation took"
+    )
     assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
     assert all(link.startswith("#") for link in page.links), "something is loaded from elsewhere"
     assert len(page.ids) == len(set(page.ids))
-    assert text.count('role="img" aria-label="') == 5
+    assert text.count('role="img" aria-label="') == 6
 
 
 def test_the_page_says_what_it_is_and_what_ran(written):
@@ -71,6 +77,65 @@ def test_the_data_beside_the_page_holds_every_curve(written):
     assert document["ratios"][0]["time_to_train"]["ratio"] == pytest.approx(0.75)
 
 
+def test_every_run_is_a_row_of_the_spreadsheet(written):
+    rows = list(csv.DictReader(io.StringIO((written.parent / "report.csv").read_text())))
+    assert [row["submission"] for row in rows] == ["mxfp4"] * 3 + ["b"] * 3
+    assert float(rows[0]["minutes"]) == pytest.approx(5 * 12288 * 0.03 / 60)
+    assert float(rows[0]["to_target"]) == pytest.approx(4.5 * 12288)
+
+
+def test_the_page_says_what_cannot_be_concluded_and_marks_what_differs(written):
+    text = written.read_text()
+    assert "It cannot be concluded" in text and "Whether samples to target differ" in text
+    assert re.search(r'<tr class="differs"><td>organisation', text) is None
+    assert re.search(r"<td>base learning rate</td>", text)
+    assert "b: no proof beside the logs; precision as disclosed: unknown." in text
+
+
+def test_every_colour_follows_the_theme(written):
+    """A colour written out in a plot would stay dark on a dark page."""
+    text = written.read_text()
+    drawn = "".join(re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL))
+    assert not re.search(r"#[0-9a-fA-F]{6}", drawn) and "var(--c0)" in drawn and "currentColor" in drawn
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_a_page_is_not_written_where_its_data_goes(tmp_path, capsys):
+    directory = write_submission(tmp_path / "a", ends=[(3.4, 3.2)] * 3)
+    assert cli.main(["compare", str(directory), "--html", str(tmp_path / "page.json")]) == 2
+    assert "found a page named page.json; allowed: a name like report.html" in capsys.readouterr().err
+
+
+def test_the_page_of_two_published_submissions_is_small_and_quick(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    start = time.process_time()
+    assert (
+        cli.main(
+            [
+                "compare",
+                "--public",
+                "MI355X_EPYC_9575F_primus",
+                "MI355X_EPYC_9575F_pytorch",
+                "--html",
+                str(page),
+            ]
+        )
+        == 0
+    )
+    assert time.process_time() - start < 4
+    text = page.read_text()
+    assert len(text) < 2_000_000 and page_of(text).tags.count("svg") == 7
+    for part in (
+        "public runs, batch 32",
+        "−12.6 %",
+        "4.9 % more samples",
+        "86.845",
+        "nats; above 0: behind",
+        "RCP mean",
+    ):
+        assert part in text
+
+
 def test_what_strangers_write_into_logs_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>$\\frac{1}{0}$"
     directory = tmp_path / "<b>$x_1$ & co"
@@ -78,7 +143,35 @@ def test_what_strangers_write_into_logs_is_escaped(tmp_path):
     loaded = [submissions.load(directory)]
     text = report.render(loaded, comparison.compare(loaded))
     assert "<script>" not in text and "&lt;script&gt;" in text
-    assert "<b>" not in text and "&lt;b&gt;$x_1$ &amp; co" in text
+    assert "<b>$" not in text and "&lt;b&gt;$x_1$ &amp; co" in text
+
+
+def test_names_that_try_to_leave_their_place_stay_in_it(tmp_path):
+    """Attributes, style sheets, comments, templates, formulas: of a name in a path, a log and a description."""
+    evil = [
+        '"><img src=x onerror=alert(1)>',
+        "{{7*7}}{% raw %}",
+        "--><svg onload=alert(1)>",
+        "]]><!ENTITY x>",
+        "'+alert(1)+'",
+    ]
+    paths = []
+    for index, name in enumerate(evil):
+        path = tmp_path / f"{index}" / name.replace("/", "_")
+        points = {"submission_platform": name, "lowest_numerical_precision_in_linear": name, "opt_name": name}
+        paths.append(
+            write_submission(path, ends=[(3.4, 3.2)] * 3, org=name, submission_division=name, **points)
+        )
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", *map(str, paths), "--html", str(page)]) == 0
+    text = page.read_text()
+    parsed = page_of(text)
+    assert not {"img", "script", "iframe", "object"} & set(parsed.tags)
+    assert parsed.tags.count("svg") == 6
+    assert not any(name.startswith("on") for name in parsed.attributes)
+    assert "{{7*7}}" in text, "a name is no template"
+    rows = list(csv.reader(io.StringIO((tmp_path / "page.csv").read_text())))
+    assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row)
 
 
 def test_the_same_logs_give_the_same_page(tmp_path):

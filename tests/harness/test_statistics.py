@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 import random
+from statistics import fmean, stdev
 
 import pytest
+from scipy import stats
 
-from compliance.score import olympic_mean
 from harness import statistics
+from harness.statistics import Estimate
 
 
 def noisy(mean, sd, runs, seed):
@@ -13,56 +16,84 @@ def noisy(mean, sd, runs, seed):
     return [generator.gauss(mean, sd) for _ in range(runs)]
 
 
+def ratio_of(a, b):
+    return statistics.ratio(statistics.mean_of(a), statistics.mean_of(b))
+
+
 def test_a_ratio_of_the_same_runs_is_one_and_undecided():
     values = noisy(100, 3, 10, 1)
-    ratio = statistics.bootstrap_ratio(values, values, olympic_mean)
+    ratio = ratio_of(values, values)
     assert ratio.ratio == 1.0 and not ratio.decided
 
 
 def test_a_large_difference_is_decided_and_lies_in_its_interval():
-    ratio = statistics.bootstrap_ratio(noisy(87, 3, 10, 1), noisy(99, 3, 10, 2), olympic_mean)
+    ratio = ratio_of(noisy(87, 3, 10, 1), noisy(99, 3, 10, 2))
     assert ratio.low < ratio.ratio < ratio.high < 1.0 and ratio.decided
 
 
 def test_fewer_than_three_runs_give_no_interval():
-    ratio = statistics.bootstrap_ratio([90.0, 91.0], [100.0, 99.0], lambda v: sum(v) / len(v))
+    ratio = ratio_of([90.0, 91.0], [100.0, 99.0])
     assert ratio.low is None and not ratio.decided
+    few = statistics.mean_of([90.0, 91.0])
+    assert statistics.minimum_detectable_effect_pct(few, few) is None
+    assert statistics.runs_needed(few, few, 2.0) is None
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Ten runs a side, true ratio 1: the bootstrap is a little too narrow at this size, but not much."""
-    mean = statistics.fmean
-    hits = 0
-    for trial in range(40):
-        ratio = statistics.bootstrap_ratio(
-            noisy(100, 3.5, 10, trial), noisy(100, 3.5, 10, 1000 + trial), mean
-        )
-        hits += ratio.low <= 1.0 <= ratio.high
-    assert hits >= 33
+def test_the_variance_of_a_mean_is_the_textbook_one():
+    values = noisy(100, 3, 10, 5)
+    known = (stdev(values) / fmean(values)) ** 2 / 10
+    assert statistics.mean_of(values).variance == pytest.approx(known, rel=0.1)
+    assert statistics.mean_of([5.0] * 10, floor=0.25).variance == 0.25
 
 
-def test_ten_runs_as_noisy_as_published_ones_resolve_what_the_facts_say():
-    """CV 3.5 % of samples at the stop: about 4.4 %; interpolated, 2.9 %: about 3.6 %."""
-    for cv, effect in ((3.5, 4.4), (2.9, 3.6)):
-        spread = [100 + cv * z for z in (-1.2, -0.9, -0.6, -0.3, -0.1, 0.1, 0.3, 0.6, 0.9, 1.2)]
-        scaled = [100 + (x - 100) * cv / (100 * statistics.coefficient_of_variation(spread)) for x in spread]
-        assert statistics.minimum_detectable_effect_pct(scaled, scaled) == pytest.approx(effect, abs=0.05)
+def test_the_interval_is_welchs_on_the_logarithm():
+    """Two means: the bootstrap finds the variance that the formula has, the rest is the same."""
+    a, b = noisy(87, 6, 10, 1), noisy(99, 2, 8, 2)
+    found = ratio_of(a, b)
+    known = stats.ttest_ind([math.log(x) for x in a], [math.log(x) for x in b], equal_var=False)
+    low, high = known.confidence_interval(0.95)
+    assert (math.log(found.low), math.log(found.high)) == pytest.approx((low, high), abs=0.006)
+
+
+def test_ten_runs_resolve_what_their_noise_allows():
+    """CV 3.5 %: ten runs a side show 4.7 %; the same rule says how many show 2 %."""
+    side = Estimate(value=1.0, variance=0.035**2 / 10, runs=10)
+    effect = statistics.minimum_detectable_effect_pct(side, side)
+    assert effect == pytest.approx(4.73, abs=0.05)
+    assert statistics.runs_needed(side, side, effect) == 10
+    assert statistics.runs_needed(side, side, 2.0) == 51
+
+
+def test_more_runs_are_needed_for_a_smaller_effect():
+    side = Estimate(value=1.0, variance=0.03**2 / 10, runs=10)
+    needed = [statistics.runs_needed(side, side, effect) for effect in (10.0, 5.0, 2.0, 1.0)]
+    assert needed == sorted(needed) and needed[0] >= statistics.FEWEST_RUNS
+    assert statistics.runs_needed(side, side, 1e-6) is None
 
 
 def test_pairs_cancel_what_they_share():
     shared = noisy(100, 10, 6, 3)
     a, b = [1.02 * x for x in shared], shared
-    paired, unpaired = statistics.paired_ratio(a, b), statistics.bootstrap_ratio(a, b, statistics.fmean)
+    paired, unpaired = statistics.paired_ratio(a, b), ratio_of(a, b)
     assert paired.ratio == pytest.approx(1.02)
     assert paired.high - paired.low < 0.1 * (unpaired.high - unpaired.low)
 
 
-def test_tests_of_significance_agree_with_the_eye():
-    near, far = noisy(100, 3, 10, 1), noisy(80, 3, 10, 2)
-    assert statistics.welch_p(near, far) < 1e-6 and statistics.permutation_p(near, far) < 0.01
-    assert statistics.welch_p(near, near) == pytest.approx(1.0)
-    assert statistics.welch_p([1.0], [2.0]) is None and statistics.permutation_p([1.0], [2.0]) is None
-    assert statistics.welch_p([1.0, 1.0], [2.0, 2.0]) is None
+def test_welchs_test_is_scipys_on_the_logarithms():
+    a, b = noisy(100, 3, 10, 1), noisy(103, 5, 7, 2)
+    known = stats.ttest_ind([math.log(x) for x in a], [math.log(x) for x in b], equal_var=False).pvalue
+    assert statistics.welch_p(a, b) == pytest.approx(known, rel=1e-9)
+    assert statistics.welch_p(a, a) == pytest.approx(1.0)
+    assert statistics.welch_p([1.0], [2.0]) is None and statistics.welch_p([1.0, 1.0], [2.0, 2.0]) is None
+
+
+def test_the_permutation_test_agrees_with_every_permutation():
+    a, b = [100.0, 104.0, 103.0, 101.0, 99.0], [102.0, 106.0, 105.0, 107.0]
+    logs = [[math.log(x) for x in side] for side in (a, b)]
+    known = stats.permutation_test(logs, lambda x, y: fmean(x) - fmean(y), n_resamples=float("inf")).pvalue
+    assert statistics.permutation_p(a, b) == pytest.approx(known, abs=0.03)
+    assert statistics.permutation_p(a, a) == pytest.approx(1.0)
+    assert statistics.permutation_p([1.0], [2.0]) is None
 
 
 def test_a_ratio_turned_round_turns_its_interval_round():

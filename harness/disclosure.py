@@ -1,0 +1,20 @@
+"""Precision of published submissions that their logs do not state: read from their configurations, by hand."""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+from pathlib import Path
+
+TABLE = Path(__file__).parent / "public" / "precision.csv"  # the last column says where it was read
+
+
+def precision(round_: str | None, org: str, system: str) -> str | None:
+    """Lowest precision in the linear layers; None where nobody looked or the configuration leaves it open."""
+    return _table().get((round_ or "", org, system))
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[tuple[str, str, str], str]:
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return {(row["round"], row["org"], row["system"]): row["precision"] for row in csv.DictReader(file)}

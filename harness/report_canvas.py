@@ -1,0 +1,107 @@
+"""Vector plots that live inside the page: its text colour, its light and dark palette, no identifiers that clash."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with every common colour vision deficiency. The page lightens it on black.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+DARK = ("#3fa9f5", "#ff8a3d", "#22c79a", "#e394c4", "#8fd0f7", "#f5c04a")
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+STRIPE = "///"
+MANY = 4  # submissions; more of them need another layout
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fourmark",
+    "text.parse_math": False,  # names come from strangers' logs
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.18,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "hatch.linewidth": 1.1,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
+}
+
+
+def colours() -> Iterator[str]:
+    """One for each submission, in their order; after six they come again."""
+    while True:
+        yield from PALETTE
+
+
+def short(name: str, limit: int = 26) -> str:
+    """A name for an axis: long ones lose their middle, for systems of one maker differ at the end."""
+    tail = limit // 2
+    return name if len(name) <= limit else f"{name[: limit - tail - 1]}…{name[-tail:]}"
+
+
+def legend(axes: Axes) -> None:
+    """Names of the lines: inside the plot where they are few, else below it, on a figure that grows for them."""
+    handles, names = axes.get_legend_handles_labels()
+    if 0 < len(names) <= MANY:
+        axes.legend(loc="best")
+    elif names:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.21 * math.ceil(len(names) / 2) + 0.1)
+        figure.legend(handles, names, loc="outside lower left", ncols=2, fontsize=8)
+
+
+@contextmanager
+def canvas(title: str, x_label: str = "", y_label: str = "", *, height: float = 3.6) -> Iterator[Axes]:
+    """Axes of a figure of its own, in the page's style.
+
+    Args:
+        height: in inches; the width is that of half a page, so that a phone shows the letters at their size.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        yield axes
+
+
+def svg(axes: Axes, description: str, name: str) -> str:
+    """Inline SVG with a text alternative; to be called inside of `canvas`, for the style holds while it is drawn.
+
+    Args:
+        name: unique on the page.
+    """
+    buffer = io.StringIO()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    for index, colour in enumerate(PALETTE):
+        text = re.sub(rf'(: ?|="){colour}', rf"\1var(--c{index})", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text).replace('href="#', f'href="#{name}-')
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)

@@ -1,0 +1,206 @@
+"""Command `study`: the same training under many recipes, paired by seed, and what the differences are."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compliance import mllog, runlog
+from harness import config_rules, data, jobs, study_analysis, study_grid, study_page
+from harness.campaign import Campaign
+from harness.config import Config
+from harness.config_file import resolve
+from harness.errors import EXIT_FAILED, EXIT_OK, ConfigError, UsageError
+from harness.execute import run_job
+from harness.job import fit_proxy, require_accelerators
+from harness.jobs import Job
+from harness.launch import accelerators
+from harness.logs import printable
+from harness.study_analysis import Estimate, Result
+from harness.typed import ConfigProblem
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid", default="paper", metavar="G", help="paper | factorial | a YAML file of recipes"
+    )
+    parser.add_argument(
+        "--cells", nargs="+", metavar="C", help="only these cells of the grid; fp8 is always there"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs per cell, paired over cells (default 3)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of every run (default: 350 for the proxy)")
+    parser.add_argument("--profile", default="proxy", help="whose model and data (default proxy)")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    parser.add_argument(
+        "--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp"
+    )
+    parser.add_argument("--list", action="store_true", help="print the cells and stop")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    cells = _chosen(study_grid.cells_of(args.grid), args.cells)
+    if args.list:
+        for cell in cells:
+            print(f"{cell.name:<20} {_describe(cell)}")
+        return EXIT_OK
+    job = _resumed(args.resume, args) if args.resume else _new(args, cells)
+    job = run_job(job)
+    return conclude(job, cells, as_json=args.json)
+
+
+def _chosen(cells: list[study_grid.Cell], names: list[str] | None) -> list[study_grid.Cell]:
+    known = {cell.name for cell in cells}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UsageError(f"--cells: found {unknown[0]}; allowed: {', '.join(sorted(known))}")
+    return [cell for cell in cells if not names or cell.name in names or cell.name == study_grid.BASELINE]
+
+
+def _new(args: argparse.Namespace, cells: list[study_grid.Cell]) -> Job:
+    config = study_config(fit_proxy(resolve(args.profile, overrides=args.overrides).config, accelerators()), cells,
+                          seeds=args.seeds, steps=args.steps)  # fmt: skip
+    require_accelerators(config)
+    data.ensure(config)
+    job = jobs.create(config)
+    (job.directory / "study.json").write_text(
+        json.dumps({"grid": args.grid, "target": _target(args.profile, args.overrides)}), encoding="utf-8"
+    )
+    print(f"study {job.stamp}: {len(cells)} cells x {args.seeds} seeds x {config.schedule.max_steps} steps; "
+          f"./run.sh study --grid {args.grid} --resume {job.stamp} continues it", file=sys.stderr)  # fmt: skip
+    return job
+
+
+def study_config(config: Config, cells: list[study_grid.Cell], *, seeds: int, steps: int | None) -> Config:
+    """The profile with the cells as arms; every run goes to the step limit, so that gaps are taken at the same samples.
+
+    Raises:
+        ConfigError: a recipe or a size that cannot run.
+    """
+    arms, recipes = study_grid.arms_and_recipes(cells)
+    limit = steps or (350 if config.profile == "proxy" else config.schedule.max_steps)
+    changed = dataclasses.replace(
+        config,
+        arms=arms,
+        recipes=recipes,
+        runs=dataclasses.replace(config.runs, arms=tuple(arms), count=seeds, paired_seeds=True),
+        schedule=dataclasses.replace(config.schedule, max_steps=limit),
+        # nats that nobody reaches: the run ends at the step limit
+        evaluation=dataclasses.replace(config.evaluation, target_log_perplexity=0.01),
+        system=dataclasses.replace(config.system, division="open"),
+    )
+    try:
+        config_rules.check(changed)
+    except ConfigProblem as problem:
+        raise ConfigError(f"study: {problem}") from None
+    return changed
+
+
+def _target(profile: str, overrides: list[str]) -> float:
+    return resolve(profile, overrides=overrides).config.evaluation.target_log_perplexity
+
+
+def _resumed(stamp: str, args: argparse.Namespace) -> Job:
+    output = Path(resolve(args.profile, overrides=args.overrides).config.runs.output)
+    found = next((job for job in jobs.load_jobs(output) if job.stamp == stamp), None)
+    if found is None or not (found.directory / "study.json").exists():
+        raise UsageError(
+            f"--resume: found no study {stamp} in {output}; allowed: the stamp its first line printed"
+        )
+    return found
+
+
+def curves_of(made: Campaign) -> dict[int, study_analysis.Curve]:
+    """Seed -> evaluations of the runs that ended by the rules; a loss that was not finite ends its curve with NaN."""
+    found: dict[int, study_analysis.Curve] = {}
+    for run in made.runs:
+        if run.state == "promoted":
+            log = runlog.build(mllog.read(made.result(run.index)))
+            curve = [(e.samples, e.log_perplexity) for e in log.evaluations]
+            found[run.seed] = (
+                [*curve, (log.samples_at_stop or 0, float("nan"))] if run.reason == "not_finite" else curve
+            )
+    return found
+
+
+def conclude(job: Job, cells: list[study_grid.Cell], *, as_json: bool) -> int:
+    """Analyse, write the table, the page and the figures beside the first campaign, and print."""
+    told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
+    curves = {made.arm: curves_of(made) for made in job.campaigns}
+    results = study_analysis.analyse(curves, study_grid.BASELINE, told["target"])
+    by_name = {cell.name: cell for cell in cells}
+    document = {"study": job.stamp, **told, "results": [dataclasses.asdict(result) for result in results],
+                "standard_error_pct": study_analysis.standard_error_pct(results)}  # fmt: skip
+    (job.directory / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write_table(job.directory / "study.csv", curves)
+    page = study_page.write(job.directory / "study.html", results, curves, by_name, told["target"])
+    if as_json:
+        print(json.dumps(document, indent=1))
+    else:
+        _print(results, by_name, document["standard_error_pct"])
+        print(f"page: {page}")
+    return EXIT_OK if all(result.runs for result in results) else EXIT_FAILED
+
+
+def _write_table(path: Path, curves: dict[str, dict[int, study_analysis.Curve]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cell", "seed", "samples", "log_perplexity"])
+        for cell, runs in curves.items():
+            writer.writerows(
+                [cell, seed, samples, loss] for seed, curve in runs.items() for samples, loss in curve
+            )
+
+
+def _print(results: list[Result], cells: dict[str, study_grid.Cell], error: float | None) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in (
+        "cell",
+        "runs",
+        "failed",
+        "gap, nats",
+        "extra samples, %",
+        "to target, %",
+        "p (Holm)",
+        "paper, %",
+    ):
+        table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
+    for r in results:
+        cell = cells.get(r.cell)
+        holm = "-" if r.holm_p is None else f"{r.holm_p:.3f}"
+        numbers = [shown(r.gap_nats, 4), shown(r.extra_samples_pct, 1), shown(r.extra_to_target_pct, 1), holm]
+        table.add_row(printable(r.cell), str(r.runs), str(r.failed), *numbers, claim(cell))
+    Console(width=150).print(table)
+    if error is not None:
+        print(f"standard error of the extra samples, median over cells: {error:.1f} %")
+
+
+def shown(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    text = f"{value.mean:+.{digits}f}"
+    return text if value.low is None else f"{text} ({value.low:+.{digits}f} .. {value.high:+.{digits}f})"
+
+
+def claim(cell: study_grid.Cell | None) -> str:
+    if cell is None or not (cell.claimed or cell.claimed_to_fail):
+        return ""
+    return "does not converge" if cell.claimed_to_fail else "{:g}-{:g}".format(*(cell.claimed or (0, 0)))
+
+
+def _describe(cell: study_grid.Cell) -> str:
+    rows: dict[str, Any] = dataclasses.asdict(cell.recipe)
+    plain = {field.name: field.default for field in dataclasses.fields(type(cell.recipe.fprop))}
+    parts = []
+    for gemm, row in rows.items():
+        options = [f"{k}={v}" for k, v in row.items() if k != "format" and v != plain[k]]
+        parts.append(f"{gemm}: {' '.join([row['format'], *options])}")
+    return "; ".join(parts)

@@ -1,0 +1,160 @@
+"""What the curves of a study say: gaps to the baseline at the same samples, and samples to the target. Pure.
+
+Runs are paired: run i of every cell has the same seed, so the same initial weights and the same data order. Everything
+is a difference within a pair, then a mean over pairs with Student's interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, stdev
+
+from scipy import stats
+
+Curve = Sequence[tuple[int, float]]  # (samples, log perplexity) of one run, in order
+_LATE = 4  # evaluations at the end whose mean gap is the gap
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean over pairs with its 95 % interval; None where fewer than two pairs leave no spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None = None  # two-sided, of no difference; corrected where the field says so
+
+    @property
+    def decided(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One cell against the baseline.
+
+    Args:
+        gap_nats: log perplexity minus the baseline's, mean of the last evaluations.
+        extra_samples_pct: what that gap costs, by the baseline's own slope there.
+        extra_to_target_pct: samples to the target against the baseline's, of the pairs that both reach it.
+        failed: runs that do not converge: not finite, or the target not reached in twice the baseline's samples.
+        holm_p: p of the gap after Holm's correction over the cells.
+    """
+
+    cell: str
+    runs: int
+    failed: int
+    gap_nats: Estimate | None
+    extra_samples_pct: Estimate | None
+    extra_to_target_pct: Estimate | None
+    holm_p: float | None = None
+
+
+def analyse(curves: Mapping[str, Mapping[int, Curve]], baseline: str, target: float) -> list[Result]:
+    """Every cell but the baseline.
+
+    Args:
+        curves: cell -> seed -> evaluations.
+    """
+    base = curves[baseline]
+    found = [_result(cell, runs, base, target) for cell, runs in curves.items() if cell != baseline]
+    return _holm(found)
+
+
+def _result(cell: str, runs: Mapping[int, Curve], base: Mapping[int, Curve], target: float) -> Result:
+    pairs = [(curve, base[seed]) for seed, curve in runs.items() if seed in base]
+    sound = [(curve, other) for curve, other in pairs if all(math.isfinite(loss) for _, loss in curve)]
+    gaps = [(gap, other) for curve, other in sound if (gap := late_gap(curve, other)) is not None]
+    costs = [100 * (math.exp(gap / slope) - 1) for gap, other in gaps if (slope := late_slope(other))]
+    ratios = [
+        100 * (mine / theirs - 1)
+        for curve, other in sound
+        if (mine := crossing(curve, target)) and (theirs := crossing(other, target))
+    ]
+    return Result(
+        cell=cell,
+        runs=len(pairs),
+        failed=sum(failed(curve, other, target) for curve, other in pairs),
+        gap_nats=estimate([gap for gap, _ in gaps]),
+        extra_samples_pct=estimate(costs),
+        extra_to_target_pct=estimate(ratios),
+    )
+
+
+def late_gap(curve: Curve, other: Curve) -> float | None:
+    """Mean difference at the last evaluations both have."""
+    theirs = dict(other)
+    shared = [(samples, loss - theirs[samples]) for samples, loss in curve if samples in theirs]
+    return fmean(gap for _, gap in shared[-_LATE:]) if shared else None
+
+
+def late_slope(curve: Curve) -> float | None:
+    """-d(log perplexity) / d(log samples) over a curve's second half, least squares; None where it does not fall."""
+    half = [(math.log(samples), loss) for samples, loss in curve[len(curve) // 2 :] if samples > 0]
+    if len(half) < 3:
+        return None
+    slope = -stats.linregress([x for x, _ in half], [y for _, y in half]).slope
+    return slope if slope > 0 else None
+
+
+def crossing(curve: Curve, target: float) -> float | None:
+    """Samples at the target, linear between the two evaluations around it."""
+    for (before, above), (after, below) in pairwise(curve):
+        if above > target >= below:
+            return before + (above - target) / (above - below) * (after - before)
+    return None
+
+
+def failed(curve: Curve, other: Curve, target: float) -> bool:
+    """Not finite, or not at the target within twice the samples that the baseline of the same seed needs."""
+    if any(not math.isfinite(loss) for _, loss in curve):
+        return True
+    theirs, mine = crossing(other, target), crossing(curve, target)
+    if theirs is None:
+        return False  # the baseline itself did not get there: nothing to measure by
+    return (mine is None and bool(curve) and curve[-1][0] >= 2 * theirs) or (
+        mine is not None and mine > 2 * theirs
+    )
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and Student's 95 % interval."""
+    if not values:
+        return None
+    if len(values) < 2:
+        return Estimate(mean=values[0], low=None, high=None)
+    mean, error = fmean(values), stdev(values) / math.sqrt(len(values))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, len(values) - 1)) if error else (1.0 if mean == 0 else 0.0)
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, p=p)
+
+
+def _holm(results: Sequence[Result]) -> list[Result]:
+    """Holm's step-down correction of the gaps' p over all cells that have one."""
+    known = sorted(
+        (r.gap_nats.p, i) for i, r in enumerate(results) if r.gap_nats and r.gap_nats.p is not None
+    )
+    corrected: dict[int, float] = {}
+    least = 0.0
+    for place, (p, index) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - place)))
+        corrected[index] = least
+    return [
+        Result(
+            **{**{name: getattr(r, name) for name in Result.__dataclass_fields__}, "holm_p": corrected.get(i)}
+        )
+        for i, r in enumerate(results)
+    ]
+
+
+def standard_error_pct(results: Sequence[Result]) -> float | None:
+    """Median standard error of the extra samples, in percent: what the design can see."""
+    errors = []
+    for result in results:
+        one = result.extra_samples_pct
+        if one and one.low is not None and one.high is not None:
+            errors.append((one.high - one.low) / (2 * float(stats.t.ppf(0.975, result.runs - 1))))
+    return sorted(errors)[len(errors) // 2] if errors else None
