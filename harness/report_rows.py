@@ -12,7 +12,7 @@ from harness import figures
 from harness.submissions import Submission
 from harness.tables import spreadsheet_cell
 
-_PROOF = ("gemm", "format", "transform", "scale_rule", "backend")
+_PROOF = ("gemm", "format", "transform", "scale_rule", "rounding", "backend", "engine")
 
 
 def curves(submission: Submission) -> dict[str, Any]:
