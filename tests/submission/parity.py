@@ -22,6 +22,16 @@ LAYOUTS = {
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "mxfp4, data": {"gpus_per_node": 2},
     },
+    4: {
+        "data x tensor": {"gpus_per_node": 4, "tensor": 2},
+        "data x tensor, sequence, bf16 gradients": {
+            "gpus_per_node": 4,
+            "tensor": 2,
+            "sequence_parallel": True,
+            "gradient_reduce": "bf16",
+        },
+        "data x pipeline": {"gpus_per_node": 4, "pipeline": 2},
+    },
 }
 
 

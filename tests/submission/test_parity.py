@@ -17,7 +17,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__f
 @pytest.fixture(scope="module")
 def losses(data_directory):
     found = {}
-    for ranks in (1, 2):
+    for ranks in LAYOUTS:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         script = os.path.join(REPOSITORY, "tests", "submission", "parity.py")
         environment = {
@@ -37,8 +37,9 @@ def losses(data_directory):
     return found
 
 
-EXACT = [name for name in LAYOUTS[2] if not name.startswith("mxfp4")]
-QUANTISED = [name for name in LAYOUTS[2] if name.startswith("mxfp4")]
+SEVERAL = {**LAYOUTS[2], **LAYOUTS[4]}
+EXACT = [name for name in SEVERAL if not name.startswith("mxfp4")]
+QUANTISED = [name for name in SEVERAL if name.startswith("mxfp4")]
 
 
 @pytest.mark.parametrize("layout", [*EXACT, "bare"])
