@@ -104,6 +104,7 @@ class Parallelism:
     gpus_per_node: int = 1  # ranks per node; on a machine without GPU: CPU processes
     tensor: int = 1
     pipeline: int = 1
+    virtual_pipeline: int = 1  # interleaved stages on each rank
     sequence_parallel: bool = False
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute

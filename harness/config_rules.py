@@ -41,7 +41,7 @@ _POSITIVE = {
     "schedule": "base_lr max_steps",
     "optimizer": "epsilon gradient_clip_norm",
     "evaluation": "interval_samples sequences target_log_perplexity",
-    "parallelism": "nodes gpus_per_node tensor pipeline",
+    "parallelism": "nodes gpus_per_node tensor pipeline virtual_pipeline",
     "runs": "count",
 }
 _NOT_NEGATIVE = {
@@ -180,7 +180,20 @@ def _shapes(config: Config) -> None:
     )
     for name in ("attention_heads", "query_groups", "ffn_hidden_size", "vocab_size"):
         _multiple(f"model.{name}", getattr(model, name), tensor, "parallelism.tensor")
-    _multiple("model.layers", model.layers, config.parallelism.pipeline, "parallelism.pipeline")
+    parallel = config.parallelism
+    stages = parallel.pipeline * parallel.virtual_pipeline
+    _multiple("model.layers", model.layers, stages, "parallelism.pipeline * parallelism.virtual_pipeline")
+    if parallel.virtual_pipeline > 1 and parallel.pipeline == 1:
+        raise ConfigProblem(
+            "parallelism.virtual_pipeline", str(parallel.virtual_pipeline), "1 without a pipeline"
+        )
+    if parallel.virtual_pipeline > 1:
+        _multiple(
+            "batch.global_batch_size",
+            config.micro_batches,
+            parallel.pipeline,
+            "parallelism.pipeline micro batches",
+        )
 
 
 def _sequence_parallel(config: Config) -> None:

@@ -48,15 +48,16 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
     weights = local_parameters(config)
     shards = parallel.data if parallel.distributed_optimizer else 1
     tokens = config.batch.micro_batch_size * model.sequence_length
-    in_flight = min(
-        parallel.pipeline, config.micro_batches
-    )  # micro batches whose activations the first stage holds
+    # micro batches whose activations the first stage holds; interleaving holds a little more
+    in_flight: float = min(parallel.pipeline, config.micro_batches)
+    if parallel.virtual_pipeline > 1:
+        in_flight += (parallel.pipeline - 1) / parallel.virtual_pipeline
     head = parallel.pipeline == 1
     return Memory(
         weights=width * weights,
         gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
         optimizer=(12 if width == 2 else 8) * weights // shards,
-        activations=in_flight * activation_bytes(config, on_gpu=on_gpu),
+        activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
         # logits in BF16, in FP32 for the loss, and their FP32 gradient
         head=(width + 8) * tokens * model.vocab_size // parallel.tensor if head else 0,
         quantised_weights=_quantised_weights(config),

@@ -13,11 +13,11 @@ from submission.step import Trainer, connect
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
     """Build what a step works on; the process groups stand and the seeds are set."""
     with device.megatron():
-        wrapped = model.wrap(config, model.llama(config, linears), home)
-        adamw = optimizer.build(config, wrapped)
+        chunks = tuple(model.wrap(config, stage, home) for stage in model.llama(config, linears))
+        adamw = optimizer.build(config, chunks)
     rates = schedule.build(config, adamw)
     trainer = Trainer(
-        config=config, model=wrapped, optimizer=adamw, scheduler=rates, home=home, linears=linears
+        config=config, chunks=chunks, optimizer=adamw, scheduler=rates, home=home, linears=linears
     )
     connect(trainer)
     return trainer

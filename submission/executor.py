@@ -91,11 +91,18 @@ class MegatronExecutor:
         with warmup.leaves_no_trace(self.trainer):
             for _ in range(config.warmup.train_steps):
                 train_step(self.trainer, synthetic)
-            if config.warmup.eval_steps:
-                validation_loss(self.trainer, synthetic, micro_batches=config.warmup.eval_steps)
-            self._verify(config.warmup.train_steps, config.warmup.eval_steps)
+            passes = self._whole_rounds(config.warmup.eval_steps)
+            if passes:
+                validation_loss(self.trainer, synthetic, micro_batches=passes)
+            self._verify(config.warmup.train_steps, passes)
         self._formats = {ran.how.format.value for ran in ledger.snapshot().values()}
         ledger.clear()
+
+    def _whole_rounds(self, micro_batches: int) -> int:
+        """Interleaved stages take micro batches in rounds as long as the pipeline."""
+        parallel = self._config.parallelism
+        round_length = parallel.pipeline if parallel.virtual_pipeline > 1 else 1
+        return -(-micro_batches // round_length) * round_length
 
     def precision(self) -> dict[str, Any]:
         settings = self.trainer.model.config
@@ -144,7 +151,11 @@ class MegatronExecutor:
     def _verify(self, steps: int, evaluation_passes: int) -> None:
         backward = steps * get_num_microbatches()
         demand = proof.Demand(
-            labels=[label for label, _ in precision.linear_layers(model.unwrap(self.trainer.model))],
+            labels=[
+                label
+                for chunk in self.trainer.chunks
+                for label, _ in precision.linear_layers(model.unwrap(chunk))
+            ],
             recipe=self._linears.recipe,
             forward_passes=backward * (2 if self._config.parallelism.recompute == "full" else 1)
             + evaluation_passes,

@@ -51,6 +51,7 @@ def transformer_config(config: Config) -> TransformerConfig:
         pipeline_dtype=dtype,
         tensor_model_parallel_size=config.parallelism.tensor,
         pipeline_model_parallel_size=config.parallelism.pipeline,
+        virtual_pipeline_model_parallel_size=_interleaved(config) or None,
         sequence_parallel=config.parallelism.sequence_parallel,
         **_recompute(config),
         use_cpu_initialization=device.on_cpu(),
@@ -63,8 +64,8 @@ def transformer_config(config: Config) -> TransformerConfig:
         # gloo has no stream: a send still reads a buffer that was freed, and batched sends between two ranks
         # mismatch. Both give wrong losses without an error.
         deallocate_pipeline_outputs=on_gpu,
-        batch_p2p_comm=on_gpu,
-        overlap_p2p_comm=False,
+        batch_p2p_comm=on_gpu and not _interleaved(config),
+        overlap_p2p_comm=on_gpu and bool(_interleaved(config)),
     )
 
 
@@ -101,18 +102,30 @@ def layer_spec(linears: Linears) -> ModuleSpec:
     )
 
 
-def llama(config: Config, linears: Linears) -> GPTModel:
-    """This rank's pipeline stage, on the CPU or the current GPU, not yet wrapped."""
+def llama(config: Config, linears: Linears) -> list[GPTModel]:
+    """This rank's pipeline stages in order, on the CPU or the current GPU, not yet wrapped; several when interleaved."""
     settings = transformer_config(config)
+    stages: list[int | None] = list(range(_interleaved(config))) or [None]
+    return [_stage(config, settings, linears, stage) for stage in stages]
+
+
+def _interleaved(config: Config) -> int:
+    """Stages a rank holds when they are interleaved, else 0."""
+    return config.parallelism.virtual_pipeline if config.parallelism.virtual_pipeline > 1 else 0
+
+
+def _stage(config: Config, settings: TransformerConfig, linears: Linears, stage: int | None) -> GPTModel:
+    ends = {"ignore_virtual": stage is None, "vp_stage": stage}
     # A bare layer specification would let Megatron choose the final norm by which import succeeds.
-    layers = [layer_spec(linears)] * get_num_layers_to_build(settings)
+    layers = [layer_spec(linears)] * get_num_layers_to_build(settings, vp_stage=stage)
     model = GPTModel(
         config=settings,
         transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=RmsNorm),
         vocab_size=config.model.vocab_size,
         max_sequence_length=config.model.sequence_length,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(**ends),
+        post_process=parallel_state.is_pipeline_last_stage(**ends),
+        vp_stage=stage,
         parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="rope",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 
 from harness.config import Config
 
 
-def build(config: Config, model: DistributedDataParallel) -> MegatronOptimizer:
+def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
     distributed = config.parallelism.distributed_optimizer
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
@@ -20,8 +22,8 @@ def build(config: Config, model: DistributedDataParallel) -> MegatronOptimizer:
         adam_eps=config.optimizer.epsilon,
         clip_grad=config.optimizer.gradient_clip_norm,
         bf16=config.model.dtype == "bf16",
-        params_dtype=model.config.params_dtype,
+        params_dtype=chunks[0].config.params_dtype,
         use_distributed_optimizer=distributed,
         overlap_param_gather=config.parallelism.overlap and distributed,
     )
-    return get_megatron_optimizer(settings, [model])
+    return get_megatron_optimizer(settings, list(chunks))

@@ -33,8 +33,12 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
     device.forget_random_states()
     if not dist.is_initialized():
         dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=timedelta(minutes=30))
+    interleaved = config.parallelism.virtual_pipeline
     parallel_state.initialize_model_parallel(
-        config.parallelism.tensor, config.parallelism.pipeline, create_gloo_process_groups=True
+        config.parallelism.tensor,
+        config.parallelism.pipeline,
+        virtual_pipeline_model_parallel_size=interleaved if interleaved > 1 else None,
+        create_gloo_process_groups=True,
     )
     init_num_microbatches_calculator(
         ranks.rank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,16 @@ class Trainer:
     """The built objects a step works on."""
 
     config: Config
-    model: DistributedDataParallel
+    chunks: tuple[DistributedDataParallel, ...]  # this rank's pipeline stages: one, or the interleaved ones
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     home: torch.device
     linears: Linears
+
+    @property
+    def model(self) -> DistributedDataParallel:
+        """The first stage of this rank."""
+        return self.chunks[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,16 +50,22 @@ def connect(trainer: Trainer) -> None:
     settings.finalize_model_grads_func = finalize_model_grads
     settings.grad_scale_func = trainer.optimizer.scale_loss
     if trainer.config.parallelism.overlap:
-        settings.no_sync_func = trainer.model.no_sync
+        settings.no_sync_func = _one_or_all([chunk.no_sync for chunk in trainer.chunks])
         if trainer.config.parallelism.distributed_optimizer:
-            settings.param_sync_func = trainer.model.start_param_sync
+            settings.param_sync_func = _one_or_all([chunk.start_param_sync for chunk in trainer.chunks])
+
+
+def _one_or_all(items: list[Any]) -> Any:
+    """Megatron's schedules want a list only where stages are interleaved."""
+    return items[0] if len(items) == 1 else items
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
     """Forward and backward over all micro batches, clip, update, advance the schedule."""
     learning_rate = trainer.optimizer.param_groups[0]["lr"]
     with device.megatron():
-        trainer.model.zero_grad_buffer()
+        for chunk in trainer.chunks:
+            chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
         stats = _forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
         updated, gradient_norm, _ = trainer.optimizer.step()
@@ -69,14 +81,16 @@ def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches
     config = trainer.config.parallelism
     hooks = config.overlap and config.distributed_optimizer
     with device.megatron():
-        if hooks:  # parameters of the last step may still be on their way
-            trainer.model.disable_forward_pre_hook()
-        trainer.model.eval()
+        for chunk in trainer.chunks:
+            if hooks:  # parameters of the last step may still be on their way
+                chunk.disable_forward_pre_hook()
+            chunk.eval()
         with torch.no_grad():
             stats = _forward_backward(trainer, batches, micro_batches, forward_only=True)
-        trainer.model.train()
-        if hooks:
-            trainer.model.enable_forward_pre_hook()
+        for chunk in trainer.chunks:
+            chunk.train()
+            if hooks:
+                chunk.enable_forward_pre_hook()
     return parallel.mean_loss(stats, trainer.home)
 
 
@@ -85,8 +99,9 @@ def _forward_backward(
 ) -> list[dict[str, torch.Tensor]]:
     return get_forward_backward_func()(
         forward_step_func=_forward_step(trainer.home),
-        data_iterator=batches,
-        model=[trainer.model],
+        # every interleaved stage asks for the same micro batches
+        data_iterator=_one_or_all(list(itertools.tee(batches, len(trainer.chunks)))),
+        model=list(trainer.chunks),
         num_microbatches=micro_batches,
         seq_length=trainer.config.model.sequence_length,
         micro_batch_size=trainer.config.batch.micro_batch_size,

@@ -44,23 +44,29 @@ def leaves_no_trace(trainer: Trainer) -> Iterator[None]:
 
 def _take(trainer: Trainer) -> _Snapshot:
     return _Snapshot(
-        parameters=[parameter.detach().to("cpu", copy=True) for parameter in trainer.model.parameters()],
+        parameters=[parameter.detach().to("cpu", copy=True) for parameter in _parameters(trainer)],
         param_groups=[_options(group) for group in trainer.optimizer.param_groups],
         scheduler=_plain(trainer.scheduler),
         random_states=_random_states(),
     )
 
 
+def _parameters(trainer: Trainer) -> list[torch.nn.Parameter]:
+    return [parameter for chunk in trainer.chunks for parameter in chunk.parameters()]
+
+
 def _restore(trainer: Trainer, before: _Snapshot) -> None:
-    finish_parameter_gather(trainer.model)
+    for chunk in trainer.chunks:
+        finish_parameter_gather(chunk)
     with torch.no_grad():
-        for parameter, value in zip(trainer.model.parameters(), before.parameters, strict=True):
+        for parameter, value in zip(_parameters(trainer), before.parameters, strict=True):
             parameter.copy_(value)
     for optimizer in _torch_optimizers(trainer.optimizer):
         optimizer.state.clear()  # moments and step counts are made again by the first real step
     with device.megatron():
         trainer.optimizer.reload_model_params()  # FP32 master weights from the model's
-        trainer.model.zero_grad_buffer()
+        for chunk in trainer.chunks:
+            chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
     for group, options in zip(trainer.optimizer.param_groups, before.param_groups, strict=True):
         group.update(options)

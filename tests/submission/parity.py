@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+FOUR_LAYERS = {"layers": 4}
 LAYOUTS = {
     1: {"single": {}, "mxfp4, single": {}},
     2: {
@@ -19,6 +20,7 @@ LAYOUTS = {
         "tensor": {"gpus_per_node": 2, "tensor": 2},
         "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
+        "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "mxfp4, data": {"gpus_per_node": 2},
     },
@@ -62,16 +64,16 @@ def train(directory, ranks, layout, arm):
     from submission.model import unwrap
     from tests.submission.configurations import small_config
 
-    config = small_config(directory, parallelism={"threads_per_rank": 1, **layout})
+    config = small_config(directory, model=FOUR_LAYERS, parallelism={"threads_per_rank": 1, **layout})
     executor = MegatronExecutor(config, arm=arm, seed=11, ranks=ranks, cache=directory / "cache")
     executor.build()
-    model = unwrap(executor.trainer.model)
+    models = [unwrap(chunk) for chunk in executor.trainer.chunks]
     if ranks.world_size == 1:
-        torch.save(
-            {key: value for key, value in model.state_dict().items() if value is not None}, directory / "w.pt"
-        )
+        weights = {key: value for key, value in models[0].state_dict().items() if value is not None}
+        torch.save(weights, directory / "w.pt")
     elif config.parallelism.pipeline > 1:  # stages draw their own initial weights: start from the common ones
-        load_stage(model, torch.load(directory / "w.pt"))
+        for model in models:
+            load_stage(model, torch.load(directory / "w.pt"))
         executor.trainer.optimizer.reload_model_params()
     executor.warm_up()
     executor.open_data()
@@ -99,7 +101,7 @@ def bare(directory):
     from submission.data import open_datasets
     from tests.submission.configurations import small_config
 
-    config = small_config(directory)
+    config = small_config(directory, model=FOUR_LAYERS)
     train_set, valid_set = open_datasets(config, seed=11, cache=directory / "cache")
     model = BareLlama(config.model)
     model.load(torch.load(directory / "w.pt"))
