@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compliance import systems
 from compliance.case import Violation
 from compliance.repository import BENCHMARK
-from compliance.submission import read_json
+from compliance.systems import Description
 
 PARTS = ("systems", "results", "benchmarks")
-_TOP_FILES = ("LICENSE", "LICENSE.md", "README.md")
-STATUSES = (
-    "Available on-premise",
-    "Available cloud",
-    "Research, Development, or Internal (RDI)",
-    "Preview",
+CHECKSUMS = "SHA256SUMS"
+_TOP_FILES = ("LICENSE", "LICENSE.md", "README.md", CHECKSUMS)
+_LARGEST_BYTES = 50 << 20  # repo_checker.py
+_OTHERS = (  # beside llama31_8b: benchmark_meta.py, rounds 5.1, 6.0 and 6.1
+    "bert dlrm_dcnv2 gnn rgat gpt3 llama2_70b_lora llama31_405b retinanet stable_diffusion flux1 gpt_oss_20b "
+    "deepseekv3_671b qwen35_397b_grpo dlrmv4"
 )
-DIVISIONS = ("closed", "open")
-_FIELDS = (
-    "submitter division status system_name number_of_nodes host_processors_per_node host_processor_model_name "
-    "host_processor_core_count host_processor_vcpu_count host_processor_frequency host_processor_caches "
-    "host_processor_interconnect host_memory_capacity host_storage_type host_storage_capacity host_networking "
-    "host_networking_topology host_memory_configuration accelerators_per_node accelerator_model_name "
-    "accelerator_host_interconnect accelerator_frequency accelerator_on-chip_memories "
-    "accelerator_memory_configuration accelerator_memory_capacity accelerator_interconnect "
-    "accelerator_interconnect_topology cooling hw_notes framework other_software_stack operating_system sw_notes"
-)
-FIELDS = tuple(_FIELDS.split())  # all of them are required (system_desc_checker.py)
-_JOINED = (
-    "submitter system_name host_processor_model_name host_processor_core_count accelerator_model_name "
-    "accelerators_per_node framework"
-)
-JOINED = tuple(_JOINED.split())  # what the result summarizer puts together as text
-_NAMES = ("submitter", "system_name", "framework")
-_LARGEST_BYTES = 50 << 20
+BENCHMARKS = (BENCHMARK, *_OTHERS.split())
+_LEFT_OVER = (".pyc", ".pyo", ".swp", ".swo", ".bak", ".orig", ".rej", ".tmp", ".part", "~")
+_UNPORTABLE = re.compile(r'[\s\x00-\x1f\x7f<>:"|?*\\]')
+_MOST = 50  # violations of one kind that are told one by one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A file, a link or an empty directory, by its path inside the organisation's directory."""
+    """What is no directory with something in it, by its path inside the organisation's directory."""
 
     path: str
-    kind: str  # file | link | outside (a link that leaves the tree or leads nowhere) | empty
+    kind: str  # file | link | empty (a directory) | closed (a directory that cannot be read) | special
     bytes: int = 0
 
 
@@ -54,28 +44,24 @@ class Tree:
     """What lies below one organisation's directory.
 
     Args:
-        systems: description's name -> its JSON; None where it is none.
+        descriptions: name of a system -> its description.
         results: name of a system -> its benchmarks.
     """
 
     organisation: str
     entries: tuple[Entry, ...]
-    systems: Mapping[str, Any]
+    descriptions: Mapping[str, Description]
     results: Mapping[str, tuple[str, ...]]
 
-    def error(self, path: str, found: Any, expected: Any, message: str, key: str | None = None) -> Violation:
-        return self._violation("error", path, found, expected, message, key)
+    def error(self, path: str, found: Any, expected: Any, message: str) -> Violation:
+        return self._violation("error", path, found, expected, message)
 
-    def warning(
-        self, path: str, found: Any, expected: Any, message: str, key: str | None = None
-    ) -> Violation:
-        return self._violation("warning", path, found, expected, message, key)
+    def warning(self, path: str, found: Any, expected: Any, message: str) -> Violation:
+        return self._violation("warning", path, found, expected, message)
 
-    def _violation(
-        self, severity: str, path: str, found: Any, expected: Any, message: str, key: str | None
-    ) -> Violation:
+    def _violation(self, severity: str, path: str, found: Any, expected: Any, message: str) -> Violation:
         return Violation(
-            rule="C19", severity=severity, file=f"{self.organisation}/{path}", line=None, key=key,
+            rule="C19", severity=severity, file=f"{self.organisation}/{path}", line=None, key=None,
             found=found, expected=expected, message=message,
         )  # fmt: skip
 
@@ -83,27 +69,36 @@ class Tree:
 def read(organisation: Path) -> Tree:
     """Walk a tree; links are not followed."""
     root = organisation.resolve()
-    entries = tuple(_entry(path, root) for path in sorted(root.rglob("*")) if _counts(path))
-    described = {path.stem: read_json(path) for path in sorted((root / "systems").glob("*.json"))}
-    systems = [path for path in sorted((root / "results").glob("*")) if path.is_dir()]
-    results = {path.name: tuple(sorted(p.name for p in path.iterdir() if p.is_dir())) for path in systems}
-    return Tree(organisation=root.name, entries=entries, systems=described, results=results)
+    files = sorted((root / "systems").glob("*.json"))
+    described = {file.stem: systems.read(file, f"{root.name}/systems/{file.name}") for file in files}
+    results = {name: tuple(_directories(root / "results" / name)) for name in _directories(root / "results")}
+    entries = tuple(sorted(_entries(root), key=lambda entry: entry.path))
+    return Tree(organisation=root.name, entries=entries, descriptions=described, results=results)
 
 
-def _counts(path: Path) -> bool:
-    return path.is_symlink() or path.is_file() or not any(path.iterdir())
+def _directories(place: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in place.iterdir() if path.is_dir())
+    except OSError:
+        return []
 
 
-def _entry(path: Path, root: Path) -> Entry:
-    name = path.relative_to(root).as_posix()
-    if path.is_symlink():
-        inside = path.exists() and path.resolve().is_relative_to(root)
-        return Entry(path=name, kind="link" if inside else "outside")
-    return (
-        Entry(path=name, kind="empty")
-        if path.is_dir()
-        else Entry(path=name, kind="file", bytes=path.stat().st_size)
-    )
+def _entries(root: Path) -> Iterator[Entry]:
+    closed: list[str] = []
+    for place, directories, files in os.walk(root, onerror=lambda error: closed.append(str(error.filename))):
+        here = Path(place).relative_to(root)
+        if not directories and not files and place != str(root):
+            yield Entry(path=here.as_posix(), kind="empty")
+        for name in (*directories, *files):
+            state = (root / here / name).lstat()
+            path = (here / name).as_posix()
+            if stat.S_ISLNK(state.st_mode):
+                yield Entry(path=path, kind="link")
+            elif not stat.S_ISDIR(state.st_mode):
+                kind = "file" if stat.S_ISREG(state.st_mode) else "special"
+                yield Entry(path=path, kind=kind, bytes=state.st_size)
+    for name in closed:
+        yield Entry(path=Path(name).relative_to(root).as_posix(), kind="closed")
 
 
 def descriptions(tree: Tree) -> Iterator[Violation]:
@@ -112,89 +107,103 @@ def descriptions(tree: Tree) -> Iterator[Violation]:
     Source: submission_rules, System descriptions; mlperf-logging, system_desc_checker.py and result_summarizer.py.
     Breaks it: no accelerator_model_name; status "available"; accelerators_per_node 8 instead of "8"; a placeholder.
     """
-    for name, fields in tree.systems.items():
-        path = f"systems/{name}.json"
-        if not isinstance(fields, dict):
-            yield tree.error(path, "no JSON object", "a JSON object", "repair the file")
-            continue
-        for field in FIELDS:
-            if field not in fields:
-                yield tree.error(
-                    path, "absent", "present", "every field is required, empty where it says nothing", field
-                )
-        yield from _values(tree, path, fields)
+    for description in tree.descriptions.values():
+        yield from systems.faults(description)
 
 
-def _values(tree: Tree, path: str, fields: Mapping[str, Any]) -> Iterator[Violation]:
-    for field in JOINED:
-        if field in fields and not isinstance(fields[field], str):
-            message = "the official summarizer joins these fields as text and crashes on anything else"
-            yield tree.error(path, json.dumps(fields[field])[:80], "a JSON string", message, field)
-    for field in _NAMES:
-        if isinstance(fields.get(field), str) and not fields[field].strip():
-            yield tree.error(path, "empty", "a name", "say who and what", field)
-    for field, allowed in (("status", STATUSES), ("division", DIVISIONS)):
-        if field in fields and fields[field] not in allowed:
-            message = "exactly as written: 'Closed' silently switches official checks off"
-            yield tree.error(path, fields[field], " | ".join(allowed), message, field)
-    for field, value in fields.items():
-        if isinstance(value, str) and (
-            "PLACEHOLDER" in value.upper() or value.strip().upper() in ("TODO", "TBD", "FIXME")
-        ):
-            yield tree.error(path, value[:80], "a value", "a placeholder was never filled in", field)
+def answers(tree: Tree) -> Iterator[Violation]:
+    """C19: a system description answers what the rules ask for.
+
+    Source: submission_rules, <system_desc_id>.json metadata (meaningful response required); published ones leave gaps.
+    Breaks it: an empty host_networking; no system_type (warnings).
+    """
+    for description in tree.descriptions.values():
+        yield from systems.unanswered(description)
 
 
 def pairs(tree: Tree) -> Iterator[Violation]:
-    """C19: systems/ and results/ belong together, one to one.
+    """C19: systems/ and results/ belong together, one to one, and results are of benchmarks that exist.
 
     Source: submission_rules, Submission directory; mlperf-logging, package_checker.py (crashes without a description).
-    Breaks it: results/box without systems/box.json; systems/old.json without results; two files that differ in case.
+    Breaks it: results/box without systems/box.json; systems/old.json without results; results/box/llama31-8b.
     """
-    for name in sorted(set(tree.results) - set(tree.systems)):
+    for name in sorted(set(tree.results) - set(tree.descriptions)):
         yield tree.error(
             f"results/{name}", "no description", f"systems/{name}.json", "every system is described"
         )
-    for name in sorted(set(tree.systems) - set(tree.results)):
+    for name in sorted(set(tree.descriptions) - set(tree.results)):
         message = "a description without results: left over, or the directory has another name"
         yield tree.error(f"systems/{name}.json", "no results", f"results/{name}/", message)
     for name, benchmarks in tree.results.items():
         if not benchmarks:
             yield tree.error(f"results/{name}", "empty", f"{BENCHMARK}/", "a system without results")
+        for benchmark in benchmarks:
+            if benchmark not in BENCHMARKS:
+                message = "the official package checker skips a name it does not know without a word"
+                yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK, message)
 
 
 def layout(tree: Tree) -> Iterator[Violation]:
     """C19: nothing hidden, linked, empty or foreign lies in the tree.
 
     Source: submission_rules, Submission directory; mlperf-logging, package_checker.py and repo_checker.py.
-    Breaks it: .DS_Store; __pycache__; a link to /home; an empty power/; a 60 MiB file; results/box.tar.gz.
+    Breaks it: .DS_Store; __pycache__; a link; an empty power/; a 60 MiB file; "my notes.txt"; results/box.tar.gz.
     """
+    told: Counter[str] = Counter()
     for entry in tree.entries:
-        parts = entry.path.split("/")
-        if entry.kind == "outside":
-            yield tree.error(
-                entry.path, "a link out of the tree", "a file", "the reader of the package cannot follow it"
-            )
-        elif entry.kind == "empty":
-            yield tree.error(
-                entry.path, "an empty directory", "files", "take it away: the official tools crash on some"
-            )
-        elif any(part.startswith(".") and part not in (".dockerignore", ".gitignore") for part in parts):
-            yield tree.error(entry.path, "a hidden file", "none", "take it away before it is published")
-        elif "__pycache__" in parts or entry.path.endswith((".pyc", ".swp", ".bak", "~")):
-            yield tree.error(entry.path, "left over by a program", "none", "take it away")
-        elif parts[0] not in PARTS and entry.path not in _TOP_FILES:
-            message = "only these three belong into an organisation's directory"
-            yield tree.warning(entry.path, parts[0], "systems/, results/, benchmarks/", message)
-        elif parts[0] == "results" and len(parts) < 4:
-            yield tree.error(
-                entry.path, "a file", "results/<system>/<benchmark>/result_<i>.txt", "move it or take it away"
-            )
-        elif parts[0] == "systems" and (len(parts) != 2 or not entry.path.endswith(".json")):
-            yield tree.error(entry.path, "a file", "systems/<system>.json", "move it or take it away")
-        if entry.bytes > _LARGEST_BYTES:
-            yield tree.error(
-                entry.path, f"{entry.bytes >> 20} MiB", "<= 50 MiB", "results repositories refuse large files"
-            )
+        for violation in (*_kind(tree, entry), *_name(tree, entry), *_place(tree, entry)):
+            told[violation.message] += 1
+            if told[violation.message] <= _MOST:
+                yield violation
+    folded: dict[str, str] = {}
+    for entry in tree.entries:
+        first = folded.setdefault(entry.path.casefold(), entry.path)
+        if first != entry.path:
+            message = "two names that differ in case alone are one file on some machines"
+            yield tree.error(entry.path, f"{entry.path} and {first}", "one of them", message)
+
+
+def _kind(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    if entry.kind == "link":
+        message = "replace it by the file: a link leads elsewhere, or nowhere, on the reader's machine"
+        yield tree.error(entry.path, "a symbolic link", "a file", message)
+    elif entry.kind == "empty":
+        message = "take it away: git drops it and the official tools crash on some"
+        yield tree.error(entry.path, "an empty directory", "files", message)
+    elif entry.kind in ("special", "closed"):
+        found = "no regular file" if entry.kind == "special" else "a directory that cannot be read"
+        yield tree.error(entry.path, found, "a file", "take it away, or make it readable")
+    if entry.bytes > _LARGEST_BYTES:
+        found, message = f"{entry.bytes >> 20} MiB", "results repositories refuse large files"
+        yield tree.error(entry.path, found, f"<= {_LARGEST_BYTES >> 20} MiB", message)
+
+
+def _name(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    parts = entry.path.split("/")
+    if any(part.startswith(".") for part in parts):
+        yield tree.error(
+            entry.path, "a hidden file", "none", "take it away: the official repo_checker refuses it"
+        )
+    elif "__pycache__" in parts or entry.path.endswith(_LEFT_OVER):
+        yield tree.error(entry.path, "left over by a program", "none", "take it away before it is published")
+    elif _UNPORTABLE.search(entry.path):
+        message = "rename it: the official repo_checker refuses spaces, other machines the rest"
+        yield tree.error(entry.path, "a name with spaces or signs", "letters, digits, . - _", message)
+
+
+def _place(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    parts = entry.path.split("/")
+    if parts[0] not in PARTS and entry.path not in _TOP_FILES:
+        message = "only these three belong into an organisation's directory"
+        yield tree.warning(entry.path, parts[0], "systems/, results/, benchmarks/", message)
+    elif entry.kind == "empty":
+        return
+    elif parts[0] == "results" and len(parts) < 4:
+        expected = "results/<system>/<benchmark>/result_<i>.txt"
+        yield tree.error(entry.path, "a file", expected, "nothing else lies there: move it or take it away")
+    elif parts[0] == "systems" and (len(parts) != 2 or not entry.path.endswith(".json")):
+        message = "only descriptions lie there: move it or take it away"
+        yield tree.error(entry.path, "a file", "systems/<system>.json", message)
 
 
 def implementations(tree: Tree) -> Iterator[Violation]:
@@ -206,25 +215,28 @@ def implementations(tree: Tree) -> Iterator[Violation]:
     if not any(BENCHMARK in benchmarks for benchmarks in tree.results.values()):
         return
     place = f"benchmarks/{BENCHMARK}/implementations"
-    files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind != "empty"]
+    files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind == "file"]
     found = sorted({entry.path.split("/")[3] for entry in files if entry.path.count("/") >= 4})
     if not found:
-        yield tree.error(
-            place, "absent", "a directory for every implementation", "a result is submitted with its code"
-        )
+        message = "a result is submitted with its code"
+        yield tree.error(place, "absent", "a directory for every implementation", message)
     for name in found:
         mine = [entry for entry in files if entry.path.startswith(f"{place}/{name}/")]
         readme = [entry for entry in mine if entry.path == f"{place}/{name}/README.md"]
         if not readme or not readme[0].bytes:
-            yield tree.error(
-                f"{place}/{name}/README.md", "absent or empty", "a README", "say how the result was made"
-            )
+            path, message = f"{place}/{name}/README.md", "say how the result was made"
+            yield tree.error(path, "absent or empty", "a README", message)
         if len(mine) < 2:
-            yield tree.error(
-                f"{place}/{name}", "no sources", "code and configuration", "a README alone reproduces nothing"
-            )
+            message = "a README alone reproduces nothing"
+            yield tree.error(f"{place}/{name}", "no sources", "code and configuration", message)
 
 
 TreeRule = Callable[[Tree], Iterable[Violation]]
-RULES: tuple[TreeRule, ...] = (descriptions, pairs, layout)  # of any package, parts of one included
-WHOLE: tuple[TreeRule, ...] = (*RULES, implementations)
+RULES: tuple[TreeRule, ...] = (descriptions, pairs, layout)
+WHOLE: tuple[TreeRule, ...] = (*RULES, implementations, answers)  # of what is to be submitted
+
+
+def rules_of(tree: Tree) -> tuple[TreeRule, ...]:
+    """What a published tree is held against: some publish results without the code, which says nothing about it."""
+    has_code = any(entry.path.startswith("benchmarks/") for entry in tree.entries)
+    return (*RULES, implementations) if has_code else RULES

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 MANIFEST = "manifest.json"
 _MAGIC = b"MMIDIDX\x00\x00"  # Megatron's indexed format, megatron/core/datasets/indexed_dataset.py
-_TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}  # dtype code of the index -> bytes per token
+_HEAD_BYTES = len(_MAGIC) + 25
+_TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
 _CHUNK = 1 << 22
+_AT_ONCE = 1 << 20  # numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +26,84 @@ class Index:
     documents: int
     tokens: int
     bin_bytes: int
+    token_type: str  # numpy's name
 
 
 def read_index(path: Path) -> Index:
-    """Read Megatron's index.
+    """Read Megatron's index; memory does not grow with it.
 
     Raises:
-        ValueError: not such a file, or a truncated one.
+        ValueError: not such a file, or one that contradicts itself.
     """
     with path.open("rb") as file:
-        head = file.read(len(_MAGIC) + 25)
-        if len(head) < len(_MAGIC) + 25 or not head.startswith(_MAGIC):
+        head = file.read(_HEAD_BYTES)
+        if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
             raise ValueError("not a Megatron index")
-        _, code, sequences, documents = struct.unpack("<QBQQ", head[len(_MAGIC) :])
-        if code not in _TOKEN_BYTES:
+        version, code, sequences, boundaries = struct.unpack("<QBQQ", head[len(_MAGIC) :])
+        if version != 1:
+            raise ValueError(f"version {version} of the index; expected 1")
+        if code not in _TOKEN_TYPES:
             raise ValueError(f"unknown token type {code}")
-        lengths = array("i", file.read(4 * sequences))
-    if len(lengths) != sequences:
-        raise ValueError(f"{len(lengths)} of {sequences} lengths: truncated")
-    return Index(documents - 1, sum(lengths), sum(lengths) * _TOKEN_BYTES[code])
+        tokens = sum(int(some.sum(dtype=np.int64)) for some in _numbers(file, sequences, np.int32))
+    size, expected = path.stat().st_size, _HEAD_BYTES + 12 * sequences + 8 * boundaries
+    if size != expected:
+        raise ValueError(
+            f"{size:,} bytes; expected {expected:,} for {sequences:,} sequences: truncated or altered"
+        )
+    width = np.dtype(_TOKEN_TYPES[code]).itemsize
+    return Index(boundaries - 1, tokens, tokens * width, _TOKEN_TYPES[code])
+
+
+def problems_of_index(path: Path) -> Iterator[str]:
+    """Whether every sequence begins where the one before it ends, and documents follow each other; reads it all."""
+    with path.open("rb") as lengths, path.open("rb") as starts, path.open("rb") as ends:
+        head = lengths.read(_HEAD_BYTES)
+        _, code, sequences, boundaries = struct.unpack("<QBQQ", head[len(_MAGIC) :])
+        width = np.dtype(_TOKEN_TYPES[code]).itemsize
+        starts.seek(_HEAD_BYTES + 4 * sequences)
+        at = 0
+        pairs = zip(
+            _numbers(lengths, sequences, np.int32), _numbers(starts, sequences, np.int64), strict=True
+        )
+        for some, begin in pairs:
+            sums = at + np.cumsum(some.astype(np.int64) * width)
+            if some.min() < 0 or begin[0] != at or not np.array_equal(begin[1:], sums[:-1]):
+                yield f"{path}: sequences do not follow each other in the .bin (content altered)"
+                return
+            at = int(sums[-1])
+        ends.seek(_HEAD_BYTES + 12 * sequences)
+        last = 0
+        for some in _numbers(ends, boundaries, np.int64):
+            if some[0] < last or (np.diff(some) < 0).any():
+                yield f"{path}: documents end before they begin (content altered)"
+                return
+            last = int(some[-1])
+        if last != sequences:
+            yield f"{path}: found {last:,} sequences in documents; expected {sequences:,} (content altered)"
+
+
+def _numbers(file: IO[bytes], count: int, kind: type[np.integer]) -> Iterator[np.ndarray]:
+    """The next `count` numbers of a file, some at a time."""
+    width = np.dtype(kind).itemsize
+    while count:
+        data = file.read(min(count, _AT_ONCE) * width)
+        if not data or len(data) % width:
+            raise ValueError(f"{count:,} numbers missing: truncated")
+        count -= len(data) // width
+        yield np.frombuffer(data, dtype=kind)
 
 
 def sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
     """Digest of a file, in pieces; `read` hears the size of each."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256(), read)
+
+
+def md5(path: Path, read: Callable[[int], None] | None = None) -> str:
+    """The digest that MLCommons publishes; says that a file is whole, not whom it is from."""
+    return _digest(path, hashlib.md5(usedforsecurity=False), read)
+
+
+def _digest(path: Path, digest: hashlib._Hash, read: Callable[[int], None] | None) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

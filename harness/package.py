@@ -3,86 +3,142 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compliance import check, oracles, repository, secrets, tree
+from compliance import tree
 from compliance.case import Violation
-from compliance.oracles import Oracle
 from compliance.ruleset import NAMES
-from harness import archive, campaign, packaging
-from harness.check import examine, known_ruleset
+from compliance.systems import ALSO, FIELDS
+from harness import archive, campaign, check_report, package_verify, packaging, submittable
+from harness.check import known_ruleset
 from harness.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.package_verify import Verdict
+from harness.packaging import Written
+from harness.submittable import Submittable
 from harness.system import placeholders
+
+_ROUNDS = [name for name in NAMES if name != "proxy"]
+_OF_THE_RUNS = ("submitter", "division", "status", "system_name", "number_of_nodes", "accelerators_per_node")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """What became of a build.
+
+    Args:
+        refused: what speaks against the campaigns; then nothing was written.
+        target: the tree in its place; None where a check failed.
+    """
+
+    refused: tuple[Violation, ...] = ()
+    written: Written = field(default_factory=Written)
+    verdict: Verdict | None = None
+    target: Path | None = None
+    archive: Path | None = None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="build | verify")
-    build = commands.add_parser(
-        "build", help="a tree from finished campaigns, in place only if every check passes"
-    )
+    wording = "a tree from finished campaigns, in place only if every check passes"
+    build = commands.add_parser("build", help=wording)
     build.add_argument("campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a directory under runs/")
-    build.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the tree is made as DIR/<submitter>"
-    )
+    wording = "the tree is made as DIR/<submitter>"
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help=wording)
     wording = "a field of the system description, for example cooling=liquid; may be repeated"
     build.add_argument("--field", action="append", default=[], metavar="name=value", help=wording)
     build.add_argument("--fields", type=Path, metavar="F.json", help="the same from a JSON object")
     verify = commands.add_parser("verify", help="check a tree: DIR/<submitter>, or DIR with several")
     verify.add_argument("tree", type=Path, metavar="TREE")
     for one in (build, verify):
-        one.add_argument("--ruleset", metavar="R", help=f"{' | '.join(NAMES)}; default: the newest")
+        one.add_argument("--ruleset", metavar="R", help=f"{' | '.join(_ROUNDS)}; default: the newest")
         one.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def main(args: argparse.Namespace) -> int:
     known_ruleset(args.ruleset)
-    return _build(args) if args.action == "build" else _verify(args)
-
-
-def _build(args: argparse.Namespace) -> int:
-    sources = [packaging.source_of(campaign.load(path.resolve())) for path in args.campaigns]
-    given = _given(args)
-    submitters = {source.campaign.config.system.submitter for source in sources}
-    if len(submitters) != 1:
+    if args.ruleset is not None and args.ruleset not in _ROUNDS:
         raise UsageError(
-            f"system.submitter: found {', '.join(sorted(submitters))}; allowed: one for a package"
+            f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"
         )
-    target = args.out / submitters.pop()
-    if target.exists():
-        raise UsageError(f"{target}: exists; allowed: a new directory, nothing is overwritten")
-    staging = args.out / f".{target.name}.building"
-    shutil.rmtree(staging, ignore_errors=True)
+    if args.action == "verify":
+        return package_verify.run(args)
+    built = _build(args)
+    print(json.dumps(_document(built), indent=2) if args.json else "\n".join(_lines(built)))
+    return EXIT_OK if built.target else EXIT_FAILED
+
+
+def _build(args: argparse.Namespace) -> Built:
+    given = _given(args)
+    sources = [submittable.examined(campaign.load(path.resolve())) for path in args.campaigns]
+    target = args.out / _submitter(sources)
+    for path in (target, target.with_name(target.name + ".tar.gz")):
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path}: exists; allowed: a new directory, nothing is overwritten")
+    if refused := tuple(violation for source in sources for violation in source.violations):
+        return Built(refused=refused)
+    with _staging(args.out, target.name) as staging:
+        beside = staging / target.name
+        written = packaging.write(sources, beside, given)
+        archive.seal(beside)
+        verdict = package_verify.verified(beside, args.ruleset, quiet=[tree.answers])
+        violations = tuple(_traced(violation, staging, written) for violation in verdict.violations)
+        verdict = replace(verdict, organisation=target, violations=violations)
+        if not verdict.ok:
+            return Built(written=written, verdict=verdict)
+        packed = archive.pack(beside)
+        packed.rename(target.with_name(packed.name))
+        beside.rename(target)
+    return Built(written=written, verdict=verdict, target=target, archive=target.with_name(packed.name))
+
+
+@contextlib.contextmanager
+def _staging(out: Path, name: str) -> Any:
+    """A directory beside the target, gone in the end; so is --out where this made it in vain."""
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=out)).resolve()
     try:
-        built = staging / target.name
-        described = packaging.write(sources, built, given)
-        violations, asked = examined(built, args.ruleset)
-        ok = _ok(violations, asked)
-        if ok:
-            built.rename(target)
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    document: dict[str, Any] = {"ok": ok, "tree": str(target) if ok else None, **_document(violations, asked)}
-    document["systems"] = {name: packaging.described_json(fields) for name, fields in described.items()}
-    if ok:
-        document["archive"], document["checksums"] = map(str, archive.write(target))
-    if args.json:
-        print(json.dumps(document, indent=2))
-        return EXIT_OK if ok else EXIT_FAILED
-    _print(violations, asked)
-    for name, fields in described.items():
-        if missing := placeholders(fields):
-            print(f"{name}: empty fields of the description, fill them in with --field: {', '.join(missing)}")
-    print(f"{target}\n{document['archive']}" if ok else f"{target}: not built")
-    return EXIT_OK if ok else EXIT_FAILED
+        if new:
+            with contextlib.suppress(OSError):  # not empty: the package is in it
+                out.rmdir()
+
+
+def _submitter(sources: Sequence[Submittable]) -> str:
+    """The directory's name.
+
+    Raises:
+        UsageError: campaigns that do not go into one package.
+    """
+    submitters = sorted({source.campaign.config.system.submitter for source in sources})
+    if len(submitters) != 1 or not packaging.name_of(submitters[0]):
+        raise UsageError(
+            f"system.submitter: found {', '.join(submitters)!r}; allowed: one name for a package"
+        )
+    systems = [packaging.system_of(source.campaign) for source in sources]
+    if twice := sorted({name for name in systems if systems.count(name) > 1}):
+        raise UsageError(
+            f"CAMPAIGN: found {', '.join(twice)} twice; allowed: one campaign for a system and arm"
+        )
+    return packaging.name_of(submitters[0])
 
 
 def _given(args: argparse.Namespace) -> dict[str, str]:
-    """The submitter's own fields: a JSON file, then --field."""
+    """The submitter's own fields: a JSON file, then --field.
+
+    Raises:
+        UsageError: a file or an argument that gives none.
+    """
     given: dict[str, str] = {}
     if args.fields:
         try:
@@ -97,62 +153,54 @@ def _given(args: argparse.Namespace) -> dict[str, str]:
         if not equals or not name:
             raise UsageError(f"--field: found {pair!r}; allowed: name=value")
         given[name] = value
+    for name in given:
+        _require_field(name)
     return given
 
 
-def _verify(args: argparse.Namespace) -> int:
-    found = [args.tree] if (args.tree / "results").is_dir() else list(repository.organisations(args.tree))
-    if not found:
+def _require_field(name: str) -> None:
+    if name in _OF_THE_RUNS:
         raise UsageError(
-            f"{args.tree}: found no results/; allowed: a tree with systems/, results/ and benchmarks/"
+            f"--field {name}: found a value; allowed: what the runs were configured with, unchanged"
         )
-    documents, ok = [], True
-    for organisation in found:
-        violations, asked = examined(organisation, args.ruleset)
-        changed = archive.differences(organisation.resolve())
-        mine = _ok(violations, asked) and not changed
-        ok = ok and mine
-        sums = "none beside the tree" if changed is None else changed or "all as listed"
-        documents.append(
-            {"ok": mine, "tree": str(organisation), "checksums": sums, **_document(violations, asked)}
-        )
-        if not args.json:
-            _print(violations, asked)
-            print("\n".join(changed or ()) or f"checksums: {sums}")
-            print(f"{'ok' if mine else 'FAIL':<4} {organisation}")
-    if args.json:
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
-    return EXIT_OK if ok else EXIT_FAILED
+    if name not in (*FIELDS, *ALSO):
+        near = difflib.get_close_matches(name, [*FIELDS, *ALSO], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--field: found {name!r}; allowed: a field of the system description{hint}")
 
 
-def examined(organisation: Path, ruleset: str | None) -> tuple[list[Violation], list[Oracle]]:
-    """Logs, tree and secrets by our rules, then every official tool on a copy."""
-    violations = [
-        v for one in examine([str(organisation)], ruleset, skip_official=True) for v in one.violations
-    ]
-    # the logs' own check reads the tree's rules already
-    whole = tree.read(organisation)
-    violations += check.with_section(tree.implementations, tree.implementations(whole))
-    violations += secrets.scan(organisation.resolve())
-    name = check.load(check.choose_ruleset(repository.BENCHMARK, ruleset)).official
-    return violations, oracles.ask(organisation, name)
+def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
+    """With the file that the content came from, where it was copied; else with its path in the tree."""
+    path = Path(violation.file)
+    inside = path.relative_to(staging).as_posix() if path.is_relative_to(staging) else violation.file
+    return replace(violation, file=str(written.origins.get(inside, inside)))
 
 
-def _ok(violations: Sequence[Violation], asked: Sequence[Oracle]) -> bool:
-    return all(v.severity != "error" for v in violations) and all(
-        oracle.verdict == "pass" for oracle in asked
-    )
+def _document(built: Built) -> Mapping[str, Any]:
+    verdict = package_verify.document(built.verdict) if built.verdict else {"violations": [], "official": {}}
+    verdict["violations"] += [asdict(violation) for violation in built.refused]
+    described = built.written.described
+    return {
+        **verdict,
+        "ok": built.target is not None,
+        "tree": str(built.target) if built.target else None,
+        "archive": str(built.archive) if built.archive else None,
+        "archive_sha256": archive.digest(built.archive) if built.archive else None,
+        "systems": {name: packaging.described_json(fields) for name, fields in described.items()},
+    }
 
 
-def _document(violations: Sequence[Violation], asked: Sequence[Oracle]) -> Mapping[str, Any]:
-    tools = {oracle.tool: {"verdict": oracle.verdict, "note": oracle.note} for oracle in asked}
-    return {"violations": [asdict(violation) for violation in violations], "official": tools}
-
-
-def _print(violations: Sequence[Violation], asked: Sequence[Oracle]) -> None:
-    from harness import check_report
-
-    for violation in violations:
-        print(check_report.sentence(violation))
-    for oracle in asked:
-        print(check_report.package(oracle), end="")
+def _lines(built: Built) -> list[str]:
+    if built.refused:
+        told = [check_report.sentence(violation) for violation in built.refused]
+        return [*told, f"FAIL not built, and nothing was written; reasons: {len(built.refused)}"]
+    found = package_verify.lines(built.verdict) if built.verdict else []
+    if built.target is None or built.archive is None:
+        return [*found, "FAIL not built: nothing was written"]
+    for name, fields in built.written.described.items():
+        wanted, free = placeholders(fields)
+        if wanted:
+            found.append(f"{name}: empty, and the rules ask for it (--field name=value): {', '.join(wanted)}")
+        if free:
+            found.append(f"{name}: empty, and may stay so: {', '.join(free)}")
+    return [*found, str(built.target), f"{built.archive} sha256 {archive.digest(built.archive)}"]

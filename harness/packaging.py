@@ -2,205 +2,176 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from compliance import mllog, runlog, score
-from compliance.score import ScoreError
-from harness import atomic
+from harness import submittable
 from harness.campaign import Campaign
-from harness.config import to_mapping
+from harness.config import Config, to_mapping
+from harness.config_file import resolve
 from harness.errors import UsageError
-from harness.paths import ROOT
+from harness.submittable import Submittable
 from harness.system import Field, describe
 
-SOURCES = ("harness", "submission", "kernels", "compliance", "benchmark.yaml", "run.sh", "requirements.txt",
-            "pyproject.toml", "LICENSE", "README.md")  # fmt: skip
-_RUNS = 10
+_TEMPLATES = Path(__file__).parent / "templates"
+_WRITTEN = {  # template -> name in the implementation's directory
+    "package_readme.md.j2": "README.md",
+    "package_dockerfile.j2": "Dockerfile",
+    "package_setup.sh.j2": "setup.sh",
+    "package_init_datasets.sh.j2": "init_datasets.sh",
+    "package_run_and_time.sh.j2": "run_and_time.sh",
+}
+# of the training machine, not of the configuration: paths and hosts that nobody else has
+_PLACES = ("launch", "data.directory", "runs.output")
+_OF_THE_COMMAND = ("profile", "runs.count", "runs.arms")
+_TORCH_INDEX = re.compile(r"\d[\w.]*\+(?P<tag>cpu|cu\d+|rocm[\d.]+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """A campaign that can be submitted.
-
-    Args:
-        scored: indices of the ten runs that are scored, in the order of their start.
-        proofs: proof.json of each run; recorded: environment.json of the first.
+class Written:
+    """Args:
+    described: every system's description with the origin of each field.
+    origins: file of the tree, by its path from the tree's parent -> where its content lies.
     """
 
-    campaign: Campaign
-    scored: tuple[int, ...]
-    proofs: tuple[Mapping[str, Any], ...]
-    recorded: Mapping[str, Any]
-
-    @property
-    def system(self) -> str:
-        return f"{self.campaign.config.system.name}_{self.campaign.arm}"
+    described: dict[str, dict[str, Field]] = field(default_factory=dict)
+    origins: dict[str, Path] = field(default_factory=dict)
 
 
-def source_of(campaign: Campaign) -> Source:
-    """A campaign's submittable part.
-
-    Raises:
-        UsageError: the first reason why it is none.
-    """
-    place = campaign.directory
-    if campaign.config.profile == "proxy":
-        raise UsageError(f"{place}: found the profile proxy; a proxy run is no result; allowed: llama31_8b")
-    open_runs = [run.index for run in campaign.runs if run.state != "promoted"]
-    if open_runs or len(campaign.runs) < _RUNS:
-        have = len(campaign.runs) - len(open_runs)
-        raise UsageError(
-            f"{place}: found {have} finished runs of {len(campaign.runs)}; a submission has at least {_RUNS}; "
-            "./run.sh resume finishes them"
-        )
-    attempts = [campaign.last_attempt(run.index) for run in campaign.runs]
-    proofs = tuple(_read(path, "proof.json") for path in attempts)
-    recorded = [_read(path, "environment.json") for path in attempts]
-    for run, proof in zip(campaign.runs, proofs, strict=True):
-        _require_native(campaign, run.index, proof)
-    _require_one_commit(place, recorded)
-    return Source(campaign=campaign, scored=_scored(campaign), proofs=proofs, recorded=recorded[0])
+def name_of(text: str) -> str:
+    """A submitter's or a system's name as a directory: what the official tools and every file system take."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
 
 
-def _read(attempt: Path | None, name: str) -> Mapping[str, Any]:
-    document = atomic.read_json(attempt / name) if attempt else None
-    if not isinstance(document, dict):
-        raise UsageError(
-            f"{attempt}: found no {name}; a run without it proves nothing and cannot be submitted"
-        )
-    return document
+def system_of(campaign: Campaign) -> str:
+    return f"{name_of(campaign.config.system.name)}_{name_of(campaign.arm)}"
 
 
-def _require_native(campaign: Campaign, index: int, proof: Mapping[str, Any]) -> None:
-    """In the closed division every GEMM ran on hardware that has its format."""
-    rows = [row for row in proof.get("gemms", ()) if isinstance(row, dict)]
-    if not rows or not proof.get("verified"):
-        raise UsageError(f"{campaign.result(index)}: proof.json proves no GEMM; it cannot be submitted")
-    found = sorted({str(row.get("backend")) for row in rows} - {"native"})
-    if found and campaign.config.system.division == "closed":
-        raise UsageError(
-            f"{campaign.result(index)}: found {', '.join(found)} GEMMs in the closed division; allowed: native; "
-            "emulated runs go into the open division (system.division: open)"
-        )
-
-
-def _require_one_commit(place: Path, recorded: Sequence[Mapping[str, Any]]) -> None:
-    """What is packed as sources is what ran."""
-    git = [one.get("git") or {} for one in recorded]
-    commits = {one.get("commit") for one in git}
-    if None in commits or len(commits) != 1:
-        raise UsageError(
-            f"{place}: found runs of {len(commits)} commits, or outside git; allowed: one commit for all"
-        )
-    if any(one.get("dirty") for one in git):
-        raise UsageError(f"{place}: the runs ran with changes that no commit holds; commit first, then run")
-    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *SOURCES)
-    if head != next(iter(commits)):
-        raise UsageError(
-            f"{ROOT}: found commit {head[:12]}, the runs are of {str(next(iter(commits)))[:12]}; check that one out"
-        )
-    if changes:
-        raise UsageError(
-            f"{ROOT}: found uncommitted changes ({changes.split()[-1]}); allowed: none, the sources are packed"
-        )
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), "--no-optional-locks", *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _scored(campaign: Campaign) -> tuple[int, ...]:
-    """All ten runs, or of more the median window in the order of their start (training_rules, Benchmark Results)."""
-    logs = {run.index: runlog.build(mllog.read(campaign.result(run.index))) for run in campaign.runs}
-    order = sorted(logs, key=lambda index: logs[index].run_start_ms or 0)
-    if len(order) == _RUNS:
-        return tuple(order)
-    try:
-        window = score.median_window([score.run_result_s(logs[index]) for index in order])
-    except ScoreError as error:
-        raise UsageError(f"{campaign.directory}: {error}") from None
-    return tuple(order[place] for place in window)
-
-
-def write(sources: Sequence[Source], tree: Path, given: Mapping[str, str]) -> dict[str, dict[str, Field]]:
-    """Write the tree of one organisation.
-
-    Returns:
-        Every system's description with the origin of each field.
-    """
-    described = {}
+def write(sources: Sequence[Submittable], tree: Path, given: Mapping[str, str]) -> Written:
+    """Write the tree of one organisation."""
+    written = Written()
     for source in sources:
-        benchmark = source.campaign.config.benchmark
-        fields = describe(source.campaign.config, source.recorded, given)
-        described[source.system] = fields
-        path = tree / "systems" / f"{source.system}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps({k: f.value for k, f in fields.items()}, indent=4) + "\n", encoding="utf-8"
-        )
-        results = tree / "results" / source.system / benchmark
-        results.mkdir(parents=True)
-        for number, index in enumerate(source.scored):
-            shutil.copyfile(source.campaign.result(index), results / f"result_{number}.txt")
-        _implementation(
-            source, tree / "benchmarks" / benchmark / "implementations" / f"fourmark_{source.campaign.arm}"
-        )
-    return described
+        campaign, system = source.campaign, system_of(source.campaign)
+        written.described[system] = describe(campaign.config, source.recorded, given)
+        values = {name: known.value for name, known in written.described[system].items()}
+        _text(tree / "systems" / f"{system}.json", json.dumps(values, indent=4))
+        results = tree / "results" / system / campaign.config.benchmark
+        for number, index in enumerate(source.scored()):
+            _copy(campaign.result(index), results / f"result_{number}.txt", tree, written)
+        place = tree / "benchmarks" / campaign.config.benchmark / "implementations" / f"fourmark_{system}"
+        _implementation(source, place, tree, written)
+    return written
 
 
-def _implementation(source: Source, place: Path) -> None:
-    """README, Dockerfile, configuration, sources and, of more than ten runs, the logs that are not scored."""
-    for name in _git("ls-files", "--", *SOURCES).splitlines():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, place / name)
+def _implementation(source: Submittable, place: Path, tree: Path, written: Written) -> None:
+    """README, Dockerfile, scripts, configuration, sources and, of more than ten runs, the logs that are not scored."""
+    for name in submittable.git("ls-files", "--", *submittable.SOURCES).splitlines():
+        if name not in _WRITTEN.values():
+            _copy(submittable.ROOT / name, place / name, tree, written)
     campaign = source.campaign
-    (place / "resolved_config.json").write_text(
-        json.dumps(to_mapping(campaign.config), indent=2) + "\n", encoding="utf-8"
-    )
-    (place / "proof.json").write_text(json.dumps(source.proofs[0], indent=1) + "\n", encoding="utf-8")
-    packages = source.recorded.get("packages") or {}
+    _text(place / "resolved_config.json", json.dumps(_without_places(campaign.config), indent=2))
+    scored = source.scored()
+    for run, evidence in zip(campaign.runs, source.evidence, strict=True):
+        _text(place / "proofs" / f"run_{run.index}.json", json.dumps(evidence.proof, indent=1))
+        if run.index not in scored:
+            _copy(campaign.result(run.index), place / "unscored_runs" / f"run_{run.index}.txt", tree, written)
+    values = _values(source)
+    for template, name in _WRITTEN.items():
+        _text(place / name, rendered(template, values))
+        (place / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """A template with its values; one that is missing is an error."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "harness" / "templates"), undefined=jinja2.StrictUndefined
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    values = {
+    return environment.get_template(template).render(values).rstrip("\n")
+
+
+def _values(source: Submittable) -> dict[str, Any]:
+    campaign, recorded = source.campaign, source.recorded
+    packages = recorded.get("packages") if isinstance(recorded.get("packages"), dict) else {}
+    torch = str((packages or {}).get("torch") or "")
+    indexed = _TORCH_INDEX.fullmatch(torch)
+    return {
         "submitter": campaign.config.system.submitter,
         "system": campaign.config.system.name,
-        "benchmark": campaign.config.benchmark,
         "arm": campaign.arm,
         "runs": len(campaign.runs),
         "config": campaign.config,
-        "commit": (source.recorded.get("git") or {}).get("commit"),
-        "recipe_name": campaign.config.arms[campaign.arm].recipe,
-        "gemms": _kinds(source.proofs[0]),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()) or "not recorded",
-        "base": f"python:{str(source.recorded.get('python') or '3.11').rsplit('.', 1)[0]}",
+        "commit": source.commit,
+        "recipe": campaign.config.arms[campaign.arm].recipe,
+        "gemms": kinds(source),
+        "packages": ", ".join(f"{name} {version}" for name, version in (packages or {}).items()),
+        "python": str(recorded.get("python") or "").rpartition(".")[0],
+        "torch": torch,
+        "torch_index": indexed["tag"] if indexed else None,
+        "torch_of_a_vendor": "+" in torch and not indexed,
+        "settings": " ".join(f"--set {shlex.quote(text)}" for text in settings(campaign.config)),
+        "arm_argument": shlex.quote(campaign.arm),
     }
-    for template, name in (("package_readme.md.j2", "README.md"), ("package_dockerfile.j2", "Dockerfile")):
-        (place / name).write_text(environment.get_template(template).render(values) + "\n", encoding="utf-8")
-    for run in campaign.runs:
-        if run.index not in source.scored:
-            (place / "unscored_runs").mkdir(exist_ok=True)
-            shutil.copyfile(campaign.result(run.index), place / "unscored_runs" / f"run_{run.index}.txt")
 
 
-def _kinds(proof: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The distinct ways GEMMs ran, over all layers."""
+def kinds(source: Submittable) -> list[dict[str, Any]]:
+    """The distinct ways GEMMs ran, over all layers and runs."""
     names = ("gemm", "format", "transform", "scale_rule", "rounding", "backend", "engine")
-    rows = [{name: row.get(name) for name in names} for row in proof.get("gemms", ())]
-    return [dict(row) for row in dict.fromkeys(tuple(row.items()) for row in rows)]
+    rows = [tuple(row.get(name) for name in names) for one in source.evidence for row in one.proof["gemms"]]
+    return [dict(zip(names, row, strict=True)) for row in dict.fromkeys(rows)]
+
+
+def settings(config: Config) -> list[str]:
+    """The --set texts that lead from the packed benchmark.yaml to this configuration."""
+    plain = resolve(config.profile, file=submittable.ROOT / "benchmark.yaml", aliases={}).config
+    before = dict(_leaves(_without_places(plain)))
+    after = dict(_leaves(_without_places(config)))
+    changed = [key for key in after if key not in _OF_THE_COMMAND and after[key] != before.get(key)]
+    return [f"{key}={_yaml(after[key])}" for key in changed]
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in mapping.items():
+        inner = isinstance(value, dict)
+        found += _leaves(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return found
+
+
+def _without_places(config: Config) -> dict[str, Any]:
+    mapping = json.loads(json.dumps(to_mapping(config)))
+    for place in _PLACES:
+        section, _, name = place.rpartition(".")
+        (mapping[section] if section else mapping).pop(name)
+    return mapping
+
+
+def _text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _copy(source: Path, path: Path, tree: Path, written: Written) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file() or source.is_symlink():
+        raise UsageError(f"{source}: found no plain file; a package holds plain files alone")
+    shutil.copyfile(source, path)
+    path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+    written.origins[path.relative_to(tree.parent).as_posix()] = source
 
 
 def described_json(fields: Mapping[str, Field]) -> dict[str, dict[str, str]]:
-    return {name: asdict(field) for name, field in fields.items()}
+    return {name: dataclasses.asdict(known) for name, known in fields.items()}

@@ -103,7 +103,7 @@ def layer_spec(linears: Linears) -> ModuleSpec:
 
 
 def llama(config: Config, linears: Linears) -> list[GPTModel]:
-    """This rank's pipeline stages in order, on the CPU or the current GPU, not yet wrapped; several when interleaved."""
+    """Pipeline stages of this rank in order, on the CPU or the current GPU, not yet wrapped."""
     settings = transformer_config(config)
     stages: list[int | None] = list(range(_interleaved(config))) or [None]
     return [_stage(config, settings, linears, stage) for stage in stages]

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from harness import cli, data
+from harness import cli, data, data_c4
 from harness.config_file import resolve
-from harness.corpus_files import MANIFEST, read_index
+from harness.corpus_files import MANIFEST, read_index, sha256
 from harness.errors import EnvironmentFailure, UsageError
 from submission import corpus
 
@@ -94,7 +94,7 @@ def test_a_bin_that_its_index_does_not_describe_is_found(copy, capsys):
         file.write(b"\0\0")
     manifest["files"]["valid.bin"] = {
         "bytes": (copy / "valid.bin").stat().st_size,
-        "sha256": data.sha256(copy / "valid.bin"),
+        "sha256": sha256(copy / "valid.bin"),
     }
     (copy / MANIFEST).write_text(json.dumps(manifest))
     code, answer = verify(copy, capsys)
@@ -130,7 +130,7 @@ def test_c4_is_verified_but_not_built(tmp_path, capsys):
     with pytest.raises(UsageError, match="MLCommons-prepared C4"):
         data.build(config, force=False)
     assert verify(tmp_path, capsys, "--profile", "llama31_8b")[0] == 3
-    for path in data._c4_files(config):
+    for path in data_c4.token_files(config):
         path.write_bytes(b"")
     code, answer = verify(tmp_path, capsys, "--profile", "llama31_8b")
     assert code == 1

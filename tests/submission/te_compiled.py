@@ -75,7 +75,7 @@ def _fp8(x: Tensor, quantizer: Any) -> Any:
     }
     if quantizer.internal:
         return Float8TensorStorage(fake_dtype=x.dtype, **fields)
-    return Float8Tensor(shape=x.shape, dtype=x.dtype, device=x.device, **fields)
+    return _tensor(Float8Tensor, x, fields)
 
 
 def _mxfp8(x: Tensor, quantizer: Any) -> Any:
@@ -96,7 +96,15 @@ def _mxfp8(x: Tensor, quantizer: Any) -> Any:
     }
     if quantizer.internal:
         return MXFP8TensorStorage(fake_dtype=x.dtype, **fields)
-    return MXFP8Tensor(shape=x.shape, dtype=x.dtype, device=x.device, **fields)
+    return _tensor(MXFP8Tensor, x, fields)
+
+
+def _tensor(kind: Any, like: Tensor, fields: dict[str, Any]) -> Any:
+    """A quantised tensor of theirs, which claims a CUDA device unless told; 2.9 cannot be told."""
+    try:
+        return kind(shape=like.shape, dtype=like.dtype, device=like.device, **fields)
+    except TypeError:
+        return kind(shape=like.shape, dtype=like.dtype, **fields)
 
 
 def _dequantized(operand: Any, *, columns: bool) -> Tensor:

@@ -5,7 +5,9 @@ python -m tests.submission.te_contract
 
 from __future__ import annotations
 
+import importlib
 import json
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.submission import te_stub
+from tests.submission import te_quantizers, te_stub
+from tests.submission.te_quantizers import mx_recipe
 
 T, K, N = 64, 96, 128  # tokens, input features, output features
 
@@ -107,15 +110,15 @@ def same_bits_as_ours() -> dict[str, bool]:
 
 def fused_weight_gradient(*, fixed: bool) -> dict[str, Any]:
     """main_grad after two micro batches, relative to twice the weight gradient."""
-    from transformer_engine.pytorch.cpp_extensions import gemm
-
     from kernels.nn import AMD_TE
     from submission.te_quantizer import mxfp4
 
-    mxfp4("linear_input")  # installs the fix
-    repaired = gemm.custom_gemm
+    gemm = importlib.import_module("transformer_engine.pytorch.cpp_extensions.gemm")
+    name = "custom_gemm" if hasattr(gemm, "custom_gemm") else "experimental_gemm"
+    mxfp4("linear_input")  # puts upstream's function right
+    repaired = getattr(gemm, name)
     if not fixed:
-        gemm.custom_gemm = repaired.__wrapped__
+        setattr(gemm, name, getattr(repaired, "__wrapped__", repaired))
     factory = mxfp4 if fixed else _unfixed
     x, dy, w = inputs()
     layer = linear(w, fuse_wgrad_accumulation=True)
@@ -123,7 +126,7 @@ def fused_weight_gradient(*, fixed: bool) -> dict[str, Any]:
     layer.weight.grad_added_to_main_grad = False
     for _ in range(2):
         backward(forward(layer, leaf(x), factory), dy)
-    gemm.custom_gemm = repaired
+    setattr(gemm, name, repaired)
     wanted = 2 * reference(AMD_TE)["dw"]
     return {
         "error": error(layer.weight.main_grad, wanted),
@@ -183,19 +186,12 @@ def changed_weight() -> dict[str, bool]:
     return {"kept": torch.equal(kept, before), "after": torch.equal(after, before * 2)}
 
 
-def _recipe(name: str, **options: Any) -> Any:
-    from kernels.recipe import Format, GemmRecipe, LinearRecipe
-
-    gemm = GemmRecipe(**{"format": Format.MXFP4, **options})
-    return LinearRecipe(name, gemm, gemm, gemm)
-
-
 def fixed_signs() -> dict[str, float]:
     """y, dx and dw against the products of what was not quantised."""
     from kernels.recipe import Signs
     from submission.te_quantizer import quantizer_for, randomness
 
-    (x, dy, w), recipe, draws = inputs(), _recipe("fixed", hadamard=32, signs=Signs.FIXED), randomness(7)
+    (x, dy, w), recipe, draws = inputs(), mx_recipe("fixed", hadamard=32, signs=Signs.FIXED), randomness(7)
     layer, xi = linear(w), leaf(x)
     y = forward(layer, xi, lambda role: quantizer_for(role, recipe, draws))
     backward(y, dy)
@@ -204,76 +200,6 @@ def fixed_signs() -> dict[str, float]:
         name: error(*pair)
         for name, pair in zip(("y", "dx", "dw"), zip(found, exact, strict=True), strict=True)
     }
-
-
-def usage() -> dict[str, Any]:
-    from submission.te_quantizer import mxfp4
-
-    x, found = inputs()[0], {}
-    for name, flags in (("rowwise", (True, False)), ("columnwise", (False, True)), ("both", (True, True))):
-        quantizer = mxfp4("linear_input")
-        quantizer.set_usage(rowwise=flags[0], columnwise=flags[1])
-        storage = quantizer(x)
-        found[name] = storage.get_usages()
-    storage.update_usage(rowwise_usage=False)
-    return {**found, "updated": storage.get_usages()}
-
-
-def derived() -> str:
-    """Asking for the orientation that was not made."""
-    from submission.te_quantizer import mxfp4
-
-    quantizer = mxfp4("linear_weight")
-    quantizer.set_usage(columnwise=False)
-    return _failure(lambda: quantizer(inputs()[2]).update_usage(columnwise_usage=True))
-
-
-def requantising() -> dict[str, Any]:
-    from kernels.recipe import Stochastic
-    from submission.te_quantizer import quantizer_for, randomness
-
-    found = {}
-    for name, stochastic in (("nearest", Stochastic.NONE), ("stochastic gradients", Stochastic.GRADIENTS)):
-        recipe, draws = _recipe(name, stochastic=stochastic), randomness(7)
-        made = [quantizer_for(f"linear_{kind}", recipe, draws) for kind in ("input", "weight", "grad_output")]
-        x = inputs()[0]
-        repeats = [torch.equal(quantizer(x).data, quantizer(x).data) for quantizer in made]
-        found[name] = {"safe": [quantizer.is_requantization_safe() for quantizer in made], "repeats": repeats}
-    return found
-
-
-def roles() -> dict[str, Any]:
-    """What the factory returns for each slot of a linear, by the names of old versions and of this one."""
-    from transformer_engine.pytorch import quantization
-
-    from submission.te_quantizer import mxfp4
-
-    kinds = ("input", "weight", "grad_output", "output", "grad_input")
-    found = {"strings": [getattr(mxfp4(f"linear_{kind}"), "kind", None) for kind in kinds]}
-    role = quantization.QuantizerRole
-    slots = [role(module_type="linear", tensor_type=kind) for kind in kinds[:3]]
-    slots += [None, role(), role(module_type="dpa", tensor_type="qkv")]
-    return {**found, "roles": [getattr(mxfp4(slot), "kind", "high precision") for slot in slots]}
-
-
-def refused() -> list[str]:
-    from kernels.recipe import Format, Signs
-    from submission.te_quantizer import quantizer_for
-
-    recipes = (
-        _recipe("fp8", format=Format.FP8),
-        _recipe("steps", hadamard=16, signs=Signs.STEP),
-        _recipe("fixed", hadamard=16, signs=Signs.FIXED),
-    )
-    return [_failure(lambda recipe=recipe: quantizer_for("linear_input", recipe)) for recipe in recipes]
-
-
-def _failure(call: Callable[[], Any]) -> str:
-    try:
-        call()
-    except Exception as failure:
-        return f"{type(failure).__name__}: {failure}"
-    return "nothing"
 
 
 SCENARIOS: dict[str, Callable[[], Any]] = {
@@ -285,11 +211,7 @@ SCENARIOS: dict[str, Callable[[], Any]] = {
     "cached weight, emptied": lambda: cached_weight(copies=False),
     "changed weight": changed_weight,
     "signs": fixed_signs,
-    "usage": usage,
-    "derived": derived,
-    "requantising": requantising,
-    "roles": roles,
-    "refused": refused,
+    **te_quantizers.SCENARIOS,
 }
 
 
@@ -298,8 +220,16 @@ def main() -> None:
     assert package is not None
     warnings.filterwarnings("ignore")
     te_stub.install(package)
-    found = {name: scenario() for name, scenario in SCENARIOS.items()}
+    found = {name: _result(scenario) for name, scenario in SCENARIOS.items()}
     print(json.dumps({"version": te_stub.version(package), **found}))
+
+
+def _result(scenario: Callable[[], Any]) -> Any:
+    """One scenario's failure is one test's failure."""
+    try:
+        return scenario()
+    except Exception:
+        return {"failure": traceback.format_exc()}
 
 
 if __name__ == "__main__":

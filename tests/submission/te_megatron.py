@@ -6,6 +6,7 @@ python -m tests.submission.te_megatron. Prints one JSON document of findings.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import socket
@@ -77,6 +78,25 @@ def stopped(made: Any) -> str:
     return "nothing"
 
 
+def weight_gradients(made: Any) -> list[str]:
+    """Where each weight gradient of a step went, as its product was asked."""
+    linear = importlib.import_module("transformer_engine.pytorch.module.linear")
+    multiply, seen = linear.general_gemm, set()
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        if options.get("layout") == "NT":
+            out = options.get("out")
+            seen.add(f"{'returned' if out is None else out.dtype}, added: {options['accumulate']}")
+        return multiply(*arguments, **options)
+
+    with te_stub.OnGpu():
+        made.open_data()
+        linear.general_gemm = spy
+        made.train_step()
+        linear.general_gemm = multiply
+    return sorted(seen)
+
+
 def history_after_warm_up(made: Any) -> dict[str, float]:
     """Delayed scaling's memory after real steps, and after the synthetic ones of the warm-up."""
 
@@ -136,6 +156,9 @@ def scenarios(directory: Path) -> dict[str, Any]:
     te_stub.become(9)
     made = executor(directory, "fp8", "delayed")
     found["history"] = history_after_warm_up(made)
+    _close(made)
+    made = executor(directory, "fp8", "tensorwise")
+    found["weight gradients"] = weight_gradients(made)
     _close(made)
     made = executor(directory, "fp8", "tensorwise", {})
     found["no fp8 context"] = stopped(made)

@@ -129,7 +129,9 @@ def _package(name: str, path: Path) -> types.ModuleType:
 
 
 def _unknown(name: str) -> Any:
-    if name.startswith("_"):
+    if (
+        name.startswith("__") or name == "_SplitAlongDim"
+    ):  # 2.20 has it no longer: Megatron then uses torch.split
         raise AttributeError(name)
     return type(name, (torch.nn.Module,), {}) if name[0].isupper() else MagicMock(name=name)
 
@@ -149,6 +151,7 @@ def _claim_a_gpu() -> None:
     cuda.device_count = lambda: 1
     cuda.device = lambda *_: contextlib.nullcontext()
     cuda.nvtx = MagicMock(name="nvtx")
+    cuda.Stream = MagicMock(name="Stream")
     cuda.current_device = lambda: 0
     cuda.is_current_stream_capturing = lambda: False
     become(9)

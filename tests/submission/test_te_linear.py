@@ -37,6 +37,11 @@ def test_the_two_implementations_of_fp8_train_alike(found, theirs, ours):
     assert found[theirs]["losses"][0] - found[theirs]["losses"][-1] > 0.02  # it learns
 
 
+def test_weight_gradients_are_summed_in_fp32_over_the_micro_batches(found):
+    """The first one of a step overwrites Megatron's buffer, the others are added inside the product."""
+    assert found["weight gradients"] == ["torch.float32, added: False", "torch.float32, added: True"]
+
+
 def test_delayed_scaling_forgets_the_synthetic_warm_up(found):
     """training_rules: nothing of the warm-up may be left; magnitudes of synthetic data are something."""
     assert found["history"]["history after"] == found["history"]["scales after"] == 0
