@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import mllog, runlog
-from harness import atomic, environment, system
+from harness import atomic, environment, probe
 from harness.paths import ROOT
 
 # A run that does not converge is a run result too; every other end is an accident.
@@ -93,15 +93,17 @@ def last_words(attempt: Path, *, lines: int = 15) -> str:
 
 def describe_environment() -> dict[str, Any]:
     """What a result may depend on; no host name, which says more than it helps."""
+    machine = probe.machine()
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpu": _cpu_model(),
+        "cpu": probe.processor(),
         "cores": environment.cores(),
-        "accelerator": system.accelerator()[0] or None,
+        "accelerator": machine.get("accelerator_model_name"),
+        "system": machine,
         "git": _git(),
         "variables": environment.numerics_variables(),
     }
@@ -112,15 +114,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1] if match else platform.processor()
 
 
 def _git() -> dict[str, Any] | None:

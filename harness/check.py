@@ -159,7 +159,7 @@ def examine(
 def _of_tree(place: ResultDirectory) -> list[Violation]:
     """What the organisation's tree breaks, said once for all its results."""
     whole = tree.read(place.organisation)
-    return [violation for rule in tree.RULES for violation in check.with_section(rule, rule(whole))]
+    return [violation for rule in tree.rules_of(whole) for violation in check.with_section(rule, rule(whole))]
 
 
 def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:

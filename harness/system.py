@@ -53,12 +53,6 @@ def placeholders(fields: Mapping[str, Field]) -> tuple[list[str], list[str]]:
     return [name for name in empty if name in MEANINGFUL], [name for name in empty if name not in MEANINGFUL]
 
 
-def accelerator() -> tuple[str, str]:
-    """Name and memory of this machine's first accelerator, empty where no vendor's tool knows one."""
-    found = probe.accelerator()
-    return found.get("accelerator_model_name", ""), found.get("accelerator_memory_capacity", "")
-
-
 def _probed(recorded: Mapping[str, Any]) -> dict[str, str]:
     """As the training machine was probed; this machine's own answers only where it is plainly the same one."""
     system = recorded.get("system")

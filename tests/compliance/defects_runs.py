@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+from compliance import systems
 from tests.compliance.logs import aborted, compliant_log, lines
 from tests.compliance.mutate import appended, edit, edit_all, scaled, shifted
 
@@ -161,16 +162,21 @@ SYSTEM = {
 }
 
 
+DESCRIPTION = {**dict.fromkeys(systems.FIELDS, "1"), **SYSTEM, "status": "Available on-premise"}
+CODE = "benchmarks/llama31_8b/implementations/ours"
+
+
 def described(**fields):
     def change(directory):
         path = directory.parent.parent.parent / "systems" / "box.json"
-        path.write_text(json.dumps({**SYSTEM, **fields}), encoding="utf-8")
+        path.write_text(json.dumps({**DESCRIPTION, **fields}), encoding="utf-8")
 
     return change
 
 
 def _without_config(directory):
-    (directory.parent.parent.parent / "benchmarks" / "llama31_8b" / "benchmark.yaml").unlink()
+    code = directory.parent.parent.parent / CODE
+    (code / "benchmark.yaml").rename(code / "train.py")
 
 
 def _second_system(change):

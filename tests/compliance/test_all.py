@@ -20,8 +20,9 @@ def organisation(root, name, *, runs=0, org="reference", systems=("box",)):
         (root / name / "systems").mkdir(exist_ok=True)
         description = {**defects_runs.SYSTEM, "submitter": org}
         (root / name / "systems" / f"{system}.json").write_text(json.dumps(description))
-    (root / name / "benchmarks").mkdir()
-    (root / name / "benchmarks" / "benchmark.yaml").write_text("profile: llama31_8b\n")
+    (root / name / defects_runs.CODE).mkdir(parents=True)
+    for file in ("README.md", "benchmark.yaml"):
+        (root / name / defects_runs.CODE / file).write_text("profile: llama31_8b\n")
     return root / name
 
 

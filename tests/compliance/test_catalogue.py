@@ -42,10 +42,11 @@ def package(tmp_path):
     results = tmp_path / "reference" / "results" / "box" / "llama31_8b"
     results.mkdir(parents=True)
     write(results, *(compliant_log(run=run, gradient_accumulation_steps=2) for run in range(10)))
-    for name in ("systems", "benchmarks/llama31_8b"):
+    for name in ("systems", defects_runs.CODE):
         (tmp_path / "reference" / name).mkdir(parents=True)
-    (tmp_path / "reference/benchmarks/llama31_8b/benchmark.yaml").write_text("profile: llama31_8b\n")
-    (tmp_path / "reference/systems/box.json").write_text(json.dumps(defects_runs.SYSTEM))
+    for name in ("README.md", "benchmark.yaml"):
+        (tmp_path / "reference" / defects_runs.CODE / name).write_text("profile: llama31_8b\n")
+    (tmp_path / "reference/systems/box.json").write_text(json.dumps(defects_runs.DESCRIPTION))
     return tmp_path / "reference", results
 
 
