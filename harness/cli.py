@@ -15,7 +15,7 @@ COMMANDS = {
         "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
     ),
     "plan": ("harness.plan", "every derived number and where each value comes from; needs no GPU"),
-    "data": ("harness.data", "build | verify the training data"),
+    "data": ("harness.data", "fetch | build | verify the training data"),
     "run": ("harness.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
     "status": ("harness.status", "how far the campaigns are"),
     "resume": ("harness.resume", "continue an interrupted campaign"),

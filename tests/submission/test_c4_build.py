@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,25 @@ def test_the_files_are_those_of_megatrons_builder(tokens, small, whole, tmp_path
     count = c4_bench.megatron(small, encoding, tmp_path / "megatron", workers=2)
     assert count > 10_000
     assert whole == contents(tmp_path / "megatron")
+
+
+def test_the_benchmark_compares_like_with_like(tokens, small, monkeypatch, capsys):
+    words = [
+        "c4_bench",
+        "--input",
+        str(small),
+        "--tokenizer",
+        str(tokens),
+        "--workers",
+        "1",
+        "--repetitions",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", words)
+    assert c4_bench.main() == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["same_bytes"] and report["stand_in"] and len(report["ratios"]) == 2
+    assert list(small.parent.iterdir()) == [small]
 
 
 def test_a_large_vocabulary_is_stored_as_megatron_stores_it(tmp_path):
@@ -209,6 +229,8 @@ def test_damaged_input_is_named_and_what_came_before_is_kept(tokens, tmp_path):
     path.write_bytes(whole[:20_000] + bytes(100) + whole[20_100:])
     with pytest.raises(InputError, match=r"cut\.json\.gz: damaged gzip data"):
         built([path], tokens, tmp_path / "other", block_bytes=1000)
+    with pytest.raises(InputError, match="found no documents in 1 files"):
+        built([zipped(tmp_path / "empty.json.gz", b"")], tokens, tmp_path / "nothing")
     for text in ("", "{}"):
         (tmp_path / "no.json").write_text(text)
         with pytest.raises(InputError, match=r"no\.json: found no tokenizer"):
