@@ -77,5 +77,5 @@ def test_an_arm_that_insists_on_native_stops_where_there_is_none_and_says_why(ex
     from kernels.matmul.gemm import BackendError
 
     made = executor(arm="mxfp4", arms={"mxfp4": {"recipe": "mxfp4", "backend": "native"}})
-    with pytest.raises(BackendError, match="no native mxfp4 GEMM on cpu: .*torch is reference"):
+    with pytest.raises(BackendError, match=r"no native mxfp4 GEMM on cpu: .*torch is reference"):
         made.warm_up()
