@@ -17,7 +17,7 @@ class System:
     division: Literal["closed", "open"] = "closed"
     status: Literal["onprem", "cloud", "preview", "research"] = "onprem"
     accelerator: str = ""  # model of one accelerator, for plan and the system description
-    accelerator_memory_gib: float = 0.0  # of one accelerator; 0: unknown, nothing is refused for want of memory
+    accelerator_memory_gib: float = 0.0  # of one accelerator; 0: unknown, nothing is refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,9 @@ class Parallelism:
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
     gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
-    recompute: Literal["none", "full"] = "none"  # full: layers run forward a second time instead of keeping activations
+    recompute: Literal["none", "full"] = (
+        "none"  # full: layers run forward a second time instead of keeping activations
+    )
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property
@@ -165,6 +167,9 @@ class Arm:
     recipe: str  # a name under `recipes`
     backend: Literal["auto", "native", "emulated", "reference"] = (
         "auto"  # who may multiply; auto: the best there is
+    )
+    transformer_engine: Literal["none", "delayed", "tensorwise", "mxfp8"] = (
+        "none"  # its own FP8 linears with this scaling, in the place of ours
     )
 
 

@@ -11,6 +11,11 @@ from harness.typed import ConfigProblem
 _GEMMS = ("fprop", "dgrad", "wgrad")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # elements that share a scale
 
+_FP8 = (GemmFormat(format="fp8"), "format fp8")
+_MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
+# Transformer Engine's scalings: what they multiply
+_SCALINGS = {"delayed": _FP8, "tensorwise": _FP8, "mxfp8": _MXFP8}
+
 
 def _options(config: Config) -> None:
     for path, settings in _gemms(config):
@@ -44,6 +49,23 @@ def _whole_blocks(config: Config) -> None:
                     raise ConfigProblem(path, f"{meaning} = {length}", allowed)
 
 
+def _transformer_engine(config: Config) -> None:
+    """An arm on Transformer Engine's FP8 has the recipe that this is, so that the proof compares like with like."""
+    for name, arm in config.arms.items():
+        if arm.transformer_engine == "none":
+            continue
+        wanted, text = _SCALINGS[arm.transformer_engine]
+        if any(getattr(config.recipes[arm.recipe], gemm) != wanted for gemm in _GEMMS):
+            raise ConfigProblem(
+                f"arms.{name}.recipe",
+                f"'{arm.recipe}'",
+                f"one with {text} in all GEMMs and nothing else: Transformer Engine's {arm.transformer_engine} scaling",
+            )
+        if arm.backend not in ("auto", "native"):
+            allowed = "auto or native: Transformer Engine emulates nothing"
+            raise ConfigProblem(f"arms.{name}.backend", arm.backend, allowed)
+
+
 def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
     """GEMM -> key to change, length along which its operands are cut into blocks, what that is."""
     model, tensor = config.model, config.parallelism.tensor
@@ -70,4 +92,4 @@ def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
             yield f"recipes.{name}.{gemm}", getattr(recipe, gemm)
 
 
-RULES: tuple[Callable[[Config], None], ...] = (_options, _whole_blocks)
+RULES: tuple[Callable[[Config], None], ...] = (_options, _whole_blocks, _transformer_engine)

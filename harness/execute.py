@@ -12,12 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from harness import attempt, campaign, launch, lock, supervise
+from harness import attempt, campaign, launch, lock, rendezvous, supervise
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.errors import EnvironmentFailure, TrainingFailed, UsageError
 from harness.jobs import Job
 from harness.progress import Progress, for_this_terminal
+from harness.rendezvous import Beacon
 from harness.supervise import Interrupted
 
 _ATTEMPTS = 3  # a training that fails three times in a row is not unlucky
@@ -46,28 +47,43 @@ def run_job(job: Job, *, command: Command = launch.command, wait_s: float = lock
         EnvironmentFailure: the disk is full.
         Interrupted: SIGINT or SIGTERM.
     """
-    _require_first_node(job)
+    here = rendezvous.placed(job.campaigns[0].config)
+    _require_first_node(here)
     directories = [arm.directory for arm in job.campaigns]
-    with _words_for_the_user(job), lock.held(directories, wait_s=wait_s) as locks, _progress() as progress:
-        arms = {arm.arm: campaign.settle(campaign.load(arm.directory)) for arm in job.campaigns}
+    with (
+        _words_for_the_user(job),
+        lock.held(directories, wait_s=wait_s) as locks,
+        _progress() as progress,
+        rendezvous.lit(here, job.directory.parent) as beacon,
+    ):
+        arms = {arm.arm: campaign.settle(_placed(campaign.load(arm.directory))) for arm in job.campaigns}
         for index in range(max(len(arm.runs) for arm in arms.values())):
             for name, arm in arms.items():
                 if index < len(arm.runs) and arm.runs[index].state != "promoted":
-                    trainer = _trainer(command, locks, progress)
+                    trainer = _trainer(command, locks, progress, beacon)
                     arms[name] = _finish_run(arm, index, trainer, progress)
     return dataclasses.replace(job, campaigns=tuple(arms.values()))
 
 
-def _trainer(command: Command, locks: Mapping[Path, int], progress: Progress) -> Trainer:
+def _placed(made: Campaign) -> Campaign:
+    return dataclasses.replace(made, config=rendezvous.placed(made.config))
+
+
+def _trainer(command: Command, locks: Mapping[Path, int], progress: Progress, beacon: Beacon) -> Trainer:
+    def watch() -> None:
+        progress.poll()
+        beacon.beat()
+
     def train(made: Campaign, directory: Path) -> int:
-        return supervise.train(
-            command(made.config, directory),
-            campaign=made.directory,
-            attempt=directory,
-            environment=launch.training_environment(made.config),
-            lock_descriptor=locks[made.directory],
-            watch=progress.poll,
-        )
+        with beacon.training(directory):
+            return supervise.train(
+                command(made.config, directory),
+                campaign=made.directory,
+                attempt=directory,
+                environment=launch.training_environment(made.config),
+                lock_descriptor=locks[made.directory],
+                watch=watch,
+            )
 
     return train
 
@@ -109,10 +125,11 @@ def _disk_is_full(directory: Path, last: attempt.Ending | None) -> bool:
     return "No space left on device" in said or shutil.disk_usage(directory).free < 1 << 16
 
 
-def _require_first_node(job: Job) -> None:
-    rank = job.campaigns[0].config.launch.node_rank
+def _require_first_node(config: Config) -> None:
+    rank = config.launch.node_rank
     if rank:
-        raise UsageError(f"launch.node_rank: found {rank}; allowed: 0, campaigns are kept by the first node")
+        words = "campaigns are kept by the first node, the others take ./run.sh follow"
+        raise UsageError(f"launch.node_rank: found {rank}; allowed: 0, {words}")
 
 
 @contextlib.contextmanager

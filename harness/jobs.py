@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import atomic, campaign
+from harness import atomic, campaign, environment
 from harness.campaign import Campaign, Run
 from harness.config import Config
 from harness.config_file import resolve
@@ -35,8 +35,9 @@ class Job:
 
 
 def output_directory() -> Path:
-    """Where campaigns are looked for: runs.output of benchmark.yaml, or LOGDIR."""
-    return Path(resolve("proxy").config.runs.output)
+    """Where campaigns are looked for: runs.output of benchmark.yaml, or LOGDIR; NNODES is no matter here."""
+    aliases = {path: said for path, said in environment.alias_overrides().items() if path == "runs.output"}
+    return Path(resolve("proxy", aliases=aliases).config.runs.output)
 
 
 def create(config: Config) -> Job:

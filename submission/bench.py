@@ -73,11 +73,12 @@ def main() -> None:
 
 
 def _arm_step(config: Config, arm: str, home: torch.device) -> Callable[[], Any]:
-    from submission import data, precision
+    from submission import data
     from submission.assemble import assemble
     from submission.step import train_step
+    from submission.te_linear import linears_of
 
-    trainer = assemble(config, precision.Linears(precision.recipe_of(config, arm)), home)
+    trainer = assemble(config, linears_of(config, arm, seed=0, rank=0), home)
     synthetic: Iterator[data.Batch] = data.synthetic_batches(config, device=home)
     return lambda: train_step(trainer, synthetic)
 

@@ -16,6 +16,7 @@ from harness.environment import Ranks
 from submission import data, model, parallel, precision, proof, warmup
 from submission.assemble import assemble
 from submission.step import StepResult, Trainer, train_step, validation_loss
+from submission.te_linear import linears_of
 
 _DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # the others are called what the recipe calls them
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
@@ -37,10 +38,7 @@ class MegatronExecutor:
 
     def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
-        recipe, backend = precision.recipe_of(config, arm), config.arms[arm].backend
-        self._linears = precision.Linears(
-            recipe, seed=seed, rank=ranks.rank, backend=backend, keep_weights=config.micro_batches > 1
-        )
+        self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0

@@ -28,8 +28,8 @@ from submission.precision import Linears
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def transformer_config(config: Config) -> TransformerConfig:
-    """Megatron's view of the model and of the parallelism."""
+def transformer_config(config: Config, **options: Any) -> TransformerConfig:
+    """Megatron's view of the model and of the parallelism; options: what the linears need besides."""
     model, dtype = config.model, _DTYPES[config.model.dtype]
     on_gpu = not device.on_cpu()
     return TransformerConfig(
@@ -66,6 +66,7 @@ def transformer_config(config: Config) -> TransformerConfig:
         deallocate_pipeline_outputs=on_gpu,
         batch_p2p_comm=on_gpu and not _interleaved(config),
         overlap_p2p_comm=on_gpu and bool(_interleaved(config)),
+        **options,
     )
 
 
@@ -104,7 +105,7 @@ def layer_spec(linears: Linears) -> ModuleSpec:
 
 def llama(config: Config, linears: Linears) -> list[GPTModel]:
     """Pipeline stages of this rank in order, on the CPU or the current GPU, not yet wrapped."""
-    settings = transformer_config(config)
+    settings = transformer_config(config, **linears.megatron_options())
     stages: list[int | None] = list(range(_interleaved(config))) or [None]
     return [_stage(config, settings, linears, stage) for stage in stages]
 

@@ -52,6 +52,10 @@ class Linears:
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
 
+    def megatron_options(self) -> dict[str, Any]:
+        """What Megatron's TransformerConfig must hold for these linears besides the model."""
+        return {}
+
     def weights_changed(self) -> None:
         """After every optimizer step, which writes to the weights by ways torch does not count; before the next one."""
         if self._weights is not None:
@@ -102,7 +106,10 @@ class Linears:
 
 def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Every parallel linear inside the transformer layers, whoever implements it: what a recipe must reach."""
+    from submission.te_linear import classes  # which is made of this module's
+
+    kinds = (ColumnParallelLinear, RowParallelLinear, *classes())
     for layer in model.decoder.layers:  # type: ignore[union-attr]
         for name, module in layer.named_modules():
-            if isinstance(module, (ColumnParallelLinear, RowParallelLinear)):
+            if isinstance(module, kinds):
                 yield f"layers.{layer.layer_number - 1}.{name}", module

@@ -88,6 +88,12 @@ BAD_FILES = {
         "mxfp4: {recipe: amd}",
         "arms.mxfp4.recipe: found 'amd'; allowed: names under recipes: amd-te, fp8-hybrid",
     ),
+    "recipe that Transformer Engine does not have": (
+        "fp8: {recipe: fp8-hybrid}",
+        "fp8: {recipe: fp8-hybrid, transformer_engine: mxfp8}",
+        "arms.fp8.recipe: found 'fp8-hybrid'; allowed: one with format mxfp8, scale_rule rceil in all GEMMs and "
+        "nothing else: Transformer Engine's mxfp8 scaling",
+    ),
     "proxy under the benchmark's name": (
         "benchmark: llama31_8b_proxy",
         "benchmark: llama31_8b",

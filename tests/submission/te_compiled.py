@@ -26,6 +26,8 @@ def module() -> Any:
     for name, members in (("DType", _TYPES), ("FP8FwdTensors", _FORWARD), ("FP8BwdTensors", _BACKWARD)):
         setattr(compiled, name, enum.IntEnum(name, {key: i for i, key in enumerate(members.split())}))
     compiled.quantize, compiled.generic_gemm = quantize, generic_gemm
+    compiled.rmsnorm_fwd, compiled.rmsnorm_bwd = _rmsnorm_fwd, _rmsnorm_bwd
+    compiled.layernorm_fwd = compiled.layernorm_bwd = None  # looked up beside the other, never called
     compiled.fused_amax_and_scale_update_after_reduction = _update_scales
     return compiled
 
@@ -53,6 +55,19 @@ def generic_gemm(A: Any, transa: bool, B: Any, transb: bool, D: Tensor | None, *
         return (D.add_(product) if accumulate else D.copy_(product)), None, None, None
     shape = product.shape if transb else (*_shape(B)[:-1], product.size(-1))
     return product.to(_torch_type(out_dtype)).view(shape), None, None, None
+
+
+def _rmsnorm_fwd(x: Tensor, gain: Tensor, eps: float, out: Any, quantizer: Any, *_: Any) -> Any:
+    assert out is None and quantizer is None, "a custom quantizer is not fused with the norm"
+    rows = x.detach().float()
+    inverse = (rows.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return (rows * inverse * gain.detach().float()).to(x.dtype), None, inverse
+
+
+def _rmsnorm_bwd(dy: Tensor, x: Tensor, inverse: Tensor, gain: Tensor, *_: Any) -> Any:
+    normed, flow = x.float() * inverse, dy.float() * gain.float()
+    dx = inverse * (flow - normed * (flow * normed).mean(-1, keepdim=True))
+    return dx.to(x.dtype), (dy.float() * normed).sum(0).to(gain.dtype)
 
 
 def _fp8(x: Tensor, quantizer: Any) -> Any:
@@ -100,10 +115,11 @@ def _mxfp8(x: Tensor, quantizer: Any) -> Any:
 
 
 def _tensor(kind: Any, like: Tensor, fields: dict[str, Any]) -> Any:
-    """A quantised tensor of theirs, which claims a CUDA device unless told; 2.9 cannot be told."""
+    """A quantised tensor of theirs; two of its options came after 2.9."""
     try:
         return kind(shape=like.shape, dtype=like.dtype, device=like.device, **fields)
     except TypeError:
+        fields.pop("with_gemm_swizzled_scales", None)
         return kind(shape=like.shape, dtype=like.dtype, **fields)
 
 

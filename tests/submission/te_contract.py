@@ -108,6 +108,31 @@ def same_bits_as_ours() -> dict[str, bool]:
     return {name: torch.equal(*pair) for name, pair in pairs.items()}
 
 
+def with_norm() -> dict[str, float]:
+    """Megatron's stock specification joins norm and linear into one module; against torch's norm and our linear."""
+    import transformer_engine.pytorch as te
+
+    from kernels import nn
+    from submission.te_quantizer import mxfp4
+
+    x, dy, w = inputs()
+    options = {"normalization": "RMSNorm", "bias": False, "params_dtype": torch.bfloat16, "device": "cpu"}
+    with te_stub.OnGpu():
+        theirs = te.LayerNormLinear(K, N, **options)
+    ours = nn.Linear(K, N, bias=False, dtype=torch.bfloat16)
+    norm = torch.nn.RMSNorm(K, eps=theirs.eps, dtype=torch.bfloat16)
+    for weight in (theirs.weight, ours.weight):
+        weight.data.copy_(w)
+    a, b = leaf(x), leaf(x)
+    y, z = forward(theirs, a, mxfp4), ours(norm(b))
+    backward(y, dy)
+    z.backward(dy)
+    found = (y, a.grad, theirs.weight.grad, theirs.layer_norm_weight.grad)
+    wanted = (z, b.grad, ours.weight.grad, norm.weight.grad)
+    names = ("y", "dx", "dw", "gain")
+    return {name: error(*pair) for name, pair in zip(names, zip(found, wanted, strict=True), strict=True)}
+
+
 def fused_weight_gradient(*, fixed: bool) -> dict[str, Any]:
     """main_grad after two micro batches, relative to twice the weight gradient."""
     from kernels.nn import AMD_TE
@@ -205,6 +230,7 @@ def fixed_signs() -> dict[str, float]:
 SCENARIOS: dict[str, Callable[[], Any]] = {
     "three products": three_products,
     "same bits": same_bits_as_ours,
+    "with norm": with_norm,
     "fused, fixed": lambda: fused_weight_gradient(fixed=True),
     "fused, as upstream": lambda: fused_weight_gradient(fixed=False),
     "cached weight": cached_weight,

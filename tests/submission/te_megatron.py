@@ -5,7 +5,6 @@ python -m tests.submission.te_megatron. Prints one JSON document of findings.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -26,34 +25,24 @@ RECIPES = {"mxfp8": {key: MXFP8 for key in ("fprop", "dgrad", "wgrad")}}
 CUSTOM = {"fp4": "e2m1", "fp4_recipe": "custom", "fp4_quantizer_factory": "submission.te_quantizer.mxfp4"}
 
 
-def executor(directory: Path, arm: str, scaling: str | None, options: dict[str, Any] | None = None) -> Any:
+def executor(directory: Path, arm: str, scaling: str = "none", options: dict[str, Any] | None = None) -> Any:
     """A built executor, on Transformer Engine's linears with a scaling, or on ours.
 
     Args:
         options: of Megatron's TransformerConfig, in the place of those that the scaling needs.
     """
     from harness.environment import Ranks
-    from submission import model, precision
     from submission.executor import MegatronExecutor
-    from submission.te_linear import TeLinears, te_linears
 
-    arms = {"mxfp8": {"recipe": "mxfp8"}}
+    arms = {arm: {"recipe": arm, "transformer_engine": scaling}}
     config = small_config(directory, dtype="bf16", recipes=RECIPES, arms=arms)
     made = MegatronExecutor(config, arm=arm, seed=5, ranks=Ranks(rank=0, local_rank=0, world_size=1),
                             cache=directory / "index")  # fmt: skip
-    settings, ours = model.transformer_config, precision.linear_layers
-    if scaling:
-        made._linears = TeLinears(precision.recipe_of(config, arm), scaling)
-        wanted = made._linears.megatron_options() if options is None else options
-        if options is CUSTOM:  # as any user of Megatron: nobody watches
-            made._linears.name = lambda model: None
-        model.transformer_config = lambda config: dataclasses.replace(settings(config), **wanted)
-        precision.linear_layers = te_linears
-    try:
-        made.build()
-    finally:
-        model.transformer_config = settings
-    made.put_back = lambda: setattr(precision, "linear_layers", ours)
+    if options is not None:
+        made._linears.megatron_options = lambda: options
+    if options is CUSTOM:  # as any user of Megatron: nobody watches
+        made._linears.name = lambda model: None
+    made.build()
     return made
 
 
@@ -126,43 +115,40 @@ def megatron_alone(directory: Path) -> dict[str, Any]:
     hold = te_quantizer.MxStorage.hold
     te_quantizer.MxStorage.hold = lambda self, *a: (quantized.append(1), hold(self, *a))[1]
     losses = {}
-    for name, scaling in (("ours", None), ("theirs", "tensorwise")):
-        made = executor(directory, "mxfp4" if name == "ours" else "fp8", scaling, CUSTOM)
+    for name, scaling in (("ours", "none"), ("theirs", "tensorwise")):
+        made = executor(
+            directory, "mxfp4" if name == "ours" else "fp8", scaling, None if name == "ours" else CUSTOM
+        )
         made._verify = lambda *_: None  # the factory's products are not in the ledger of an FP8 arm
         with te_stub.OnGpu():
             made.warm_up()
             made.open_data()
             losses[name] = [made.train_step().loss for _ in range(STEPS)]
-        _close(made)
+        made.close()
     te_quantizer.MxStorage.hold = hold
     return {**losses, "quantized": len(quantized)}
-
-
-def _close(made: Any) -> None:
-    made.close()
-    made.put_back()
 
 
 def scenarios(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"refused": refused(directory)}
     for name, arm, scaling in (
-        ("ours", "fp8", None), ("tensorwise", "fp8", "tensorwise"), ("delayed", "fp8", "delayed"),
-        ("mxfp8 ours", "mxfp8", None), ("mxfp8", "mxfp8", "mxfp8"),
+        ("ours", "fp8", "none"), ("tensorwise", "fp8", "tensorwise"), ("delayed", "fp8", "delayed"),
+        ("mxfp8 ours", "mxfp8", "none"), ("mxfp8", "mxfp8", "mxfp8"),
     ):  # fmt: skip
         te_stub.become(10 if scaling == "mxfp8" else 9)
         made = executor(directory, arm, scaling)
         found[name] = trained(made)
-        _close(made)
+        made.close()
     te_stub.become(9)
     made = executor(directory, "fp8", "delayed")
     found["history"] = history_after_warm_up(made)
-    _close(made)
+    made.close()
     made = executor(directory, "fp8", "tensorwise")
     found["weight gradients"] = weight_gradients(made)
-    _close(made)
+    made.close()
     made = executor(directory, "fp8", "tensorwise", {})
     found["no fp8 context"] = stopped(made)
-    _close(made)
+    made.close()
     found["custom recipe"] = megatron_alone(directory)
     return found
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from tests.submission import te_stub
 
-pytestmark = pytest.mark.skipif(te_stub.sources() is None, reason=te_stub.MISSING)
-
 
 @pytest.fixture(scope="module")
 def found():
+    if te_stub.sources() is None:
+        pytest.skip(te_stub.MISSING)
     return te_stub.child("te_megatron")
 
 
@@ -55,9 +57,8 @@ def test_an_fp8_flag_that_does_nothing_stops_the_run_before_the_clock(found):
 
 def test_what_this_gpu_or_this_scaling_cannot_do_is_refused_before_anything_is_built(found):
     refused = found["refused"]
-    assert refused["mxfp8 by mxfp8"].startswith(
-        "BackendError: Transformer Engine has no mxfp8 FP8 on this GPU"
-    )
+    no_mxfp8 = "BackendError: Transformer Engine has no mxfp8 FP8 on this GPU"
+    assert refused["mxfp8 by mxfp8"].startswith(no_mxfp8)
     assert "found mxfp4, scale rule even, hadamard 16" in refused["mxfp4 by tensorwise"]
     assert "delayed scaling does fp8 without a transform" in refused["mxfp8 by delayed"]
 
@@ -67,3 +68,17 @@ def test_megatron_trains_with_our_factory_as_with_our_linears_bit_for_bit(found)
     losses = found["custom recipe"]
     assert losses["theirs"] == losses["ours"]
     assert losses["quantized"] > 0
+
+
+def test_an_arm_on_transformer_engine_stops_where_there_is_none_and_says_what_to_do(monkeypatch):
+    from kernels.matmul.gemm import BackendError
+    from kernels.recipe import Format, GemmRecipe, LinearRecipe
+    from submission import device
+
+    device.install()
+    from submission.te_linear import TeLinears
+
+    gemm = GemmRecipe(Format.FP8)
+    monkeypatch.setitem(sys.modules, "transformer_engine", None)
+    with pytest.raises(BackendError, match=r"cannot be imported .* or take an arm without it"):
+        TeLinears(LinearRecipe("fp8", gemm, gemm, gemm), "delayed")

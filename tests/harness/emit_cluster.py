@@ -1,0 +1,79 @@
+"""A cluster of shell scripts: srun, scontrol, scancel, containers and run.sh, which note what they are asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+_RUN = """#!/usr/bin/env bash
+[[ $1 == --help ]] && exit 0
+[[ $1 == doctor ]] && { echo '{}'; exit 0; }
+echo "NODE_RANK=${NODE_RANK-} NNODES=${NNODES-} MASTER_ADDR=${MASTER_ADDR-} MASTER_PORT=${MASTER_PORT-} $*" >>"$CALLS"
+[[ -n $HANG && $1 == run ]] && { trap 'echo terminated >>"$CALLS"; exit 130' TERM; touch "$CALLS.on"; sleep 20 & wait; }
+exit 0
+"""
+_SRUN = """#!/usr/bin/env bash
+count=$NODES
+while [[ $1 == --* ]]; do [[ $1 == --nodes=* ]] && count=${1#*=}; shift; done
+for ((node = 0; node < count; node++)); do SLURM_NODEID=$node "$@" & echo $! >>"$CALLS.tasks"; done
+status=0
+for ((node = 0; node < count; node++)); do wait -n || status=$?; done
+exit "$status"
+"""
+_CONTAINER = """#!/usr/bin/env bash
+while [[ $1 != an-image ]]; do shift; done
+shift
+exec "$@"
+"""
+_SCONTROL = """#!/usr/bin/env bash
+[[ $1 == show ]] && { printf 'node-%s\\n' a b; exit; }
+echo "scontrol $*" >>"$CALLS"
+"""
+_SCANCEL = """#!/usr/bin/env bash
+echo "scancel $*" >>"$CALLS"
+kill -TERM $(<"$CALLS.tasks") 2>/dev/null
+true
+"""
+
+
+def run_file(
+    home: Path, text: str, *, nodes: int, out_of_time: bool = False, logs: Path | None = None
+) -> tuple[list[str], int]:
+    """Run a launch file among these scripts.
+
+    Returns:
+        What was asked of them, in order, and the exit status.
+    """
+    tools = home / "tools"
+    tools.mkdir(exist_ok=True)
+    programs = {"srun": _SRUN, "scontrol": _SCONTROL, "scancel": _SCANCEL}
+    programs |= dict.fromkeys(("docker", "podman", "apptainer"), _CONTAINER)
+    for path, body in [(home / "run.sh", _RUN), *((tools / name, body) for name, body in programs.items())]:
+        path.write_text(body, encoding="utf-8")
+        path.chmod(0o755)
+    (home / "file.sh").write_text(text, encoding="utf-8")
+    calls = home / "calls"
+    for stale in home.glob("calls*"):
+        stale.unlink()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    variables = {
+        "CALLS": str(calls),
+        "NODES": str(nodes),
+        "HANG": "1" if out_of_time else "",
+        "IMAGE": "an-image",
+    }
+    slurm = {"SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "42", "SLURM_JOB_NUM_NODES": str(nodes)}
+    slurm["SLURM_JOB_NODELIST"] = "node-[a-b]"
+    path = f"{tools}:{os.environ['PATH']}"
+    env = {**inherited, **variables, **slurm, "PATH": path, **({"LOGDIR": str(logs)} if logs else {})}
+    process = subprocess.Popen(["bash", str(home / "file.sh")], cwd=home, env=env)
+    if out_of_time:
+        until = time.monotonic() + 20
+        while not (home / "calls.on").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGUSR1)
+    status = process.wait(timeout=30)
+    return calls.read_text(encoding="utf-8").splitlines(), status
