@@ -62,6 +62,16 @@ def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
     return environment
 
 
+def worker_environment(worker: int, gpus: int) -> dict[str, str]:
+    """Environment of a worker of a study: this one's, and one of the GPUs it may see."""
+    environment = dict(os.environ)
+    if gpus:
+        seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        devices = seen or [str(index) for index in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[worker % len(devices)]
+    return environment
+
+
 def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
     """Environment of a command of the kernels package: training's allocator, and Triton's interpreter without a GPU."""
     environment = dict(os.environ)

@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from compliance import mllog, runlog
-from harness import config_rules, data, jobs, study_analysis, study_grid, study_page
+from harness import config_rules, data, jobs, study_analysis, study_grid, study_page, study_workers
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.config_file import resolve
 from harness.errors import EXIT_FAILED, EXIT_OK, ConfigError, UsageError
-from harness.execute import run_job
 from harness.job import fit_proxy, require_accelerators
 from harness.jobs import Job
 from harness.launch import accelerators
@@ -42,6 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp"
     )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs side by side (default: one per GPU, or per core)"
+    )
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
@@ -53,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"{cell.name:<20} {_describe(cell)}")
         return EXIT_OK
     job = _resumed(args.resume, args) if args.resume else _new(args, cells)
-    job = run_job(job)
+    job = study_workers.run(job, study_workers.number(job.campaigns[0].config, args.jobs))
     return conclude(job, cells, as_json=args.json)
 
 
@@ -68,6 +70,7 @@ def _chosen(cells: list[study_grid.Cell], names: list[str] | None) -> list[study
 def _new(args: argparse.Namespace, cells: list[study_grid.Cell]) -> Job:
     config = study_config(fit_proxy(resolve(args.profile, overrides=args.overrides).config, accelerators()), cells,
                           seeds=args.seeds, steps=args.steps)  # fmt: skip
+    config = study_workers.fit(config, study_workers.number(config, args.jobs))
     require_accelerators(config)
     data.ensure(config)
     job = jobs.create(config)

@@ -96,7 +96,7 @@ def _start(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on once
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=die_with_this_process(),
     )
 
 
@@ -137,10 +137,11 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Makes Linux send SIGTERM to the child when this process dies, a kill -9 included."""
+def die_with_this_process() -> Callable[[], None] | None:
+    """For a child between fork and exec: makes Linux send it SIGTERM when this process dies, a kill -9 included."""
     if sys.platform != "linux":
         return None
+    parent = os.getpid()
     libc = ctypes.CDLL(None)  # loaded here: between fork and exec only the call itself is safe
 
     def in_child() -> None:

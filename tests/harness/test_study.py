@@ -121,12 +121,14 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     from tests.harness.scripted_submission import command
 
     monkeypatch.setattr(
-        study, "run_job", lambda job: execute.run_job(job, command=command("step_limit"), wait_s=5)
+        study.study_workers,
+        "run_job",
+        lambda job: execute.run_job(job, command=command("step_limit"), wait_s=5),
     )
     monkeypatch.setattr(study.data, "ensure", lambda config: None)
     options = ["--cells", "h16-fdw", "--seeds", "2", "--steps", "20", "--set", f"runs.output={tmp_path}"]
     options += ["--set", "schedule.warmup_steps=2", "--set", "evaluation.interval_samples=40"]
-    options += ["--set", "parallelism.gpus_per_node=1"]
+    options += ["--set", "parallelism.gpus_per_node=1", "--jobs", "1"]
     assert cli.main(["study", *options, "--json"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
