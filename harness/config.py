@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -133,6 +135,25 @@ class Warmup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """Saved states of a development run; the closed division has none."""
+
+    every_steps: int = 0  # optimizer steps between two of them; 0: never
+    keep: int = 2  # the last ones of a run that stay
+    directory: str = ""  # "": checkpoints/ in the attempt's own
+    resume: str = ""  # directory of the checkpoint to start from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watchdog:
+    """When a training is ended that cannot end itself, and when a rank is called slow; docs/watchdog.md."""
+
+    hang_s: float = 600.0  # without a forward pass, a step or an evaluation; 0: endless
+    silence_s: float = 60.0  # without a sign of life from a rank's process; 0: endless
+    straggler_ratio: float = 1.5  # of its forward passes to the median of like ranks; 0: never called slow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Runs:
     count: int  # runs per arm
     arms: tuple[str, ...]  # the last one is the baseline
@@ -160,6 +181,10 @@ class Recipe:
     fprop: GemmFormat
     dgrad: GemmFormat
     wgrad: GemmFormat
+    bf16_first_layers: int = 0  # transformer layers that stay in BF16, from the input
+    bf16_last_layers: int = 0  # and before the output
+    switch_step: int = 0  # optimizer steps after which the recipe is left for another
+    switch_to: str = ""  # its name under `recipes`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +206,26 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Power:
+    """Sampling of what this machine draws while a run trains; informative, no measurement by anybody's rules."""
+
+    sample_s: float = 0.0  # seconds between samples; 0: none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diagnostics:
+    """What quantising does to every GEMM's numbers, looked at on some steps (docs/diagnostics.md)."""
+
+    every_steps: int = 0  # optimizer steps from one look to the next; 0: none
+    consecutive_steps: int = 1  # of a look: 2 give the errors' correlation from one step to the next
+    rows: int = 1024  # of an operand and of a product that are looked at, at most; 0: all
+
+    def looks_at(self, step: int) -> bool:
+        """Whether this optimizer step, counted from 1, is looked at."""
+        return step >= self.every_steps > 0 and step % self.every_steps < self.consecutive_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """One resolved profile."""
 
@@ -199,6 +244,9 @@ class Config:
     launch: Launch
     arms: Mapping[str, Arm]
     recipes: Mapping[str, Recipe]
+    power: Power = Power()
+    checkpoint: Checkpoint = Checkpoint()
+    diagnostics: Diagnostics = Diagnostics()
 
     @property
     def micro_batches(self) -> int:
@@ -223,3 +271,22 @@ class Config:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain dictionaries and lists, as written into config.json."""
     return dataclasses.asdict(config)
+
+
+def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
+    """Dotted path -> value of everything that a resumed run shares with the one before; layout and recipe are free."""
+    sections = {
+        name: dataclasses.asdict(getattr(config, name)) for name in ("model", "schedule", "optimizer")
+    }
+    fixed = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    fixed["data.corpus"] = config.data.corpus
+    fixed["batch.global_batch_size"] = config.batch.global_batch_size
+    fixed["parallelism.distributed_optimizer"] = config.parallelism.distributed_optimizer
+    return fixed
+
+
+def corpus_fingerprint(data: Data) -> str:
+    """Size of the training tokens and SHA-256 of their first MiB: tells one corpus from another in a moment."""
+    path = Path(data.directory) / f"{data.train_prefix}.bin"
+    with path.open("rb") as file:
+        return f"{path.stat().st_size}-{hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]}"

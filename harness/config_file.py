@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ from harness.paths import BENCHMARK, in_repository
 from harness.typed import ConfigProblem, build
 
 _INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
+_CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
+_NO_CONTEXT = (
+    "none; context parallelism is always 1: the attention here, the same for every arm, sees whole sequences, and one "
+    "over divided sequences comes with Transformer Engine's attention on GPUs only; divide parallelism.tensor (with "
+    "sequence_parallel) or parallelism.pipeline instead"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,6 +256,8 @@ def leaves_of(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]
 def _hint(key: str, allowed: str) -> str:
     if key.endswith("interval_steps"):
         return _INTERVAL_STEPS
+    if _CONTEXT.fullmatch(key):
+        return _NO_CONTEXT
     near = difflib.get_close_matches(key, allowed.split(", "), n=1)
     return f"{allowed}; did you mean {near[0]}?" if near else allowed
 

@@ -38,8 +38,8 @@ def _options(config: Config) -> None:
 def _whole_blocks(config: Config) -> None:
     for arm in config.runs.arms:
         recipe: Recipe = config.recipes[config.arms[arm].recipe]
-        for gemm in _GEMMS:
-            settings: GemmFormat = getattr(recipe, gemm)
+        later = [config.recipes[recipe.switch_to]] if recipe.switch_to else []
+        for gemm, settings in ((gemm, getattr(one, gemm)) for one in (recipe, *later) for gemm in _GEMMS):
             block = max(_BLOCKS.get(settings.format, 1), settings.hadamard)
             for path, length, meaning in _contractions(config)[gemm]:
                 if length % block:
@@ -55,7 +55,7 @@ def _transformer_engine(config: Config) -> None:
         if arm.transformer_engine == "none":
             continue
         wanted, text = _SCALINGS[arm.transformer_engine]
-        if any(getattr(config.recipes[arm.recipe], gemm) != wanted for gemm in _GEMMS):
+        if config.recipes[arm.recipe] != Recipe(fprop=wanted, dgrad=wanted, wgrad=wanted):
             raise ConfigProblem(
                 f"arms.{name}.recipe",
                 f"'{arm.recipe}'",
@@ -64,6 +64,24 @@ def _transformer_engine(config: Config) -> None:
         if arm.backend not in ("auto", "native"):
             allowed = "auto or native: Transformer Engine emulates nothing"
             raise ConfigProblem(f"arms.{name}.backend", arm.backend, allowed)
+
+
+def _layers_and_switches(config: Config) -> None:
+    for name, recipe in config.recipes.items():
+        out = recipe.bf16_first_layers + recipe.bf16_last_layers
+        if min(recipe.bf16_first_layers, recipe.bf16_last_layers) < 0 or out > config.model.layers:
+            found = f"{recipe.bf16_first_layers} and {recipe.bf16_last_layers}"
+            allowed = f"0 or more, at most model.layers = {config.model.layers} together"
+            raise ConfigProblem(f"recipes.{name}.bf16_first_layers, bf16_last_layers", found, allowed)
+        if bool(recipe.switch_to) != (recipe.switch_step > 0):
+            found = f"switch_step {recipe.switch_step}, switch_to '{recipe.switch_to}'"
+            raise ConfigProblem(f"recipes.{name}", found, "both (a step above 0 and a recipe), or neither")
+        if not recipe.switch_to:
+            continue
+        others = [key for key, other in config.recipes.items() if key != name and not other.switch_to]
+        if recipe.switch_to not in others:
+            allowed = f"a recipe that does not switch itself: {', '.join(others)}"
+            raise ConfigProblem(f"recipes.{name}.switch_to", f"'{recipe.switch_to}'", allowed)
 
 
 def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
@@ -92,4 +110,9 @@ def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
             yield f"recipes.{name}.{gemm}", getattr(recipe, gemm)
 
 
-RULES: tuple[Callable[[Config], None], ...] = (_options, _whole_blocks, _transformer_engine)
+RULES: tuple[Callable[[Config], None], ...] = (
+    _options,
+    _layers_and_switches,
+    _whole_blocks,
+    _transformer_engine,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness import config_recipes
+from harness import config_checkpoint, config_recipes, config_watchdog, diagnostics_rules
 from harness.config import Config
 from harness.typed import ConfigProblem
 
@@ -32,6 +32,7 @@ _CLOSED: dict[str, Any] = {
     "evaluation.interval_samples": 12288,
     "evaluation.sequences": 1024,
     "evaluation.target_log_perplexity": 3.3,
+    "diagnostics.every_steps": 0,
 }
 
 _POSITIVE = {
@@ -43,6 +44,7 @@ _POSITIVE = {
     "evaluation": "interval_samples sequences target_log_perplexity",
     "parallelism": "nodes gpus_per_node tensor pipeline virtual_pipeline",
     "runs": "count",
+    "checkpoint": "keep",
 }
 _NOT_NEGATIVE = {
     "schedule": "warmup_steps end_lr_fraction",
@@ -50,7 +52,9 @@ _NOT_NEGATIVE = {
     "parallelism": "threads_per_rank",
     "warmup": "train_steps eval_steps",
     "launch": "master_port node_rank",
+    "watchdog": "hang_s silence_s straggler_ratio",
     "runs": "seed",
+    "checkpoint": "every_steps",
 }
 
 
@@ -86,6 +90,12 @@ def _signs(config: Config) -> None:
         raise ConfigProblem(
             "schedule.end_lr_fraction", str(config.schedule.end_lr_fraction), "a number from 0 to 1"
         )
+
+
+def _power(config: Config) -> None:
+    every_s = config.power.sample_s
+    if every_s and not 0.2 <= every_s <= 60:  # vendors average over a second
+        raise ConfigProblem("power.sample_s", str(every_s), "0 (none), or 0.2 to 60 seconds; 1.0 is usual")
 
 
 def _seed(config: Config) -> None:
@@ -240,6 +250,7 @@ def _multiple(path: str, value: int, divisor: int, meaning: str) -> None:
 _RULES: tuple[Callable[[Config], None], ...] = (
     _signs,
     _seed,
+    _power,
     _text,
     _benchmark,
     _corpus,
@@ -251,4 +262,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _closed_division,
     _schedule,
     *config_recipes.RULES,
+    *config_checkpoint.RULES,
+    *config_watchdog.RULES,
+    *diagnostics_rules.RULES,
 )

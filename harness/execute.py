@@ -12,11 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from harness import attempt, campaign, launch, lock, rendezvous, supervise
+from harness import attempt, campaign, launch, lock, power, rendezvous, supervise
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.errors import EnvironmentFailure, TrainingFailed, UsageError
 from harness.jobs import Job
+from harness.power import Meter
 from harness.progress import Progress, for_this_terminal
 from harness.rendezvous import Beacon
 from harness.supervise import Interrupted
@@ -49,6 +50,7 @@ def run_job(job: Job, *, command: Command = launch.command, wait_s: float = lock
     """
     here = rendezvous.placed(job.campaigns[0].config)
     _require_first_node(here)
+    meter = power.prepare(here)
     directories = [arm.directory for arm in job.campaigns]
     with (
         _words_for_the_user(job),
@@ -60,7 +62,7 @@ def run_job(job: Job, *, command: Command = launch.command, wait_s: float = lock
         for index in range(max(len(arm.runs) for arm in arms.values())):
             for name, arm in arms.items():
                 if index < len(arm.runs) and arm.runs[index].state != "promoted":
-                    trainer = _trainer(command, locks, progress, beacon)
+                    trainer = _trainer(command, locks, progress, beacon, meter)
                     arms[name] = _finish_run(arm, index, trainer, progress)
     return dataclasses.replace(job, campaigns=tuple(arms.values()))
 
@@ -69,13 +71,15 @@ def _placed(made: Campaign) -> Campaign:
     return dataclasses.replace(made, config=rendezvous.placed(made.config))
 
 
-def _trainer(command: Command, locks: Mapping[Path, int], progress: Progress, beacon: Beacon) -> Trainer:
+def _trainer(
+    command: Command, locks: Mapping[Path, int], progress: Progress, beacon: Beacon, meter: Meter
+) -> Trainer:
     def watch() -> None:
         progress.poll()
         beacon.beat()
 
     def train(made: Campaign, directory: Path) -> int:
-        with beacon.training(directory):
+        with beacon.training(directory), meter.running(directory):
             return supervise.train(
                 command(made.config, directory),
                 campaign=made.directory,

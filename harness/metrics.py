@@ -50,6 +50,8 @@ class Tail:
         if row["kind"] == "train":
             self._steps.append((row["samples"] - self.samples, row["step_s"]))
             self.samples, self.step = row["samples"], row["step"]
+        elif row["kind"] == "checkpoint":  # a resumed run begins with its samples, which it did not train
+            self.samples, self.step = row["samples"], row["step"]
         elif row["kind"] == "eval":
             self.evaluations.append(Evaluation(row["samples"], float(row["loss"])))  # "nan" is text
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness import memory
+from harness import config_checkpoint, memory
 from harness.config import Config, to_mapping
 from harness.config_file import Origin, Resolved, leaves_of, resolve
 from harness.errors import EXIT_OK
@@ -112,11 +112,12 @@ def derived(config: Config) -> list[Derived]:
 
 def lint(config: Config) -> list[str]:
     """What the rules would say about a result of this configuration, beyond what is refused outright."""
+    notes = config_checkpoint.notes(config)
     if config.profile == "proxy":
-        return [
+        proxy = (
             "proxy: a scaled model on other data; its log says llama31_8b_proxy and is no benchmark result"
-        ]
-    notes = []
+        )
+        return [proxy, *notes]
     if not 16 <= config.batch.global_batch_size <= 128:
         notes.append("batch.global_batch_size: reference convergence points exist for 16 to 128 only")
     if config.runs.count < 10:

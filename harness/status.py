@@ -8,7 +8,7 @@ import json
 import math
 from typing import Any
 
-from harness import atomic, jobs, lock, outlook
+from harness import atomic, jobs, lock, outlook, power_summary
 from harness.campaign import Campaign, Run
 from harness.errors import EXIT_OK
 from harness.metrics import Tail
@@ -23,6 +23,7 @@ _NOTHING = {  # of a run without an attempt
     "public_band": None,
     "reference_samples": None,
     "prediction": None,
+    "power": [],
 }
 
 
@@ -81,6 +82,7 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> dict[str, Any]
         "public_band": dataclasses.asdict(view.band) if view.band else None,
         "reference_samples": view.reference_samples,
         "prediction": None if run.state == "promoted" else _prediction(view),
+        "power": [dataclasses.asdict(use) for use in power_summary.of_log(latest)],
     }
 
 
@@ -114,6 +116,7 @@ def _row(run: dict[str, Any]) -> str:
     live = [f"public runs {band['low']:.3f}-{band['high']:.3f}"] if band else []
     live += [run["prediction"]["text"]] if run["state"] == "running" and run["prediction"] else []
     live += [memory] if (memory := outlook.memory(run["memory_bytes"])) else []
+    live += [power_summary.text(use) for use in run["power"]]
     return "  ".join(
         [
             f"  run {run['index']:<2} {state:<20} {run['samples']:>8} samples  log perplexity {loss:>7}",

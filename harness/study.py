@@ -203,7 +203,10 @@ def _describe(cell: study_grid.Cell) -> str:
     rows: dict[str, Any] = dataclasses.asdict(cell.recipe)
     plain = {field.name: field.default for field in dataclasses.fields(type(cell.recipe.fprop))}
     parts = []
-    for gemm, row in rows.items():
-        options = [f"{k}={v}" for k, v in row.items() if k != "format" and v != plain[k]]
-        parts.append(f"{gemm}: {' '.join([row['format'], *options])}")
+    for name, row in rows.items():
+        if isinstance(row, dict):
+            options = [f"{k}={v}" for k, v in row.items() if k != "format" and v != plain[k]]
+            parts.append(f"{name}: {' '.join([row['format'], *options])}")
+        elif row:
+            parts.append(f"{name}={row}")
     return "; ".join(parts)

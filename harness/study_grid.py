@@ -40,8 +40,10 @@ class Cell:
 def mxfp4(scope: str, **options: Any) -> Recipe:
     """MXFP4 in the GEMMs of a scope, FP8 in the others."""
     four = GemmFormat(format="mxfp4", **options)
-    chosen = _SCOPES[scope]
-    return Recipe(**{gemm: four if gemm in chosen else _FP8 for gemm in ("fprop", "dgrad", "wgrad")})
+    fprop, dgrad, wgrad = (
+        four if gemm in _SCOPES[scope] else _FP8 for gemm in ("fprop", "dgrad", "wgrad")
+    )
+    return Recipe(fprop=fprop, dgrad=dgrad, wgrad=wgrad)
 
 
 def paper() -> list[Cell]:

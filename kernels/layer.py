@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kernels import platform
+from kernels.diagnose_observe import Multiplied, Observer
 from kernels.matmul.engine import Engine, Prepared, Request, Use
 from kernels.matmul.gemm import choose, how, uses
 from kernels.philox import Randomness
@@ -37,6 +39,7 @@ class Layer:
         randomness: needed by recipes that draw.
         weights: shared by all layers of a model; None quantises weights anew for every GEMM.
         backend: "auto", or the only kind of engine allowed.
+        observer: is shown every GEMM after it ran; None, the default, costs nothing.
     """
 
     recipe: LinearRecipe
@@ -45,13 +48,14 @@ class Layer:
     randomness: Randomness | None = None
     weights: WeightCache | None = None
     backend: str = "auto"
+    observer: Observer | None = None
 
     def forward(self, x_TK: Tensor, w_NK: Tensor) -> Tensor:
         """(T, N): Fprop."""
         plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
         x, _ = plan.engine.prepare(x_TK, plan.left, None)
         assert x is not None
-        return self._multiply(plan, x, self._weight(plan, w_NK, w_NK), like=x_TK)
+        return self._multiply(plan, x, self._weight(plan, w_NK, w_NK), (x_TK, w_NK))
 
     def backward(self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool) -> Backward:
         """Quantise dY for the gradients that are wanted, in one pass where one engine serves both."""
@@ -87,11 +91,25 @@ class Layer:
         return self.weights.get(weight, plan.which, (plan.engine.name, quantizer, step), make)
 
     def _multiply(
-        self, plan: _Plan, left: Prepared, right: Prepared, *, like: Tensor, accumulate: Tensor | None = None
+        self,
+        plan: _Plan,
+        left: Prepared,
+        right: Prepared,
+        operands: tuple[Tensor, Tensor],
+        accumulate: Tensor | None = None,
     ) -> Tensor:
-        gain = self.recipe[plan.which].gain
-        product = plan.engine.multiply(left, right, gain=gain, dtype=like.dtype, accumulate=accumulate)
+        gain, dtype = self.recipe[plan.which].gain, operands[0].dtype
+        product = plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=accumulate)
         self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right))
+        if self.observer is not None:
+
+            def came_out() -> Tensor:
+                if accumulate is None:
+                    return product
+                return plan.engine.multiply(left, right, gain=gain, dtype=torch.float32, accumulate=None)
+
+            uses, prepared = (plan.left, plan.right), (left, right)
+            self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))
         return product
 
 
@@ -110,7 +128,7 @@ class Backward:
         plan, dy = self.dgrad
         assert plan is not None and dy is not None
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
-        return self.layer._multiply(plan, dy, weight, like=self.dy_TN)
+        return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
 
     def weight_gradient(self, x_TK: Tensor, accumulate: Tensor | None) -> Tensor:
         """(N, K): Wgrad, added to `accumulate` where there is one."""
@@ -118,4 +136,4 @@ class Backward:
         assert plan is not None and dy is not None
         _, x = plan.engine.prepare(x_TK, None, plan.right)
         assert x is not None
-        return self.layer._multiply(plan, dy, x, like=self.dy_TN, accumulate=accumulate)
+        return self.layer._multiply(plan, dy, x, (self.dy_TN.t(), x_TK.t()), accumulate)

@@ -96,15 +96,16 @@ class _Slices(torch.utils.data.Sampler[list[int]]):
         return (list(range(start, start + self.length)) for start in self.starts)
 
 
-def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int) -> Iterator[Batch]:
+def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: int = 0) -> Iterator[Batch]:
     """This rank's micro batches in order: sequence k of a global batch goes to data-parallel rank k // micro batch.
 
     Args:
         total: sequences to hand out over all ranks.
+        first: of them are left out, a multiple of the global batch: an earlier run has trained on them.
     """
     rank = parallel_state.get_data_parallel_rank()
     step = micro_batch_size * parallel_state.get_data_parallel_world_size()
-    starts = range(rank * micro_batch_size, total, step)
+    starts = range(first + rank * micro_batch_size, total, step)
     sampler = _Slices(starts, micro_batch_size)
     loader = torch.utils.data.DataLoader(
         dataset,

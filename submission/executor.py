@@ -13,8 +13,9 @@ from megatron.core.num_microbatches_calculator import get_current_global_batch_s
 
 from harness.config import Config
 from harness.environment import Ranks
-from submission import data, model, parallel, precision, proof, warmup
+from submission import checkpoint, data, model, parallel, precision, proof, warmup
 from submission.assemble import assemble
+from submission.diagnose import Diagnoser
 from submission.step import StepResult, Trainer, train_step, validation_loss
 from submission.te_linear import linears_of
 
@@ -39,15 +40,18 @@ class MegatronExecutor:
     def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
+        self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
-        self._steps = self._evaluations = 0
+        self._steps = self._evaluations = 0  # of the phase that runs
+        self._proved: list[dict[str, Any]] = []  # of the phases before it
 
     def build(self) -> None:
         config = self._config
         home = parallel.initialize(config, self._ranks)
         parallel.seed_everything(self._seed)
         self.trainer = assemble(config, self._linears, home)
+        self._diagnoser = Diagnoser(config.diagnostics, self._linears)
 
     def described(self) -> dict[str, Any]:
         """Points of the log, each read back from the object that will use it."""
@@ -84,16 +88,24 @@ class MegatronExecutor:
         }
 
     def warm_up(self) -> None:
+        """Every phase that is to come, so that the clock meets no shape or format for the first time."""
+        self._formats: set[str] = set()
+        with warmup.leaves_no_trace(self.trainer):
+            for phase in self._linears.phases:
+                self._linears.enter(phase)
+                self._rehearse()
+        self._linears.enter(self._linears.phases[0])
+
+    def _rehearse(self) -> None:
         config, ledger = self._config, self._linears.ledger
         synthetic = data.synthetic_batches(config, device=self.trainer.home)
-        with warmup.leaves_no_trace(self.trainer):
-            for _ in range(config.warmup.train_steps):
-                train_step(self.trainer, synthetic)
-            passes = self._whole_rounds(config.warmup.eval_steps)
-            if passes:
-                validation_loss(self.trainer, synthetic, micro_batches=passes)
-            self._verify(config.warmup.train_steps, passes)
-        self._formats = {ran.how.format.value for ran in ledger.snapshot().values()}
+        for _ in range(config.warmup.train_steps):
+            train_step(self.trainer, synthetic)
+        passes = self._whole_rounds(config.warmup.eval_steps)
+        if passes:
+            validation_loss(self.trainer, synthetic, micro_batches=passes)
+        self._verify(config.warmup.train_steps, passes)
+        self._formats |= {ran.how.format.value for ran in ledger.snapshot().values()}
         ledger.clear()
 
     def _whole_rounds(self, micro_batches: int) -> int:
@@ -114,6 +126,12 @@ class MegatronExecutor:
             "lowest_numerical_precision_in_comm": width,  # parameters travel as they are, gradients in FP32
         }
 
+    def resume(self, directory: Path) -> int:
+        return checkpoint.read(self.trainer, self._run, directory)
+
+    def save(self, home: Path) -> checkpoint.Written:
+        return checkpoint.write(self.trainer, self._run, home, samples=self.trainer.scheduler.num_steps)
+
     def barrier(self) -> None:
         dist.barrier()
 
@@ -121,11 +139,20 @@ class MegatronExecutor:
         config = self._config
         train, self._valid = data.open_datasets(config, seed=self._seed, cache=self._cache)
         size, total = config.batch.micro_batch_size, config.train_samples
-        self._train_batches = data.batches(train, micro_batch_size=size, total=total)
+        done = self.trainer.scheduler.num_steps  # sequences
+        self._train_batches = data.batches(train, micro_batch_size=size, total=total, first=done)
 
     def train_step(self) -> StepResult:
+        if self._linears.due() is not self._linears.phase:
+            self._end_phase()
+            self._linears.enter(self._linears.due())
         self._steps += 1
-        return train_step(self.trainer, self._train_batches)
+        step = self.trainer.scheduler.num_steps // self._config.batch.global_batch_size + 1
+        with self._diagnoser.watching(step):
+            return train_step(self.trainer, self._train_batches)
+
+    def diagnosis(self) -> list[dict[str, Any]]:
+        return self._diagnoser.found
 
     def evaluate(self) -> float:
         config = self._config
@@ -137,11 +164,17 @@ class MegatronExecutor:
 
     def proof(self) -> dict[str, Any]:
         """What every GEMM ran since run_start, verified against the recipe and the number of steps."""
-        self._verify(self._steps, self._evaluations)
-        rows = proof.gather(self._linears.ledger)
-        recipe = self._linears.recipe
+        self._end_phase()
+        rows, phases = self._proved, self._linears.phases
         linears = len({row["layer"] for row in rows})
-        return {"recipe": recipe.name, "linears": linears, "gemms": rows, "verified": True}
+        return {"recipe": phases[0].recipe.name, "linears": linears, "gemms": rows, "verified": True}
+
+    def _end_phase(self) -> None:
+        self._verify(self._steps, self._evaluations)
+        begins = self._linears.phase.first_step
+        self._proved += [{**row, "from_step": begins} for row in proof.gather(self._linears.ledger)]
+        self._linears.ledger.clear()
+        self._steps = self._evaluations = 0
 
     def close(self) -> None:
         parallel.shut_down()
@@ -154,7 +187,7 @@ class MegatronExecutor:
                 for chunk in self.trainer.chunks
                 for label, _ in precision.linear_layers(model.unwrap(chunk))
             ],
-            recipe=self._linears.recipe,
+            phase=self._linears.phase,
             forward_passes=backward * (2 if self._config.parallelism.recompute == "full" else 1)
             + evaluation_passes,
             backward_passes=backward,

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
-from harness.config import Config
+from kernels.diagnose_observe import Observer
 from kernels.layer import Layer
 from kernels.linear import linear
 from kernels.philox import Randomness
-from kernels.recipe import LinearRecipe, from_mapping
 from kernels.registry import Ledger
 from kernels.weights import WeightCache
-
-
-def recipe_of(config: Config, arm: str) -> LinearRecipe:
-    name = config.arms[arm].recipe
-    return from_mapping(name, dataclasses.asdict(config.recipes[name]))
+from submission.phases import Phase
 
 
 class Linears:
-    """The two linear classes of a model under one recipe, the ledger of what they ran, and their quantised weights.
+    """The two linear classes of a model under an arm's recipes, the ledger of what they ran, and their quantised weights.
 
     Only `_forward_impl` is overridden: initialisation, collectives around the layer, bias and checkpoints stay
     Megatron's. The classes are made per instance because Megatron constructs them itself, without a place for ours.
 
     Args:
+        phases: in order; the first one is entered.
         seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
         backend: "auto", or "native" | "emulated" | "reference" to insist.
         keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
@@ -37,17 +32,19 @@ class Linears:
 
     def __init__(
         self,
-        recipe: LinearRecipe,
+        phases: Sequence[Phase],
         *,
         seed: int = 0,
         rank: int = 0,
         backend: str = "auto",
         keep_weights: bool = True,
     ):
-        self.recipe, self.ledger, self.backend = recipe, Ledger(), backend
+        self.phases, self.phase = tuple(phases), phases[0]
+        self.ledger, self.backend = Ledger(), backend
         self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
+        self.observer: Observer | None = None  # is shown every GEMM from now on
         body = {"_forward_impl": self._forward_impl()}
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
@@ -55,6 +52,14 @@ class Linears:
     def megatron_options(self) -> dict[str, Any]:
         """What Megatron's TransformerConfig must hold for these linears besides the model."""
         return {}
+
+    def enter(self, phase: Phase) -> None:
+        """Run by another phase from the next GEMM on."""
+        self.phase = phase
+
+    def due(self) -> Phase:
+        """The phase of the next optimizer step."""
+        return [phase for phase in self.phases if phase.first_step <= self._randomness.step][-1]
 
     def weights_changed(self) -> None:
         """After every optimizer step, which writes to the weights by ways torch does not count; before the next one."""
@@ -68,14 +73,28 @@ class Linears:
             self._weights.changed()
         self._randomness = Randomness(self._seed, self._rank)
 
+    @property
+    def drawn(self) -> int:
+        """Random tensors this rank has drawn."""
+        return self._randomness._used
+
+    def go_on(self, *, step: int, drawn: int) -> None:
+        """As after `step` optimizer steps and `drawn` random tensors; the weights are others."""
+        if self._weights is not None:
+            self._weights.changed()
+        self._randomness = Randomness(self._seed, self._rank)
+        self._randomness.step, self._randomness._used = step, drawn
+        self.enter(self.due())
+
     def _layer(self, label: str) -> Layer:
         return Layer(
-            recipe=self.recipe,
+            recipe=self.phase.of(label),
             label=label,
             ledger=self.ledger,
             randomness=self._randomness,
             weights=self._weights,
             backend=self.backend,
+            observer=self.observer,
         )
 
     def _forward_impl(self) -> Any:

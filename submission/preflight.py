@@ -7,7 +7,6 @@ torchrun .. -m submission.preflight allreduce --mebibytes N speed and correctnes
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from datetime import timedelta
@@ -63,14 +62,15 @@ def _engines(config: Config, home: torch.device) -> dict[str, Any]:
     from kernels import platform
     from kernels.matmul import gemm
     from kernels.matmul.engine import Request
-    from kernels.recipe import Gemm, Operand, from_mapping
+    from kernels.recipe import Gemm, Operand
+    from submission.phases import phases_of
 
     on = platform.of(home)
     tokens = config.batch.micro_batch_size * config.model.sequence_length
     arms: dict[str, dict[str, str]] = {}
     for arm in config.runs.arms:
         chosen = config.arms[arm]
-        recipe = from_mapping(chosen.recipe, _plain(config, chosen.recipe))
+        recipe = phases_of(config, arm)[0].recipe
         arms[arm] = {}
         for which in Gemm:
             left, right = (recipe[which].quantizer(which, operand) for operand in Operand)
@@ -81,10 +81,6 @@ def _engines(config: Config, home: torch.device) -> dict[str, Any]:
             except gemm.BackendError as error:
                 arms[arm][which.value] = f"none: {error}"
     return {"platform": on.name, "fp8_units": on.has_fp8_units, "fp4_units": on.has_fp4_units, "arms": arms}
-
-
-def _plain(config: Config, recipe: str) -> dict[str, Any]:
-    return dataclasses.asdict(config.recipes[recipe])
 
 
 def _collectives() -> str:

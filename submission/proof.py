@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding
 from kernels.registry import Ledger, Ran
+from submission.phases import Phase
 
 
 class ProofError(Exception):
@@ -21,7 +22,7 @@ class Demand:
     """What must have run since the ledger was cleared."""
 
     labels: Sequence[str]  # every linear of this rank's transformer layers
-    recipe: LinearRecipe
+    phase: Phase
     forward_passes: int  # micro batches of training and of evaluation
     backward_passes: int  # micro batches of training
 
@@ -34,9 +35,10 @@ def verify(ledger: Ledger, demand: Demand) -> None:
     """
     ran = ledger.snapshot()
     for label in demand.labels:
+        recipe = demand.phase.of(label)
         for gemm in Gemm:
             wanted = demand.forward_passes if gemm is Gemm.FPROP else demand.backward_passes
-            _verify_one(label, gemm, ran.get((label, gemm)), demand.recipe, wanted)
+            _verify_one(label, gemm, ran.get((label, gemm)), recipe, wanted)
     strangers = {label for label, _ in ran} - set(demand.labels)
     if strangers:
         raise ProofError(f"GEMMs ran outside the transformer layers: {sorted(strangers)}")
@@ -81,7 +83,7 @@ def gather(ledger: Ledger) -> list[dict[str, Any]]:
         {"layer": k[0], "gemm": k[1].value, **dict(zip(names, row, strict=True))} for k, row in merged.items()
     ]
     order = [gemm.value for gemm in Gemm]
-    return sorted(rows, key=lambda row: (_natural(row["layer"]), order.index(row["gemm"])))
+    return sorted(rows, key=lambda row: (natural(row["layer"]), order.index(row["gemm"])))
 
 
 def _described(quantizer: Quantizer) -> str:
@@ -108,6 +110,7 @@ def _fields(ran: Ran) -> tuple[str | None, ...]:
     return how.format.value, how.transform, scale_rule, rounding, how.backend, how.engine
 
 
-def _natural(label: str) -> tuple[int, str]:
+def natural(label: str) -> tuple[int, str]:
+    """Sorts labels `layers.<n>.<name>` by layer."""
     _, number, rest = label.split(".", 2)
     return int(number), rest

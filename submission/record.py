@@ -45,6 +45,36 @@ class Record:
         row = {"step": step, "samples": samples, "loss": log_perplexity, "elapsed_s": round(elapsed_s, 3)}
         self._line({"kind": "eval", **row})
 
+    def checkpoints(self, directory: str) -> Path:
+        """Where this run's checkpoints go: into its attempt, or below a configured directory, apart from other runs."""
+        attempt = self._directory.resolve()
+        if not directory:
+            return attempt / "checkpoints"
+        return Path(directory).expanduser() / attempt.parent.parent.name / attempt.parent.name
+
+    def checkpoint(
+        self,
+        what: str,
+        directory: Path,
+        *,
+        step: int,
+        samples: int,
+        seconds: float,
+        size_bytes: int | None = None,
+    ) -> None:
+        """One line on stdout and one of metrics.jsonl; `what`: saved | resumed from."""
+        row = {"step": step, "samples": samples, "seconds": round(seconds, 3), "bytes": size_bytes}
+        self._line({"kind": "checkpoint", "what": what, **row, "directory": str(directory)})
+        if self._writes:
+            size = f", {size_bytes / 1e6:,.1f} MB" if size_bytes is not None else ""
+            print(f"checkpoint {what} {directory}: step {step}, {samples} samples, {seconds:.1f} s{size}")
+
+    def diagnosis(self, step: int, samples: int, rows: list[dict[str, Any]]) -> None:
+        if self._writes:
+            with (self._directory / "diagnostics.jsonl").open("a", encoding="utf-8") as file:
+                content = {"step": step, "samples": samples, "rows": rows}
+                file.write(json.dumps(content, allow_nan=False) + "\n")
+
     def state(self, state: str, samples: int = 0) -> None:
         self._status({"state": state, "samples": samples, "outcome": None, "reason": None, "message": None})
 

@@ -18,6 +18,7 @@ from kernels.matmul.gemm import BackendError
 from kernels.recipe import Format, Gemm, LinearRecipe, Quantizer, ScaleRule
 from kernels.registry import How, Ledger
 from submission import precision
+from submission.phases import Phase, phases_of
 
 # name -> the format a recipe of ours must have, so that the proof compares like with like
 SCALINGS = {"delayed": Format.FP8, "tensorwise": Format.FP8, "mxfp8": Format.MXFP8}
@@ -32,11 +33,11 @@ _LABEL = "transformer engine linear"
 
 def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> precision.Linears:
     """The linears of an arm: ours, or Transformer Engine's where the arm says so."""
-    recipe, settings = precision.recipe_of(config, arm), config.arms[arm]
+    phases, settings = phases_of(config, arm), config.arms[arm]
     if settings.transformer_engine != "none":
-        return TeLinears(recipe, settings.transformer_engine)
+        return TeLinears(phases[0].recipe, settings.transformer_engine)
     keep = config.micro_batches > 1
-    return precision.Linears(recipe, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep)
+    return precision.Linears(phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep)
 
 
 class TeLinears(precision.Linears):
@@ -56,7 +57,9 @@ class TeLinears(precision.Linears):
         _require_support(scaling)
         from megatron.core.extensions import transformer_engine as extension
 
-        super().__init__(recipe, backend="native", keep_weights=False)  # Transformer Engine keeps its own
+        super().__init__(
+            (Phase(recipe=recipe),), backend="native", keep_weights=False
+        )  # Transformer Engine keeps its own
         self.scaling = scaling
         self.column = type("TeColumn", (extension.TEColumnParallelLinear,), _body())
         self.row = type("TeRow", (extension.TERowParallelLinear,), _body())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config import Config
@@ -24,6 +25,9 @@ class Executor(Protocol):
     def warm_up(self) -> None:
         """Steps on synthetic data that leave no trace, and the proof that they ran in the recipe's formats."""
 
+    def resume(self, directory: Path) -> int:
+        """Load a checkpoint; the samples it has been trained on."""
+
     def precision(self) -> dict[str, Any]:
         """The disclosure keys of precision, from what ran in the warm-up."""
 
@@ -36,8 +40,14 @@ class Executor(Protocol):
     def train_step(self) -> Any:
         """One optimizer step: an object with `loss` and `learning_rate`."""
 
+    def diagnosis(self) -> list[dict[str, Any]]:
+        """What quantising did in the last step, which the configuration looks at: a row per layer and GEMM."""
+
     def evaluate(self) -> float:
         """Validation log perplexity, the same on every rank."""
+
+    def save(self, home: Path) -> Any:
+        """Write a checkpoint below `home`: an object with `directory` and `bytes`."""
 
     def proof(self) -> dict[str, Any]:
         """The content of proof.json."""
@@ -61,7 +71,7 @@ def run(executor: Executor, config: Config, events: Events, record: Record) -> E
     """
     clock = _Clock(events)
     try:
-        _initialize(executor, config, events, record)
+        clock.samples = _initialize(executor, config, events, record)
         clock.start()
         executor.open_data()
         ending = _train(executor, config, clock, record)
@@ -81,8 +91,8 @@ def run(executor: Executor, config: Config, events: Events, record: Record) -> E
     return ending
 
 
-def _initialize(executor: Executor, config: Config, events: Events, record: Record) -> None:
-    """init_start .. init_stop: build, log what was built, warm up on synthetic data."""
+def _initialize(executor: Executor, config: Config, events: Events, record: Record) -> int:
+    """init_start .. init_stop: build, warm up on synthetic data, log what was built; the samples trained before."""
     record.state("starting")
     events.point("cache_clear", record.caches_cleared)
     events.start("init_start")
@@ -92,31 +102,36 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
     events.point("submission_division", config.system.division)
     events.point("submission_status", config.system.status)
     executor.build()
-    for key, value in executor.described().items():
-        events.point(key, value)
     record.state("warmup")
     executor.warm_up()
-    for key, value in executor.precision().items():
+    samples = _resume(executor, config, record)
+    for key, value in {**executor.described(), **executor.precision()}.items():
         events.point(key, value)
     executor.barrier()
     events.end("init_stop")
+    return samples
 
 
 def _train(executor: Executor, config: Config, clock: _Clock, record: Record) -> Ending:
     """Blocks of eval_interval_steps, each followed by an evaluation, until one is at or below the target."""
     gbs, target = config.batch.global_batch_size, config.evaluation.target_log_perplexity
-    step = 0
+    step = clock.samples // gbs  # a resumed run goes on where its checkpoint was written
     while step < config.schedule.max_steps:
         clock.open_block()
         record.state("training", clock.samples)
-        for _ in range(min(config.eval_interval_steps, config.schedule.max_steps - step)):
+        to_go = config.eval_interval_steps - step % config.eval_interval_steps
+        for _ in range(min(to_go, config.schedule.max_steps - step)):
             began = time.monotonic()
             result = executor.train_step()
             step += 1
             clock.samples = step * gbs
             record.step(step, clock.samples, result, step_s=time.monotonic() - began)
+            if config.diagnostics.looks_at(step):
+                record.diagnosis(step, clock.samples, executor.diagnosis())
             if not math.isfinite(result.loss):
                 return Ending(outcome="aborted", reason="not_finite", message=f"training loss {result.loss}")
+            if step % config.eval_interval_steps:
+                _save_if_due(executor, config, record, step)
         if step % config.eval_interval_steps:
             break  # the step limit lies inside a block: the rules know no evaluation there
         clock.close_block()
@@ -125,9 +140,36 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record) ->
         record.evaluation(step, clock.samples, log_perplexity, clock.elapsed_s)
         if not math.isfinite(log_perplexity):
             return Ending(outcome="aborted", reason="not_finite", message=f"validation loss {log_perplexity}")
+        _save_if_due(executor, config, record, step)
         if log_perplexity <= target:
             return Ending(outcome="success", reason="target")
     return Ending(outcome="aborted", reason="step_limit", message=f"{step} steps without reaching {target}")
+
+
+def _resume(executor: Executor, config: Config, record: Record) -> int:
+    """After the warm-up, of which so nothing can be left in what is loaded."""
+    if not config.checkpoint.resume:
+        return 0
+    directory, began = Path(config.checkpoint.resume).expanduser(), time.monotonic()
+    record.state("resuming")
+    samples = executor.resume(directory)
+    step = samples // config.batch.global_batch_size
+    record.checkpoint("resumed from", directory, step=step, samples=samples, seconds=time.monotonic() - began)
+    return samples
+
+
+def _save_if_due(executor: Executor, config: Config, record: Record, step: int) -> None:
+    """Inside the timed run, and said so: whoever reads its times can see what they contain."""
+    every, samples = config.checkpoint.every_steps, step * config.batch.global_batch_size
+    if not every or step % every:
+        return
+    record.state("saving", samples)
+    began = time.monotonic()
+    saved = executor.save(record.checkpoints(config.checkpoint.directory))
+    seconds = time.monotonic() - began
+    record.checkpoint(
+        "saved", saved.directory, step=step, samples=samples, seconds=seconds, size_bytes=saved.bytes
+    )
 
 
 class _Clock:

@@ -53,7 +53,7 @@ def small_config(
         },
     }
     for section, keys in changes.items():
-        sections[section] = {**sections[section], **keys}
+        sections[section] = {**sections.get(section, {}), **keys}
     return typed.build(Config, sections, "")
 
 

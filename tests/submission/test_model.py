@@ -12,11 +12,12 @@ def test_the_benchmark_model_has_exactly_its_published_number_of_parameters(one_
 
     device.install()
     from submission import model, parallel, precision
+    from submission.phases import phases_of
 
     config = resolve("llama31_8b", overrides=["parallelism.gpus_per_node=1"]).config
     parallel.initialize(config, Ranks.from_environment())
     with device.megatron(), torch.device("meta"):
-        (llama,) = model.llama(config, precision.Linears(precision.recipe_of(config, "mxfp4")))
+        (llama,) = model.llama(config, precision.Linears(phases_of(config, "mxfp4")))
     assert all(parameter.is_meta for parameter in llama.parameters())
     assert sum(parameter.numel() for parameter in llama.parameters()) == 8_030_261_248
     assert config.model.parameters == 8_030_261_248

@@ -50,9 +50,10 @@ def test_a_recipe_that_is_silently_not_applied_stops_the_run_before_the_clock(ex
 def test_one_linear_in_another_format_is_found(executor):
     from submission import precision, proof
     from submission.model import unwrap
+    from submission.phases import phases_of
 
     made = executor(arm="mxfp4")
-    stranger = precision.Linears(precision.recipe_of(made._config, "fp8"))
+    stranger = precision.Linears(phases_of(made._config, "fp8"))
     stranger.ledger = made._linears.ledger
     layer = unwrap(made.trainer.model).decoder.layers[1].mlp.linear_fc2
     impl = stranger._forward_impl()

@@ -1,0 +1,116 @@
+"""A matrix in few numbers that keep lengths and angles, and what a series of errors looks like in them.
+
+Count sketch (Charikar, Chen, Farach-Colton 2002): every entry is added, with a random sign, to a random one of `size`
+sums. It is linear, so micro batches and ranks add up, and inner products keep their value with a standard deviation of
+about |a| |b| / sqrt(size). The draws come from a counter (kernels/philox.py): the same on every step, rank and device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.philox import philox
+
+SIZE = 4096
+LAGS = 8  # earlier looks that a step is compared with
+_FOLLOWED = ("error", "rest", "gradient")
+
+
+class Sketcher:
+    """Sketches matrices of one shape.
+
+    Entry (i, j) goes to sum (j + shift_i) mod size with the sign s_i t_j: rows and columns of outliers are spread as
+    single entries are, and the draws are as many as rows and columns.
+
+    Args:
+        key: matrices are compared under one key alone; parts of a matrix on several ranks take different ones.
+    """
+
+    def __init__(self, rows: int, columns: int, key: int, device: torch.device, size: int = SIZE):
+        words = philox(torch.arange(max(rows, columns)), 0, key)
+        self._shifts = (words[:rows, 0] % size).to(device)
+        self._left, self._right = (
+            (1.0 - 2.0 * (words[:n, i] & 1).float()).to(device) for i, n in ((1, rows), (2, columns))
+        )
+        self._size = size
+
+    def __call__(self, x_RC: Tensor) -> Tensor:
+        """(size,) FP32."""
+        signed = x_RC.float() * self._left.unsqueeze(1) * self._right
+        columns = torch.arange(x_RC.size(1), device=x_RC.device)
+        places = (columns + self._shifts.unsqueeze(1)) % self._size
+        sums = torch.zeros(self._size, device=x_RC.device)
+        return sums.index_add_(0, places.flatten(), signed.flatten())
+
+
+@dataclass
+class _Followed:
+    """Directions, that is vectors of length 1, of the looks so far."""
+
+    total: Tensor
+    past: deque[tuple[int, Tensor]] = field(default_factory=lambda: deque(maxlen=LAGS))
+
+
+class History:
+    """The weight gradient G of one layer and its error E over the steps that were looked at.
+
+    E = bias G + rest, rest orthogonal to G: a shrinkage that follows the gradient is told from what does not. Steps
+    count alike: sums are of directions E / |E|, for AdamW does not know the gradient's length either.
+    """
+
+    def __init__(self) -> None:
+        self._looks = 0
+        self._followed: dict[str, _Followed] = {}
+
+    def advance(self, step: int, exact: Tensor, error: Tensor) -> dict[str, Any] | None:
+        """Take in one step's sketches.
+
+        Returns:
+            relative error and bias of the whole step's gradient; looks so far; lags: rows of [steps since that look,
+            cosine of E, of rest, of G to what they were then]; mean: cosines to the sum of the earlier directions;
+            sum: length of the sum of all directions, which grows as looks^0.5 where they are independent and as
+            looks where they are one. None where nothing can be said: G or E is zero or not finite.
+        """
+        exact, error = exact.double().cpu(), error.double().cpu()
+        energy = float(exact @ exact)
+        if not (energy > 0 and math.isfinite(energy) and 0 < float(error @ error) < math.inf):
+            return None
+        bias = float(error @ exact) / energy
+        relative = float(error @ error) / energy
+        rest = error - bias * exact
+        self._looks += 1
+        vectors = {
+            name: _direction(vector) for name, vector in zip(_FOLLOWED, (error, rest, exact), strict=True)
+        }
+        past = self._followed or {name: _Followed(torch.zeros_like(v)) for name, v in vectors.items()}
+        lags = [
+            [
+                step - past["error"].past[place][0],
+                *(float(v @ past[n].past[place][1]) for n, v in vectors.items()),
+            ]
+            for place in range(len(past["error"].past))
+        ]
+        mean = {name: float(v @ _direction(past[name].total)) for name, v in vectors.items()}
+        for name, vector in vectors.items():
+            past[name].total += vector
+            past[name].past.append((step, vector))
+        self._followed = past
+        return {
+            "error": relative,
+            "bias": bias,
+            "looks": self._looks,
+            "lags": lags[::-1],
+            "mean": mean if self._looks > 1 else None,
+            "sum": {name: float(past[name].total.norm()) for name in _FOLLOWED},
+        }
+
+
+def _direction(vector: Tensor) -> Tensor:
+    length = vector.norm()
+    return vector / length if length > 0 else vector

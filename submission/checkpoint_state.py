@@ -1,0 +1,122 @@
+"""What a checkpoint holds, in Megatron's own sharded form: it loads under another layout than it was saved under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from submission import device, model
+from submission.step import Trainer
+from submission.warmup import finish_parameter_gather
+
+
+def save(trainer: Trainer, directory: str, *, samples: int) -> None:
+    """Write weights, FP32 main parameters, moments, schedule and the place in the recipe's random numbers.
+
+    All ranks call it; `directory` exists, is empty and lies on storage that all ranks share.
+    """
+    for chunk in trainer.chunks:
+        finish_parameter_gather(chunk)
+    draws: list[int | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(draws, trainer.linears.drawn)
+    with device.megatron():
+        state, metadata = _sharded(trainer, is_loading=False)
+        state["schedule"] = trainer.scheduler.state_dict()
+        state["progress"] = {"samples": samples, "draws": draws}
+        metadata.pop("dp_cp_group")  # a process group is no content
+        dist_checkpointing.save(state, directory, content_metadata=metadata)
+
+
+def load(trainer: Trainer, directory: str, *, same_layout: bool) -> int:
+    """Read it into a trainer that has not trained yet, or whose steps were undone.
+
+    Args:
+        same_layout: every rank then goes on with its own random numbers; else all with numbers that nobody has used.
+
+    Returns:
+        The samples it has been trained on.
+    """
+    with device.megatron():
+        part = _only_part(trainer)
+        _make_moments(part)
+        state, _ = _sharded(trainer, is_loading=True)
+        found = dist_checkpointing.load(state, directory)
+        for name, chunk in _models(trainer).items():
+            chunk.load_state_dict(found[name], strict=True)
+        _load_optimizer(part, found["optimizer"])
+        trainer.scheduler.load_state_dict(found["schedule"])
+    progress = found["progress"]
+    samples, draws = int(progress["samples"]), progress["draws"]
+    drawn = draws[dist.get_rank()] if same_layout else max(draws)
+    trainer.linears.go_on(step=samples // trainer.config.batch.global_batch_size, drawn=drawn)
+    return samples
+
+
+def _models(trainer: Trainer) -> dict[str, Any]:
+    """This rank's stages under the names that Megatron's optimizer expects of interleaved ones."""
+    chunks = [model.unwrap(chunk) for chunk in trainer.chunks]
+    return {"model": chunks[0]} if len(chunks) == 1 else {f"model{i}": c for i, c in enumerate(chunks)}
+
+
+def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State of model and optimizer, every tensor with its place in the whole, and how that was asked for.
+
+    Megatron's `fully_reshardable` form is the one that changes data, tensor and pipeline parallelism: of 0.16's others
+    `fully_sharded_model_space` raises ("flattened_range is not supported") and `dp_reshardable` moves along data
+    parallelism alone. It is gathered by gloo on the first rank of each data-parallel group (memory_efficient), not on
+    all ranks.
+    """
+    metadata: dict[str, Any] = {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "distrib_optim_fully_reshardable_mem_efficient": True,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+    models = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _models(trainer).items()}
+    parameters = models.get("model", models)
+    optimizer = trainer.optimizer.sharded_state_dict(parameters, is_loading=is_loading, metadata=metadata)
+    if optimizer.get("param_state", ...) is None:  # gathered on another rank: nothing, in the form of nothing
+        optimizer["param_state"] = {}
+    return {**models, "optimizer": optimizer}, metadata
+
+
+def _only_part(trainer: Trainer) -> Any:
+    parts = getattr(trainer.optimizer, "chained_optimizers", [trainer.optimizer])
+    if len(parts) != 1:
+        raise ValueError(f"a dense model has one optimizer, found {len(parts)}")
+    return parts[0]
+
+
+def _make_moments(part: Any) -> None:
+    """Megatron reads the step out of torch's AdamW before it loads one: give it the state of no step."""
+    inner = part.optimizer
+    if not isinstance(part, DistributedOptimizer) or not isinstance(inner, torch.optim.Adam):
+        return  # the others make it themselves
+    for parameter in (parameter for group in inner.param_groups for parameter in group["params"]):
+        inner.state[parameter] = {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
+def _load_optimizer(part: Any, found: dict[str, Any]) -> None:
+    """Megatron's own load, around two faults it has with torch's AdamW (core 0.16 to 0.20).
+
+    It looks for the step among the loaded tensors, where it never is, and gives all parameters one step tensor, which
+    every one of them would then advance. So the tensors are loaded while no state has a step, and each gets its own.
+    """
+    inner = part.optimizer
+    if not isinstance(part, DistributedOptimizer) or not isinstance(inner, torch.optim.Adam):
+        part.load_state_dict(found)
+        return
+    tensors = found.pop("param_state")
+    part.load_state_dict(found)
+    steps = {parameter: state.pop("step") for parameter, state in inner.state.items()}
+    part.load_parameter_state_from_fully_reshardable(tensors)
+    for parameter, step in steps.items():
+        inner.state[parameter]["step"] = step.clone()

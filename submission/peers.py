@@ -1,0 +1,117 @@
+"""The other ranks as the operating system of this machine shows them: alive, stopped or dead, and of what."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid")  # equal where process numbers mean the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Who:
+    """A rank's process.
+
+    Args:
+        machine: equal for processes that can see one another, empty where that is unknown.
+        address: by which this machine reaches the first node.
+    """
+
+    rank: int
+    pid: int
+    machine: str
+    address: str
+
+
+def me(rank: int, *, towards: str) -> Who:
+    """This process.
+
+    Args:
+        towards: host name or address of the first node; nothing is sent there.
+    """
+    return Who(rank=rank, pid=os.getpid(), machine=_machine(), address=_address(towards))
+
+
+def _machine() -> str:
+    try:
+        return Path(_HERE[0]).read_text(encoding="ascii").strip() + os.readlink(_HERE[1])
+    except OSError:
+        return ""
+
+
+def _address(towards: str) -> str:
+    with contextlib.suppress(OSError):
+        kind, _, _, _, place = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)
+            return str(probe.getsockname()[0])
+    return socket.gethostname()
+
+
+class Neighbours:
+    """The ranks on this machine. Linux tells of a death at once; elsewhere their silence will.
+
+    A parent may take away a dead child's exit status within 100 ms (torchrun does): `deaths` is called often.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: dict[int, Who] = {}
+        self._poll = select.poll()
+
+    def meet(self, who: Who) -> None:
+        """Watch this process, if it lives and is on this machine."""
+        if not who.machine or who.machine != _machine() or not hasattr(os, "pidfd_open"):
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(who.pid)
+            self._descriptors[descriptor] = who
+            self._poll.register(descriptor, select.POLLIN)
+
+    def deaths(self, wait_s: float) -> dict[int, str]:
+        """Ranks that have died since the last call -> of what; returns early when one dies."""
+        found = {}
+        for descriptor, _ in self._poll.poll(wait_s * 1000):
+            who = self._descriptors.pop(descriptor)
+            found[who.rank] = _cause(who.pid)
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+        return found
+
+    def kill(self, rank: int) -> None:
+        """End a rank of this machine that no longer answers: it would keep its accelerator."""
+        for descriptor, who in self._descriptors.items():
+            if who.rank == rank:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+    def stopped(self, rank: int) -> bool:
+        """Whether a rank of this machine was halted by SIGSTOP or a debugger."""
+        pids = [who.pid for who in self._descriptors.values() if who.rank == rank]
+        return any((_stat(pid) or ["?"])[0] in "Tt" for pid in pids)
+
+
+def _cause(pid: int) -> str:
+    fields = _stat(pid)
+    if not fields:
+        return "died"
+    status = int(fields[-1])  # exit_code, the last field of a zombie's line (proc(5))
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        known = number in signal.Signals.__members__.values()
+        return f"was killed by {signal.Signals(number).name if known else f'signal {number}'}"
+    return f"ended with exit status {os.WEXITSTATUS(status)}"
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from the state on; the command before it may hold blanks."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return []
