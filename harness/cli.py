@@ -34,7 +34,15 @@ COMMANDS = {
         "harness.study",
         "the same training under many recipes, paired by seed: gaps and their intervals",
     ),
+    "diagnose": (
+        "harness.diagnostics",
+        "what quantising did to every GEMM of runs that were looked at: campaigns or attempts, side by side",
+    ),
     "project": ("harness.project", "time to train on other hardware, with error bars and what they rest on"),
+    "upload": (
+        "harness.upload",
+        "curves of runs that have stopped: --to tensorboard DIR | wandb PROJECT | mlflow URI",
+    ),
     "package": ("harness.package", "build a submission tree from campaigns, or verify anybody's"),
     "kernels": ("harness.kernels", "verify | prove | bench | quantize: the MXFP4 kernels"),
     "bench": ("harness.bench", "step-time ratios of the precision arms, and of Megatron to bare PyTorch"),

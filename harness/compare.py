@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import comparison, public_index, submissions
+from harness import comparison, power_summary, public_index, submissions
 from harness.errors import EXIT_OK, UsageError
 from harness.tables import FACTORS, WHOLE_RUNS, gap_lines, number, p_value, ratio_cells, summary
 
@@ -73,6 +73,7 @@ def show(document: Mapping[str, Any], console: Console) -> None:
             console.print(Text(f"\n{pair['verdict']}"))
         else:
             _show_pair(pair, console)
+    _lines(console, "Power", power_summary.lines(document["submissions"]))
     for title, key in (("Differences", "differences"), ("Notices", "notices")):
         _lines(console, title, document[key])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import decomposition, figures, losses, messaging, statistics, verdict
+from harness import decomposition, figures, losses, messaging, power_summary, statistics, verdict
 from harness.errors import UsageError
 from harness.losses import Gap
 from harness.statistics import Estimate, Ratio
@@ -24,7 +24,9 @@ def compare(submissions: Sequence[Submission]) -> dict[str, Any]:
     others, baseline = submissions[:-1], submissions[-1]
     known = [decomposition.estimates(one) if figures.converged(one) else {} for one in submissions]
     return {
-        "submissions": [figures.summary(submission) for submission in submissions],
+        "submissions": [
+            {**figures.summary(one), "power": power_summary.document(one)} for one in submissions
+        ],
         "ratios": [
             _against(one, baseline, mine, known[-1]) for one, mine in zip(others, known, strict=False)
         ],

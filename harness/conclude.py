@@ -23,6 +23,7 @@ def conclude(job: Job) -> int:
         comparison,
         report,
         submissions,
+        upload,
     )
 
     broken = [error for made in job.campaigns for error in _check(made)]
@@ -31,6 +32,7 @@ def conclude(job: Job) -> int:
     page = report.write_report(loaded, document, job.directory)
     print(report.headline(document))
     print(f"report: {page}")
+    upload.after(job)
     converged = all(run.outcome == "success" for made in job.campaigns for run in made.runs)
     return EXIT_OK if converged and not broken else EXIT_FAILED
 

@@ -38,6 +38,8 @@ class Model:
     rope_scaling_factor: float = 8.0
     init_std: float = 0.02
     dtype: Literal["bf16", "fp32"] = "bf16"
+    attention: Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"] = "torch"
+    norm: Literal["torch", "transformer_engine"] = "torch"
 
     @property
     def parameters(self) -> int:
@@ -55,7 +57,9 @@ class Data:
     directory: str
     train_prefix: str
     valid_prefix: str
-    corpus: Literal["python", "c4"]  # python: built here from the standard library; c4: prepared beforehand
+    corpus: Literal[
+        "python", "machine", "c4"
+    ]  # built here of the standard library, or of a machine; or published
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +115,7 @@ class Parallelism:
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
     gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
-    recompute: Literal["none", "full"] = (
-        "none"  # full: layers run forward a second time instead of keeping activations
-    )
+    recompute: Literal["none", "full"] = "none"  # full: layers run forward twice and keep no activations
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property
@@ -148,7 +150,8 @@ class Checkpoint:
 class Watchdog:
     """When a training is ended that cannot end itself, and when a rank is called slow; docs/watchdog.md."""
 
-    hang_s: float = 600.0  # without a forward pass, a step or an evaluation; 0: endless
+    init_s: float = 1200.0  # until the first step is done: patience instead of the next two; 0: endless
+    hang_s: float = 300.0  # without a forward pass, a step or an evaluation; 0: endless
     silence_s: float = 60.0  # without a sign of life from a rank's process; 0: endless
     straggler_ratio: float = 1.5  # of its forward passes to the median of like ranks; 0: never called slow
 
@@ -158,6 +161,7 @@ class Runs:
     count: int  # runs per arm
     arms: tuple[str, ...]  # the last one is the baseline
     output: str = "runs"
+    upload: tuple[str, ...] = ()  # once the last run has stopped: kind and place, or nothing
     paired_seeds: bool = True  # run i of every arm has the same seed: same initialisation, same data order
     seed: int | None = None  # None: drawn from the system's randomness; run i then takes seed + i
 
@@ -190,12 +194,10 @@ class Recipe:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
     recipe: str  # a name under `recipes`
-    backend: Literal["auto", "native", "emulated", "reference"] = (
-        "auto"  # who may multiply; auto: the best there is
-    )
-    transformer_engine: Literal["none", "delayed", "tensorwise", "mxfp8"] = (
-        "none"  # its own FP8 linears with this scaling, in the place of ours
-    )
+    # who may multiply; auto: the best there is
+    backend: Literal["auto", "native", "emulated", "reference"] = "auto"
+    # its own FP8 linears with this scaling, in the place of ours
+    transformer_engine: Literal["none", "delayed", "tensorwise", "mxfp8"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +231,7 @@ class Diagnostics:
 class Config:
     """One resolved profile."""
 
-    profile: Literal["proxy", "llama31_8b"]
+    profile: Literal["proxy", "study", "llama31_8b"]
     benchmark: Literal["llama31_8b", "llama31_8b_proxy"]
     system: System
     model: Model
@@ -244,9 +246,15 @@ class Config:
     launch: Launch
     arms: Mapping[str, Arm]
     recipes: Mapping[str, Recipe]
+    watchdog: Watchdog = Watchdog()
     power: Power = Power()
     checkpoint: Checkpoint = Checkpoint()
     diagnostics: Diagnostics = Diagnostics()
+
+    @property
+    def closed_benchmark(self) -> bool:
+        """Whether the closed division's rules for llama31_8b bind a run: nothing of it is scaled or free."""
+        return self.profile == "llama31_8b" and self.system.division == "closed"
 
     @property
     def micro_batches(self) -> int:

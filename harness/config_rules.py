@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import config_checkpoint, config_recipes, config_watchdog, diagnostics_rules
+from harness import config_checkpoint, config_diagnostics, config_recipes, config_watchdog
 from harness.config import Config
 from harness.typed import ConfigProblem
 
@@ -52,10 +53,12 @@ _NOT_NEGATIVE = {
     "parallelism": "threads_per_rank",
     "warmup": "train_steps eval_steps",
     "launch": "master_port node_rank",
-    "watchdog": "hang_s silence_s straggler_ratio",
+    "watchdog": "init_s hang_s silence_s straggler_ratio",
     "runs": "seed",
     "checkpoint": "every_steps",
 }
+
+UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
 
 
 def check(config: Config) -> None:
@@ -98,6 +101,20 @@ def _power(config: Config) -> None:
         raise ConfigProblem("power.sample_s", str(every_s), "0 (none), or 0.2 to 60 seconds; 1.0 is usual")
 
 
+def check_upload(path: str, wanted: Sequence[str]) -> None:
+    """Raises ConfigProblem for what is no kind and place of UPLOADS."""
+    if len(wanted) != 2 or wanted[0] not in ("tensorboard", "wandb", "mlflow") or not wanted[1].strip():
+        raise ConfigProblem(path, f"[{', '.join(wanted)}]", UPLOADS)
+    if re.search(r"//[^/]*@", wanted[1]):
+        allowed = "an address; the package has variables and files of its own for those"
+        raise ConfigProblem(path, "a name or password in an address", allowed)
+
+
+def _upload(config: Config) -> None:
+    if config.runs.upload:
+        check_upload("runs.upload", config.runs.upload)
+
+
 def _seed(config: Config) -> None:
     if config.runs.seed is not None and config.runs.seed >= 2**31:
         raise ConfigProblem("runs.seed", str(config.runs.seed), f"null or 0 to {2**31 - 1}")
@@ -115,7 +132,7 @@ def _text(config: Config) -> None:
 
 
 def _benchmark(config: Config) -> None:
-    wanted = {"proxy": "llama31_8b_proxy", "llama31_8b": "llama31_8b"}[config.profile]
+    wanted = "llama31_8b" if config.profile == "llama31_8b" else "llama31_8b_proxy"
     if config.benchmark != wanted:
         raise ConfigProblem(
             "benchmark",
@@ -125,7 +142,7 @@ def _benchmark(config: Config) -> None:
 
 
 def _corpus(config: Config) -> None:
-    if config.data.corpus == "python" and config.model.vocab_size < 257:
+    if config.data.corpus != "c4" and config.model.vocab_size < 257:
         raise ConfigProblem(
             "model.vocab_size",
             str(config.model.vocab_size),
@@ -231,7 +248,7 @@ def _schedule(config: Config) -> None:
 
 
 def _closed_division(config: Config) -> None:
-    if config.profile != "llama31_8b" or config.system.division != "closed":
+    if not config.closed_benchmark:
         return
     for path, fixed in _CLOSED.items():
         if value_of(config, path) != fixed:
@@ -251,6 +268,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _signs,
     _seed,
     _power,
+    _upload,
     _text,
     _benchmark,
     _corpus,
@@ -264,5 +282,5 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     *config_recipes.RULES,
     *config_checkpoint.RULES,
     *config_watchdog.RULES,
-    *diagnostics_rules.RULES,
+    *config_diagnostics.RULES,
 )

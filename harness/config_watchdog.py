@@ -9,7 +9,7 @@ _LEAST_S = 5.0  # ranks tell one another of themselves every half second, and a 
 
 
 def _patience(config: Config) -> None:
-    for name in ("hang_s", "silence_s"):
+    for name in ("init_s", "hang_s", "silence_s"):
         value = getattr(config.watchdog, name)
         if 0 < value < _LEAST_S:
             allowed = f"0 (endless), or at least {_LEAST_S:g} seconds"

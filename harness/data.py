@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     config = resolve(args.profile or "proxy", overrides=args.overrides).config
     if args.action == "build" and not build(config, force=args.force):
         _tell(f"{config.data.directory}: already built; --force replaces it")
-    full = args.full or (config.data.corpus == "python" and not args.fast)
+    full = args.full or (config.data.corpus != "c4" and not args.fast)
     problems = verify(config, full=full, report=_tell)
     for problem in problems:
         print(problem)
@@ -54,7 +54,7 @@ def ensure(config: Config) -> None:
     Raises:
         EnvironmentFailure: missing, damaged or made for another configuration; says what to do.
     """
-    if config.data.corpus == "python" and not data_proxy.exists(config):
+    if config.data.corpus != "c4" and not data_proxy.exists(config):
         build(config, force=False)
     problems = verify(config, full=False)
     if problems:
@@ -82,7 +82,7 @@ def build(config: Config, *, force: bool) -> bool:
     Raises:
         UsageError: this data is published, not built.
     """
-    if config.data.corpus != "python":
+    if config.data.corpus == "c4":
         raise UsageError(
             f"data build makes the proxy's corpus; {config.profile} reads the MLCommons-prepared C4: "
             "./run.sh data fetch gets it; --input FILE .. --tokenizer PATH --out PREFIX makes tokens of raw C4"

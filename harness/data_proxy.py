@@ -18,6 +18,10 @@ from harness.errors import EnvironmentFailure, UsageError
 from harness.paths import ROOT
 
 _BUILD = "./run.sh data build"
+_WHOSE = {
+    "python": "Python's standard library (a few seconds)",
+    "machine": "the sources and documentation on this machine (minutes)",
+}
 
 
 def exists(config: Config) -> bool:
@@ -61,7 +65,7 @@ def build(config: Config, *, force: bool) -> bool:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         print(
-            f"building the corpus in {directory} from Python's standard library (a few seconds)",
+            f"building the corpus in {directory} from {_WHOSE[config.data.corpus]}",
             file=sys.stderr,
             flush=True,
         )
@@ -84,7 +88,7 @@ def summary(config: Config, *, full: bool) -> str:
 
 
 def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
-    command = [sys.executable, "-m", "submission.corpus", "--out", str(directory)]
+    command = [sys.executable, "-m", "submission.corpus", "--out", str(directory), "--of", config.data.corpus]
     command += ["--vocab", str(config.model.vocab_size)]
     command += ["--train-prefix", config.data.train_prefix, "--valid-prefix", config.data.valid_prefix]
     process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

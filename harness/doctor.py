@@ -62,7 +62,7 @@ def _patient(args: argparse.Namespace) -> Patient:
         profile, why = choose_profile(args.overrides)
         print(f"profile: {profile}, because {why}", file=sys.stderr)
     config = resolve(profile, overrides=args.overrides).config
-    return Patient(config=config, gpus=gpus, needs_gpus=profile != "proxy", quick=args.quick)
+    return Patient(config=config, gpus=gpus, needs_gpus=profile == "llama31_8b", quick=args.quick)
 
 
 def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from harness import environment
+from harness import caches, environment
 from harness.doctor_checks import Check, Finding, Patient, Verdict, run
 
 _GIB = 2**30
@@ -130,20 +130,18 @@ def _read_speed(path: Path, patient: Patient) -> tuple[float, int]:
 
 
 def page_cache(patient: Patient) -> Sequence[Finding]:
-    """Whether a run can start with the data on storage: data files always can be dropped, everything needs root."""
-    knob = patient.root / "proc/sys/vm/drop_caches"
-    everything = os.access(knob, os.W_OK)
-    if not hasattr(os, "posix_fadvise"):
-        fix = "run on Linux"
-        return [
-            _bad("page cache", "cannot be dropped on this system", "the data files at least", fix, "warn")
-        ]
-    found = (
-        "data files and everything else can be dropped"
-        if everything
-        else "data files can be dropped, no more"
-    )
-    return [Finding(name="page cache", verdict="ok", found=found, expected="the data files at least")]
+    """Whether a run can start with the data on storage: the closed division is refused where it cannot."""
+    answer, closed = caches.ask(), patient.config.closed_benchmark
+    expected = "everything, for the closed division" if closed else "the data files at least"
+    if answer.way:
+        found = f"everything can be dropped ({answer.way})"
+    elif answer.data_files:
+        found = "data files can be dropped, no more"
+    else:
+        found = "cannot be dropped on this system"
+    if answer.way or (answer.data_files and not closed):
+        return [Finding(name="page cache", verdict="ok", found=found, expected=expected)]
+    return [_bad("page cache", found, expected, answer.fix, "fail" if closed else "warn")]
 
 
 def memory(patient: Patient) -> Sequence[Finding]:

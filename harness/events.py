@@ -17,16 +17,17 @@ class Events:
         path: a file that must not exist: mllog itself would append a second run to it.
         writes: True on rank 0 alone, the rank taken from the launcher (facts: eight published logs carry eight
             init_start lines because the rank was asked for before the process group existed).
+        append: to the log of a run whose own writer is dead (harness/closing.py).
 
     Raises:
         FileExistsError: the file exists.
     """
 
-    def __init__(self, path: Path, *, writes: bool):
+    def __init__(self, path: Path, *, writes: bool, append: bool = False):
         self._logger: Any = None
         if not writes:
             return
-        handler = _SyncedFile(path, mode="x", encoding="utf-8")
+        handler = _SyncedFile(path, mode="a" if append else "x", encoding="utf-8")
         channel = logging.Logger(f"events.{path}", level=logging.INFO)  # unregistered: no global state
         channel.addHandler(handler)
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from harness import attempt, campaign, launch, lock, power, rendezvous, supervise
+from harness import attempt, campaign, closing, gpu_errors, launch, lock, power, rendezvous, supervise
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.errors import EnvironmentFailure, TrainingFailed, UsageError
@@ -98,13 +98,17 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         again = f" (attempt {failures + 1} of {_ATTEMPTS})" if failures else ""
         made, directory = campaign.begin_attempt(made, made.runs[index])
         progress.start(f"{made.arm} run {index}{again}", directory, made.config)
+        began_s, interrupted = gpu_errors.now_s(), True
         try:
             code = train(made, directory)
+            interrupted = False
         finally:  # an interrupted run may have ended by the rules a moment before
+            closing.close(directory, interrupted=interrupted)
             made = campaign.settle(made)
             progress.end(made.runs[index].outcome or "no result")
         if made.runs[index].state == "promoted":
             return made
+        closing.add_evidence(directory, gpu_errors.found(made.config, since_s=began_s))
         last = attempt.ending(directory)
         if _disk_is_full(directory, last):
             raise EnvironmentFailure(f"{directory}: no space left on device; free some, then {_RESUME}")

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from harness import data, jobs, memory
+from harness import caches, data, jobs, memory, upload
 from harness.conclude import conclude
 from harness.config import Config
 from harness.config_file import resolve
@@ -44,7 +44,7 @@ def choose_profile(overrides: list[str]) -> tuple[str, str]:
 def fit_proxy(config: Config, gpus: int) -> Config:
     """The proxy is made for two ranks; on a machine with a single GPU it takes one, with twice the micro batches."""
     wanted = config.parallelism.gpus_per_node
-    if config.profile != "proxy" or not 0 < gpus < wanted:
+    if config.profile == "llama31_8b" or not 0 < gpus < wanted:
         return config
     print(f"{gpus} of {wanted} ranks: one per GPU", file=sys.stderr)
     return replace(config, parallelism=replace(config.parallelism, gpus_per_node=gpus))
@@ -54,6 +54,8 @@ def start(config: Config) -> int:
     """Everything a job is, from its data to its report; returns the exit code."""
     require_accelerators(config)
     memory.require_fit(config)
+    caches.require(config)
+    upload.require(config)
     data.ensure(config)
     return conclude(run_job(jobs.create(config)))
 
@@ -65,7 +67,7 @@ def require_accelerators(config: Config) -> None:
         EnvironmentFailure: fewer GPUs than ranks on this node.
     """
     found, wanted = accelerators(), config.parallelism.gpus_per_node
-    if found < wanted and (found or config.profile != "proxy"):
+    if found < wanted and (found or config.profile == "llama31_8b"):
         raise EnvironmentFailure(
             f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
             "allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile proxy on a machine without"

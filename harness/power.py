@@ -93,12 +93,12 @@ def prepare(config: Config, *, root: Path = Path("/")) -> Meter:
 
 def sensors(root: Path = Path("/")) -> Sensors:
     """Ask everything once: accelerators by their vendor's tool or driver, processors by RAPL."""
-    names, values, why = [], 0, []
-    for found in (_of_nvidia(), _of_amd(root), _of_processors(root)):
-        names += found.names
-        values += found.values
-        why += found.why
-    return Sensors(names=tuple(names), values=values, why=tuple(why))
+    found = (_of_nvidia(), _of_amd(root), _of_processors(root))
+    return Sensors(
+        names=tuple(name for one in found for name in one.names),
+        values=sum(one.values for one in found),
+        why=tuple(text for one in found for text in one.why),
+    )
 
 
 def _of_nvidia() -> Sensors:

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from compliance import mllog, runlog
+from compliance.runlog import RunLog
 from harness import attempt
 from harness.logs import printable
 from harness.power import FILE
@@ -107,8 +108,14 @@ def _sample(line: str) -> tuple[str, Sample] | None:
     return sample if all(value is None or math.isfinite(value) for value in values) else None
 
 
-def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use | None:
-    """Energy by trapezoids over the samples in which every device that mostly speaks has spoken."""
+def totals(directory: Path) -> dict[str, list[tuple[float, float]]]:
+    """Seconds since the epoch and watts of all devices together, by source; this node's alone."""
+    read = _read(directory / FILE)
+    return {source: _whole(rows)[1] for source, rows in read.items()}
+
+
+def _whole(rows: Sequence[Sample]) -> tuple[int, list[tuple[float, float]]]:
+    """How many devices mostly speak, and the samples in which all of those have spoken."""
     width = max(len(values) for _, values in rows)
     said = [sum(len(w) == width and w[i] is not None for _, w in rows) for i in range(width)]
     speaking = [i for i in range(width) if 2 * said[i] > len(rows)]
@@ -117,8 +124,14 @@ def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use 
         for t, w in rows
         if len(w) == width and all(w[i] is not None for i in speaking)
     ]
+    return len(speaking), whole
+
+
+def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use | None:
+    """Energy by trapezoids over the samples in which every device that mostly speaks has spoken."""
+    devices, whole = _whole(rows)
     steps = [after[0] - before[0] for before, after in itertools.pairwise(whole)]
-    if not steps or not speaking:
+    if not steps or not devices:
         return None
     longest = _LONGEST_GAP * sorted(steps)[len(steps) // 2]
     start, stop = span[0], min(span[1], whole[-1][0]) if math.isinf(span[1]) else span[1]
@@ -129,7 +142,7 @@ def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use 
     joules = math.fsum(length * (first + last) / 2 for length, first, last in pieces)
     peak = max(max(first, last) for _, first, last in pieces)
     return Use(
-        source=source, devices=len(speaking), energy_kwh=joules / _JOULES, mean_w=joules / covered, peak_w=peak,
+        source=source, devices=devices, energy_kwh=joules / _JOULES, mean_w=joules / covered, peak_w=peak,
         coverage=min(1.0, covered / (stop - start)),
     )  # fmt: skip
 
@@ -146,18 +159,14 @@ def _pieces(
         yield end - begin, w0 + slope * (begin - t0), w0 + slope * (end - t0)
 
 
-def document(submissions: Sequence[Submission]) -> list[dict[str, Any]]:
-    """Means over the runs of each submission, a row a source; empty where nobody sampled."""
-    rows = []
-    for one in submissions:
-        runs = [use for run in one.runs if (use := _of_run(one, run))]
-        for source in dict.fromkeys(use.source for uses in runs for use in uses):
-            known = [use for uses in runs for use in uses if use.source == source]
-            rows.append({"submission": one.name, **_mean(known), "label": LABEL})
-    return rows
+def document(submission: Submission) -> list[dict[str, Any]]:
+    """Means over the runs of a submission, a row a source; empty where nobody sampled."""
+    used = [use for run in submission.runs for use in _of_run(submission, run)]
+    sources = dict.fromkeys(use.source for use in used)
+    return [{**_mean([use for use in used if use.source == one]), "label": LABEL} for one in sources]
 
 
-def _of_run(submission: Submission, run: Any) -> list[Use]:
+def _of_run(submission: Submission, run: RunLog) -> list[Use]:
     """Readings lie beside the log: in the last attempt at the run, whose log was promoted."""
     place = Path(run.path)
     attempts = attempt.directories(place.parent / place.stem.replace("result_", "run_"))
@@ -173,6 +182,15 @@ def _mean(known: Sequence[Use]) -> dict[str, Any]:
         "source": printable(known[0].source), "devices": devices, "runs": len(known), **means,
         "peak_w": max(use.peak_w for use in known), "coverage": min(use.coverage for use in known),
     }  # fmt: skip
+
+
+def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`mxfp4, mean of 10 runs: 5.213 kWh, ..`, a line for each source of each submission of a comparison."""
+    return [f"{one['name']}, {_over(row['runs'])}: {text(row)}" for one in summaries for row in one["power"]]
+
+
+def _over(runs: int) -> str:
+    return f"mean of {runs} runs" if runs > 1 else "one run"
 
 
 def text(use: Use | Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from harness import messaging, plots, report_ratios, report_rows
+from harness import messaging, plots, power_summary, report_ratios, report_rows
 from harness.atomic import replace_json, replace_text
 from harness.errors import UsageError
 from harness.logs import printable
@@ -80,6 +80,7 @@ def render(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> 
         pairs=pairs,
         factors=[*_cells(pairs, FACTORS, "decomposition"), *_cells(pairs, WHOLE_RUNS)],
         figures=_figures(submissions, comparison),
+        power=power_summary.lines(comparison["submissions"]),
         configuration=messaging.configuration(submissions),
         runs=[{"name": one.name, "rows": report_rows.runs(one)} for one in submissions],
         proofs=[row for one in submissions for row in report_rows.proofs(one)],

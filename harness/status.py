@@ -14,7 +14,7 @@ from harness.errors import EXIT_OK
 from harness.metrics import Tail
 from harness.outlook import View
 
-_NOTHING = {  # of a run without an attempt
+_NOTHING: dict[str, Any] = {  # of a run without an attempt
     "phase": None,
     "samples": 0,
     "log_perplexity": None,

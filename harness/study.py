@@ -6,6 +6,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,31 @@ from harness.logs import printable
 from harness.study_analysis import Estimate, Result
 from harness.typed import ConfigProblem
 
+_UNSAID = -1.0
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--grid", default="paper", metavar="G", help="paper | factorial | a YAML file of recipes"
+        "--grid",
+        default="paper",
+        metavar="G",
+        help=f"{' | '.join(study_grid.NAMES)} | a YAML file of recipes",
     )
     parser.add_argument(
         "--cells", nargs="+", metavar="C", help="only these cells of the grid; fp8 is always there"
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs per cell, paired over cells (default 3)")
     parser.add_argument("--steps", type=int, help="optimizer steps of every run (default: 350 for the proxy)")
-    parser.add_argument("--profile", default="proxy", help="whose model and data (default proxy)")
+    parser.add_argument(
+        "--profile", default="proxy", help="proxy | study (one GPU) | llama31_8b (default proxy)"
+    )
+    parser.add_argument(
+        "--target",
+        type=_target,
+        default=_UNSAID,
+        metavar="T",
+        help="log perplexity, or half: what the baseline has after half of its steps (default: proxy 4.2, else half)",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     parser.add_argument(
         "--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp"
@@ -49,12 +64,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    cells = _chosen(study_grid.cells_of(args.grid), args.cells)
+    plain = resolve(args.profile, overrides=args.overrides).config
+    cells = _chosen(study_grid.cells_of(args.grid, plain), args.cells)
     if args.list:
         for cell in cells:
             print(f"{cell.name:<20} {_describe(cell)}")
         return EXIT_OK
-    job = _resumed(args.resume, args) if args.resume else _new(args, cells)
+    job = _resumed(args.resume, plain) if args.resume else _new(args, plain, cells)
     job = study_workers.run(job, study_workers.number(job.campaigns[0].config, args.jobs))
     return conclude(job, cells, as_json=args.json)
 
@@ -67,16 +83,25 @@ def _chosen(cells: list[study_grid.Cell], names: list[str] | None) -> list[study
     return [cell for cell in cells if not names or cell.name in names or cell.name == study_grid.BASELINE]
 
 
-def _new(args: argparse.Namespace, cells: list[study_grid.Cell]) -> Job:
-    config = study_config(fit_proxy(resolve(args.profile, overrides=args.overrides).config, accelerators()), cells,
-                          seeds=args.seeds, steps=args.steps)  # fmt: skip
+def _target(text: str) -> float | None:
+    """Log perplexity; None for half."""
+    if text == "half":
+        return None
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or nats above 0")
+    return value
+
+
+def _new(args: argparse.Namespace, plain: Config, cells: list[study_grid.Cell]) -> Job:
+    config = study_config(fit_proxy(plain, accelerators()), cells, seeds=args.seeds, steps=args.steps)
     config = study_workers.fit(config, study_workers.number(config, args.jobs))
     require_accelerators(config)
     data.ensure(config)
     job = jobs.create(config)
-    (job.directory / "study.json").write_text(
-        json.dumps({"grid": args.grid, "target": _target(args.profile, args.overrides)}), encoding="utf-8"
-    )
+    usual = plain.evaluation.target_log_perplexity if plain.profile == "proxy" else None
+    told = {"grid": args.grid, "target": usual if args.target is _UNSAID else args.target}
+    (job.directory / "study.json").write_text(json.dumps(told), encoding="utf-8")
     print(f"study {job.stamp}: {len(cells)} cells x {args.seeds} seeds x {config.schedule.max_steps} steps; "
           f"./run.sh study --grid {args.grid} --resume {job.stamp} continues it", file=sys.stderr)  # fmt: skip
     return job
@@ -107,12 +132,8 @@ def study_config(config: Config, cells: list[study_grid.Cell], *, seeds: int, st
     return changed
 
 
-def _target(profile: str, overrides: list[str]) -> float:
-    return resolve(profile, overrides=overrides).config.evaluation.target_log_perplexity
-
-
-def _resumed(stamp: str, args: argparse.Namespace) -> Job:
-    output = Path(resolve(args.profile, overrides=args.overrides).config.runs.output)
+def _resumed(stamp: str, plain: Config) -> Job:
+    output = Path(plain.runs.output)
     found = next((job for job in jobs.load_jobs(output) if job.stamp == stamp), None)
     if found is None or not (found.directory / "study.json").exists():
         raise UsageError(
@@ -138,6 +159,8 @@ def conclude(job: Job, cells: list[study_grid.Cell], *, as_json: bool) -> int:
     """Analyse, write the table, the page and the figures beside the first campaign, and print."""
     told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
     curves = {made.arm: curves_of(made) for made in job.campaigns}
+    if told["target"] is None:
+        told["target"] = study_analysis.halfway(list(curves[study_grid.BASELINE].values()))
     results = study_analysis.analyse(curves, study_grid.BASELINE, told["target"])
     by_name = {cell.name: cell for cell in cells}
     document = {"study": job.stamp, **told, "results": [dataclasses.asdict(result) for result in results],

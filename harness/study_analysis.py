@@ -108,6 +108,23 @@ def crossing(curve: Curve, target: float) -> float | None:
     return None
 
 
+def halfway(curves: Sequence[Curve]) -> float:
+    """Mean log perplexity after half of the samples: a target that every recipe has twice the samples to reach.
+
+    Raises:
+        ValueError: no curve.
+    """
+    return fmean(_at(curve, curve[-1][0] / 2) for curve in curves if curve)
+
+
+def _at(curve: Curve, samples: float) -> float:
+    """Log perplexity, linear between the evaluations around `samples`."""
+    for (before, left), (after, right) in pairwise(curve):
+        if before <= samples <= after:
+            return left + (right - left) * (samples - before) / (after - before)
+    return curve[0][1]
+
+
 def failed(curve: Curve, other: Curve, target: float) -> bool:
     """Not finite, or not at the target within twice the samples that the baseline of the same seed needs."""
     if any(not math.isfinite(loss) for _, loss in curve):

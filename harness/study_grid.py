@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from harness.config import Arm, GemmFormat, Recipe
+from harness.config import Arm, Config, GemmFormat, Recipe
 from harness.errors import UsageError
 from harness.typed import ConfigProblem, build
 
@@ -40,9 +40,7 @@ class Cell:
 def mxfp4(scope: str, **options: Any) -> Recipe:
     """MXFP4 in the GEMMs of a scope, FP8 in the others."""
     four = GemmFormat(format="mxfp4", **options)
-    fprop, dgrad, wgrad = (
-        four if gemm in _SCOPES[scope] else _FP8 for gemm in ("fprop", "dgrad", "wgrad")
-    )
+    fprop, dgrad, wgrad = (four if gemm in _SCOPES[scope] else _FP8 for gemm in ("fprop", "dgrad", "wgrad"))
     return Recipe(fprop=fprop, dgrad=dgrad, wgrad=wgrad)
 
 
@@ -120,11 +118,19 @@ def from_file(path: Path) -> list[Cell]:
     return cells if BASELINE in document else [*cells, baseline()]
 
 
+def presets(config: Config) -> list[Cell]:
+    """The recipes of benchmark.yaml."""
+    return [*(Cell(name=name, recipe=recipe) for name, recipe in config.recipes.items()), baseline()]
+
+
 GRIDS = {"paper": paper, "factorial": factorial}
+NAMES = (*GRIDS, "presets")
 
 
-def cells_of(grid: str) -> list[Cell]:
+def cells_of(grid: str, config: Config) -> list[Cell]:
     """The cells of a named grid, or of a file."""
+    if grid == "presets":
+        return presets(config)
     return GRIDS[grid]() if grid in GRIDS else from_file(Path(grid))
 
 

@@ -66,7 +66,11 @@ def some_rows(count: int, most: int, device: torch.device) -> Tensor:
 
 def chosen(x_RC: Tensor, rows: Tensor) -> Tensor:
     """These rows of x; itself where they are all of them."""
-    return x_RC if rows.numel() == x_RC.size(0) else x_RC.index_select(0, rows)
+    if rows.numel() == x_RC.size(0):
+        return x_RC
+    if x_RC.element_size() == 1:  # torch selects no FP8 elements on a GPU
+        return x_RC.view(torch.uint8).index_select(0, rows).view(x_RC.dtype)
+    return x_RC.index_select(0, rows)
 
 
 @torch.no_grad()

@@ -99,8 +99,7 @@ class Collector:
         figures = [torch.stack([getattr(one, name) for name in OPERAND]) for one in operands]
         sketches = None
         if seen.which is Gemm.WGRAD:
-            sketch = self._sketcher(seen.label, exact)
-            sketches = torch.stack([sketch(exact), sketch(found - exact)]).double()
+            sketches = torch.stack(self._sketcher(seen.label, exact)(exact, found - exact)).double()
         return Sums(
             quantizers=(seen.uses[0].quantizer, seen.uses[1].quantizer),
             observations=1,

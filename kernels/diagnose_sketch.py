@@ -30,23 +30,26 @@ class Sketcher:
 
     Args:
         key: matrices are compared under one key alone; parts of a matrix on several ranks take different ones.
+        size: a power of two.
     """
 
     def __init__(self, rows: int, columns: int, key: int, device: torch.device, size: int = SIZE):
         words = philox(torch.arange(max(rows, columns)), 0, key)
-        self._shifts = (words[:rows, 0] % size).to(device)
+        self._shifts = (words[:rows, 0] & (size - 1)).to(device, torch.int32)
         self._left, self._right = (
             (1.0 - 2.0 * (words[:n, i] & 1).float()).to(device) for i, n in ((1, rows), (2, columns))
         )
         self._size = size
 
-    def __call__(self, x_RC: Tensor) -> Tensor:
-        """(size,) FP32."""
-        signed = x_RC.float() * self._left.unsqueeze(1) * self._right
-        columns = torch.arange(x_RC.size(1), device=x_RC.device)
-        places = (columns + self._shifts.unsqueeze(1)) % self._size
-        sums = torch.zeros(self._size, device=x_RC.device)
-        return sums.index_add_(0, places.flatten(), signed.flatten())
+    def __call__(self, *matrices: Tensor) -> list[Tensor]:
+        """A sketch (size,) FP32 of each matrix (R, C)."""
+        columns = torch.arange(self._right.numel(), dtype=torch.int32, device=self._right.device)
+        places = (columns + self._shifts.unsqueeze(1)).bitwise_and_(self._size - 1).flatten()
+        signs = self._left.unsqueeze(1) * self._right
+        return [
+            torch.zeros(self._size, device=x.device).index_add_(0, places, (x * signs).flatten())
+            for x in matrices
+        ]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 EXIT_CODES = {"target": 0, "step_limit": 1, "not_finite": 1, "interrupted": 130}
+_ACCIDENT = 1
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
     from harness.events import Events
     from submission import caches, device, inputs, train
     from submission.record import Record
+    from submission.watchdog import Watchdog
 
     parser = argparse.ArgumentParser(prog="submission")
     parser.add_argument("--attempt", type=Path, required=True, help="directory with config.json")
@@ -25,24 +27,29 @@ def main() -> int:
     ranks = Ranks.from_environment()
     device.die_with_parent()
     _on_signals(train.Interrupted)
+    cache, first = attempt / "index_cache", ranks.rank == 0
+
+    def clean_up() -> None:
+        if first:
+            shutil.rmtree(cache, ignore_errors=True)
+
+    per_node = config.parallelism.gpus_per_node
+    watch = Watchdog(config.watchdog, ranks, ranks_per_node=per_node, directory=attempt, on_exit=clean_up)
     cleared = caches.clear(config) if ranks.local_rank == 0 else True
-    limit, first = config.schedule.max_steps, ranks.rank == 0
-    record = Record(attempt, writes=first, caches_cleared=cleared, max_steps=limit)
+    record = Record(attempt, writes=first, caches_cleared=cleared, max_steps=config.schedule.max_steps)
     events = Events(attempt / "result.txt", writes=first)
     device.install()
     from submission.executor import MegatronExecutor
 
     arm, seed = this_run["arm"], this_run["seed"]
-    cache = attempt / "index_cache"
-    executor = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=cache)
+    executor = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=cache, begins=watch.forward)
     try:
-        ending = train.run(executor, config, events, record)
+        ending = train.run(executor, config, events, record, watch)
     finally:
-        if first:
-            shutil.rmtree(cache, ignore_errors=True)
-    if ending.reason != "interrupted":  # peers of an interrupted rank no longer answer
+        clean_up()
+    if ending.reason in EXIT_CODES and ending.reason != "interrupted":  # else peers no longer answer
         executor.close()
-    return EXIT_CODES[ending.reason]
+    return EXIT_CODES.get(ending.reason, _ACCIDENT)
 
 
 def _on_signals(error: type[BaseException]) -> None:

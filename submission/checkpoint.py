@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -86,10 +87,12 @@ def write(trainer: Trainer, run: Run, home: Path, *, samples: int) -> Written:
     _on_first_rank(lambda: _make_room(home, part, run.config))
     try:
         checkpoint_state.save(trainer, str(part), samples=samples)
+    except CheckpointException as error:  # Megatron raises it on all ranks, with the reasons on the first
+        reason = _on_first_rank(functools.partial(_give_up, part, error))
+        raise CheckpointError(f"{final}: {reason}; it was not written, earlier ones are whole") from None
     except Exception as error:
-        full = _FULL in _reason(error) or shutil.disk_usage(home).free < _expected_bytes(run.config)
-        shutil.rmtree(part, ignore_errors=True)  # what is left of it would keep the log from being closed
-        raise _failure(final, _FULL if full else _reason(error)) from error
+        reason = _give_up(part, error) if dist.get_rank() == 0 else _reason(error)
+        raise CheckpointError(f"{final}: {reason}; it was not written, earlier ones are whole") from error
     size = _on_first_rank(lambda: _publish(part, final, run, samples))
     return Written(directory=final, bytes=size)
 
@@ -121,7 +124,8 @@ def _make_room(home: Path, part: Path, config: Config) -> None:
         shutil.rmtree(left)
     free, needed = shutil.disk_usage(home).free, _expected_bytes(config)
     if free < needed:
-        raise OSError(f"{_FULL}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed")
+        room = f"{free / 2**30:.2f} GiB free, about {needed / 2**30:.2f} GiB needed"
+        raise OSError(f"{home}: {_FULL} for a checkpoint: {room}; earlier ones are whole")
     part.mkdir()
 
 
@@ -182,5 +186,8 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _failure(final: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{final}: {reason}; the checkpoint was not written, earlier ones are whole")
+def _give_up(part: Path, error: Exception) -> str:
+    """Remove what was written, which on a full disk would keep the log from being closed, and say why."""
+    full = _FULL in _reason(error) or shutil.disk_usage(part.parent).free < 1 << 20
+    shutil.rmtree(part, ignore_errors=True)
+    return _FULL if full else _reason(error)

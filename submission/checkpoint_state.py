@@ -79,8 +79,8 @@ def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dic
     models = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _models(trainer).items()}
     parameters = models.get("model", models)
     optimizer = trainer.optimizer.sharded_state_dict(parameters, is_loading=is_loading, metadata=metadata)
-    if optimizer.get("param_state", ...) is None:  # gathered on another rank: nothing, in the form of nothing
-        optimizer["param_state"] = {}
+    if optimizer.get("param_state", ...) is None:  # gathered on another rank: this one has nothing to write
+        del optimizer["param_state"]
     return {**models, "optimizer": optimizer}, metadata
 
 

@@ -1,4 +1,4 @@
-"""The proxy's corpus: the text every Python installation carries, as tokens in Megatron's indexed format.
+"""Corpora that need no download: the text a Python installation or a machine carries, as tokens in Megatron's format.
 
 Run as a process: `python -m submission.corpus --out DIR ..`. Training documents alone teach the tokenizer, and the hash
 of a document's name says whether it is validation, so the two never share one. The same installation gives the same
@@ -9,85 +9,136 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_DOCUMENT = 0
-_LARGEST_BYTES = 6_000_000
 _VALIDATION_PERCENT = 5
+_LEARNED_BYTES = 40_000_000  # of text that teaches the tokenizer
+_ENCODED_AT_ONCE = 2000  # documents: encodings take many times the memory of their tokens
 _TOPICS = "pydoc_data/topics.py"
 # Tests repeat themselves, encodings and lib2to3 are generated tables or copies, site-packages is not Python's own.
 _LEFT_OUT = {
     "test", "tests", "idlelib", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings", "lib2to3",
     "lib-dynload", "turtledemo",
 }  # fmt: skip
+_WRITTEN = {".py", ".pyi", ".txt", ".md", ".rst", ".h", ".hpp", ".cuh", ".c", ".cc", ".cpp", ".cu"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where texts lie, and which of them are taken.
+
+    Args:
+        largest_file: bytes; longer ones are tables and generated code.
+        largest: bytes of the corpus.
+    """
+
+    roots: tuple[Path, ...]
+    suffixes: frozenset[str]
+    left_out: frozenset[str]  # directories
+    largest_file: int
+    largest: int
+
+
+def python(library: Path, *, largest: int = 6_000_000) -> Source:
+    """The standard library: the same on every machine with this Python."""
+    return Source(
+        roots=(library,), suffixes=frozenset({".py", ".txt"}), left_out=frozenset(_LEFT_OUT), largest_file=largest,
+        largest=largest,
+    )  # fmt: skip
+
+
+def machine(*, largest: int = 400_000_000) -> Source:
+    """Sources and documentation on this machine: installed packages, headers, /usr/share/doc. Each has its own."""
+    found = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    roots = [Path(path) for path in (*found, "/usr/lib/python3", "/usr/include", "/usr/share/doc")]
+    return Source(
+        roots=tuple(dict.fromkeys(root.resolve() for root in roots if root.is_dir())),
+        suffixes=frozenset(_WRITTEN),
+        left_out=frozenset({"__pycache__"}),
+        largest_file=400_000,
+        largest=largest,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    name: str  # relative to the standard library, `/` separated
+    name: str  # relative to its root, `/` separated
     text: str
 
     @property
-    def rank(self) -> int:
-        """A number that depends on the name alone, uniform over the documents."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big")
-
-    @property
     def validation(self) -> bool:
-        return self.rank % 100 < _VALIDATION_PERCENT
+        return _rank(self.name) % 100 < _VALIDATION_PERCENT
 
 
-def documents(library: Path, *, largest_bytes: int = _LARGEST_BYTES) -> list[Document]:
-    """The documents of the corpus in order of their names: each content once, at most `largest_bytes` together.
+def _rank(name: str) -> int:
+    """A number that depends on the name alone, uniform over the documents."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def documents(source: Source) -> list[Document]:
+    """The documents of the corpus in order of their names: each content once, at most `source.largest` bytes together.
 
     Which ones a cap leaves out follows the hash of the name: an alphabetical cut would lose whole packages.
     """
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     kept: list[Document] = []
     size = 0
-    for document in sorted(_candidates(library), key=lambda item: (item.rank, item.name)):
-        length = len(document.text.encode())
-        if document.text.strip() and document.text not in seen and size + length <= largest_bytes:
-            seen.add(document.text)
-            kept.append(document)
+    for name, read in sorted(_candidates(source), key=lambda item: (_rank(item[0]), item[0])):
+        text = read()
+        length, digest = len(text.encode()), hashlib.sha256(text.encode()).digest()
+        if text.strip() and digest not in seen and size + length <= source.largest:
+            seen.add(digest)
+            kept.append(Document(name, text))
             size += length
     return sorted(kept, key=lambda item: item.name)
 
 
-def _candidates(library: Path) -> Iterator[Document]:
-    for path in library.rglob("*"):
-        name = path.relative_to(library).as_posix()
-        generated = path.name.startswith("_sysconfigdata") or name.startswith("config-")
-        if generated or path.suffix not in (".py", ".txt") or not _LEFT_OUT.isdisjoint(name.split("/")):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError):  # another encoding, or a link to nowhere
-            continue
-        if name == _TOPICS:
-            yield from _topics(text)
-        else:
-            yield Document(name, text)
+def _candidates(source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Names, and what reads them: a machine holds more text than a corpus takes."""
+    for root in source.roots:
+        for path in root.rglob("*"):
+            name = path.relative_to(root).as_posix()
+            generated = path.name.startswith("_sysconfigdata") or name.startswith("config-")
+            if (
+                generated
+                or path.suffix not in source.suffixes
+                or not source.left_out.isdisjoint(name.split("/"))
+            ):
+                continue
+            if name == _TOPICS:
+                yield from _topics(_text(path, source.largest_file))
+            else:
+                yield name, functools.partial(_text, path, source.largest_file)
 
 
-def _topics(source: str) -> Iterator[Document]:
+def _text(path: Path, largest: int) -> str:
+    """The text of a file; nothing for another encoding, a link to nowhere or a file that is too long."""
+    try:
+        return path.read_text(encoding="utf-8") if path.stat().st_size <= largest else ""
+    except (UnicodeDecodeError, OSError):
+        return ""
+
+
+def _topics(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
     """The language reference as pydoc shows it: one document per topic instead of one of escaped strings."""
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             for topic, text in ast.literal_eval(statement.value).items():
-                yield Document(f"pydoc_data/topics/{topic}.txt", text)
+                yield f"pydoc_data/topics/{topic}.txt", functools.partial(str, text)
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE: every text can be encoded, token 0 ends a document."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -110,10 +161,12 @@ def write(prefix: Path, texts: list[str], tokenizer: Tokenizer, vocab_size: int)
         from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(vocab_size))
     tokens = 0
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        ids = [*encoding.ids, END_OF_DOCUMENT]
-        builder.add_document(ids, [len(ids)])
-        tokens += len(ids)
+    for start in range(0, len(texts), _ENCODED_AT_ONCE):
+        part = texts[start : start + _ENCODED_AT_ONCE]
+        for encoding in tokenizer.encode_batch_fast(part, add_special_tokens=False):
+            ids = [*encoding.ids, END_OF_DOCUMENT]
+            builder.add_document(ids, [len(ids)])
+            tokens += len(ids)
     builder.finalize(f"{prefix}.idx")
     return tokens
 
@@ -122,17 +175,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m submission.corpus", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="an existing, empty directory")
     parser.add_argument("--vocab", type=int, required=True, help="tokens, end of document included")
+    parser.add_argument("--of", choices=["python", "machine"], default="python", help="whose texts")
     parser.add_argument("--train-prefix", default="train")
     parser.add_argument("--valid-prefix", default="valid")
     args = parser.parse_args()
-    corpus = documents(Path(sysconfig.get_path("stdlib")))
+    source = machine() if args.of == "machine" else python(Path(sysconfig.get_path("stdlib")))
+    corpus = documents(source)
     digest = hashlib.sha256()
     for document in corpus:
         digest.update(f"{document.name}\0{hashlib.sha256(document.text.encode()).hexdigest()}\n".encode())
     train = [document.text for document in corpus if not document.validation]
     valid = [document.text for document in corpus if document.validation]
-    print(f"corpus: {len(corpus)} documents of Python {sys.version.split()[0]}; tokenizer", file=sys.stderr)
-    tokenizer = train_tokenizer(train, args.vocab)
+    whose = "this machine" if args.of == "machine" else f"Python {sys.version.split()[0]}"
+    print(f"corpus: {len(corpus)} documents of {whose}; tokenizer", file=sys.stderr)
+    every = -(-sum(map(len, train)) // _LEARNED_BYTES)
+    tokenizer = train_tokenizer(train[::every], args.vocab)
     tokenizer.save(str(args.out / "tokenizer.json"))
     facts = {"python": sys.version.split()[0], "vocab_size": args.vocab, "source_sha256": digest.hexdigest()}
     splits = {}

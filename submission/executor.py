@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from megatron.core.num_microbatches_calculator import get_current_global_batch_s
 
 from harness.config import Config
 from harness.environment import Ranks
-from submission import checkpoint, data, model, parallel, precision, proof, warmup
+from submission import checkpoint, data, model, modules, not_finite, parallel, precision, proof, warmup
 from submission.assemble import assemble
 from submission.diagnose import Diagnoser
 from submission.step import StepResult, Trainer, train_step, validation_loss
+from submission.stragglers import Stragglers
 from submission.te_linear import linears_of
 
 _DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # the others are called what the recipe calls them
@@ -33,11 +34,22 @@ class MegatronExecutor:
         seed: of weights and data order.
         ranks: who this process is.
         cache: directory for the data set's index, on storage all ranks share.
+        begins: called as each forward pass begins.
     """
 
     trainer: Trainer
 
-    def __init__(self, config: Config, *, arm: str, seed: int, ranks: Ranks, cache: Path):
+    def __init__(
+        self,
+        config: Config,
+        *,
+        arm: str,
+        seed: int,
+        ranks: Ranks,
+        cache: Path,
+        begins: Callable[[], None] = lambda: None,
+    ):
+        self._begins, self._stragglers = begins, Stragglers(config.watchdog.straggler_ratio)
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
         self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
@@ -51,6 +63,7 @@ class MegatronExecutor:
         home = parallel.initialize(config, self._ranks)
         parallel.seed_everything(self._seed)
         self.trainer = assemble(config, self._linears, home)
+        self.trainer.own.begins = self._begins
         self._diagnoser = Diagnoser(config.diagnostics, self._linears)
 
     def described(self) -> dict[str, Any]:
@@ -140,6 +153,7 @@ class MegatronExecutor:
         train, self._valid = data.open_datasets(config, seed=self._seed, cache=self._cache)
         size, total = config.batch.micro_batch_size, config.train_samples
         done = self.trainer.scheduler.num_steps  # sequences
+        self.trainer.own.pass_s()  # the warm-up's passes compile: nobody is judged by them
         self._train_batches = data.batches(train, micro_batch_size=size, total=total, first=done)
 
     def train_step(self) -> StepResult:
@@ -150,6 +164,9 @@ class MegatronExecutor:
         step = self.trainer.scheduler.num_steps // self._config.batch.global_batch_size + 1
         with self._diagnoser.watching(step):
             return train_step(self.trainer, self._train_batches)
+
+    def culprits(self) -> str:
+        return not_finite.culprits(self.trainer)
 
     def diagnosis(self) -> list[dict[str, Any]]:
         return self._diagnoser.found
@@ -162,12 +179,16 @@ class MegatronExecutor:
         batches = data.batches(self._valid, micro_batch_size=size, total=total)
         return validation_loss(self.trainer, batches, micro_batches=count)
 
+    def stragglers(self) -> list[dict[str, Any]]:
+        return self._stragglers.look(self.trainer.own.pass_s(), self.trainer.home)
+
     def proof(self) -> dict[str, Any]:
         """What every GEMM ran since run_start, verified against the recipe and the number of steps."""
         self._end_phase()
         rows, phases = self._proved, self._linears.phases
         linears = len({row["layer"] for row in rows})
-        return {"recipe": phases[0].recipe.name, "linears": linears, "gemms": rows, "verified": True}
+        return {"recipe": phases[0].recipe.name, "linears": linears, "gemms": rows, "verified": True,
+                **modules.described(model.unwrap(self.trainer.model).decoder.layers[0])}  # fmt: skip
 
     def _end_phase(self) -> None:
         self._verify(self._steps, self._evaluations)

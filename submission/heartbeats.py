@@ -17,6 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from harness.environment import Ranks
 from submission.peers import Who
 
 EVERY_S = 0.5
@@ -44,6 +45,7 @@ class Beat:
     """What a rank says of itself.
 
     Args:
+        started: its first step is done.
         step: optimizer steps done.
         passes: forward passes begun, warm-up and evaluations included: how far it has come.
         idle_s: since it last made progress.
@@ -54,6 +56,7 @@ class Beat:
 
     who: Who
     count: int = 0
+    started: bool = False
     step: int = 0
     passes: int = 0
     idle_s: float = 0.0
@@ -98,7 +101,8 @@ class Heartbeats:
         self._silent = [other for other in listen_to if other != rank]
         self._proposal: dict[str, Any] | None = None
         self._close = False
-        self._count = self._rounds = self._order = 0
+        self.order = 0  # this rank's, of those that leave
+        self._count = self._rounds = 0
         self._hurry, self._round_done = threading.Event(), threading.Condition()
         threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
 
@@ -138,8 +142,8 @@ class Heartbeats:
         self._count += 1
         beat = replace(self._speak(), count=self._count)
         if beat.note is not None:
-            self._order = self._order or int(store.add(_ORDER, 1))
-            beat = replace(beat, note=replace(beat.note, order=self._order))
+            self.order = self.order or int(store.add(_ORDER, 1))
+            beat = replace(beat, note=replace(beat.note, order=self.order))
         store.set(_key(self._rank), beat.to_json())
         if self._proposal is not None:
             store.compare_set(_VERDICT, "", json.dumps(self._proposal))
@@ -170,7 +174,11 @@ def _key(rank: int) -> str:
     return f"watchdog/beat/{rank}"
 
 
-def connect(*, rank: int, world_size: int) -> Any:
-    """A connection of our own to the store that torchrun's environment names."""
-    store, _, _ = next(dist.rendezvous("env://", rank=rank, world_size=world_size, timeout=_ANSWER_WITHIN))
-    return store
+def connect(ranks: Ranks) -> tuple[Any, str]:
+    """A connection of our own to the store that torchrun's environment names, and that store's host."""
+    met = dist.rendezvous("env://", rank=ranks.rank, world_size=ranks.world_size, timeout=_ANSWER_WITHIN)
+    store, _, _ = next(met)
+    tcp = store
+    while hasattr(tcp, "underlying_store"):
+        tcp = tcp.underlying_store
+    return store, str(getattr(tcp, "host", "localhost"))

@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from harness.config import Config
 from submission import device
-from submission.modules import CausalAttention, RmsNorm
+from submission.modules import attention_of, norm_of
 from submission.precision import Linears
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -76,14 +76,15 @@ def _recompute(config: Config) -> dict[str, Any]:
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def layer_spec(linears: Linears) -> ModuleSpec:
+def layer_spec(config: Config, linears: Linears) -> ModuleSpec:
     """One Llama layer: our linears, attention and norms in Megatron's TransformerLayer."""
+    norm = norm_of(config.model.norm)
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=linears.column,
-            core_attention=CausalAttention,
+            core_attention=attention_of(config.model.attention),
             linear_proj=linears.row,
             q_layernorm=IdentityOp,
             k_layernorm=IdentityOp,
@@ -93,10 +94,10 @@ def layer_spec(linears: Linears) -> ModuleSpec:
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=RmsNorm,
+            input_layernorm=norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=RmsNorm,
+            pre_mlp_layernorm=norm,
             mlp=mlp,
             mlp_bda=get_bias_dropout_add,
         ),
@@ -118,10 +119,12 @@ def _interleaved(config: Config) -> int:
 def _stage(config: Config, settings: TransformerConfig, linears: Linears, stage: int | None) -> GPTModel:
     ends = {"ignore_virtual": stage is None, "vp_stage": stage}
     # A bare layer specification would let Megatron choose the final norm by which import succeeds.
-    layers = [layer_spec(linears)] * get_num_layers_to_build(settings, vp_stage=stage)
+    layers = [layer_spec(config, linears)] * get_num_layers_to_build(settings, vp_stage=stage)
     model = GPTModel(
         config=settings,
-        transformer_layer_spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=RmsNorm),
+        transformer_layer_spec=TransformerBlockSubmodules(
+            layer_specs=layers, layer_norm=norm_of(config.model.norm)
+        ),
         vocab_size=config.model.vocab_size,
         max_sequence_length=config.model.sequence_length,
         pre_process=parallel_state.is_pipeline_first_stage(**ends),

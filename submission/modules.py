@@ -1,8 +1,10 @@
-"""Attention and norm on plain torch, the same for every arm and every device."""
+"""Attention and norm, the same for every arm: on plain torch, or Transformer Engine's where a run asks for them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,8 +12,55 @@ import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.utils import divide
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+class BackendMissing(RuntimeError):
+    """An attention or norm was asked for that is not here."""
+
+
+def attention_of(backend: str) -> Any:
+    """What a layer specification names as core attention.
+
+    Args:
+        backend: "torch" (whichever kernel torch prefers), one of torch's kernels, or "transformer_engine".
+
+    Raises:
+        BackendMissing: Transformer Engine is not installed.
+    """
+    if backend == "transformer_engine":
+        return _transformer_engine("attention").TEDotProductAttention
+    return ModuleSpec(module=CausalAttention, params={"kernel": backend})
+
+
+def norm_of(backend: str) -> Any:
+    """What a layer specification names as norm: ours ("torch") or Transformer Engine's.
+
+    Raises:
+        BackendMissing: Transformer Engine is not installed.
+    """
+    return _transformer_engine("norm").TENorm if backend == "transformer_engine" else RmsNorm
+
+
+def _transformer_engine(what: str) -> Any:
+    from megatron.core.extensions import transformer_engine as extension
+
+    if not extension.HAVE_TE:
+        raise BackendMissing(
+            f"model.{what}: found transformer_engine, which cannot be imported; install it "
+            f"(docs/transformer_engine.md) or set model.{what}=torch"
+        )
+    return extension
 
 
 class CausalAttention(MegatronModule):
@@ -26,9 +75,11 @@ class CausalAttention(MegatronModule):
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
         pg_collection: Any = None,
+        kernel: str = "torch",
         **_: Any,
     ):
         super().__init__(config=config)
+        self.kernel = kernel
         if attn_mask_type != AttnMaskType.causal or config.context_parallel_size != 1:
             raise ValueError("this attention is causal and knows no context parallelism")
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["tp"])
@@ -57,10 +108,36 @@ class CausalAttention(MegatronModule):
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError("attention bias and packed sequences are not part of this model")
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=self.scale, enable_gqa=self.heads != self.query_groups
-        )
+        shared = self.heads != self.query_groups
+        with self._chosen():
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=shared)
         return out.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
+
+    @contextlib.contextmanager
+    def _chosen(self) -> Iterator[None]:
+        if self.kernel not in _KERNELS:
+            yield
+            return
+        try:
+            with sdpa_kernel(_KERNELS[self.kernel]):
+                yield
+        except RuntimeError as error:
+            raise BackendMissing(
+                f"model.attention: found {self.kernel}, which cannot attend here ({error}); allowed: torch, "
+                "which takes what there is"
+            ) from error
+
+
+def described(layer: Any) -> dict[str, str]:
+    """Names of a built layer's attention and norm, for the proof."""
+    attention, norm = layer.self_attention.core_attention, layer.input_layernorm
+    kernel = (
+        f"torch {attention.kernel}".removesuffix(" torch") if isinstance(attention, CausalAttention) else None
+    )
+    return {
+        "attention": kernel or "transformer engine",
+        "norm": "torch" if isinstance(norm, RmsNorm) else "transformer engine",
+    }
 
 
 class RmsNorm(torch.nn.RMSNorm):

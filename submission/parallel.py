@@ -32,7 +32,10 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
         torch.cuda.set_device(home)
     device.forget_random_states()
     if not dist.is_initialized():
-        dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=timedelta(minutes=30))
+        # the watchdog speaks first: it knows which rank is the cause
+        longest_s = 2 * max(config.watchdog.init_s, config.watchdog.hang_s)
+        patience = timedelta(seconds=max(1800.0, longest_s))
+        dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=patience)
     interleaved = config.parallelism.virtual_pipeline
     parallel_state.initialize_model_parallel(
         config.parallelism.tensor,

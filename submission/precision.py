@@ -18,7 +18,7 @@ from submission.phases import Phase
 
 
 class Linears:
-    """The two linear classes of a model under an arm's recipes, the ledger of what they ran, and their quantised weights.
+    """The two linear classes of a model under an arm's recipes, the ledger of what ran, and the quantised weights.
 
     Only `_forward_impl` is overridden: initialisation, collectives around the layer, bias and checkpoints stay
     Megatron's. The classes are made per instance because Megatron constructs them itself, without a place for ours.

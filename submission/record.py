@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from submission.train import Ending
+    from submission.watch import Ending
 
 _STATUS_EVERY_S = 0.5
 
@@ -30,6 +31,7 @@ class Record:
     def __init__(self, directory: Path, *, writes: bool, caches_cleared: bool, max_steps: int):
         self.caches_cleared = caches_cleared
         self._directory, self._writes, self._max_steps = directory, writes, max_steps
+        self.lock = threading.RLock()  # held while a file is written, the log included
         self._step, self._written_at = 0, 0.0
         self._metrics = (directory / "metrics.jsonl").open("x", encoding="utf-8") if writes else None
 
@@ -75,6 +77,15 @@ class Record:
                 content = {"step": step, "samples": samples, "rows": rows}
                 file.write(json.dumps(content, allow_nan=False) + "\n")
 
+    def stragglers(self, step: int, samples: int, rows: list[dict[str, Any]]) -> None:
+        """Ranks that have been slow for more than one evaluation: `rank`, `ratio` to the median, `pass_s`."""
+        for row in rows:
+            self._line({"kind": "straggler", "step": step, "samples": samples, **row})
+
+    def take_over(self) -> None:
+        """Write in the place of rank 0, which is gone."""
+        self._writes = True
+
     def state(self, state: str, samples: int = 0) -> None:
         self._status({"state": state, "samples": samples, "outcome": None, "reason": None, "message": None})
 
@@ -88,6 +99,10 @@ class Record:
         self._replace("proof.json", content)
 
     def _line(self, row: dict[str, Any]) -> None:
+        with self.lock:
+            self._write_line(row)
+
+    def _write_line(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(json.dumps({key: _json_number(value) for key, value in row.items()}) + "\n")
             self._metrics.flush()
@@ -101,6 +116,10 @@ class Record:
         """A reader never sees half a file."""
         if not self._writes:
             return
+        with self.lock:
+            self._write(name, content)
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
         part = self._directory / f".{name}.part"
         with part.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=1)

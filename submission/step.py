@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from harness.config import Config
 from submission import device, parallel
 from submission.data import Batch
+from submission.own import Own
 from submission.precision import Linears
 
 
@@ -30,6 +31,7 @@ class Trainer:
     scheduler: OptimizerParamScheduler
     home: torch.device
     linears: Linears
+    own: Own = field(default_factory=Own)
 
     @property
     def model(self) -> DistributedDataParallel:
@@ -97,8 +99,8 @@ def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches
 def _forward_backward(
     trainer: Trainer, batches: Iterator[Batch], micro_batches: int, *, forward_only: bool
 ) -> list[dict[str, torch.Tensor]]:
-    return get_forward_backward_func()(
-        forward_step_func=_forward_step(trainer.home),
+    stats: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
+        forward_step_func=_forward_step(trainer),
         # every interleaved stage asks for the same micro batches
         data_iterator=_one_or_all(list(itertools.tee(batches, len(trainer.chunks)))),
         model=list(trainer.chunks),
@@ -107,11 +109,17 @@ def _forward_backward(
         micro_batch_size=trainer.config.batch.micro_batch_size,
         forward_only=forward_only,
     )
+    trainer.own.losses = [item["loss"] for item in stats]
+    return stats
 
 
-def _forward_step(home: torch.device) -> Callable[..., Any]:
+def _forward_step(trainer: Trainer) -> Callable[..., Any]:
     def forward(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-        batch = {key: value.to(home, non_blocking=True) for key, value in next(batches).items()}
+        with trainer.own.forward():
+            return compute(batches, model)
+
+    def compute(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+        batch = {key: value.to(trainer.home, non_blocking=True) for key, value in next(batches).items()}
         mask = batch["loss_mask"].reshape(-1).float()
 
         def token_losses(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config import Config
 from harness.events import Events
 from submission.record import Record
+from submission.watch import Ending, Unwatched, Watch
 
 
 class Executor(Protocol):
@@ -38,13 +38,19 @@ class Executor(Protocol):
         """First touch of the data set."""
 
     def train_step(self) -> Any:
-        """One optimizer step: an object with `loss` and `learning_rate`."""
+        """One optimizer step: an object with `loss`, `learning_rate` and `gradient_norm`."""
+
+    def culprits(self) -> str:
+        """Which ranks brought forth the last value that was not finite; all ranks ask together."""
 
     def diagnosis(self) -> list[dict[str, Any]]:
         """What quantising did in the last step, which the configuration looks at: a row per layer and GEMM."""
 
     def evaluate(self) -> float:
         """Validation log perplexity, the same on every rank."""
+
+    def stragglers(self) -> list[dict[str, Any]]:
+        """Ranks that were slow since the last evaluation and before it; all ranks ask together."""
 
     def save(self, home: Path) -> Any:
         """Write a checkpoint below `home`: an object with `directory` and `bytes`."""
@@ -53,41 +59,40 @@ class Executor(Protocol):
         """The content of proof.json."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    outcome: str  # success | aborted: the status of run_stop
-    reason: str  # target | step_limit | not_finite | exception | interrupted
-    message: str | None = None
-
-
 class Interrupted(BaseException):
     """SIGINT or SIGTERM: raised by the signal handler, wherever the run is."""
 
 
-def run(executor: Executor, config: Config, events: Events, record: Record) -> Ending:
+def run(
+    executor: Executor, config: Config, events: Events, record: Record, watch: Watch | None = None
+) -> Ending:
     """Train until the quality target, the step limit or a failure, and log it.
 
     Every way out closes what is open in the log: a run that began also stops.
     """
-    clock = _Clock(events)
+    clock, watch = _Clock(events, record), watch or Unwatched()
+    watch.begin(clock.stop_for_ever, record.take_over)
     try:
         clock.samples = _initialize(executor, config, events, record)
         clock.start()
         executor.open_data()
-        ending = _train(executor, config, clock, record)
+        ending = _train(executor, config, clock, record, watch)
         record.proof(
             executor.proof()
         )  # before run_stop: a run that cannot prove its precision has not succeeded
         clock.stop(ending)
     except Interrupted as signal:
-        ending = Ending(outcome="aborted", reason="interrupted", message=str(signal))
+        ending = watch.explain(Ending(outcome="aborted", reason="interrupted", message=str(signal)))
         clock.stop(ending)
     except Exception as error:
-        ending = Ending(outcome="aborted", reason="exception", message=f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        ending = watch.explain(Ending(outcome="aborted", reason="exception", message=message))
         clock.stop(ending)
         record.ended(ending, clock.samples)
+        watch.leave()
         raise
     record.ended(ending, clock.samples)
+    watch.leave()
     return ending
 
 
@@ -112,7 +117,7 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
     return samples
 
 
-def _train(executor: Executor, config: Config, clock: _Clock, record: Record) -> Ending:
+def _train(executor: Executor, config: Config, clock: _Clock, record: Record, watch: Watch) -> Ending:
     """Blocks of eval_interval_steps, each followed by an evaluation, until one is at or below the target."""
     gbs, target = config.batch.global_batch_size, config.evaluation.target_log_perplexity
     step = clock.samples // gbs  # a resumed run goes on where its checkpoint was written
@@ -128,22 +133,32 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record) ->
             record.step(step, clock.samples, result, step_s=time.monotonic() - began)
             if config.diagnostics.looks_at(step):
                 record.diagnosis(step, clock.samples, executor.diagnosis())
-            if not math.isfinite(result.loss):
-                return Ending(outcome="aborted", reason="not_finite", message=f"training loss {result.loss}")
+            watch.progress(step)
+            if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+                what = f"training loss {result.loss}, gradient norm {result.gradient_norm} in step {step}"
+                return _not_finite(what, executor)
             if step % config.eval_interval_steps:
                 _save_if_due(executor, config, record, step)
+                watch.progress(step)
         if step % config.eval_interval_steps:
             break  # the step limit lies inside a block: the rules know no evaluation there
         clock.close_block()
         record.state("evaluating", clock.samples)
         log_perplexity = clock.evaluate(executor)
         record.evaluation(step, clock.samples, log_perplexity, clock.elapsed_s)
+        watch.progress(step)
         if not math.isfinite(log_perplexity):
-            return Ending(outcome="aborted", reason="not_finite", message=f"validation loss {log_perplexity}")
+            return _not_finite(f"validation loss {log_perplexity} after step {step}", executor)
+        record.stragglers(step, clock.samples, executor.stragglers())
         _save_if_due(executor, config, record, step)
+        watch.progress(step)
         if log_perplexity <= target:
             return Ending(outcome="success", reason="target")
     return Ending(outcome="aborted", reason="step_limit", message=f"{step} steps without reaching {target}")
+
+
+def _not_finite(what: str, executor: Executor) -> Ending:
+    return Ending(outcome="aborted", reason="not_finite", message=f"{what}: {executor.culprits()}")
 
 
 def _resume(executor: Executor, config: Config, record: Record) -> int:
@@ -175,8 +190,8 @@ def _save_if_due(executor: Executor, config: Config, record: Record, step: int) 
 class _Clock:
     """The timed part of the log: intervals are opened and closed in pairs, whatever happens in between."""
 
-    def __init__(self, events: Events):
-        self._events = events
+    def __init__(self, events: Events, record: Record):
+        self._events, self._record = events, record
         self._open: str | None = None  # block | eval
         self._began: float | None = None
         self.samples = 0  # sequences trained on so far: steps done x global batch size
@@ -186,8 +201,9 @@ class _Clock:
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def start(self) -> None:
-        self._events.start("run_start")
-        self._began = time.monotonic()
+        with self._record.lock:
+            self._events.start("run_start")
+            self._began = time.monotonic()
 
     def open_block(self) -> None:
         self._begin("block")
@@ -204,17 +220,26 @@ class _Clock:
         return log_perplexity
 
     def stop(self, ending: Ending) -> None:
-        if self._began is None:
-            return
-        if self._open:
-            self._end()
-        self._events.end("run_stop", status=ending.outcome, samples_count=self.samples)
-        self._began = None
+        with self._record.lock:
+            if self._began is None:
+                return
+            if self._open:
+                self._end()
+            self._events.end("run_stop", status=ending.outcome, samples_count=self.samples)
+            self._began = None
+
+    def stop_for_ever(self, ending: Ending) -> None:
+        """Close log and record from the watchdog's thread, whatever the training thread does by now."""
+        self._record.lock.acquire()  # and never released: the training thread must write nothing after this
+        self.stop(ending)
+        self._record.ended(ending, self.samples)
 
     def _begin(self, interval: str) -> None:
-        self._events.start(f"{interval}_start", samples_count=self.samples)
-        self._open = interval
+        with self._record.lock:
+            self._events.start(f"{interval}_start", samples_count=self.samples)
+            self._open = interval
 
     def _end(self) -> None:
-        self._events.end(f"{self._open}_stop", samples_count=self.samples)
-        self._open = None
+        with self._record.lock:
+            self._events.end(f"{self._open}_stop", samples_count=self.samples)
+            self._open = None

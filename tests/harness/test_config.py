@@ -274,8 +274,8 @@ def test_multi_node_needs_a_port_and_tensor_parallel_a_divisor():
         resolve("proxy", overrides=[*two_ranks, "model.query_groups=1"], file=SAMPLE)
 
 
-def test_the_real_file_resolves_in_both_profiles_and_writes_every_key_but_options_of_recipes_and_arms():
-    for profile in ("proxy", "llama31_8b"):
+def test_the_real_file_resolves_in_all_profiles_and_writes_every_key_but_options_of_recipes_and_arms():
+    for profile in ("proxy", "study", "llama31_8b"):
         origins = resolve(profile).origins
         defaults = {key for key, origin in origins.items() if origin.kind == "default"}
         assert all(key.startswith(("recipes.", "arms.")) for key in defaults), defaults

@@ -144,14 +144,14 @@ def test_training_and_validation_share_no_text_and_the_cap_holds(tmp_path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "t.py").write_text("left out")
     (tmp_path / "latin.py").write_bytes(b"caf\xe9")
-    found = corpus.documents(tmp_path)
+    found = corpus.documents(corpus.python(tmp_path))
     texts = [document.text for document in found]
     assert len(texts) == len(set(texts)) == 150  # each content once
     assert [document.name for document in found] == sorted(document.name for document in found)
     assert any(document.validation for document in found) and not all(
         document.validation for document in found
     )
-    assert sum(len(item.text) for item in corpus.documents(tmp_path, largest_bytes=4000)) <= 4000
+    assert sum(len(item.text) for item in corpus.documents(corpus.python(tmp_path, largest=4000))) <= 4000
 
 
 def test_any_text_survives_the_tokenizer(built):

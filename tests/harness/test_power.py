@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import jobs, power, power_meter, status
+from harness.config import Config
 from harness.config_file import resolve
 from harness.errors import ConfigError
 from harness.execute import run_job
@@ -29,6 +30,10 @@ def rows_of(path: Path) -> list[dict]:
 
 def readings(path: Path, source: str) -> list[list[float | None]]:
     return [row["watts"] for row in rows_of(path) if row["source"] == source and "watts" in row]
+
+
+def asking(sample_s: float) -> Config:
+    return resolve("proxy", overrides=[f"power.sample_s={sample_s}"], aliases={}).config
 
 
 def until(condition, patience_s: float = 5.0) -> None:
@@ -187,21 +192,21 @@ def test_counters_that_only_root_may_read_are_named_with_what_to_do(tmp_path, mo
     assert found.names == () and "root only: chmod a+r" in found.why[-1]
 
 
-def test_a_machine_without_sensors_says_so_once_and_trains(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        power, "sensors", lambda root: power.Sensors(names=(), why=("nvidia-smi: none", "RAPL: none"))
-    )
-    job = run_job(jobs.create(scripted_config(tmp_path, runs=1, power__sample_s=1.0)), command=command())
-    assert job.finished and not list(tmp_path.rglob("power.jsonl"))
+def test_a_machine_without_sensors_says_so_and_trains(tmp_path, monkeypatch, capsys):
+    none = power.Sensors(names=(), why=("nvidia-smi: none", "RAPL: none"))
+    monkeypatch.setattr(power, "sensors", lambda root: none)
+    with power.prepare(asking(1.0)).running(tmp_path):
+        assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
-    assert said.count("power: no sensor, the run goes on without (nvidia-smi: none; RAPL: none)") == 1
+    assert said == "power: no sensor, the run goes on without (nvidia-smi: none; RAPL: none)\n"
 
 
 def test_a_run_is_sampled_and_status_tells_its_energy(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", path_with(tmp_path / "bin", nvidia_smi=nvidia_smi("0, 3600.0\n1, 3600.0")))
     output = tmp_path / "runs"
     monkeypatch.setattr(jobs, "output_directory", lambda: output)
-    job = run_job(jobs.create(scripted_config(output, runs=1, power__sample_s=0.2)), command=command())
+    config = scripted_config(output, runs=1, runs__arms="[mxfp4]", power__sample_s=0.2)
+    job = run_job(jobs.create(config), command=command())
     assert (
         "power: nvidia-smi, 2 values every 0.2 s; informative, not an MLPerf Power" in capsys.readouterr().err
     )
@@ -215,11 +220,11 @@ def test_a_run_is_sampled_and_status_tells_its_energy(tmp_path, monkeypatch, cap
     )
 
 
-def test_who_does_not_ask_for_power_gets_none(tmp_path, monkeypatch):
+def test_who_does_not_ask_for_power_gets_none(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(power, "sensors", lambda root: pytest.fail("asked"))
-    job = run_job(jobs.create(scripted_config(tmp_path, runs=1)), command=command())
-    assert not list(tmp_path.rglob("power.jsonl"))
-    assert status.describe(job.campaigns[0])["runs"][0]["power"] == []
+    with power.prepare(asking(0)).running(tmp_path):
+        assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", ["0.1", "61", "-1", ".nan"])

@@ -54,6 +54,11 @@ def test_failures_are_counted_not_dropped():
     assert (result.runs, result.failed) == (2, 1)
 
 
+def test_half_is_what_the_baseline_has_after_half_of_its_steps():
+    one, other = [(100, 5.0), (200, 4.0), (300, 3.5)], [(100, 5.2), (200, 4.2), (300, 3.6)]
+    assert study_analysis.halfway([one, other]) == pytest.approx((4.5 + 4.7) / 2)
+
+
 def test_an_interval_needs_two_pairs_and_is_students():
     assert estimate([]) is None and estimate([1.0]).low is None
     found = estimate([1.0, 2.0, 3.0])
@@ -88,10 +93,11 @@ def test_the_papers_table_has_its_thirteen_cells_and_each_changes_only_what_it_s
     assert cells["sr-f"].recipe.fprop.stochastic == "all" and cells["rh16-fdw"].recipe.wgrad.signs == "step"
 
 
-@pytest.mark.parametrize("grid", sorted(study_grid.GRIDS))
+@pytest.mark.parametrize("grid", study_grid.NAMES)
 def test_every_cell_of_every_grid_can_run_on_the_proxy(grid):
-    cells = study_grid.cells_of(grid)
-    config = study.study_config(resolve("proxy", aliases={}).config, cells, seeds=2, steps=None)
+    plain = resolve("proxy", aliases={}).config
+    cells = study_grid.cells_of(grid, plain)
+    config = study.study_config(plain, cells, seeds=2, steps=None)
     assert config.runs.arms == tuple(cell.name for cell in cells) and config.runs.paired_seeds
     assert config.schedule.max_steps == 350
 
@@ -106,6 +112,10 @@ def test_cells_from_a_file_and_what_is_wrong_with_one(tmp_path, capsys):
     assert cli.main(["study", "--grid", str(path)]) == 2
     assert "mine.fprop.format: found 'fp3'" in capsys.readouterr().err
     assert cli.main(["study", "--grid", str(tmp_path / "none.yaml")]) == 2
+    for wrong in ("-1", "nan", "low"):
+        with pytest.raises(SystemExit):
+            cli.main(["study", "--target", wrong])
+    capsys.readouterr()
     assert cli.main(["study", "--cells", "h17"]) == 2
     assert "--cells: found h17; allowed: " in capsys.readouterr().err
     path.write_text(

@@ -43,6 +43,7 @@ def small_config(
         "evaluation": {"interval_samples": 40, "sequences": 8, "target_log_perplexity": 0.5},
         "parallelism": {"threads_per_rank": 1},
         "warmup": {},
+        "watchdog": {},
         "runs": {"count": 1, "arms": ["mxfp4"]},
         "launch": {},
         "arms": {name: {"recipe": name} for name in ("mxfp4", "fp8", "bf16")},

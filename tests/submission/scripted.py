@@ -81,6 +81,12 @@ class ScriptedExecutor:
             time.sleep(0.002)  # no block of a real run lasts 0 ms, and the checker says so
         return self.step(self.steps)
 
+    def culprits(self) -> str:
+        return "the script"
+
+    def stragglers(self) -> list[dict[str, Any]]:
+        return []
+
     def evaluate(self) -> float:
         time.sleep(0.002)
         loss = next(self.losses)

@@ -36,7 +36,7 @@ def kept_bytes(made, config):
 
     batch = next(data.synthetic_batches(config, device=made.trainer.home))
     with device.megatron(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output, losses = _forward_step(made.trainer.home)(iter([batch]), made.trainer.model)
+        output, losses = _forward_step(made.trainer)(iter([batch]), made.trainer.model)
         losses(output)
     return sum(size for size, _ in kept.values())
 

@@ -1,0 +1,97 @@
+"""Who brought forth a loss or a gradient that is not finite. Asked after the fact: healthy steps pay nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from submission.step import Trainer
+
+_NONE = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Own:
+    """What one rank found in its own values.
+
+    Args:
+        micro_batch: the first whose loss is not finite, counted from 1; 0: all are finite; -1: it has no losses.
+        gradient: its gradients were not finite before they were reduced, as far as that can still be seen.
+    """
+
+    micro_batch: int
+    gradient: bool
+
+
+def culprits(trainer: Trainer) -> str:
+    """The ranks whose own values were not finite, in words. A collective."""
+    own = torch.tensor([_micro_batch(trainer), float(_own_gradient(trainer))], device=trainer.home)
+    rows = torch.empty(2 * dist.get_world_size(), device=trainer.home)
+    dist.all_gather_into_tensor(rows, own)
+    return tell([Own(micro_batch=int(batch), gradient=bool(bad)) for batch, bad in rows.view(-1, 2).tolist()])
+
+
+def tell(found: Sequence[Own]) -> str:
+    """Losses come before gradients: a rank with a bad loss has bad gradients too.
+
+    Args:
+        found: of every rank, in their order.
+    """
+    with_loss = [rank for rank, own in enumerate(found) if own.micro_batch != _NONE]
+    bad = [rank for rank in with_loss if found[rank].micro_batch]
+    if bad and len(bad) == len(with_loss) > 1:
+        return "on every rank alike: from the weights, or from what all ranks do"
+    if bad:
+        told = [f"rank {rank}, micro batch {found[rank].micro_batch}" for rank in bad]
+        return f"first in the loss of {' and '.join(told)}"
+    graded = [rank for rank, own in enumerate(found) if own.gradient]
+    if graded and len(graded) == len(found) > 1:
+        return "every rank's losses are finite, its gradients are not: from what all ranks do"
+    if graded:
+        ranks = " and ".join(f"rank {rank}" for rank in graded)
+        return f"every rank's losses are finite; first in the gradients of {ranks}"
+    return "every rank's own losses are finite; whose gradients are not cannot be told after their reduction"
+
+
+def _micro_batch(trainer: Trainer) -> int:
+    losses = trainer.own.losses
+    if not losses:
+        return _NONE
+    bad = (~torch.isfinite(torch.stack(losses))).any(1).nonzero()
+    return int(bad[0]) + 1 if len(bad) else 0
+
+
+def _own_gradient(trainer: Trainer) -> bool:
+    """Whether this rank added something that is not finite to its data-parallel group's gradients.
+
+    The distributed optimizer reduces each rank's own shard in place and leaves the others as they were computed here.
+    So a bad foreign shard is this rank's work; and so is a bad sum in its own, if no other rank's part of it is bad.
+    """
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    if size > 1 and not trainer.config.parallelism.distributed_optimizer:
+        return False  # reduced in whole: every rank holds the sum
+    shards = torch.zeros(size, device=trainer.home)
+    for chunk in trainer.chunks:
+        for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
+            parts = bucket.grad_data.view(size, -1)
+            largest = torch.stack([torch.linalg.vector_norm(part, float("inf")) for part in parts])
+            shards += (~torch.isfinite(largest)).float()
+    rows = torch.empty(size * size, device=trainer.home)
+    dist.all_gather_into_tensor(rows, shards, group=group)
+    return guilty((rows > 0).view(size, size).tolist(), rank)
+
+
+def guilty(bad: Sequence[Sequence[bool]], rank: int) -> bool:
+    """Whether a rank of a data-parallel group is a source.
+
+    Args:
+        bad: [rank][shard]; on the diagonal the shard's sum over all ranks, elsewhere the rank's own part of it.
+    """
+    others = [other for other in range(len(bad)) if other != rank]
+    mine = any(bad[rank][shard] for shard in others)
+    return mine or (bad[rank][rank] and not any(bad[other][rank] for other in others))

@@ -1,0 +1,49 @@
+"""What one rank did itself, before collectives mixed it with the others': its forward passes and their losses."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+
+class Own:
+    """Kept by every rank for itself; asked at evaluations and after a value that is not finite.
+
+    Attributes:
+        begins: called as each forward pass begins.
+        losses: of the last step's or evaluation's passes, (2,) sum of token losses and number of tokens each;
+            none before the last pipeline stage.
+    """
+
+    def __init__(self) -> None:
+        self.begins: Callable[[], None] = lambda: None
+        self.losses: list[torch.Tensor] = []
+        self._seconds, self._passes = 0.0, 0
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Time a pass, the wait for its data included. The accelerator keeps its own time: nothing waits for it."""
+        self.begins()
+        self._passes += 1
+        if torch.cuda.is_available():
+            ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            ends[0].record()
+            yield
+            ends[1].record()
+            self._events.append((ends[0], ends[1]))
+        else:
+            began = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - began
+
+    def pass_s(self) -> float:
+        """Mean seconds of a pass since this was last asked; 0 without any. The accelerator must have finished them."""
+        seconds = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3
+        mean = seconds / self._passes if self._passes else 0.0
+        self._seconds, self._passes, self._events = 0.0, 0, []
+        return mean

@@ -1,0 +1,57 @@
+"""Ranks that compute slower than their like."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+
+class Stragglers:
+    """Compares the ranks' own forward passes at evaluations; every rank comes to the same answer.
+
+    Args:
+        ratio: to the median of like ranks, from which on a rank is slow; 0: never.
+    """
+
+    def __init__(self, ratio: float):
+        self._ratio = ratio
+        self._slow_before: set[int] = set()
+
+    def look(self, pass_s: float, home: torch.device) -> list[dict[str, Any]]:
+        """Ranks that were slow since the last look and before it. A collective of two numbers.
+
+        Args:
+            pass_s: mean seconds of this rank's forward passes since the last look.
+        """
+        if not self._ratio or dist.get_world_size() == 1:
+            return []
+        own = torch.tensor([pass_s, parallel_state.get_pipeline_model_parallel_rank()], device=home)
+        rows = torch.empty(2 * dist.get_world_size(), device=home)
+        dist.all_gather_into_tensor(rows, own)
+        rows = rows.view(-1, 2)
+        ratios = compared([(seconds, int(stage)) for seconds, stage in rows.tolist()])
+        slow = {rank for rank, ratio in enumerate(ratios) if ratio >= self._ratio}
+        found = [
+            {"rank": rank, "ratio": round(ratios[rank], 3), "pass_s": round(float(rows[rank, 0]), 6)}
+            for rank in sorted(slow & self._slow_before)
+        ]
+        self._slow_before = slow
+        return found
+
+
+def compared(passes: Sequence[tuple[float, int]]) -> list[float]:
+    """Ratio of each rank's seconds to the (lower) median of the ranks on its pipeline stage.
+
+    Args:
+        passes: seconds and stage of each rank.
+    """
+    stages: dict[int, list[float]] = {}
+    for seconds, stage in passes:
+        stages.setdefault(stage, []).append(seconds)
+    medians = {stage: statistics.median_low(seconds) for stage, seconds in stages.items()}
+    return [seconds / medians[stage] if medians[stage] else 1.0 for seconds, stage in passes]
