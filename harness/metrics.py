@@ -20,12 +20,25 @@ class Evaluation:
     log_perplexity: float  # nan when the run said so
 
 
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A rank that was slow at this evaluation and the one before it; ratio: of its time to its like's median."""
+
+    samples: int
+    rank: int
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} takes {self.ratio:.1f} times as long as its like"
+
+
 @dataclass(slots=True)
 class Tail:
     """Reads a growing metrics.jsonl: whole lines only, each once."""
 
     path: Path
     evaluations: list[Evaluation] = field(default_factory=list)
+    stragglers: list[Straggler] = field(default_factory=list)
     samples: int = 0
     step: int = 0
     _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_SPEED_STEPS))
@@ -52,8 +65,16 @@ class Tail:
             self.samples, self.step = row["samples"], row["step"]
         elif row["kind"] == "checkpoint":  # a resumed run begins with its samples, which it did not train
             self.samples, self.step = row["samples"], row["step"]
+        elif row["kind"] == "straggler":
+            self.stragglers.append(Straggler(row["samples"], row["rank"], row["ratio"]))
         elif row["kind"] == "eval":
             self.evaluations.append(Evaluation(row["samples"], float(row["loss"])))  # "nan" is text
+
+    @property
+    def slow_now(self) -> list[Straggler]:
+        """The stragglers of the last evaluation."""
+        last = self.evaluations[-1].samples if self.evaluations else 0
+        return [one for one in self.stragglers if one.samples == last]
 
     @property
     def samples_per_s(self) -> float | None:

@@ -41,12 +41,14 @@ class Lines:
         _tell(f"{name}: started")
 
     def poll(self) -> None:
-        known = len(self._tail.evaluations)
+        known, slow = len(self._tail.evaluations), len(self._tail.stragglers)
         self._tail.read()
         for count in range(known + 1, len(self._tail.evaluations) + 1):
             seen = self._tail.evaluations[:count]
             speed, status = self._tail.samples_per_s, _status(self._attempt)
             _tell(line(self._name, seen, self._config, samples_per_s=speed, status=status))
+        for straggler in self._tail.stragglers[slow:]:
+            _tell(f"{self._name}: warning: {straggler}")
 
     def end(self, outcome: str) -> None:
         _tell(f"{self._name}: {outcome}")
@@ -124,6 +126,8 @@ def describe(tail: Tail, config: Config, *, status: Mapping[str, Any], running: 
         parts.append(outlook.way(view))
     if used := outlook.memory(status.get("memory_bytes")):
         parts.append(used)
+    if running:
+        parts += [f"warning: {straggler}" for straggler in tail.slow_now]
     return ", ".join(parts)
 
 

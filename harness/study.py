@@ -15,7 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from compliance import mllog, runlog
-from harness import config_rules, data, jobs, study_analysis, study_grid, study_page, study_workers
+from harness import (
+    config_rules,
+    data,
+    jobs,
+    study_analysis,
+    study_grid,
+    study_page,
+    study_words,
+    study_workers,
+)
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.config_file import resolve
@@ -163,15 +172,20 @@ def conclude(job: Job, cells: list[study_grid.Cell], *, as_json: bool) -> int:
         told["target"] = study_analysis.halfway(list(curves[study_grid.BASELINE].values()))
     results = study_analysis.analyse(curves, study_grid.BASELINE, told["target"])
     by_name = {cell.name: cell for cell in cells}
+    contrasts = study_analysis.contrasts(curves, study_grid.CONTRASTS, told["target"])
+    error = study_analysis.standard_error_pct(results)
+    says = study_words.conclusions(results, contrasts, error, study_grid.BASELINE)
     document = {"study": job.stamp, **told, "results": [dataclasses.asdict(result) for result in results],
-                "standard_error_pct": study_analysis.standard_error_pct(results)}  # fmt: skip
+                "contrasts": [{"cell": a, "other": b, **dataclasses.asdict(cost)} for a, b, cost in contrasts],
+                "standard_error_pct": error, "conclusions": says}  # fmt: skip
     (job.directory / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     _write_table(job.directory / "study.csv", curves)
-    page = study_page.write(job.directory / "study.html", results, curves, by_name, told["target"])
+    page = study_page.write(job.directory / "study.html", results, curves, by_name, told["target"], says)
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        _print(results, by_name, document["standard_error_pct"])
+        _print(results, by_name)
+        print("\n".join(says))
         print(f"page: {page}")
     return EXIT_OK if all(result.runs for result in results) else EXIT_FAILED
 
@@ -186,7 +200,7 @@ def _write_table(path: Path, curves: dict[str, dict[int, study_analysis.Curve]])
             )
 
 
-def _print(results: list[Result], cells: dict[str, study_grid.Cell], error: float | None) -> None:
+def _print(results: list[Result], cells: dict[str, study_grid.Cell]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in (
         "cell",
@@ -205,8 +219,6 @@ def _print(results: list[Result], cells: dict[str, study_grid.Cell], error: floa
         numbers = [shown(r.gap_nats, 4), shown(r.extra_samples_pct, 1), shown(r.extra_to_target_pct, 1), holm]
         table.add_row(printable(r.cell), str(r.runs), str(r.failed), *numbers, claim(cell))
     Console(width=150).print(table)
-    if error is not None:
-        print(f"standard error of the extra samples, median over cells: {error:.1f} %")
 
 
 def shown(value: Estimate | None, digits: int) -> str:

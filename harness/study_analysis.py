@@ -64,6 +64,18 @@ def analyse(curves: Mapping[str, Mapping[int, Curve]], baseline: str, target: fl
     return _holm(found)
 
 
+def contrasts(
+    curves: Mapping[str, Mapping[int, Curve]], pairs: Sequence[tuple[str, str]], target: float
+) -> list[tuple[str, str, Estimate]]:
+    """(cell, other, extra samples of the cell against the other in percent), of the pairs that ran."""
+    found = []
+    for cell, other in pairs:
+        if cell in curves and other in curves:
+            cost = _result(cell, curves[cell], curves[other], target).extra_samples_pct
+            found += [(cell, other, cost)] if cost else []
+    return found
+
+
 def _result(cell: str, runs: Mapping[int, Curve], base: Mapping[int, Curve], target: float) -> Result:
     pairs = [(curve, base[seed]) for seed, curve in runs.items() if seed in base]
     sound = [(curve, other) for curve, other in pairs if all(math.isfinite(loss) for _, loss in curve)]

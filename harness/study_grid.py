@@ -73,6 +73,17 @@ def paper() -> list[Cell]:
     return [*cells, *references, baseline()]
 
 
+# what the paper's ladder says, pair by pair: docs/study.md names them as the test of agreement
+CONTRASTS = (
+    ("none-fdw", "none-f"),
+    ("h16-fdw", "none-fdw"),
+    ("h32-fdw", "none-fdw"),
+    ("h16-fdw", "none-f"),
+    ("h32-fdw", "h16-fdw"),
+    ("none-fd", "none-f"),
+)
+
+
 def factorial() -> list[Cell]:
     """Scale rule x rounding x transform in all three GEMMs, and candidates for a better recipe."""
     cells = []

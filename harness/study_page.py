@@ -26,17 +26,24 @@ def write(
     curves: Mapping[str, Mapping[int, Curve]],
     cells: Mapping[str, Cell],
     target: float,
+    says: Sequence[str],
 ) -> Path:
-    """Write the page and return its path; text is escaped, figures are vectors inside the page."""
+    """Write the page and return its path; text is escaped, figures are vectors inside the page and files beside it."""
+    figures = {
+        "cost": _svg(_intervals(results, cells, "extra_samples_pct", "extra samples against FP8, %")),
+        "gaps": _svg(_gaps(curves)),
+    }
+    for name, figure in figures.items():
+        path.with_name(f"study_{name}.svg").write_text(figure, encoding="utf-8")
     loader = jinja2.FileSystemLoader(ROOT / "harness" / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("study.html.j2").render(
         results=results,
         cells=cells,
         target=target,
+        says=says,
         baseline=BASELINE,
-        cost=_svg(_intervals(results, cells, "extra_samples_pct", "extra samples against FP8, %")),
-        gaps=_svg(_gaps(curves)),
+        **figures,
         text=_text,
     )
     path.write_text(page, encoding="utf-8")

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from harness import campaign, cli, study, study_analysis, study_grid
+from harness import campaign, cli, study, study_analysis, study_grid, study_words
 from harness.config_file import resolve
 from harness.errors import ConfigError
 from harness.study_analysis import crossing, estimate, failed
@@ -52,6 +52,24 @@ def test_failures_are_counted_not_dropped():
     runs = {1: [*base[:4], (640, math.nan)], 2: shifted(1.0, count=30)}
     (result,) = study_analysis.analyse({"a": runs, "fp8": {1: base, 2: base}}, "fp8", target=4.3)
     assert (result.runs, result.failed) == (2, 1)
+
+
+def test_the_conclusions_state_intervals_and_what_was_not_told_apart():
+    worse = {s: [(n, v + 0.05 + 0.001 * s) for n, v in shifted(1.0)] for s in (1, 2, 3)}
+    equal = {s: [(n, v + (-1) ** s * 0.002) for n, v in shifted(1.0)] for s in (1, 2, 3)}
+    curves = {"none-fdw": worse, "none-f": equal, "fp8": {s: shifted(1.0) for s in (1, 2, 3)}}
+    results = study_analysis.analyse(curves, "fp8", target=4.3)
+    contrasts = study_analysis.contrasts(curves, study_grid.CONTRASTS, 4.3)
+    assert [(a, b) for a, b, _ in contrasts] == [("none-fdw", "none-f")]
+    says = study_words.conclusions(results, contrasts, 0.8, "fp8")
+    assert says[0].startswith("none-fdw: +6.7 % (+6.4 .. +7.0) samples against fp8")
+    assert says[1] == "not told apart from fp8 (Holm, 5 %): none-f"
+    assert says[2].startswith("none-fdw against none-f: +6.8 % (+6.0") and "told apart" not in says[2]
+    assert says[3:] == [
+        "did not converge: none",
+        "standard error of the extra samples, median over cells: 0.80 %: a difference of 1 % lies within two standard "
+        "errors",
+    ]
 
 
 def test_half_is_what_the_baseline_has_after_half_of_its_steps():
@@ -153,6 +171,7 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     rows = (place / "study.csv").read_text().splitlines()
     assert rows[0] == "cell,seed,samples,log_perplexity" and len(rows) == 1 + 2 * 2 * 4
     page = (place / "study.html").read_text()
+    assert all((place / f"study_{name}.svg").read_text() in page for name in ("cost", "gaps"))
     assert page.count("<svg") == 2 and "<script" not in page
     made = campaign.load(place)
     assert len({run.seed for run in made.runs}) == 2

@@ -20,7 +20,7 @@ def executor(one_rank, data_directory):
     from submission.executor import MegatronExecutor
 
     def make(*, arm="chance", keep=2, seed=5, **changes):
-        config = checkpoint_config(data_directory, **{"model": {}, **changes})
+        config = checkpoint_config(data_directory, **changes)
         config = dataclasses.replace(config, checkpoint=Checkpoint(every_steps=1, keep=keep))
         ranks = Ranks.from_environment()
         made = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=data_directory / "index")

@@ -59,9 +59,7 @@ def run(tmp_path, monkeypatch):
 def test_a_resumed_run_counts_on_and_evaluates_on_the_same_grid(run):
     """The interval is 16 steps of 8: from step 24 the first evaluation is at 32, as without the interruption."""
     _, log, metrics = run
-    counts = [
-        (e["key"], e["metadata"]["samples_count"]) for e in log if e["key"].startswith(("block", "eval_"))
-    ]
+    counts = [(e["key"], e["metadata"].get("samples_count")) for e in log]
     first, second = 32 * 8, 48 * 8
     assert [c for c in counts if c[0] in ("block_start", "block_stop")] == [
         ("block_start", 24 * 8),

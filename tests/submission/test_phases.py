@@ -65,7 +65,7 @@ def test_a_stretch_that_ran_by_the_wrong_recipe_is_found_at_its_end(executor):
     made._steps = 0
     made.train_step()
     made._linears.enter(made._linears.phases[0])
-    with pytest.raises(ProofError, match="ran fp8 with transform none .*, the recipe 'mxfp4' says mxfp4"):
+    with pytest.raises(ProofError, match=r"ran fp8 with transform none .*, the recipe 'mxfp4' says mxfp4"):
         made.proof()
 
 

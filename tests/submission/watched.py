@@ -3,7 +3,7 @@
 torchrun .. -m tests.submission.watched --attempt DIR --fault F --rank R --step N
 
 F: sleep, spin (in a micro batch) | stop (SIGSTOP) | kill (SIGKILL) | raise | nan (loss) | gradient | slow
-| deaf (holds the interpreter for ever)
+| deaf (holds the interpreter for ever) | slow+nan (slow from the start)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 
-SLOW_S = 0.06
+SLOW_S = 0.3
 
 
 def main() -> int:
@@ -47,8 +47,10 @@ def _faulty(assemble, fault: str, step: int):
         def before(module, *_):
             nonlocal count
             count += 1
-            if count >= due if fault == "slow" else count == due:
-                FAULTS[fault](trainer)
+            if "slow" in fault and count > warm_up:
+                time.sleep(SLOW_S)
+            if count == due:
+                FAULTS[fault.removeprefix("slow+")](trainer)
 
         trainer.chunks[0].register_forward_pre_hook(before)
         return trainer
@@ -90,7 +92,6 @@ FAULTS = {
     "raise": _raise,
     "nan": _poison,
     "gradient": _poison_gradient,
-    "slow": lambda _: time.sleep(SLOW_S),
     "deaf": _hold_the_interpreter,
 }
 
