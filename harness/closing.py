@@ -20,16 +20,16 @@ _SIGNAL = re.compile(r"Signal \d+ \((\w+)\) received")
 _INTERVALS = {"block_start": "block_stop", "eval_start": "eval_stop"}
 
 
-def close(directory: Path, *, interrupted: bool) -> None:
+def close(directory: Path, *, code: int | None) -> None:
     """Make an attempt of which no process lives say that it ended. One that said so itself is left as it is.
 
     Args:
-        interrupted: it was stopped from outside.
+        code: exit status of its launcher, None where that was stopped from outside.
     """
     if not (directory / "stdout.log").exists():
         return  # it never began
     if attempt.ending(directory) is None:
-        reason, message = ("interrupted", "stopped from outside") if interrupted else _death(directory)
+        reason, message = ("interrupted", "stopped from outside") if code is None else _death(directory, code)
         status = {"state": "ended", "outcome": "aborted", "reason": reason, "message": message}
         _write_status(directory, status)
     _close_log(directory / "result.txt", samples=_samples(directory))
@@ -49,11 +49,11 @@ def _write_status(directory: Path, changes: dict[str, Any]) -> None:
     )
 
 
-def _death(directory: Path) -> tuple[str, str]:
+def _death(directory: Path, code: int) -> tuple[str, str]:
     said = (directory / "stdout.log").read_text(encoding="utf-8", errors="replace")
     first = _FIRST.search(said)
     if first is None:
-        return "lost_rank", "the training ended without a word"
+        return "lost_rank", f"the training ended without a word, exit status {code}"
     number = _SIGNAL.search(first["rest"])
     of = f"was killed by {number[1]}" if number else f"ended with exit status {first['code']}"
     return "lost_rank", f"rank {first['rank']} {of}, before it could say why"

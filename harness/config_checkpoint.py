@@ -9,23 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, corpus_fingerprint, fixed_by_checkpoint
+from harness.logs import printable
 from harness.paths import in_repository
 from harness.typed import ConfigProblem
 
 _MANIFEST = "fourmark.json"  # submission.checkpoint writes it last
 _SCHEMA = 1
-_KEYS = (
-    "step",
-    "samples",
-    "seed",
-    "arm",
-    "transformer_engine",
-    "fixed",
-    "corpus",
-    "layout",
-    "files",
-    "bytes",
-)
+_TYPES = {"step": int, "samples": int, "seed": int, "arm": str, "transformer_engine": str, "corpus": str}
+_TYPES |= {"fixed": dict, "files": dict}
 
 
 def notes(config: Config) -> list[str]:
@@ -40,8 +31,8 @@ def notes(config: Config) -> list[str]:
     if settings.resume:
         found = _manifest(config)
         said.append(
-            f"checkpoint: goes on after step {found['step']} ({found['samples']:,} samples) of an {found['arm']} run, "
-            f"seed {found['seed']}; no result"
+            f"checkpoint: goes on after step {found['step']} ({found['samples']:,} samples) of an "
+            f"{printable(found['arm'])} run, seed {found['seed']}; no result"
         )
     return said
 
@@ -77,17 +68,16 @@ def _manifest(config: Config) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise _problem(config, f"a {_MANIFEST} that is no JSON") from None
-    if (
-        not isinstance(found, dict)
-        or found.get("schema") != _SCHEMA
-        or any(key not in found for key in _KEYS)
-    ):
+    known = isinstance(found, dict) and found.get("schema") == _SCHEMA
+    if not known or any(type(found.get(key)) is not kind for key, kind in _TYPES.items()):
         raise _problem(config, f"a {_MANIFEST} of another version")
     for name, size in found["files"].items():
         file = directory / name
         if not file.is_file() or file.stat().st_size != size:
             there = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
-            raise _problem(config, f"half a checkpoint: {name} is {there}, written were {size} bytes")
+            raise _problem(
+                config, f"half a checkpoint: {printable(name)} is {there}, written were {size} bytes"
+            )
     return found
 
 
@@ -109,7 +99,9 @@ def _same_run(config: Config, found: dict[str, Any]) -> None:
     if not (Path(data.directory) / f"{data.train_prefix}.bin").exists():
         return  # said, or built, by the check of the data; the training compares again
     if corpus_fingerprint(data) != found["corpus"]:
-        allowed = f"the corpus of the checkpoint, {found['corpus']} (bytes, SHA-256 of the first MiB)"
+        allowed = (
+            f"the corpus of the checkpoint, {printable(found['corpus'])} (bytes, SHA-256 of the first MiB)"
+        )
         raise ConfigProblem("data.directory", f"{data.directory} with {corpus_fingerprint(data)}", allowed)
 
 
@@ -117,12 +109,14 @@ def _same_training(config: Config, found: dict[str, Any]) -> None:
     mine = fixed_by_checkpoint(config)
     for path in sorted(mine.keys() | found["fixed"].keys()):
         if mine.get(path) != found["fixed"].get(path):
-            allowed = f"{found['fixed'].get(path)}, the checkpoint's ({config.checkpoint.resume})"
-            raise ConfigProblem(path, str(mine.get(path)), allowed)
+            allowed = f"{printable(found['fixed'].get(path))}, the checkpoint's ({config.checkpoint.resume})"
+            raise ConfigProblem(printable(path), str(mine.get(path)), allowed)
     for name in config.runs.arms:
         mode = config.arms[name].transformer_engine
         if mode != found["transformer_engine"]:
-            allowed = f"{found['transformer_engine']}, the checkpoint's: other linears keep other state"
+            allowed = (
+                f"{printable(found['transformer_engine'])}, the checkpoint's: other linears keep other state"
+            )
             raise ConfigProblem(f"arms.{name}.transformer_engine", mode, allowed)
     if found["step"] >= config.schedule.max_steps:
         raise _problem(config, f"step {found['step']} of {config.schedule.max_steps}, nothing left to train")

@@ -98,12 +98,11 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         again = f" (attempt {failures + 1} of {_ATTEMPTS})" if failures else ""
         made, directory = campaign.begin_attempt(made, made.runs[index])
         progress.start(f"{made.arm} run {index}{again}", directory, made.config)
-        began_s, interrupted = gpu_errors.now_s(), True
+        began_s, code = gpu_errors.now_s(), None
         try:
             code = train(made, directory)
-            interrupted = False
         finally:  # an interrupted run may have ended by the rules a moment before
-            closing.close(directory, interrupted=interrupted)
+            closing.close(directory, code=code)
             made = campaign.settle(made)
             progress.end(made.runs[index].outcome or "no result")
         if made.runs[index].state == "promoted":

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import atomic, attempt, data, jobs, launch, lock, rendezvous, supervise
+from harness import atomic, attempt, caches, data, jobs, launch, lock, power, rendezvous, supervise
 from harness.config import Config, Launch
 from harness.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, UsageError, UserError
 from harness.execute import Command
@@ -169,9 +169,11 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
         return
     _require_likeness(directory, mine)
     require_accelerators(config)
+    caches.require(config)
+    meter = power.prepare(config)
     data.ensure(config)
     _tell(f"joining {directory} as node {place.node_rank} of {nodes}")
-    with tempfile.TemporaryDirectory() as private, lock.held([Path(private)]) as locks:
+    with tempfile.TemporaryDirectory() as private, lock.held([Path(private)]) as locks, meter.running(mine):
         try:
             code = supervise.train(
                 command(config, directory),

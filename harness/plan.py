@@ -114,7 +114,9 @@ def lint(config: Config) -> list[str]:
     """What the rules would say about a result of this configuration, beyond what is refused outright."""
     notes = config_checkpoint.notes(config)
     if config.profile != "llama31_8b":
-        proxy = f"{config.profile}: a scaled model on other data; its log says llama31_8b_proxy and is no result"
+        proxy = (
+            f"{config.profile}: a scaled model on other data; its log says llama31_8b_proxy and is no result"
+        )
         return [proxy, *notes]
     if not 16 <= config.batch.global_batch_size <= 128:
         notes.append("batch.global_batch_size: reference convergence points exist for 16 to 128 only")

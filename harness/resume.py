@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness import data, jobs
+from harness import caches, data, jobs, upload
 from harness.conclude import conclude
 from harness.errors import EXIT_OK
 from harness.execute import run_job
@@ -29,6 +29,8 @@ def main(args: argparse.Namespace) -> int:
         config = job.campaigns[0].config
         if left:
             require_accelerators(config)
+            caches.require(config)
+            upload.require(config)
             data.ensure(config)
         worst = max(worst, conclude(run_job(job)))
     return worst

@@ -86,11 +86,9 @@ class History:
             return None
         bias = float(error @ exact) / energy
         relative = float(error @ error) / energy
-        rest = error - bias * exact
         self._looks += 1
-        vectors = {
-            name: _direction(vector) for name, vector in zip(_FOLLOWED, (error, rest, exact), strict=True)
-        }
+        followed = map(_direction, (error, error - bias * exact, exact))
+        vectors = dict(zip(_FOLLOWED, followed, strict=True))
         past = self._followed or {name: _Followed(torch.zeros_like(v)) for name, v in vectors.items()}
         lags = [
             [

@@ -115,7 +115,10 @@ def read(trainer: Trainer, run: Run, directory: Path) -> int:
             raise CheckpointError(
                 f"checkpoint.resume: {directory}: found {key} {facts[key]}; allowed: this run's, {wanted[key]}"
             )
-    return checkpoint_state.load(trainer, str(directory), same_layout=facts["layout"] == wanted["layout"])
+    try:
+        return checkpoint_state.load(trainer, str(directory), same_layout=facts["layout"] == wanted["layout"])
+    except CheckpointException as error:  # no Exception, and pages long
+        raise CheckpointError(f"checkpoint.resume: {directory}: {_reason(error)}") from None
 
 
 def _make_room(home: Path, part: Path, config: Config) -> None:
@@ -124,7 +127,7 @@ def _make_room(home: Path, part: Path, config: Config) -> None:
         shutil.rmtree(left)
     free, needed = shutil.disk_usage(home).free, _expected_bytes(config)
     if free < needed:
-        room = f"{free / 2**30:.2f} GiB free, about {needed / 2**30:.2f} GiB needed"
+        room = f"{free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed"
         raise OSError(f"{home}: {_FULL} for a checkpoint: {room}; earlier ones are whole")
     part.mkdir()
 
@@ -186,7 +189,7 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _give_up(part: Path, error: Exception) -> str:
+def _give_up(part: Path, error: BaseException) -> str:
     """Remove what was written, which on a full disk would keep the log from being closed, and say why."""
     full = _FULL in _reason(error) or shutil.disk_usage(part.parent).free < 1 << 20
     shutil.rmtree(part, ignore_errors=True)

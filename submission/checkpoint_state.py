@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from submission import device, model
@@ -28,6 +30,8 @@ def save(trainer: Trainer, directory: str, *, samples: int) -> None:
         state["schedule"] = trainer.scheduler.state_dict()
         state["progress"] = {"samples": samples, "draws": draws}
         metadata.pop("dp_cp_group")  # a process group is no content
+        # Megatron's own is a process for saving in the background: seconds to start, and it outlives a killed rank
+        filesystem_async._results_queue = queue.Queue()
         dist_checkpointing.save(state, directory, content_metadata=metadata)
 
 

@@ -53,6 +53,7 @@ class MegatronExecutor:
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
         self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
+        self._first_step = 0  # optimizer steps that another run has done
         self._train_batches: Iterator[data.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0  # of the phase that runs
@@ -140,7 +141,9 @@ class MegatronExecutor:
         }
 
     def resume(self, directory: Path) -> int:
-        return checkpoint.read(self.trainer, self._run, directory)
+        samples = checkpoint.read(self.trainer, self._run, directory)
+        self._first_step = samples // self._config.batch.global_batch_size
+        return samples
 
     def save(self, home: Path) -> checkpoint.Written:
         return checkpoint.write(self.trainer, self._run, home, samples=self.trainer.scheduler.num_steps)
@@ -192,7 +195,7 @@ class MegatronExecutor:
 
     def _end_phase(self) -> None:
         self._verify(self._steps, self._evaluations)
-        begins = self._linears.phase.first_step
+        begins = max(self._linears.phase.first_step, self._first_step)
         self._proved += [{**row, "from_step": begins} for row in proof.gather(self._linears.ledger)]
         self._linears.ledger.clear()
         self._steps = self._evaluations = 0

@@ -8,8 +8,10 @@ blocks that thread alone.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
@@ -103,6 +105,7 @@ class Heartbeats:
         self._close = False
         self.order = 0  # this rank's, of those that leave
         self._count = self._rounds = 0
+        self._told = False
         self._hurry, self._round_done = threading.Event(), threading.Condition()
         threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
 
@@ -130,12 +133,18 @@ class Heartbeats:
             self._hurry.clear()
             try:
                 self._round()
-            except (RuntimeError, ValueError):  # of the store: its silence is judged by the watchdog
+            except Exception:  # of the store, most likely: its silence is judged by the watchdog
+                self._tell_once(traceback.format_exc())
                 time.sleep(EVERY_S)
                 continue
             with self._round_done:
                 self._rounds, self.answered_at = self._rounds + 1, time.monotonic()
                 self._round_done.notify_all()
+
+    def _tell_once(self, trouble: str) -> None:
+        if not self._told:
+            self._told = True
+            print(f"heartbeats of rank {self._rank}: {trouble}", file=sys.stderr, flush=True)
 
     def _round(self) -> None:
         store = self._store

@@ -54,7 +54,11 @@ class Lookout:
         own = self._speak(self.me)
         own = replace(own, note=replace(own.note, order=order)) if own.note else own
         heard[self._rank] = Heard(own, now)
-        known = {rank: Seen(beat=one.beat, silent_s=now - one.changed_at) for rank, one in heard.items()}
+        started = any(one.beat.started for one in heard.values())  # ranks go in step, and beats are late
+        known = {
+            rank: Seen(beat=replace(one.beat, started=started), silent_s=now - one.changed_at)
+            for rank, one in heard.items()
+        }
         died = {**blame.causes(known), **self._saw}
         return [
             replace(one, died=died.get(rank), stopped=one.silent and self._neighbours.stopped(rank))

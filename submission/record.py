@@ -38,7 +38,14 @@ class Record:
     def step(self, step: int, samples: int, result: Any, *, step_s: float) -> None:
         self._step = step
         rate = result.learning_rate
-        row = {"step": step, "samples": samples, "loss": result.loss, "lr": rate, "step_s": round(step_s, 6)}
+        row = {
+            "step": step,
+            "samples": samples,
+            "loss": result.loss,
+            "lr": rate,
+            "gradient_norm": result.gradient_norm,
+            "step_s": round(step_s, 6),
+        }
         self._line({"kind": "train", **row})
         if time.monotonic() - self._written_at > _STATUS_EVERY_S:
             self.state("training", samples)

@@ -42,7 +42,7 @@ def place(thread: int) -> Place:
 
 
 def _of(frame: FrameType) -> Place:
-    path, number = frame.f_code.co_filename, frame.f_lineno
+    path, number = frame.f_code.co_filename, frame.f_lineno or 0  # None between two lines
     short = _PATH.search(path)
     line = f"{short[0] if short else path}:{number} {frame.f_code.co_name}"
     text = linecache.getline(path, number)

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ _CLOSE_S = 15.0  # closing the log alone; a training thread that hangs in a writ
 _GATHER_S = 3.0  # for the others' stacks
 _OWN_WORDS_S = 2.0  # a lost peer is often an error in the training thread too: it closes the log itself
 _CAUSE_S = 6.0  # for the cause of an error that only says that a peer is gone
+_QUOTED = 160  # characters of an error that says no more than the cause
 _BY_PEER = re.compile(r"gloo|nccl|rccl|connection|socket|DistBackendError|DistNetworkError|timed out", re.I)
 
 
@@ -111,7 +113,7 @@ class Watchdog:
             self._take_over()
         if found.reason != "interrupted":  # its peers are told by the launcher
             self._lookout.decide(found, gather_s=0.0)
-        here = f"; rank {self._rank}: {message}" if by_peer else ""
+        here = f"; rank {self._rank}: {message[:_QUOTED]}" if by_peer else ""
         return replace(ending, reason=found.reason, message=found.message + here)
 
     def leave(self) -> None:
@@ -140,12 +142,19 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            self._lookout.watch(_POLL_S)
-            self._rearm()
-            if not self._deciding.locked() and (decided := self._lookout.decided) is not None:
-                self._end(decided)
-            elif not self._leaving and self._lookout.verdict() is not None:
-                self._judge()
+            try:
+                self._look()
+            except Exception:  # without this thread nobody would end the run
+                traceback.print_exc()
+                time.sleep(_REARM_S)
+
+    def _look(self) -> None:
+        self._lookout.watch(_POLL_S)
+        self._rearm()
+        if not self._deciding.locked() and (decided := self._lookout.decided) is not None:
+            self._end(decided)
+        elif not self._leaving and self._lookout.verdict() is not None:
+            self._judge()
 
     def _rearm(self) -> None:
         """The timer runs out, and ends this process, when this thread no longer comes here."""

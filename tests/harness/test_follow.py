@@ -73,7 +73,7 @@ def first_node(output: Path, act):
     thread.join()
 
 
-def training(beacon, directory: Path, until, *, seconds: float = 10.0) -> None:
+def training(beacon, directory: Path, until, *, seconds: float = 60.0) -> None:
     """Show an attempt and beat until `until()` is true."""
     end = time.monotonic() + seconds
     with beacon.training(directory):

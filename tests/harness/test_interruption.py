@@ -22,13 +22,28 @@ from tests.harness.test_campaign import keys, results
 KILLS = 20
 
 
+_STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """A test that fails leaves no harness behind."""
+    yield
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is None:
+            kill_everything(process)
+
+
 def harness(output: Path, *options: str) -> subprocess.Popen:
     """The scripted harness as a process in a session of its own."""
     line = [sys.executable, "-m", "tests.harness.scripted_harness", "--output", str(output), *options]
-    return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    _STARTED.append(process)
+    return process
 
 
-def wait_for(condition, *, seconds: float = 15.0):
+def wait_for(condition, *, seconds: float = 90.0):
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "waited in vain"
@@ -60,7 +75,7 @@ def test_an_interrupted_job_closes_its_log_and_exits_130(tmp_path, number):
     process = harness(tmp_path, "--behaviour", "hang")
     attempt = wait_for(lambda: training(tmp_path))
     process.send_signal(number)
-    _, words = process.communicate(timeout=20)
+    _, words = process.communicate(timeout=90)
     assert process.returncode == EXIT_INTERRUPTED
     assert "./run.sh resume" in words.splitlines()[-1]
     log = attempt / "result.txt"
@@ -76,9 +91,9 @@ def test_a_second_ctrl_c_does_not_wait_for_a_deaf_training(tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    process.communicate(timeout=20)
+    process.communicate(timeout=90)
     assert process.returncode == EXIT_INTERRUPTED
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 15  # patience with a training that is asked once is 30 s
     directory = jobs.load_all(tmp_path)[0].directory
     assert not lock.trainers(directory)
 

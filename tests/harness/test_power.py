@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from harness.config import Config
 from harness.config_file import resolve
 from harness.errors import ConfigError
 from harness.execute import run_job
+from harness.paths import ROOT
 from harness.power import Meter
 from harness.power_sources import Hwmon, Lines, Rapl, amd, nvidia, watts
 from tests.harness.power_machines import amdgpu, path_with, rapl
@@ -233,3 +236,18 @@ def test_samples_come_neither_too_often_nor_too_rarely(value):
         ConfigError, match=r"power\.sample_s: found .*; allowed: 0 \(none\), or 0\.2 to 60 seconds"
     ):
         resolve("proxy", overrides=[f"power.sample_s={value}"], aliases={})
+
+
+def test_a_harness_that_is_killed_leaves_no_meter_and_no_tool(tmp_path):
+    script = f"echo $$ >>{tmp_path}/pids; " + nvidia_smi("0, 100.0\n0, 101.0")
+    environment = {"PATH": path_with(tmp_path / "bin", nvidia_smi=script)}
+    code = "import sys, time; from pathlib import Path; from harness.power import Meter\n"
+    code += "with Meter(sources=('nvidia-smi',), every_s=0.2).running(Path(sys.argv[1])): time.sleep(60)"
+    killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment)
+    path = tmp_path / "power.jsonl"
+    until(lambda: path.exists() and readings(path, "nvidia-smi"), 20.0)
+    killed.kill()
+    killed.wait()
+    until(lambda: power_meter.SAMPLER in path.read_text())
+    pid = (tmp_path / "pids").read_text().split()[-1]
+    until(lambda: not Path(f"/proc/{pid}").exists())

@@ -116,7 +116,7 @@ def test_a_lost_node_ends_the_attempt_as_aborted_and_a_new_one_carries_on(cluste
     for process in everything_of(follower):
         process.kill()
     status = wait_for(lambda: ended(attempt), seconds=60)
-    assert (status["outcome"], status["reason"]) == ("aborted", "exception"), status
+    assert (status["outcome"], status["reason"]) == ("aborted", "lost_rank"), status
     last = json.loads((attempt / "result.txt").read_text().splitlines()[-1].removeprefix(":::MLLOG "))
     assert (last["key"], last["metadata"]["status"]) == ("run_stop", "aborted")
     assert cluster.address.rpartition(".")[0] in status["message"], "it names the peer that it lost"

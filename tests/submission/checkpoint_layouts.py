@@ -1,7 +1,4 @@
-"""Driver of the checkpoint tests: saves in each layout and goes on in each other; losses as JSON. Runs under torchrun.
-
-Three process groups in turn: `first` (one rank), `second` (two ranks), `third` (one rank).
-"""
+"""Saves in each layout and goes on in each other: on one rank in the test process, on two under torchrun."""
 
 from __future__ import annotations
 
@@ -45,11 +42,10 @@ def main() -> None:
     from submission import device
 
     device.install()
-    directory, part = Path(sys.argv[1]), sys.argv[2]
-    bench = Bench(directory, Ranks.from_environment())
-    {"first": first, "second": second, "third": third}[part](bench)
+    bench = Bench(Path(sys.argv[1]), Ranks.from_environment())
+    pairs(bench)
     if bench.ranks.rank == 0:
-        (directory / f"{part}.json").write_text(json.dumps(bench.losses))
+        (bench.directory / "two.json").write_text(json.dumps(bench.losses))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -67,7 +63,10 @@ class Bench:
 
         parallelism = {"threads_per_rank": 1, "gpus_per_node": self.ranks.world_size, **layout}
         layers = {"layers": 2 if arm == "chance" else 4}
-        config = checkpoint_config(self.directory, model=layers, parallelism=parallelism)
+        batch = {"global_batch_size": 8, "micro_batch_size": 4}
+        config = checkpoint_config(
+            self.directory, model=layers, parallelism=parallelism, batch=batch, warmup={"train_steps": 1}
+        )
         executor = MegatronExecutor(
             config, arm=arm, seed=11, ranks=self.ranks, cache=self.directory / "cache"
         )
@@ -95,12 +94,12 @@ class Bench:
             self.train(f"{saved} -> {name}", layout, arm, start=self.saved(saved))
 
 
-def first(bench: Bench) -> None:
+def before(bench: Bench) -> None:
     bench.train("single", {}, save=(2, SAVED_AT))
     bench.resume("single", ALONE)
 
 
-def second(bench: Bench) -> None:
+def pairs(bench: Bench) -> None:
     """Layouts come to step 4 from the common step 2, because pipeline stages draw initial weights of their own."""
     for name, layout in PAIRS.items():
         bench.train(name, layout, start=bench.saved("single", 2), save=(SAVED_AT,))
@@ -111,7 +110,7 @@ def second(bench: Bench) -> None:
     bench.resume("chance, data", {"data": {}}, "chance")
 
 
-def third(bench: Bench) -> None:
+def after(bench: Bench) -> None:
     for saved in PAIRS:
         bench.resume(saved, ALONE)
     bench.resume("chance, data", ALONE, "chance")

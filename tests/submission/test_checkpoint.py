@@ -9,7 +9,7 @@ import json
 import pytest
 
 from harness.config import Checkpoint
-from tests.submission.checkpoint_layouts import checkpoint_config
+from tests.submission.checkpoint_layouts import RECIPES, checkpoint_config
 from tests.submission.test_warmup import same
 
 
@@ -103,6 +103,24 @@ def test_a_state_that_were_not_loaded_would_be_seen(executor, again, tmp_path, m
     made = executor(dtype="fp32")
     made.resume(directory)
     assert trained(made, 3) != losses
+
+
+def test_a_run_saved_after_its_recipe_was_left_goes_on_with_the_next_one_and_proves_its_own_steps(
+    executor, again, tmp_path
+):
+    recipes = {**RECIPES, "chance": {**RECIPES["chance"], "switch_step": 2, "switch_to": "bf16"}}
+    made = executor(recipes=recipes)
+    trained(made, 3)
+    directory = made.save(tmp_path).directory
+    losses = [made.train_step().loss for _ in range(2)]
+    again()
+    made = executor(recipes=recipes)
+    made.warm_up()
+    made.resume(directory)
+    assert trained(made, 2) == losses
+    rows = made.proof()["gemms"]
+    passes = 2 * 4  # steps x micro batches
+    assert {(row["format"], row["from_step"], row["calls"]) for row in rows} == {("bf16", 3, passes)}
 
 
 def test_saving_leaves_no_trace_in_the_run_that_saves(executor, again, tmp_path):

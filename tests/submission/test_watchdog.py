@@ -1,4 +1,4 @@
-"""Real trainings of the tiny model over gloo, in which one rank has an accident: who is named, and that nobody is left."""
+"""Real trainings of the tiny model over gloo, in which one rank has an accident: who is named, and nobody is left."""
 
 from __future__ import annotations
 

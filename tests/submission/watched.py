@@ -41,11 +41,13 @@ def _faulty(assemble, fault: str, step: int):
 
     def build(config, linears, home):
         trainer = assemble(config, linears, home)
-        warm_up = config.warmup.train_steps * config.micro_batches + config.warmup.eval_steps
+        warm_up = config.warmup.train_steps * config.micro_batches
         due, count = warm_up + step * config.micro_batches, 0
 
         def before(module, *_):
             nonlocal count
+            if not module.training:  # an evaluation
+                return
             count += 1
             if "slow" in fault and count > warm_up:
                 time.sleep(SLOW_S)
