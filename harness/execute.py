@@ -110,14 +110,20 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         closing.add_evidence(directory, gpu_errors.found(made.config, since_s=began_s))
         last = attempt.ending(directory)
         if _disk_is_full(directory, last):
-            raise EnvironmentFailure(f"{directory}: no space left on device; free some, then {_RESUME}")
+            raise EnvironmentFailure(f"{_where_full(directory, last)}; free some, then {_RESUME}")
         if last is not None and last.reason == "interrupted":
             raise Interrupted("the training was stopped by a signal")
     campaign.save(made.with_run(dataclasses.replace(made.runs[index], state="failed")))
     raise TrainingFailed(_failure(made, index, directory, code))
 
 
-def _failure(made: Campaign, index: int, directory: Path, code: int) -> str:
+def _where_full(directory: Path, last: attempt.Ending | None) -> str:
+    """With the training's own words, which may name the file that met the full disk."""
+    said = f" ({last.message})" if last and last.message else ""
+    return f"{directory}: no space left on device{said}"
+
+
+def _failure(made: Campaign, index: int, directory: Path, code: int | None) -> str:
     last = attempt.ending(directory)
     why = f"exit status {code}"
     if last is not None:

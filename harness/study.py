@@ -22,6 +22,7 @@ from harness import (
     study_analysis,
     study_grid,
     study_page,
+    study_pool,
     study_words,
     study_workers,
 )
@@ -66,6 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp"
     )
     parser.add_argument(
+        "--pool", nargs="+", metavar="JOB", help="no training: analyse these finished studies together"
+    )
+    parser.add_argument(
         "--jobs", type=int, metavar="N", help="runs side by side (default: one per GPU, or per core)"
     )
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
@@ -79,9 +83,11 @@ def main(args: argparse.Namespace) -> int:
         for cell in cells:
             print(f"{cell.name:<20} {_describe(cell)}")
         return EXIT_OK
-    job = _resumed(args.resume, plain) if args.resume else _new(args, plain, cells)
+    if args.pool:
+        return conclude([_found(stamp, plain, "--pool") for stamp in args.pool], cells, as_json=args.json)
+    job = _found(args.resume, plain, "--resume") if args.resume else _new(args, plain, cells)
     job = study_workers.run(job, study_workers.number(job.campaigns[0].config, args.jobs))
-    return conclude(job, cells, as_json=args.json)
+    return conclude([job], cells, as_json=args.json)
 
 
 def _chosen(cells: list[study_grid.Cell], names: list[str] | None) -> list[study_grid.Cell]:
@@ -141,12 +147,12 @@ def study_config(config: Config, cells: list[study_grid.Cell], *, seeds: int, st
     return changed
 
 
-def _resumed(stamp: str, plain: Config) -> Job:
+def _found(stamp: str, plain: Config, option: str) -> Job:
     output = Path(plain.runs.output)
     found = next((job for job in jobs.load_jobs(output) if job.stamp == stamp), None)
     if found is None or not (found.directory / "study.json").exists():
         raise UsageError(
-            f"--resume: found no study {stamp} in {output}; allowed: the stamp its first line printed"
+            f"{option}: found no study {stamp} in {output}; allowed: the stamp its first line printed"
         )
     return found
 
@@ -164,10 +170,13 @@ def curves_of(made: Campaign) -> dict[int, study_analysis.Curve]:
     return found
 
 
-def conclude(job: Job, cells: list[study_grid.Cell], *, as_json: bool) -> int:
-    """Analyse, write the table, the page and the figures beside the first campaign, and print."""
+def conclude(studies: list[Job], cells: list[study_grid.Cell], *, as_json: bool) -> int:
+    """Analyse, write the table, the page and the figures beside the first campaign of the last study, and print."""
+    job = studies[-1]
     told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
-    curves = {made.arm: curves_of(made) for made in job.campaigns}
+    curves = study_pool.merge(
+        [(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies]
+    )
     if told["target"] is None:
         told["target"] = study_analysis.halfway(list(curves[study_grid.BASELINE].values()))
     results = study_analysis.analyse(curves, study_grid.BASELINE, told["target"])
@@ -175,7 +184,8 @@ def conclude(job: Job, cells: list[study_grid.Cell], *, as_json: bool) -> int:
     contrasts = study_analysis.contrasts(curves, study_grid.CONTRASTS, told["target"])
     error = study_analysis.standard_error_pct(results)
     says = study_words.conclusions(results, contrasts, error, study_grid.BASELINE)
-    document = {"study": job.stamp, **told, "results": [dataclasses.asdict(result) for result in results],
+    stamp = "+".join(one.stamp for one in studies)
+    document = {"study": stamp, **told, "results": [dataclasses.asdict(result) for result in results],
                 "contrasts": [{"cell": a, "other": b, **dataclasses.asdict(cost)} for a, b, cost in contrasts],
                 "standard_error_pct": error, "conclusions": says}  # fmt: skip
     (job.directory / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -14,11 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from harness import attempt as attempts
 from harness import lock
 from harness.errors import EXIT_INTERRUPTED, UserError
 from harness.paths import ROOT
 
 _POLL_S = 0.1
+_LEAVING_S = (
+    120.0  # for a training that has said how it ended: destroying process groups, ending interpreters
+)
 _CLOSING_S = 30.0  # an interrupted run writes run_stop, after the step or collective it is in
 _TERMINATING_S = 5.0
 _PR_SET_PDEATHSIG = 1
@@ -73,9 +77,10 @@ def train(
     with Signals() as signals, (attempt / "stdout.log").open("xb") as log:
         process = _start(command, environment, lock_descriptor, log)
         try:
-            while not signals.count and not _ended(process, _POLL_S):
+            overdue = _Overdue(attempt)
+            while not (signals.count or _ended(process, _POLL_S) or overdue()):
                 watch()
-            if process.poll() is None:
+            if process.poll() is None and signals.count:
                 _interrupt(process, signals)
         finally:
             _leave_nothing(process, campaign, patience_s=0 if signals.count > 1 else _TERMINATING_S)
@@ -83,6 +88,21 @@ def train(
         raise Interrupted("interrupted")
     watch()
     return process.returncode
+
+
+class _Overdue:
+    """Whether a training has said how it ended, and has not left for long: it would keep its accelerators."""
+
+    def __init__(self, attempt: Path, *, patience_s: float = _LEAVING_S, look_every_s: float = 2.0):
+        self._attempt, self._patience_s, self._every_s = attempt, patience_s, look_every_s
+        self._looked_at, self._ended_at = time.monotonic(), 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if not self._ended_at and now - self._looked_at > self._every_s:
+            self._looked_at = now
+            self._ended_at = now if attempts.ending(self._attempt) is not None else 0.0
+        return bool(self._ended_at) and now - self._ended_at > self._patience_s
 
 
 def _start(

@@ -6,9 +6,12 @@ import argparse
 import subprocess
 import sys
 
+from harness.environment import cores
 from harness.errors import EXIT_FAILED, EXIT_OK
 from harness.launch import accelerators
 from harness.paths import ROOT
+
+_WORKERS = 8  # many tests start ranks of their own
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +25,8 @@ def main(args: argparse.Namespace) -> int:
     left_out = [] if args.slow else ["not slow"]
     left_out += [] if accelerators() else ["not gpu"]
     selection = ["-m", " and ".join(left_out)] if left_out else []
-    process = subprocess.run([sys.executable, "-m", "pytest", *selection, *args.pytest], cwd=ROOT)
+    # the tests of a file share what is dear to make; GPU tests share a GPU and go one after another
+    side_by_side = [] if accelerators() else ["-n", str(min(cores(), _WORKERS)), "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", *side_by_side, *selection, *args.pytest]
+    process = subprocess.run(command, cwd=ROOT)
     return EXIT_OK if process.returncode == 0 else EXIT_FAILED

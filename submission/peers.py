@@ -10,7 +10,11 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-_HERE = ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid")  # equal where process numbers mean the same
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACES = (
+    "/proc/self/ns/pid",
+    "/proc/self/ns/net",
+)  # process numbers mean the same; nothing is between them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +43,7 @@ def me(rank: int, *, towards: str) -> Who:
 
 def _machine() -> str:
     try:
-        return Path(_HERE[0]).read_text(encoding="ascii").strip() + os.readlink(_HERE[1])
+        return _BOOT.read_text(encoding="ascii").strip() + "".join(map(os.readlink, _NAMESPACES))
     except OSError:
         return ""
 

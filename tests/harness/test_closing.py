@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from harness.errors import TrainingFailed
 from harness.events import Events
 from harness.execute import run_job
 from harness.metrics import Tail
+from harness.supervise import _Overdue
 from tests.harness.doctor_machines import nvidia, rocm, rows, tools
 from tests.harness.scripted_harness import scripted_config
 from tests.harness.scripted_submission import command
@@ -179,3 +181,15 @@ def test_a_rank_that_is_slow_no_more_is_not_shown_in_the_bar(tmp_path):
     tail.path.write_text(tail.path.read_text() + train(2) + evaluation(16, 4.4))
     tail.read()
     assert tail.slow_now == [] and "warning" not in progress.describe(tail, config, status={})
+
+
+def test_a_training_that_has_ended_and_does_not_leave_is_overdue(tmp_path):
+    overdue = _Overdue(tmp_path, patience_s=0.1, look_every_s=0.0)
+    assert not overdue()
+    (tmp_path / "status.json").write_text(
+        '{"state": "ended", "outcome": "success", "reason": "target", "message": null}'
+    )
+    time.sleep(0.01)
+    assert not overdue()
+    time.sleep(0.2)
+    assert overdue()

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from harness import campaign, cli, study, study_analysis, study_grid, study_words
+from harness import campaign, cli, jobs, study, study_analysis, study_grid, study_pool, study_words
 from harness.config_file import resolve
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UsageError
 from harness.study_analysis import crossing, estimate, failed
 
 
@@ -70,6 +70,19 @@ def test_the_conclusions_state_intervals_and_what_was_not_told_apart():
         "standard error of the extra samples, median over cells: 0.80 %: a difference of 1 % lies within two standard "
         "errors",
     ]
+
+
+def test_studies_are_pooled_only_when_they_trained_the_same(tmp_path):
+    cells = [cell for cell in study_grid.paper() if cell.name in ("none-f", "fp8")]
+    made = []
+    for steps in (60, 60, 70):
+        plain = resolve("proxy", overrides=[f"runs.output={tmp_path}"], aliases={}).config
+        made.append(jobs.create(study.study_config(plain, cells, seeds=1, steps=steps)))
+    one, two = {"fp8": {1: shifted(1.0)}}, {"fp8": {2: shifted(1.0)}, "none-f": {2: shifted(1.1)}}
+    merged = study_pool.merge([(made[0], one), (made[1], two)])
+    assert {cell: sorted(runs) for cell, runs in merged.items()} == {"fp8": [1, 2], "none-f": [2]}
+    with pytest.raises(UsageError, match=r"another schedule in .* than in .* \(max_steps: 60 and 70\)"):
+        study_pool.merge([(made[0], one), (made[2], two)])
 
 
 def test_half_is_what_the_baseline_has_after_half_of_its_steps():
@@ -176,3 +189,6 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     made = campaign.load(place)
     assert len({run.seed for run in made.runs}) == 2
     assert cli.main(["study", *options, "--resume", "19990101-000000"]) == 2
+    capsys.readouterr()
+    assert cli.main(["study", *options, "--pool", stamp, stamp]) == 2
+    assert "in two studies; allowed: other seeds" in capsys.readouterr().err

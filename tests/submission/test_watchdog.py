@@ -61,19 +61,17 @@ def accident(data_directory, tmp_path):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
         script = ["-m", "tests.submission.watched", "--attempt", str(tmp_path), "--fault", fault]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(
-            [sys.executable, *launcher, *script, "--rank", str(rank), "--step", str(step)],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        (tmp_path / "stdout.log").write_text(done.stdout + done.stderr)
-        assert done.returncode == 1, done.stdout + done.stderr
+        line = [sys.executable, *launcher, *script, "--rank", str(rank), "--step", str(step)]
+        with (tmp_path / "stdout.log").open("wb") as log:
+            code = subprocess.run(line, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=200)
+        said = (tmp_path / "stdout.log").read_text()
+        assert code.returncode == 1, said
         assert survivors(tmp_path) == []
-        return Aftermath(directory=tmp_path, said=done.stdout + done.stderr)
+        return Aftermath(directory=tmp_path, said=said)
 
-    return run
+    yield run
+    for pid in survivors(tmp_path):  # of a test that failed
+        psutil.Process(pid).kill()
 
 
 def survivors(directory: Path) -> list[int]:
