@@ -9,7 +9,6 @@ from typing import Any
 
 from compliance import mllog
 from harness import atomic, attempt
-from harness.events import Events
 from harness.metrics import Tail
 
 # torchrun's summary: which process failed first, and of what
@@ -76,6 +75,8 @@ def _close_log(path: Path, *, samples: int) -> None:
     if not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as file:  # a record that was cut off keeps its line
             file.write(b"\n")
+    from harness.events import Events  # numpy comes with it, and most trainings close their logs themselves
+
     events = Events(path, writes=True, append=True)
     last = next((key for key in reversed(keys) if key in _INTERVALS or key in _INTERVALS.values()), "")
     if last in _INTERVALS:

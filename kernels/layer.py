@@ -100,7 +100,7 @@ class Layer:
     ) -> Tensor:
         gain, dtype = self.recipe[plan.which].gain, operands[0].dtype
         product = plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=accumulate)
-        self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right))
+        self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
         if self.observer is not None:
 
             def came_out() -> Tensor:

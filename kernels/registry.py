@@ -16,6 +16,7 @@ class How:
     right: Quantizer
     backend: str  # "native": the hardware multiplies the format; "emulated" (GPU) and "reference" (CPU): BF16 products
     engine: str  # what multiplied: "torch", "torch scaled_mm", "triton dot_scaled"
+    gain: float = 1.0  # the product was multiplied by it
 
     @property
     def transform(self) -> str:

@@ -58,6 +58,10 @@ def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, w
                 f"{where}: ran {_described(got)}, the recipe '{recipe.name}' says {_described(want)} "
                 f"({operand.value} operand)"
             )
+    if ran.how.gain != recipe[gemm].gain:
+        raise ProofError(
+            f"{where}: ran with gain {ran.how.gain}, the recipe '{recipe.name}' says {recipe[gemm].gain}"
+        )
     if ran.calls != wanted:
         raise ProofError(f"{where}: ran {ran.calls} times, the steps demand {wanted}")
 
@@ -78,7 +82,18 @@ def gather(ledger: Ledger) -> list[dict[str, Any]]:
                 raise ProofError(
                     f"{key[0]} {key[1].value}: rank {rank} ran {row}, another rank {merged[key]}"
                 )
-    names = ("format", "transform", "scale_rule", "rounding", "backend", "engine", "calls")
+    names = (
+        "format",
+        "transform",
+        "scale_rule",
+        "rounding",
+        "prescale",
+        "block_rows",
+        "gain",
+        "backend",
+        "engine",
+        "calls",
+    )
     rows = [
         {"layer": k[0], "gemm": k[1].value, **dict(zip(names, row, strict=True))} for k, row in merged.items()
     ]
@@ -98,7 +113,7 @@ def _described(quantizer: Quantizer) -> str:
     return ", ".join(parts)
 
 
-def _fields(ran: Ran) -> tuple[str | None, ...]:
+def _fields(ran: Ran) -> tuple[str | float | None, ...]:
     how = ran.how
     scale_rule = how.left.scale_rule.value if how.format.is_blocked else None
     chance = [
@@ -107,7 +122,8 @@ def _fields(ran: Ran) -> tuple[str | None, ...]:
         if quantizer.rounding is Rounding.STOCHASTIC
     ]
     rounding = f"stochastic {' and '.join(chance)}" if chance else Rounding.NEAREST.value
-    return how.format.value, how.transform, scale_rule, rounding, how.backend, how.engine
+    options = (how.left.prescale, how.right.rows, how.gain)
+    return how.format.value, how.transform, scale_rule, rounding, *options, how.backend, how.engine
 
 
 def natural(label: str) -> tuple[int, str]:

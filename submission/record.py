@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
     from submission.watch import Ending
 
@@ -144,6 +142,8 @@ def _json_number(value: Any) -> Any:
 
 def _memory_bytes() -> int:
     """Peak of this process: of the accelerator's memory where there is one, else resident (Linux counts KiB)."""
+    import torch  # here: a script in Megatron's place is imported by processes that have no use for it
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -99,11 +99,11 @@ def gemm(
     b, _ = engine.prepare(b_NK, right, None)
     assert a is not None and b is not None
     product = engine.multiply(a, b, gain=recipe.gain, dtype=a_MK.dtype, accumulate=None)
-    ledger.add(label, which, how(engine, on, request, a, b))
+    ledger.add(label, which, how(engine, on, request, a, b, recipe.gain))
     return product
 
 
-def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared) -> How:
+def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:
     """What ran, from the operands that were multiplied."""
     backend = engine.backend(on, request)
-    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name)
+    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain)

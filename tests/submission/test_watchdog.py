@@ -142,6 +142,13 @@ def test_rank_0_can_name_itself(accident):
 
 
 @pytest.mark.slow
+def test_a_training_of_one_rank_is_watched_too(accident):
+    after = accident("sleep", 0, gpus_per_node=1)
+    assert after.status["reason"] == "hung" and after.status["message"].endswith("_sleep")
+    require_aborted_log(after, samples=8 * (STEP - 1))
+
+
+@pytest.mark.slow
 def test_a_killed_rank_0_is_named_by_rank_1(accident):
     after = accident("kill", 0)
     assert after.status["reason"] == "lost_rank"
