@@ -17,8 +17,8 @@ if [[ -e /dev/kfd ]]; then
 else
     gpus=(--gpus=all)
 fi
-# privileged: every run starts with cold caches, which a container may only then drop; --set system.division=open needs none
-in=(docker run --rm --init --privileged --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --stop-timeout=60)
+in=(docker run --rm --init --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --stop-timeout=60)
+in+=(--privileged) # runs start with cold caches, which a container may only then drop; the open division needs none
 in+=(--user="$(id -u):$(id -g)" --env=HOME=/tmp)
 for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE; do
     in+=(--env="$name")

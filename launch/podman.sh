@@ -17,8 +17,8 @@ if [[ -e /dev/kfd ]]; then
 else
     gpus=(--device=nvidia.com/gpu=all)
 fi
-# privileged: every run starts with cold caches, which a container may only then drop; --set system.division=open needs none
-in=(podman run --rm --init --privileged --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --stop-timeout=60)
+in=(podman run --rm --init --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --stop-timeout=60)
+in+=(--privileged) # runs start with cold caches, which a container may only then drop; the open division needs none
 in+=(--userns=keep-id --security-opt=label=disable --pids-limit=-1)
 for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE; do
     in+=(--env="$name")

@@ -131,7 +131,7 @@ def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
     with sleeper.open("a") as file:
         file.write("time.sleep(600)\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert "said nothing within 8 s" in run([*torchrun, str(sleeper)], timeout_s=8).why
+    assert "said nothing within 15 s" in run([*torchrun, str(sleeper)], timeout_s=15).why
     ranks = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
 

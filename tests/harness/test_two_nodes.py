@@ -109,6 +109,7 @@ def output(tmp_path) -> Path:
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.slow
 def test_a_lost_node_ends_the_attempt_as_aborted_and_a_new_one_carries_on(cluster, port, output):
     follower = cluster.start(1, port, output, "follow")
     first = cluster.start(0, port, output, "run", *options(target=6.2))

@@ -234,6 +234,7 @@ def rows(attempt, kind):
     return [row for row in found if row["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_the_command_line_saves_and_another_layout_goes_on(tmp_path):
     done, first = command(tmp_path / "a", "checkpoint.every_steps=3")
     saved = sorted((first / "checkpoints").iterdir())

@@ -122,5 +122,5 @@ def test_ranks_see_together_what_one_rank_sees_alone(looks, trained):
             assert row["product"]["snr_db"] == pytest.approx(expected[key]["product"]["snr_db"], abs=near)
             if key[1] == "wgrad":
                 error = expected[key]["gradient"]["error"]
-                near = 0.01 if layout == "data" else 0.3
+                near = 0.05 if layout == "data" else 0.3
                 assert row["gradient"]["error"] == pytest.approx(error, rel=near)
