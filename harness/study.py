@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from compliance import mllog, runlog
 from harness import (
@@ -21,20 +17,17 @@ from harness import (
     jobs,
     study_analysis,
     study_grid,
-    study_page,
     study_pool,
-    study_words,
     study_workers,
 )
 from harness.campaign import Campaign
 from harness.config import Config
 from harness.config_file import resolve
-from harness.errors import EXIT_FAILED, EXIT_OK, ConfigError, UsageError
+from harness.errors import EXIT_OK, ConfigError, UsageError
 from harness.job import fit_proxy, require_accelerators
 from harness.jobs import Job
 from harness.launch import accelerators
-from harness.logs import printable
-from harness.study_analysis import Estimate, Result
+from harness.study_conclude import conclude, read_table
 from harness.typed import ConfigProblem
 
 _UNSAID = -1.0
@@ -70,6 +63,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--pool", nargs="+", metavar="JOB", help="no training: analyse these finished studies together"
     )
     parser.add_argument(
+        "--table", type=Path, metavar="CSV", help="no training: analyse a study.csv, ours or anybody's"
+    )
+    parser.add_argument(
         "--jobs", type=int, metavar="N", help="runs side by side (default: one per GPU, or per core)"
     )
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
@@ -83,11 +79,40 @@ def main(args: argparse.Namespace) -> int:
         for cell in cells:
             print(f"{cell.name:<20} {_describe(cell)}")
         return EXIT_OK
+    if args.table:
+        return _of_table(args, plain, cells)
     if args.pool:
-        return conclude([_found(stamp, plain, "--pool") for stamp in args.pool], cells, as_json=args.json)
+        return _of_jobs([_found(stamp, plain, "--pool") for stamp in args.pool], cells, as_json=args.json)
     job = _found(args.resume, plain, "--resume") if args.resume else _new(args, plain, cells)
     job = study_workers.run(job, study_workers.number(job.campaigns[0].config, args.jobs))
-    return conclude([job], cells, as_json=args.json)
+    return _of_jobs([job], cells, as_json=args.json)
+
+
+def _of_jobs(studies: list[Job], cells: list[study_grid.Cell], *, as_json: bool) -> int:
+    """Everything is written beside the first campaign of the last study."""
+    job = studies[-1]
+    told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
+    told["study"] = "+".join(one.stamp for one in studies)
+    curves = study_pool.merge(
+        [(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies]
+    )
+    return conclude(curves, told, cells, job.directory, as_json=as_json)
+
+
+def _of_table(args: argparse.Namespace, plain: Config, cells: list[study_grid.Cell]) -> int:
+    """Everything is written into a directory beside the table, of its name."""
+    curves, place = read_table(args.table), args.table.with_suffix("")
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"{place}: found a file; allowed: a directory, or none")
+    place.mkdir(exist_ok=True)
+    told = {"study": str(args.table), "grid": args.grid, "target": _chosen_target(args, plain)}
+    return conclude(curves, told, cells, place, as_json=args.json)
+
+
+def _chosen_target(args: argparse.Namespace, plain: Config) -> float | None:
+    if args.target is not _UNSAID:
+        return args.target
+    return plain.evaluation.target_log_perplexity if plain.profile == "proxy" else None
 
 
 def _chosen(cells: list[study_grid.Cell], names: list[str] | None) -> list[study_grid.Cell]:
@@ -114,8 +139,7 @@ def _new(args: argparse.Namespace, plain: Config, cells: list[study_grid.Cell]) 
     require_accelerators(config)
     data.ensure(config)
     job = jobs.create(config)
-    usual = plain.evaluation.target_log_perplexity if plain.profile == "proxy" else None
-    told = {"grid": args.grid, "target": usual if args.target is _UNSAID else args.target}
+    told = {"grid": args.grid, "target": _chosen_target(args, plain)}
     (job.directory / "study.json").write_text(json.dumps(told), encoding="utf-8")
     print(f"study {job.stamp}: {len(cells)} cells x {args.seeds} seeds x {config.schedule.max_steps} steps; "
           f"./run.sh study --grid {args.grid} --resume {job.stamp} continues it", file=sys.stderr)  # fmt: skip
@@ -168,80 +192,6 @@ def curves_of(made: Campaign) -> dict[int, study_analysis.Curve]:
                 [*curve, (log.samples_at_stop or 0, float("nan"))] if run.reason == "not_finite" else curve
             )
     return found
-
-
-def conclude(studies: list[Job], cells: list[study_grid.Cell], *, as_json: bool) -> int:
-    """Analyse, write the table, the page and the figures beside the first campaign of the last study, and print."""
-    job = studies[-1]
-    told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
-    curves = study_pool.merge(
-        [(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies]
-    )
-    if told["target"] is None:
-        told["target"] = study_analysis.halfway(list(curves[study_grid.BASELINE].values()))
-    results = study_analysis.analyse(curves, study_grid.BASELINE, told["target"])
-    by_name = {cell.name: cell for cell in cells}
-    contrasts = study_analysis.contrasts(curves, study_grid.CONTRASTS, told["target"])
-    error = study_analysis.standard_error_pct(results)
-    says = study_words.conclusions(results, contrasts, error, study_grid.BASELINE)
-    stamp = "+".join(one.stamp for one in studies)
-    document = {"study": stamp, **told, "results": [dataclasses.asdict(result) for result in results],
-                "contrasts": [{"cell": a, "other": b, **dataclasses.asdict(cost)} for a, b, cost in contrasts],
-                "standard_error_pct": error, "conclusions": says}  # fmt: skip
-    (job.directory / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _write_table(job.directory / "study.csv", curves)
-    page = study_page.write(job.directory / "study.html", results, curves, by_name, told["target"], says)
-    if as_json:
-        print(json.dumps(document, indent=1))
-    else:
-        _print(results, by_name)
-        print("\n".join(says))
-        print(f"page: {page}")
-    return EXIT_OK if all(result.runs for result in results) else EXIT_FAILED
-
-
-def _write_table(path: Path, curves: dict[str, dict[int, study_analysis.Curve]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["cell", "seed", "samples", "log_perplexity"])
-        for cell, runs in curves.items():
-            writer.writerows(
-                [cell, seed, samples, loss] for seed, curve in runs.items() for samples, loss in curve
-            )
-
-
-def _print(results: list[Result], cells: dict[str, study_grid.Cell]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in (
-        "cell",
-        "runs",
-        "failed",
-        "gap, nats",
-        "extra samples, %",
-        "to target, %",
-        "p (Holm)",
-        "paper, %",
-    ):
-        table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
-    for r in results:
-        cell = cells.get(r.cell)
-        holm = "-" if r.holm_p is None else f"{r.holm_p:.3f}"
-        numbers = [shown(r.gap_nats, 4), shown(r.extra_samples_pct, 1), shown(r.extra_to_target_pct, 1), holm]
-        table.add_row(printable(r.cell), str(r.runs), str(r.failed), *numbers, claim(cell))
-    Console(width=150).print(table)
-
-
-def shown(value: Estimate | None, digits: int) -> str:
-    if value is None:
-        return "-"
-    text = f"{value.mean:+.{digits}f}"
-    return text if value.low is None else f"{text} ({value.low:+.{digits}f} .. {value.high:+.{digits}f})"
-
-
-def claim(cell: study_grid.Cell | None) -> str:
-    if cell is None or not (cell.claimed or cell.claimed_to_fail):
-        return ""
-    return "does not converge" if cell.claimed_to_fail else "{:g}-{:g}".format(*(cell.claimed or (0, 0)))
 
 
 def _describe(cell: study_grid.Cell) -> str:

@@ -85,6 +85,25 @@ def test_studies_are_pooled_only_when_they_trained_the_same(tmp_path):
         study_pool.merge([(made[0], one), (made[2], two)])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "found no table"),
+        ("a,b\n", "study.csv:1: found another header; allowed: cell,seed,samples,log_perplexity"),
+        ("cell,seed,samples,log_perplexity\nfp8,1,ten,3\n", "study.csv:2: invalid literal"),
+        ("cell,seed,samples,log_perplexity\nfp8,1,10\n", "study.csv:2: not enough values"),
+        ("cell,seed,samples,log_perplexity\nmine,1,10,3.0\n", "found no cell fp8"),
+    ],
+    ids=["no file", "another table", "no number", "a short line", "no baseline"],
+)
+def test_a_table_that_cannot_be_read_is_one_clear_line(tmp_path, capsys, text, words):
+    path = tmp_path / "study.csv"
+    if text is not None:
+        path.write_text(text)
+    assert cli.main(["study", "--table", str(path)]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_half_is_what_the_baseline_has_after_half_of_its_steps():
     one, other = [(100, 5.0), (200, 4.0), (300, 3.5)], [(100, 5.2), (200, 4.2), (300, 3.6)]
     assert study_analysis.halfway([one, other]) == pytest.approx((4.5 + 4.7) / 2)
@@ -183,6 +202,10 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     place = next(tmp_path.glob("*_h16-fdw"))
     rows = (place / "study.csv").read_text().splitlines()
     assert rows[0] == "cell,seed,samples,log_perplexity" and len(rows) == 1 + 2 * 2 * 4
+    assert cli.main(["study", "--table", str(place / "study.csv"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["results"], again["contrasts"]) == (document["results"], document["contrasts"])
+    assert (place / "study" / "study.csv").read_text() == (place / "study.csv").read_text()
     page = (place / "study.html").read_text()
     assert all((place / f"study_{name}.svg").read_text() in page for name in ("cost", "gaps"))
     assert page.count("<svg") == 2 and "<script" not in page
