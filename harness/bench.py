@@ -15,6 +15,7 @@ from harness.config import Config, to_mapping
 from harness.config_file import resolve
 from harness.errors import EXIT_OK, TrainingFailed
 from harness.launch import accelerators
+from harness.options import positive
 from harness.paths import ROOT
 
 _LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "submission.bench")
@@ -23,7 +24,9 @@ _LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="proxy", help="whose model is timed (default proxy)")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
-    parser.add_argument("--repetitions", type=int, default=15, help="timed steps per candidate (default 15)")
+    parser.add_argument(
+        "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from compliance import official
 from compliance.case import Violation
 from compliance.oracles import Oracle
+from compliance.ruleset import NAMES
 from harness.check import Checked
 from harness.logs import printable
 
@@ -47,7 +48,8 @@ def _total(checked: Checked) -> str:
     total = len(checked.paths)
     passed = sum(str(path) not in refused for path in checked.paths)
     tool = f"; official tools: mlperf-logging {official.version()}" if checked.official else ""
-    return f"{passed} of {total} logs pass ruleset {checked.ruleset}{tool}"
+    hint = f"; --ruleset judges by another round: {', '.join(NAMES)}" if passed < total else ""
+    return f"{passed} of {total} logs pass ruleset {checked.ruleset}{tool}{hint}"
 
 
 def sentence(violation: Violation) -> str:

@@ -50,6 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if not args.paths and not args.public:
         raise UsageError("compare: found nothing to compare; allowed: PATH .., --public NAME ..")
+    if args.html and (args.html.is_dir() or not args.html.parent.is_dir()):
+        raise UsageError(f"--html: found {args.html}; allowed: a file in a directory that exists")
     found = [submissions.load(path) for path in args.paths]
     loaded = submissions.distinct([*found, *public_index.named(args.public, args.index)])
     document = comparison.compare(loaded)

@@ -129,6 +129,10 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
     layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
     if preset is not None:
+        if profile != "llama31_8b":
+            raise ConfigError(
+                f"--preset {preset}: found the profile {profile}; allowed: llama31_8b, whose systems these are"
+            )
         layers.append(("preset", "presets", preset))
     for kind, section, name in layers:
         chosen, above = _choice(document, section, name, file.name), (section, name)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import jinja2
 
+from harness.config import Config
 from harness.config_file import resolve
-from harness.errors import EXIT_OK, UsageError
+from harness.errors import EXIT_OK, ConfigError, UsageError
+from harness.options import positive
 from harness.paths import ROOT
 
 _PORT = 29500
@@ -50,7 +52,10 @@ KINDS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emit", required=True, choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
-    parser.add_argument("--nodes", type=int, metavar="N", help="default: as the files in launch/")
+    parser.add_argument(
+        "--nodes", type=positive, metavar="N", help="default: the preset's, else as in launch/"
+    )
+    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over llama31_8b")
     parser.add_argument("--profile", default="llama31_8b", help="what is trained (default llama31_8b)")
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     parser.add_argument("--out", type=Path, metavar="F", help="a new file (default: stdout)")
@@ -58,8 +63,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     kind = KINDS[args.emit]
-    nodes = kind.nodes if args.nodes is None else args.nodes
-    text = render(args.emit, nodes=nodes, profile=args.profile, overrides=args.overrides)
+    nodes = args.nodes or (_nodes_of(args) if args.preset else kind.nodes)
+    text = render(args.emit, nodes=nodes, profile=args.profile, preset=args.preset, overrides=args.overrides)
     if args.out is None:
         print(text, end="")
         return EXIT_OK
@@ -74,26 +79,38 @@ def main(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def render(name: str, *, nodes: int, profile: str = "llama31_8b", overrides: Sequence[str] = ()) -> str:
+def _nodes_of(args: argparse.Namespace) -> int:
+    return resolve(args.profile, overrides=args.overrides, preset=args.preset).config.parallelism.nodes
+
+
+def render(
+    name: str,
+    *,
+    nodes: int,
+    profile: str = "llama31_8b",
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
     """The launch file.
 
     Raises:
         ConfigError: the configuration cannot run on so many nodes.
     """
     parallel = [f"parallelism.nodes={nodes}", f"launch.master_port={_PORT}", "launch.node_rank=0"]
-    config = resolve(profile, overrides=[*overrides, *parallel]).config
+    config = _resolved(profile, [*overrides, *parallel], preset, nodes)
     kind = KINDS[name]
     loader = jinja2.FileSystemLoader(ROOT / "harness" / "templates")
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    options = ["--profile", profile, *(word for override in overrides for word in ("--set", override))]
+    options = ["--profile", profile, *(["--preset", preset] if preset else [])]
+    options += [word for override in overrides for word in ("--set", override)]
     made_by = ["./run.sh", "launch", "--emit", name, "--nodes", str(nodes), *options]
     text = environment.get_template(kind.template).render(
         kind=name,
         name=f"launch/{kind.file}",
         title=f"{config.benchmark} on {nodes} node{'s' * (nodes > 1)}",
-        made_by=shlex.join(made_by if overrides or profile != "llama31_8b" else made_by[:6]),
+        made_by=shlex.join(made_by if overrides or preset or profile != "llama31_8b" else made_by[:6]),
         nodes=nodes,
         follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's
         gpus=config.parallelism.gpus_per_node,
@@ -103,6 +120,13 @@ def render(name: str, *, nodes: int, profile: str = "llama31_8b", overrides: Seq
         image=name not in ("torchrun", "slurm"),
     )
     return text.rstrip("\n") + "\n"
+
+
+def _resolved(profile: str, overrides: Sequence[str], preset: str | None, nodes: int) -> Config:
+    try:
+        return resolve(profile, overrides=overrides, preset=preset).config
+    except ConfigError as error:
+        raise ConfigError(f"--nodes {nodes}: {error}; --preset has systems of many nodes") from None
 
 
 def _inside_quotes(words: Sequence[str]) -> str:

@@ -36,6 +36,14 @@ _COLUMNS = (
     ("step, s", "step_time_s", 3),
 )
 
+_NARROW = (
+    "name",
+    "precision",
+    "global_batch_size",
+    "time_to_train_min",
+)  # what a small terminal has room for
+_WIDTH = 170  # characters of a row, names whole
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
@@ -63,7 +71,8 @@ def main(args: argparse.Namespace) -> int:
         is_table = args.out.suffix.lower() == ".csv"
         replace_text(args.out, _csv(rows) if is_table else public_index.document(entries))
         print(f"{len(entries)} systems, {sum(row['runs'] for row in rows)} runs: {args.out}", file=sys.stderr)
-    _show(rows, Console())
+    console = Console()
+    _show(rows, console if console.is_terminal else Console(width=_WIDTH))
     return EXIT_OK
 
 
@@ -89,7 +98,8 @@ def _parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
 def _row(one: dict[str, Any]) -> dict[str, Any]:
     """Directory names tell systems apart, so they stand for organisation and system."""
     summary = figures.summary(public_index.submission(one))
-    return {**summary, "organisation": printable(one["org"]), "system": printable(one["system"])}
+    said = {"organisation": printable(one["org"]), "system": printable(one["system"])}
+    return {**summary, **said, "name": printable(public_index.key(one))}
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -104,10 +114,14 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(title="llama31_8b, recomputed from logs (unverified)", title_justify="left")
-    for title, key, digits in _COLUMNS:
+    shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three in one word, which --public takes
+    columns = [one for one in shown if console.width >= _WIDTH or one[1] in _NARROW]
+    for title, key, digits in columns:
         numeric = digits or key in ("accelerators", "global_batch_size", "runs", "samples_at_stop_mean")
-        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            title, justify="right" if numeric else "left", overflow="fold", no_wrap=key == "name"
+        )
     for row in rows:
-        table.add_row(*(Text(number(row[key], digits)) for _, key, digits in _COLUMNS))
+        table.add_row(*(Text(number(row[key], digits)) for _, key, digits in columns))
     console.print(table)
     console.print(Text("Result not verified by MLCommons Association."))

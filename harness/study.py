@@ -27,6 +27,7 @@ from harness.errors import EXIT_OK, ConfigError, UsageError
 from harness.job import fit_proxy, require_accelerators
 from harness.jobs import Job
 from harness.launch import accelerators
+from harness.options import positive
 from harness.study_conclude import conclude, read_table
 from harness.typed import ConfigProblem
 
@@ -41,10 +42,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{' | '.join(study_grid.NAMES)} | a YAML file of recipes",
     )
     parser.add_argument(
-        "--cells", nargs="+", metavar="C", help="only these cells of the grid; fp8 is always there"
+        "--cells",
+        nargs="+",
+        action="extend",
+        metavar="C",
+        help="only these cells of the grid; fp8 is always there",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs per cell, paired over cells (default 3)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of every run (default: 350 for the proxy)")
+    parser.add_argument(
+        "--seeds", type=positive, default=3, help="runs per cell, paired over cells (default 3)"
+    )
+    parser.add_argument(
+        "--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)"
+    )
     parser.add_argument(
         "--profile", default="proxy", help="proxy | study (one GPU) | llama31_8b (default proxy)"
     )
@@ -57,16 +66,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
     parser.add_argument(
+        "--jobs", type=positive, metavar="N", help="runs side by side (default: one per GPU, or per core)"
+    )
+    _analysis_arguments(parser)
+
+
+def _analysis_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp"
     )
     parser.add_argument(
-        "--pool", nargs="+", metavar="JOB", help="no training: analyse these finished studies together"
+        "--pool",
+        nargs="+",
+        action="extend",
+        metavar="JOB",
+        help="no training: analyse these finished studies together",
     )
     parser.add_argument(
         "--table", type=Path, metavar="CSV", help="no training: analyse a study.csv, ours or anybody's"
-    )
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs side by side (default: one per GPU, or per core)"
     )
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -90,6 +107,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _of_jobs(studies: list[Job], cells: list[study_grid.Cell], *, as_json: bool) -> int:
     """Everything is written beside the first campaign of the last study."""
+    for study in studies:
+        _require_runs(study)
     job = studies[-1]
     told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
     told["study"] = "+".join(one.stamp for one in studies)
@@ -97,6 +116,15 @@ def _of_jobs(studies: list[Job], cells: list[study_grid.Cell], *, as_json: bool)
         [(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies]
     )
     return conclude(curves, told, cells, job.directory, as_json=as_json)
+
+
+def _require_runs(job: Job) -> None:
+    """No sentence is said of cells that have not run."""
+    left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
+    if left:
+        raise UsageError(
+            f"study {job.stamp}: found {left} runs left; allowed: a finished study (--resume {job.stamp} continues it)"
+        )
 
 
 def _of_table(args: argparse.Namespace, plain: Config, cells: list[study_grid.Cell]) -> int:

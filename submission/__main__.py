@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from submission.record import Record
 
 EXIT_CODES = {"target": 0, "step_limit": 1, "not_finite": 1, "interrupted": 130}
 _ACCIDENT = 1
@@ -42,7 +48,10 @@ def main() -> int:
     from submission.executor import MegatronExecutor
 
     arm, seed = this_run["arm"], this_run["seed"]
-    executor = MegatronExecutor(config, arm=arm, seed=seed, ranks=ranks, cache=cache, begins=watch.forward)
+    with _reason_recorded(record):
+        executor = MegatronExecutor(
+            config, arm=arm, seed=seed, ranks=ranks, cache=cache, begins=watch.forward
+        )
     try:
         ending = train.run(executor, config, events, record, watch)
     finally:
@@ -50,6 +59,19 @@ def main() -> int:
     if ending.reason in EXIT_CODES and ending.reason != "interrupted":  # else peers no longer answer
         executor.close()
     return EXIT_CODES.get(ending.reason, _ACCIDENT)
+
+
+@contextlib.contextmanager
+def _reason_recorded(record: Record) -> Iterator[None]:
+    """No Transformer Engine, no such backend: nothing has begun, and whoever started this wants to know why."""
+    from submission.train import Ending
+
+    try:
+        yield
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        record.ended(Ending(outcome="aborted", reason="exception", message=message), 0)
+        raise
 
 
 def _on_signals(error: type[BaseException]) -> None:

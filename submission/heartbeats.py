@@ -23,6 +23,7 @@ from harness.environment import Ranks
 from submission.peers import Who
 
 EVERY_S = 0.5
+_INTRODUCED_S = 0.05  # between rounds until every rank has been heard
 _ANSWER_WITHIN = timedelta(seconds=20)
 _VERDICT, _CLOSED, _ORDER = "watchdog/verdict", "watchdog/closed", "watchdog/order"
 
@@ -129,7 +130,8 @@ class Heartbeats:
 
     def _run(self) -> None:
         while True:
-            self._hurry.wait(EVERY_S)
+            # whoever dies before it was met leaves no cause behind: introductions are hurried
+            self._hurry.wait(_INTRODUCED_S if self._silent else EVERY_S)
             self._hurry.clear()
             try:
                 self._round()

@@ -42,7 +42,8 @@ class Lookout:
         for rank, heard in self._heard().items():
             if rank not in self._met:
                 self._met.add(rank)
-                self._neighbours.meet(heard.beat.who)
+                if (died := self._neighbours.meet(heard.beat.who)) is not None:
+                    self._saw[rank] = died
 
     def _heard(self) -> dict[int, Heard]:
         return {} if self._beats is None else dict(self._beats.heard)

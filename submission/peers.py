@@ -67,14 +67,19 @@ class Neighbours:
         self._descriptors: dict[int, Who] = {}
         self._poll = select.poll()
 
-    def meet(self, who: Who) -> None:
-        """Watch this process, if it lives and is on this machine."""
+    def meet(self, who: Who) -> str | None:
+        """Watch this process, if it is on this machine; what it died of, if it is dead already."""
         if not who.machine or who.machine != _machine() or not hasattr(os, "pidfd_open"):
-            return
-        with contextlib.suppress(OSError):
+            return None
+        try:
             descriptor = os.pidfd_open(who.pid)
-            self._descriptors[descriptor] = who
-            self._poll.register(descriptor, select.POLLIN)
+        except ProcessLookupError:
+            return "died"
+        except OSError:
+            return None
+        self._descriptors[descriptor] = who
+        self._poll.register(descriptor, select.POLLIN)
+        return None
 
     def deaths(self, wait_s: float) -> dict[int, str]:
         """Ranks that have died since the last call -> of what; returns early when one dies."""

@@ -118,7 +118,7 @@ def test_ranks_see_together_what_one_rank_sees_alone(looks, trained):
         found = {(row["layer"], row["gemm"]): row for row in looks[layout]}
         assert list(found) == list(expected), layout
         for key, row in found.items() if layout != "pipeline" else ():  # stages draw weights of their own
-            near = 0.01 if layout == "data" else 1.0
+            near = 0.05 if layout == "data" else 1.0
             assert row["product"]["snr_db"] == pytest.approx(expected[key]["product"]["snr_db"], abs=near)
             if key[1] == "wgrad":
                 error = expected[key]["gradient"]["error"]
