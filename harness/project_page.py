@@ -41,7 +41,8 @@ Per accelerator and step, with s = global batch size / accelerators sequences:
     time       = stop / global batch size * step + stop / interval * evaluation
 
 TFLOP are those of one sequence, forward and backward (harness/plan.py). Every sequence costs the same wherever tensor,
-context or pipeline parallelism puts its parts. Not modelled: data loading, pauses and the way from run_start to the
+context or pipeline parallelism puts its parts. Not modelled: whether it fits into
+memory (`plan` says that), data loading, pauses and the way from run_start to the
 first step.
 
 ## Fitted constants

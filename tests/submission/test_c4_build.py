@@ -94,17 +94,24 @@ def test_a_large_vocabulary_is_stored_as_megatron_stores_it(tmp_path):
 
 def test_ten_kills_at_random_moments_leave_the_same_bytes(tokens, large, tmp_path):
     prefix, chance = tmp_path / "killed", random.Random()
-    documents = []
-    for _ in range(KILLS):
+    documents: list[int] = []
+    kills = 0
+    while kills < KILLS:
         process = builder(
             large, tokens, prefix, "--workers", "2", "--checkpoint-s", "0", "--block-bytes", "65536"
         )
-        for _ in range(chance.choice([0, 1, 2, 5])):
+        for _ in range(chance.choice([0, 1, 2, 3])):
             process.stdout.readline()
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
         _, error = process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"it ended before it was killed: {error}"
+        if process.returncode == 0:  # a busy machine came too late to kill it: from the beginning
+            for path in tmp_path.glob("killed*"):
+                path.unlink()
+            documents, kills = [], 0
+            continue
+        assert process.returncode == -signal.SIGKILL, error
+        kills += 1
         if Path(f"{prefix}.build.json").exists():
             documents.append(json.loads(Path(f"{prefix}.build.json").read_text())["progress"]["documents"])
     process = builder(large, tokens, prefix, "--workers", "2")
