@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh [command] [options]: makes .venv on first use, then runs the command line in it. No command: the main job.
 # The caller's directory stays the working directory, so PATH arguments mean what they say; relative paths inside
-# benchmark.yaml belong to the repository (harness/paths.py).
+# benchmark.yaml belong to the repository (harness/base/paths.py).
 set -euo pipefail
 
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")

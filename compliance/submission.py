@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from compliance.case import Case, Violation
+from compliance.rule_input import Case, Violation
 
 _LARGEST_BYTES = 1 << 20  # a system description has 3 KB
 _PEAKS = Path(__file__).parent / "rulesets" / "accelerators.yaml"

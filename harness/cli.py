@@ -7,46 +7,64 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from harness.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
 
 COMMANDS = {
     "main": (
-        "harness.job",
+        "harness.main_job",
         "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
     ),
-    "plan": ("harness.plan", "every derived number and where each value comes from; needs no GPU"),
-    "doctor": ("harness.doctor", "is this node fit to train? a line per check; or which of many nodes"),
-    "data": ("harness.data", "fetch | build | verify the training data"),
-    "run": ("harness.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
-    "status": ("harness.status", "how far the campaigns are"),
-    "follow": ("harness.follow", "on every node of a job but the first: train what that one trains"),
-    "launch": ("harness.emit", "--emit KIND: a launch file for torchrun, Slurm, containers or Kubernetes"),
-    "resume": ("harness.resume", "continue an interrupted campaign"),
+    "plan": ("harness.config.derived", "every derived number and where each value comes from; needs no GPU"),
+    "doctor": (
+        "harness.commands.doctor",
+        "is this node fit to train? a line per check; or which of many nodes",
+    ),
+    "data": ("harness.data.ensure", "fetch | build | verify the training data"),
+    "run": ("harness.commands.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
+    "status": ("harness.commands.status", "how far the campaigns are"),
+    "follow": (
+        "harness.campaign.follower",
+        "on every node of a job but the first: train what that one trains",
+    ),
+    "launch": (
+        "harness.campaign.launch_files",
+        "--emit KIND: a launch file for torchrun, Slurm, containers or Kubernetes",
+    ),
+    "resume": ("harness.commands.resume", "continue an interrupted campaign"),
     "check": (
-        "harness.check",
+        "harness.check.log_directory",
         "check a log, a campaign, a package or (--all) a results repository against a ruleset",
     ),
-    "score": ("harness.score", "run results and olympic mean"),
-    "rcp": ("harness.rcp", "convergence against the reference points, normalised score; plan --gbs N"),
-    "compare": ("harness.compare", "A against the baseline B: time, speed and convergence"),
-    "results": ("harness.results", "published submissions: index TREE --out F, list"),
+    "score": ("harness.analysis.score_files", "run results and olympic mean"),
+    "rcp": (
+        "harness.analysis.reference_check",
+        "convergence against the reference points, normalised score; plan --gbs N",
+    ),
+    "compare": ("harness.commands.compare", "A against the baseline B: time, speed and convergence"),
+    "results": ("harness.commands.results", "published submissions: index TREE --out F, list"),
     "study": (
-        "harness.study",
+        "harness.study.run",
         "the same training under many recipes, paired by seed: gaps and their intervals",
     ),
     "diagnose": (
-        "harness.diagnostics",
+        "harness.commands.diagnose",
         "what quantising did to every GEMM of runs that were looked at: campaigns or attempts, side by side",
     ),
-    "project": ("harness.project", "time to train on other hardware, with error bars and what they rest on"),
+    "project": (
+        "harness.commands.project",
+        "time to train on other hardware, with error bars and what they rest on",
+    ),
     "upload": (
-        "harness.upload",
+        "harness.commands.upload",
         "curves of runs that have stopped: --to tensorboard DIR | wandb PROJECT | mlflow URI",
     ),
-    "package": ("harness.package", "build a submission tree from campaigns, or verify anybody's"),
-    "kernels": ("harness.kernels", "verify | prove | bench | quantize: the MXFP4 kernels"),
-    "bench": ("harness.bench", "step-time ratios of the precision arms, and of Megatron to bare PyTorch"),
-    "test": ("harness.test", "the whole test suite"),
+    "package": ("harness.package.build", "build a submission tree from campaigns, or verify anybody's"),
+    "kernels": ("harness.commands.kernels", "verify | prove | bench | quantize: the MXFP4 kernels"),
+    "bench": (
+        "harness.commands.bench",
+        "step-time ratios of the precision arms, and of Megatron to bare PyTorch",
+    ),
+    "test": ("harness.commands.test", "the whole test suite"),
 }
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from compliance import check
-from compliance.check import Violation
-from harness.campaign import Campaign
-from harness.errors import EXIT_FAILED, EXIT_OK
-from harness.jobs import Job
+from compliance import checker
+from compliance.checker import Violation
+from harness.base.errors import EXIT_FAILED, EXIT_OK
+from harness.campaign.campaign import Campaign
+from harness.campaign.store import Job
 
 _SHOWN = 5  # violations; `check` shows them all
 
@@ -19,18 +19,15 @@ def conclude(job: Job) -> int:
     Returns:
         EXIT_OK when every run reached the target and no check failed, else EXIT_FAILED.
     """
-    from harness import (  # matplotlib takes a second that `status` need not wait for
-        comparison,
-        report,
-        submissions,
-        upload,
-    )
+    from harness.analysis import comparison, submission_loader
+    from harness.commands import upload
+    from harness.report import page as report_page
 
     broken = [error for made in job.campaigns for error in _check(made)]
-    loaded = [submissions.load(made.directory) for made in job.campaigns]
+    loaded = [submission_loader.load(made.directory) for made in job.campaigns]
     document = comparison.compare(loaded)
-    page = report.write_report(loaded, document, job.directory)
-    print(report.headline(document))
+    page = report_page.write_report(loaded, document, job.directory)
+    print(report_page.headline(document))
     print(f"report: {page}")
     upload.after(job)
     converged = all(run.outcome == "success" for made in job.campaigns for run in made.runs)
@@ -39,8 +36,8 @@ def conclude(job: Job) -> int:
 
 def _check(made: Campaign) -> list[Violation]:
     """Print what the logs of a campaign are; returns the errors."""
-    ruleset = check.load(check.choose_ruleset(made.config.benchmark, None))
-    violations = check.check_directory([made.result(run.index) for run in made.runs], ruleset)
+    ruleset = checker.load(checker.choose_ruleset(made.config.benchmark, None))
+    violations = checker.check_directory([made.result(run.index) for run in made.runs], ruleset)
     errors = [violation for violation in violations if violation.severity == "error"]
     counted = Counter(f"{run.outcome} ({run.reason})" for run in made.runs)
     ends = ", ".join(f"{count} x {end}" for end, count in counted.items())

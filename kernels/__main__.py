@@ -8,13 +8,16 @@ import sys
 
 COMMANDS = {
     "verify": (
-        "kernels.commands.verify",
+        "kernels.tools.commands.verify",
         "every implementation against the specification, element by element",
     ),
-    "prove": ("kernels.commands.prove", "instructions, registers and spills on GPUs that are not there"),
-    "bench": ("kernels.commands.bench", "speed, after verifying: --cpu, or the GPU's kernels"),
+    "prove": (
+        "kernels.tools.commands.prove",
+        "instructions, registers and spills on GPUs that are not there",
+    ),
+    "bench": ("kernels.tools.commands.bench", "speed, after verifying: --cpu, or the GPU's kernels"),
     "quantize": (
-        "kernels.commands.quantize",
+        "kernels.tools.commands.quantize",
         "test vectors: elements, scales and dequantised values of an array",
     ),
 }

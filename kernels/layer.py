@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels import platform
-from kernels.diagnose_observe import Multiplied, Observer
+from kernels import architectures
+from kernels.architectures import Platform
+from kernels.ledger import Ledger
 from kernels.matmul.engine import Engine, Prepared, Request, Use
 from kernels.matmul.gemm import choose, how, uses
+from kernels.observe.observer import Multiplied, Observer
 from kernels.philox import Randomness
-from kernels.platform import Platform
 from kernels.recipe import Gemm, LinearRecipe, Rounding, Signs
-from kernels.registry import Ledger
 from kernels.weights import WeightCache
 
 
@@ -72,7 +72,7 @@ class Layer:
 
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor) -> _Plan:
         first, second = uses(self.recipe[which], which, self.randomness, left)
-        on = platform.of(left.device)
+        on = architectures.of(left.device)
         request = Request(first.quantizer, second.quantizer, M, N, left.size(1))
         return _Plan(which, first, second, request, choose(on, request, self.backend), on)
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from kernels.layer import Layer
+from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.philox import Randomness
 from kernels.recipe import Format, GemmRecipe, LinearRecipe
-from kernels.registry import Ledger
 
 _GEMM = GemmRecipe(Format.MXFP4, hadamard=16)
 AMD_TE = LinearRecipe(

@@ -45,9 +45,9 @@ def mxfp4_quantize_dequantize(x: Tensor, scale_rule: str = "even", hadamard: int
 @custom_op("fourmark::mxfp4_gemm", mutates_args=())
 def mxfp4_gemm(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor) -> Tensor:
     """a b^T (M, N) in BF16 of two quantised matrices; multiplied as FP4 where the GPU can, else as exact BF16."""
-    from kernels import platform
+    from kernels import architectures
 
-    if a.is_cuda and platform.of(a.device).has_fp4_units:
+    if a.is_cuda and architectures.of(a.device).has_fp4_units:
         from kernels.matmul import triton
 
         out = torch.empty(a.size(0), b.size(0), dtype=torch.bfloat16, device=a.device)

@@ -20,16 +20,16 @@ _ACCIDENT = 1
 
 
 def main() -> int:
-    from harness.environment import Ranks
-    from harness.events import Events
-    from submission import caches, device, inputs, train
+    from harness.contract.environment import Ranks
+    from harness.contract.events import Events
+    from submission import caches, device, run_config, train
     from submission.record import Record
-    from submission.watchdog import Watchdog
+    from submission.watchdog.thread import Watchdog
 
     parser = argparse.ArgumentParser(prog="submission")
     parser.add_argument("--attempt", type=Path, required=True, help="directory with config.json")
     attempt: Path = parser.parse_args().attempt
-    config, this_run = inputs.read(attempt / "config.json")
+    config, this_run = run_config.read(attempt / "config.json")
     ranks = Ranks.from_environment()
     device.die_with_parent()
     _on_signals(train.Interrupted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.config import Config
+from harness.contract.config import Config
 from submission import device, model, optimizer, schedule
 from submission.precision import Linears
 from submission.step import Trainer, connect

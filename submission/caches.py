@@ -13,7 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness.config import Config
+from harness.contract.config import Config
 
 KNOB = Path("/proc/sys/vm/drop_caches")
 MEMORY = Path("/proc/meminfo")

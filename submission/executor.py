@@ -11,14 +11,17 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_current_global_batch_size, get_num_microbatches
 
-from harness.config import Config
-from harness.environment import Ranks
-from submission import checkpoint, data, model, modules, not_finite, parallel, precision, proof, warmup
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
+from submission import batches as submission_batches
+from submission import model, modules, parallel, precision, proof, warmup
 from submission.assemble import assemble
-from submission.diagnose import Diagnoser
+from submission.checkpoint import checkpoint
+from submission.diagnostics import Diagnoser
 from submission.step import StepResult, Trainer, train_step, validation_loss
-from submission.stragglers import Stragglers
-from submission.te_linear import linears_of
+from submission.te.te_linear import linears_of
+from submission.watchdog import nonfinite
+from submission.watchdog.stragglers import Stragglers
 
 _DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # the others are called what the recipe calls them
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
@@ -54,7 +57,7 @@ class MegatronExecutor:
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
         self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
         self._first_step = 0  # optimizer steps that another run has done
-        self._train_batches: Iterator[data.Batch] = iter(())
+        self._train_batches: Iterator[submission_batches.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0  # of the phase that runs
         self._proved: list[dict[str, Any]] = []  # of the phases before it
@@ -112,7 +115,7 @@ class MegatronExecutor:
 
     def _rehearse(self) -> None:
         config, ledger = self._config, self._linears.ledger
-        synthetic = data.synthetic_batches(config, device=self.trainer.home)
+        synthetic = submission_batches.synthetic_batches(config, device=self.trainer.home)
         for _ in range(config.warmup.train_steps):
             train_step(self.trainer, synthetic)
         passes = self._whole_rounds(config.warmup.eval_steps)
@@ -153,11 +156,13 @@ class MegatronExecutor:
 
     def open_data(self) -> None:
         config = self._config
-        train, self._valid = data.open_datasets(config, seed=self._seed, cache=self._cache)
+        train, self._valid = submission_batches.open_datasets(config, seed=self._seed, cache=self._cache)
         size, total = config.batch.micro_batch_size, config.train_samples
         done = self.trainer.scheduler.num_steps  # sequences
         self.trainer.own.pass_s()  # the warm-up's passes compile: nobody is judged by them
-        self._train_batches = data.batches(train, micro_batch_size=size, total=total, first=done)
+        self._train_batches = submission_batches.batches(
+            train, micro_batch_size=size, total=total, first=done
+        )
 
     def train_step(self) -> StepResult:
         if self._linears.due() is not self._linears.phase:
@@ -169,7 +174,7 @@ class MegatronExecutor:
             return train_step(self.trainer, self._train_batches)
 
     def culprits(self) -> str:
-        return not_finite.culprits(self.trainer)
+        return nonfinite.culprits(self.trainer)
 
     def diagnosis(self) -> list[dict[str, Any]]:
         return self._diagnoser.found
@@ -179,7 +184,7 @@ class MegatronExecutor:
         size, total = config.batch.micro_batch_size, config.evaluation.sequences
         count = total // (size * config.parallelism.data)
         self._evaluations += count
-        batches = data.batches(self._valid, micro_batch_size=size, total=total)
+        batches = submission_batches.batches(self._valid, micro_batch_size=size, total=total)
         return validation_loss(self.trainer, batches, micro_batches=count)
 
     def stragglers(self) -> list[dict[str, Any]]:

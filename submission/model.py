@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from harness.config import Config
+from harness.contract.config import Config
 from submission import device
 from submission.modules import attention_of, norm_of
 from submission.precision import Linears

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 
-from harness.config import Config
+from harness.contract.config import Config
 
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:

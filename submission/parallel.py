@@ -12,8 +12,8 @@ from megatron.core.num_microbatches_calculator import (
     init_num_microbatches_calculator,
 )
 
-from harness.config import Config
-from harness.environment import Ranks
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
 from submission import device
 
 

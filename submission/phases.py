@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from harness.config import Config
+from harness.contract.config import Config
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, from_mapping
 
 _PLAIN = GemmRecipe(Format.BF16)

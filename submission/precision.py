@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
-from kernels.diagnose_observe import Observer
 from kernels.layer import Layer
+from kernels.ledger import Ledger
 from kernels.linear import linear
+from kernels.observe.observer import Observer
 from kernels.philox import Randomness
-from kernels.registry import Ledger
 from kernels.weights import WeightCache
 from submission.phases import Phase
 
@@ -125,7 +125,7 @@ class Linears:
 
 def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Every parallel linear inside the transformer layers, whoever implements it: what a recipe must reach."""
-    from submission.te_linear import classes  # which is made of this module's
+    from submission.te.te_linear import classes  # which is made of this module's
 
     kinds = (ColumnParallelLinear, RowParallelLinear, *classes())
     for layer in model.decoder.layers:  # type: ignore[union-attr]

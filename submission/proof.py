@@ -8,8 +8,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from kernels.ledger import Ledger, Ran
 from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding
-from kernels.registry import Ledger, Ran
 from submission.phases import Phase
 
 

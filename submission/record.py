@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from submission.watch import Ending
+    from submission.watchdog.interface import Ending
 
 _STATUS_EVERY_S = 0.5
 

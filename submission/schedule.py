@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from harness.config import Config
+from harness.contract.config import Config
 
 
 def build(config: Config, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:

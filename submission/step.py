@@ -14,11 +14,11 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from harness.config import Config
+from harness.contract.config import Config
 from submission import device, parallel
-from submission.data import Batch
-from submission.own import Own
+from submission.batches import Batch
 from submission.precision import Linears
+from submission.watchdog.forward_timer import Own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

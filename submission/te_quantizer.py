@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kernels import platform
+from kernels import architectures
 from kernels.formats import E2M1
 from kernels.matmul.engine import Engine, Prepared, Request, Use
 from kernels.matmul.gemm import choose, uses
 from kernels.nn import AMD_TE
 from kernels.philox import Randomness
 from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Rounding, Signs
-from submission import te_fixes
+from submission.te import te_fixes
 
 try:
     from transformer_engine.pytorch.quantized_tensor import QuantizedTensorStorage
@@ -174,7 +174,7 @@ class MxQuantizer(TeQuantizer):
                 f"{which.value}: found operands of the recipes {self.recipe.name} and {other.name}"
             )
         request = Request(left.quantizer, right.quantizer, qx.size(0), qw.size(0), _contracted(left))
-        engine = choose(platform.of(qx.device), request)
+        engine = choose(architectures.of(qx.device), request)
         into = out if accumulate else None
         product = engine.multiply(left, right, gain=self.recipe[which].gain, dtype=out_dtype, accumulate=into)
         return product if bias is None else product + bias
@@ -216,7 +216,7 @@ def _prepare(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepa
 
 def _engine(x_RK: Tensor, use: Use) -> Engine:
     R, K = x_RK.shape
-    return choose(platform.of(x_RK.device), Request(use.quantizer, use.quantizer, R, R, K))
+    return choose(architectures.of(x_RK.device), Request(use.quantizer, use.quantizer, R, R, K))
 
 
 def _fields(prepared: Prepared | None) -> tuple[Tensor | None, Tensor | None]:

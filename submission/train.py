@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.config import Config
-from harness.events import Events
+from harness.contract.config import Config
+from harness.contract.events import Events
 from submission.record import Record
-from submission.watch import Ending, Unwatched, Watch
+from submission.watchdog.interface import Ending, Unwatched, Watch
 
 
 class Executor(Protocol):

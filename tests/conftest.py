@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.environment import ALIASES
+from harness.contract.environment import ALIASES
 
 
 @pytest.fixture(autouse=True)

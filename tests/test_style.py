@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from harness.paths import ROOT
+from harness.base.paths import ROOT
 
 
 @pytest.mark.parametrize(

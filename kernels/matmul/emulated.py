@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.architectures import Platform
 from kernels.matmul.engine import Prepared, Request, Use, factor
-from kernels.platform import Platform
 from kernels.quantize import cpu, reference
 from kernels.recipe import Format
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.architectures import Platform
 from kernels.philox import Draw
-from kernels.platform import Platform
 from kernels.recipe import Quantizer
 
 

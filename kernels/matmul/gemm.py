@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kernels import platform
+from kernels import architectures
+from kernels.architectures import Platform
+from kernels.ledger import How, Ledger
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine import Engine, Prepared, Request, Use
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
 from kernels.philox import Randomness
-from kernels.platform import Platform
 from kernels.recipe import Gemm, GemmRecipe, Operand, Quantizer, Rounding, Signs
-from kernels.registry import How, Ledger
 
 ENGINES: Sequence[Engine] = (
     ScaledMm(),
@@ -93,7 +93,7 @@ def gemm(
     """
     left, right = uses(recipe, which, randomness, a_MK)
     request = Request(left.quantizer, right.quantizer, a_MK.size(0), b_NK.size(0), a_MK.size(1))
-    on = platform.of(a_MK.device)
+    on = architectures.of(a_MK.device)
     engine = choose(on, request, backend)
     a, _ = engine.prepare(a_MK, left, None)
     b, _ = engine.prepare(b_NK, right, None)

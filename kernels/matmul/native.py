@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import platform
+from kernels import architectures
+from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
 from kernels.matmul.engine import Prepared, Request, Use, factor
-from kernels.platform import Platform
 from kernels.quantize import fp8, reference
 from kernels.recipe import Format
 
@@ -94,7 +94,7 @@ class BlockScaledMm:
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
     ) -> Tensor:
-        swizzled = platform.of(left.values.device).is_cuda
+        swizzled = architectures.of(left.values.device).is_cuda
         block = F.ScalingType.BlockWise1x32
         swizzle = F.SwizzleType.SWIZZLE_32_4_4 if swizzled else F.SwizzleType.NO_SWIZZLE
         product = F.scaled_mm(
@@ -137,7 +137,7 @@ class DotScaled:
         assert left.scales is not None and right.scales is not None
         options: dict[str, Any] = {
             "element": left.quantizer.element.name,
-            "swizzled": platform.of(a.device).has_tensor_memory,
+            "swizzled": architectures.of(a.device).has_tensor_memory,
             "tiling": tune.tiling(a, b, left.quantizer.element),
         }
         arguments = (a, left.scales, b, right.scales, out)
@@ -157,7 +157,7 @@ def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepar
     """Elements and scales, scales swizzled for tensor memory where the device has it."""
     from kernels.quantize import triton  # needs a package that a machine without GPU may lack
 
-    on = platform.of(x_RC.device)
+    on = architectures.of(x_RC.device)
     found = triton.quantize(x_RC.to(torch.bfloat16), rows, columns, swizzled=on.has_tensor_memory)
     first, second = (
         Prepared(packed.elements, use.quantizer, scales=packed.scales) if packed and use else None

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import platform
+from kernels import architectures
 from kernels.formats import E2M1, require_blocks
 from kernels.hadamard import matrix
 from kernels.matmul.engine import Use
@@ -288,10 +288,10 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
 
 def target(x: torch.Tensor) -> str:
     """Which instructions the kernel may use for a tensor's device."""
-    return "interpreter" if not x.is_cuda else target_of(platform.of(x.device))
+    return "interpreter" if not x.is_cuda else target_of(architectures.of(x.device))
 
 
-def target_of(on: platform.Platform) -> str:
+def target_of(on: architectures.Platform) -> str:
     if on.name == "gfx950":
         return "gfx950"
     return "sm_100" if on.compute_capability >= 100 else "arithmetic"

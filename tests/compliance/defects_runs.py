@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from compliance import systems
+from compliance import system_description
 from tests.compliance.logs import aborted, compliant_log, lines
 from tests.compliance.mutate import appended, edit, edit_all, scaled, shifted
 
@@ -162,7 +162,7 @@ SYSTEM = {
 }
 
 
-DESCRIPTION = {**dict.fromkeys(systems.FIELDS, "1"), **SYSTEM, "status": "Available on-premise"}
+DESCRIPTION = {**dict.fromkeys(system_description.FIELDS, "1"), **SYSTEM, "status": "Available on-premise"}
 CODE = "benchmarks/llama31_8b/implementations/ours"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compliance import check, mllog
+from compliance import checker, mllog
 from compliance.mllog import Parsed
 
 Record = dict[str, Any]
@@ -34,7 +34,7 @@ def compliant_log(
         keys: values of point records by key; None leaves the record out.
     """
     points = {**_points(proxy, run), **keys}
-    ruleset = check.load("proxy" if proxy else "6.1.0")
+    ruleset = checker.load("proxy" if proxy else "6.1.0")
     clock = Clock(START_MS + run * RUN_MS)
     log = [clock.record("cache_clear", True), clock.record("init_start", after_ms=10)]
     log += [clock.record(key, value) for key, value in points.items() if value is not None]
@@ -83,7 +83,7 @@ class Clock:
 
 
 def _points(proxy: bool, run: int) -> Record:
-    ruleset = check.load("proxy" if proxy else "6.1.0")
+    ruleset = checker.load("proxy" if proxy else "6.1.0")
     fixed = {key: rule.equals for key, rule in ruleset.keys.items() if rule.equals is not None}
     precision = {f"lowest_numerical_precision_in_{place}": "mxfp4" for place in ("linear", "attn", "comm")}
     parallel = {f"{kind}_parallelism": 1 for kind in ("tensor", "pipeline", "context", "expert")}
@@ -150,4 +150,4 @@ def write(directory: Path, *logs: Log) -> list[Path]:
 
 
 def rules_broken_by(log: Log, ruleset: str = "6.1.0") -> list[str]:
-    return sorted({violation.rule for violation in check.check_log(parsed(log), check.load(ruleset))})
+    return sorted({violation.rule for violation in checker.check_log(parsed(log), checker.load(ruleset))})

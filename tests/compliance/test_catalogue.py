@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from compliance import check, mllog
+from compliance import checker, mllog
 from compliance.submission import Submission
-from harness.check import examine
+from harness.check.log_directory import examine
 from tests.compliance import defects_clock, defects_evaluation, defects_keys, defects_lines, defects_runs
 from tests.compliance.logs import compliant_log, lines, write
 
@@ -17,9 +17,9 @@ DEFECTS = [LOGS, defects_lines.DEFECTS, defects_runs.DEFECTS, defects_runs.IN_A_
 
 
 def errors_of(text_lines):
-    ruleset = check.load("6.1.0")
-    cases = check.cases_of([mllog.parse(text_lines, path="result_0.txt")], ruleset)
-    found = check.check_submission(Submission(directory=".", kind="logs", cases=tuple(cases)))
+    ruleset = checker.load("6.1.0")
+    cases = checker.cases_of([mllog.parse(text_lines, path="result_0.txt")], ruleset)
+    found = checker.check_submission(Submission(directory=".", kind="logs", cases=tuple(cases)))
     return {violation.rule for violation in found if violation.severity == "error"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compliance import check, mllog, runlog
+from compliance import checker, mllog, runlog
 from compliance.runlog import Evaluation
 from tests.compliance.logs import compliant_log, lines, parsed, positions
 
@@ -88,7 +88,7 @@ def test_no_bytes_stop_the_parser_or_a_rule(tmp_path_factory, content, after_tok
     path = tmp_path_factory.getbasetemp() / "bytes.txt"
     path.write_bytes((b":::MLLOG " if after_token else b"") + content)
     for ruleset in ("6.1.0", "proxy"):
-        check.check_directory([path, path], check.load(ruleset))
+        checker.check_directory([path, path], checker.load(ruleset))
 
 
 _JSON = st.recursive(
@@ -109,7 +109,7 @@ def test_no_value_in_any_field_stops_a_rule(which, field, value):
         record[field] = value
     log[which % len(log)] = record
     case = mllog.parse(lines(log), path="log")
-    for violation in check.check_logs([case, case], check.load("6.1.0")):
+    for violation in checker.check_logs([case, case], checker.load("6.1.0")):
         str(violation)
 
 
@@ -118,7 +118,7 @@ def test_no_value_in_any_field_stops_a_rule(which, field, value):
 def test_no_order_and_no_loss_of_records_stops_a_rule(data):
     log = compliant_log(evaluations=3)
     chosen = data.draw(st.lists(st.sampled_from(range(len(log))), max_size=len(log)))
-    check.check_log(parsed([log[i] for i in chosen]), check.load("6.1.0"))
+    checker.check_log(parsed([log[i] for i in chosen]), checker.load("6.1.0"))
 
 
 def test_a_run_log_has_named_fields():

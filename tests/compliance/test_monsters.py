@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compliance import check, mllog
-from harness.paths import ROOT
+from compliance import checker, mllog
+from harness.base.paths import ROOT
 from tests.compliance.logs import compliant_log, lines
 
 MEMORY_KB = 300 * 1024
@@ -98,7 +98,7 @@ def test_a_line_of_a_gigabyte_is_streamed(token, tmp_path):
 
 def violations_of(content, path):
     path.write_bytes(content)
-    return check.check_directory([path], check.load("6.1.0"))
+    return checker.check_directory([path], checker.load("6.1.0"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ COMPLIANT = ("\n".join(lines(compliant_log())) + "\n").encode()
 @given(st.binary(max_size=4000))
 def test_arbitrary_bytes_are_no_log(content):
     parsed = mllog.parse(content.decode("utf-8", errors="replace").split("\n"), path="x")
-    found = check.check_log(parsed, check.load("6.1.0"))
+    found = checker.check_log(parsed, checker.load("6.1.0"))
     assert any(violation.severity == "error" for violation in found)
 
 
@@ -138,7 +138,7 @@ def test_no_two_different_run_records_can_be_exchanged_unseen(first, second):
     first, second = (start + i % (len(log) - start) for i in (first, second))
     swapped = list(log)
     swapped[first], swapped[second] = log[second], log[first]
-    found = check.check_log(mllog.parse(lines(swapped), path="x"), check.load("6.1.0"))
+    found = checker.check_log(mllog.parse(lines(swapped), path="x"), checker.load("6.1.0"))
     assert bool(found) == (swapped != log)
 
 
@@ -147,7 +147,7 @@ def test_no_two_different_run_records_can_be_exchanged_unseen(first, second):
 def test_no_record_can_be_left_out_unseen(which):
     log = compliant_log()
     del log[which % len(log)]
-    found = check.check_log(mllog.parse(lines(log), path="x"), check.load("6.1.0"))
+    found = checker.check_log(mllog.parse(lines(log), path="x"), checker.load("6.1.0"))
     missing = {record["key"] for record in compliant_log()} - {record["key"] for record in log}
     assert found or missing == {"target_accuracy"}  # which half of the vendors do not log
 
@@ -158,7 +158,7 @@ def test_no_record_can_be_repeated_unseen(which):
     log = compliant_log()
     place = which % len(log)
     log.insert(place, log[place])
-    found = check.check_log(mllog.parse(lines(log), path="x"), check.load("6.1.0"))
+    found = checker.check_log(mllog.parse(lines(log), path="x"), checker.load("6.1.0"))
     assert found or log[place]["key"] in (
         "cache_clear",
         "init_start",

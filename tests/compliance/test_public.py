@@ -12,9 +12,10 @@ from statistics import fmean
 
 import pytest
 
-from compliance import check, mllog, official, rcp, runlog, score
-from harness.check import examine
-from harness.paths import ROOT
+from compliance import checker, mllog, reference_points, runlog, scoring
+from compliance.official import compliance_checker
+from harness.base.paths import ROOT
+from harness.check.log_directory import examine
 
 PUBLIC = ROOT.parent / "shared" / "public_results"
 SYSTEMS = sorted(PUBLIC.glob("*/*/results/*/llama31_8b"))
@@ -45,7 +46,7 @@ def runs_of(system):
 
 @pytest.mark.parametrize("directory", V51, ids=name_of)
 def test_errors_of_round_5_1_are_its_real_violations_alone(directory):
-    violations = check.check_logs(logs_of(directory), check.load("5.1.0"))
+    violations = checker.check_logs(logs_of(directory), checker.load("5.1.0"))
     errors = {(v.rule, v.found) for v in violations if v.severity == "error"}
     assert errors == ({("C5", CADENCE[name_of(directory)])} if name_of(directory) in CADENCE else set())
 
@@ -64,7 +65,7 @@ def test_packages_of_round_5_1_break_no_other_rule(organisation):
 def test_the_nine_disclosure_keys_are_all_that_6_1_adds(directory):
     logs = logs_of(directory)
     old, new = (
-        Counter(v.rule for v in check.check_logs(logs, check.load(name)) if v.severity == "error")
+        Counter(v.rule for v in checker.check_logs(logs, checker.load(name)) if v.severity == "error")
         for name in ("5.1.0", "6.1.0")
     )
     said_not_cleared = {"C4": 10} if directory.parts[-4] == "University-of-Florida" else {}
@@ -73,7 +74,7 @@ def test_the_nine_disclosure_keys_are_all_that_6_1_adds(directory):
 
 def test_vendors_conventions_are_warnings_that_name_them():
     (directory,) = [path for path in V51 if name_of(path) == "MI355X_EPYC_9575F_pytorch"]
-    warnings = check.check_logs(logs_of(directory), check.load("5.1.0"))
+    warnings = checker.check_logs(logs_of(directory), checker.load("5.1.0"))
     assert Counter((v.rule, v.severity) for v in warnings) == {("C5", "warning"): 10, ("C1", "warning"): 10}
     messages = {v.rule: v.message for v in warnings}
     assert messages["C5"] == "convention: samples_count one step low (0-based step x global batch size)"
@@ -111,10 +112,10 @@ def timed(command, directory):
 def test_our_verdict_on_keys_equals_the_official_one(directory):
     paths = sorted(directory.glob("result_*.txt"))
     for name in ("5.1.0", "6.1.0"):
-        verdicts = official.compliance_checker(paths, check.load(name))
+        verdicts = compliance_checker.compliance_checker(paths, checker.load(name))
         keys = {
             v.file
-            for v in check.check_directory(paths, check.load(name))
+            for v in checker.check_directory(paths, checker.load(name))
             if v.rule in ("required_key", "key_value") and v.severity == "error"
         }
         assert {one.path for one in verdicts if one.verdict == "fail"} == keys
@@ -133,7 +134,7 @@ def test_our_verdict_on_keys_equals_the_official_one(directory):
 )
 def test_olympic_means_are_the_published_ones(system, minutes, samples):
     runs = runs_of(system)
-    assert score.olympic_mean([score.run_result_s(run) for run in runs]) / 60 == pytest.approx(
+    assert scoring.olympic_mean([scoring.run_result_s(run) for run in runs]) / 60 == pytest.approx(
         minutes, abs=0.001
     )
     if samples:
@@ -151,15 +152,15 @@ def test_olympic_means_are_the_published_ones(system, minutes, samples):
 )
 def test_normalised_scores_are_the_published_ones(system, minutes):
     runs = runs_of(system)
-    mean_s = score.olympic_mean([score.run_result_s(run) for run in runs])
-    samples = rcp.trimmed_mean([run.samples_at_stop for run in runs])
-    factor = rcp.normalisation(runs[0].global_batch_size, samples)
+    mean_s = scoring.olympic_mean([scoring.run_result_s(run) for run in runs])
+    samples = reference_points.trimmed_mean([run.samples_at_stop for run in runs])
+    factor = reference_points.normalisation(runs[0].global_batch_size, samples)
     assert mean_s / 60 * factor == pytest.approx(minutes, abs=0.001)
 
 
 def test_mxfp4_needs_4_9_percent_more_samples_than_fp8_interpolated():
     ours, base = (
-        fmean(score.samples_to_target(run, 3.3) for run in runs_of(f"MI355X_EPYC_9575F_{name}"))
+        fmean(scoring.samples_to_target(run, 3.3) for run in runs_of(f"MI355X_EPYC_9575F_{name}"))
         for name in ("primus", "pytorch")
     )
     assert ours / base - 1 == pytest.approx(0.049, abs=0.0005)

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from compliance import oracles
-from compliance.oracles import Oracle
-from harness import attempt, campaign, jobs, submittable
-from harness.campaign import Campaign
-from harness.config_file import resolve
-from harness.events import Events
-from harness.paths import ROOT
+from compliance.official import package_checker
+from compliance.official.package_checker import Oracle
+from harness.base.paths import ROOT
+from harness.campaign import campaign, store
+from harness.campaign.campaign import Campaign
+from harness.config.file import resolve
+from harness.contract.events import Events
+from harness.package import eligibility
+from harness.records import attempt
 from submission import train
 from submission.record import Record
 from tests.submission.scripted import ScriptedExecutor
@@ -36,7 +38,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 def repository(directory: Path) -> Path:
     """This working tree's sources, committed."""
-    listed = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *submittable.SOURCES)
+    listed = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "--", *eligibility.SOURCES)
     for name in listed.splitlines():
         if (ROOT / name).is_file():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def commit(directory: Path) -> Path:
 
 def work_in(patch, directory: Path) -> None:
     """Runs and packages come from this repository."""
-    for module in (attempt, submittable):
+    for module in (attempt, eligibility):
         patch.setattr(module, "ROOT", directory)
 
 
@@ -85,7 +87,7 @@ def finished(
         **{name.replace("__", "."): value for name, value in settings.items()},
     }  # fmt: skip
     config = resolve("llama31_8b", overrides=[f"{k}={v}" for k, v in keys.items()], aliases={}).config
-    made = jobs.create(config).campaigns[0]
+    made = store.create(config).campaigns[0]
     for run in made.runs[:only]:
         made, directory = campaign.begin_attempt(made, run)
         scripted = executor(config, seed=run.seed, losses=executor.losses_at(run.index))
@@ -109,8 +111,8 @@ def shared() -> tuple[Path, Campaign]:
 
 def content_tools(patch) -> None:
     """The official tools are asked elsewhere: what fails a tree here is ours."""
-    clean = [Oracle(tool=tool, verdict="pass", note="not asked") for tool in oracles.TOOLS]
-    patch.setattr(oracles, "ask", lambda *_: clean)
+    clean = [Oracle(tool=tool, verdict="pass", note="not asked") for tool in package_checker.TOOLS]
+    patch.setattr(package_checker, "ask", lambda *_: clean)
 
 
 def copied(made: Campaign, place: Path) -> Campaign:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from harness.data_published import TRAIN_PREFIX, VALID_PREFIX
+from harness.data.published import TRAIN_PREFIX, VALID_PREFIX
 
 C4 = "llama-3-1-8b-preprocessed-c4-dataset"
 TOKENIZER = "llama-3-1-8b-tokenizer"

@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import jobs
-from harness.config import Config
-from harness.config_file import resolve
-from harness.errors import UserError
-from harness.execute import run_job
+from harness.base.errors import UserError
+from harness.campaign import store
+from harness.campaign.runner import run_job
+from harness.config.file import resolve
+from harness.contract.config import Config
 from tests.harness.scripted_submission import command
 
 
@@ -43,9 +43,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.resume:
-            job = jobs.select(args.output, [])[0]
+            job = store.select(args.output, [])[0]
         else:
-            job = jobs.create(scripted_config(args.output, runs=args.runs))
+            job = store.create(scripted_config(args.output, runs=args.runs))
         run_job(job, command=command(args.behaviour), wait_s=args.wait)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -14,10 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from harness.config import Config
-from harness.environment import Ranks
-from harness.events import Events
-from submission import inputs, train
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
+from harness.contract.events import Events
+from submission import run_config, train
 from submission.__main__ import EXIT_CODES, _on_signals
 from submission.record import Record
 from tests.submission.scripted import ScriptedExecutor, ScriptedStep
@@ -26,7 +26,7 @@ STEP_S = 0.005
 
 
 def command(behaviour: str = "target"):
-    """What the tests put in place of harness.launch.command."""
+    """What the tests put in place of harness.campaign.torchrun.command."""
     script = [sys.executable, "-m", "tests.harness.scripted_submission"]
     return lambda config, attempt: [*script, "--behaviour", behaviour, "--attempt", str(attempt)]
 
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--attempt", type=Path, required=True)
     parser.add_argument("--behaviour", default="target")
     args = parser.parse_args()
-    config, this_run = inputs.read(args.attempt / "config.json")
+    config, this_run = run_config.read(args.attempt / "config.json")
     _on_signals(train.Interrupted)
     if args.behaviour == "deaf":  # as a rank inside a collective that never returns
         for number in (signal.SIGINT, signal.SIGTERM):

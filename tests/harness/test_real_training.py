@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from compliance import check
-from harness import jobs
-from harness.paths import ROOT
-from tests.harness.test_campaign import results
-from tests.harness.test_interruption import (
+from compliance import checker
+from harness.base.paths import ROOT
+from harness.campaign import store
+from tests.harness.campaign.test_campaign import results
+from tests.harness.campaign.test_interruption import (
     assert_whole,
     kill_at_random_moments,
     training,
@@ -38,11 +38,11 @@ def test_a_run_trains_proves_its_precision_and_is_reported(tmp_path):
     """Both arms, one seed: the only violation is the target that this test sets lower than the proxy's."""
     process = harness(tmp_path, "run", *QUICK, "--runs", "1")
     said, _ = process.communicate(timeout=240)
-    made = jobs.load_all(tmp_path)
+    made = store.load_all(tmp_path)
     assert [arm.arm for arm in made] == ["mxfp4", "fp8"], said
-    ruleset = check.load("proxy")
+    ruleset = checker.load("proxy")
     for arm, transform in zip(made, ("H16", "none"), strict=True):
-        broken = {violation.rule for violation in check.check_directory([arm.result(0)], ruleset)}
+        broken = {violation.rule for violation in checker.check_directory([arm.result(0)], ruleset)}
         assert broken == {"C13", "quality_target"}
         proof = json.loads((arm.directory / "run_0" / "attempt_1" / "proof.json").read_text())
         assert proof["verified"] and {row["transform"] for row in proof["gemms"]} == {transform}
@@ -57,7 +57,7 @@ def test_ctrl_c_leaves_a_log_that_is_incomplete_but_well_formed(tmp_path):
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    violations = check.check_directory([attempt / "result.txt"], check.load("proxy"))
+    violations = checker.check_directory([attempt / "result.txt"], checker.load("proxy"))
     assert [violation.rule for violation in violations] == ["quality_target"], violations
     assert "incomplete" in violations[0].message and "aborted" in violations[0].message
     assert not results(tmp_path)

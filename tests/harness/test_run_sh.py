@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.paths import ROOT
+from harness.base.paths import ROOT
 
 TOOLS = [
     "bash",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness import campaign, jobs
-from harness.campaign import Campaign
-from harness.jobs import Job
+from harness.campaign import campaign, store
+from harness.campaign.campaign import Campaign
+from harness.campaign.store import Job
 from tests.harness.logs import write_run
 from tests.harness.scripted_harness import scripted_config
 
@@ -118,7 +118,7 @@ def packages(directory: Path) -> Path:
 def finished_job(output: Path, *, host: str = "node-17") -> Job:
     """Two arms of one run each: four steps and two evaluations, sampled power, and things that must not leave."""
     config = scripted_config(output, runs=1, launch__master_addr=host, data__directory="/home/alice/data")
-    job = jobs.create(config)
+    job = store.create(config)
     arms = []
     for place, made in enumerate(job.campaigns):
         started, attempt = campaign.begin_attempt(made, made.runs[0])

@@ -5,11 +5,11 @@ import torch
 
 import kernels
 from kernels.layer import Layer
+from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.matmul.gemm import gemm
 from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Quantizer, ScaleRule, from_mapping
-from kernels.registry import Ledger
 
 BF16 = GemmRecipe(Format.BF16)
 FP8 = GemmRecipe(Format.FP8)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kernels.layer import Layer
+from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.matmul.emulated import Emulated
 from kernels.philox import Randomness
 from kernels.recipe import Format, GemmRecipe, LinearRecipe, Signs, Stochastic
-from kernels.registry import Ledger
 from kernels.weights import WeightCache
 
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.environment import training_environment
-from harness.paths import ROOT
-from submission.c4_build import build, made_of, prepare
-from submission.c4_output import Output
-from submission.corpus import train_tokenizer
+from harness.base.paths import ROOT
+from harness.contract.environment import training_environment
+from submission.corpus.c4_build import build, made_of, prepare
+from submission.corpus.c4_output import Output
+from submission.corpus.corpus import train_tokenizer
 
 END = "<|end|>"
 _ODD = [
@@ -73,7 +73,7 @@ def contents(prefix: Path) -> tuple[bytes, bytes]:
 
 def builder(paths: list[Path], tokens: Path, prefix: Path, *options: str) -> subprocess.Popen[str]:
     """The builder as the process it is."""
-    command = [sys.executable, "-m", "submission.c4_build", "--input", *map(str, paths)]
+    command = [sys.executable, "-m", "submission.corpus.c4_build", "--input", *map(str, paths)]
     command += ["--tokenizer", str(tokens), "--out", str(prefix), "--append-eod", END, *options]
     return subprocess.Popen(
         command,

@@ -38,7 +38,7 @@ def checkpoint_config(directory: Path, *, dtype: str = "fp32", **changes):
 
 
 def main() -> None:
-    from harness.environment import Ranks
+    from harness.contract.environment import Ranks
     from submission import device
 
     device.install()

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from harness import typed
-from harness.config import Config
+from harness.contract import build
+from harness.contract.config import Config
 
 VOCAB, LENGTH = 512, 64
 MODEL = {
@@ -55,7 +55,7 @@ def small_config(
     }
     for section, keys in changes.items():
         sections[section] = {**sections.get(section, {}), **keys}
-    return typed.build(Config, sections, "")
+    return build.build(Config, sections, "")
 
 
 def write_data(directory: Path) -> None:

@@ -38,7 +38,7 @@ def one_rank(monkeypatch):
 @pytest.fixture
 def executor(one_rank, data_directory, tmp_path):
     """Make a built executor: executor(arm="mxfp4", dtype="bf16", warmup=..)."""
-    from harness.environment import Ranks
+    from harness.contract.environment import Ranks
     from submission.executor import MegatronExecutor
 
     def make(*, arm: str = "mxfp4", dtype: str = "bf16", seed: int = 5, **changes):

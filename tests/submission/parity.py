@@ -38,7 +38,7 @@ LAYOUTS = {
 
 
 def main() -> None:
-    from harness.environment import Ranks
+    from harness.contract.environment import Ranks
     from submission import device
 
     device.install()
@@ -97,8 +97,8 @@ def load_stage(model, weights):
 
 def bare(directory):
     """The same 20 steps with an independent model, optimizer, schedule and clipping of plain PyTorch."""
-    from submission.bare import BareLlama
-    from submission.data import open_datasets
+    from submission.batches import open_datasets
+    from submission.tools.bare import BareLlama
     from tests.submission.configurations import small_config
 
     config = small_config(directory, model=FOUR_LAYERS)

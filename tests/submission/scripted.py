@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Config
+from harness.contract.config import Config
 
 
 @dataclass(frozen=True)

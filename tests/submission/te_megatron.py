@@ -31,7 +31,7 @@ def executor(directory: Path, arm: str, scaling: str = "none", options: dict[str
     Args:
         options: of Megatron's TransformerConfig, in the place of those that the scaling needs.
     """
-    from harness.environment import Ranks
+    from harness.contract.environment import Ranks
     from submission.executor import MegatronExecutor
 
     arms = {arm: {"recipe": arm, "transformer_engine": scaling}}

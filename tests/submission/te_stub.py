@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 import torch
 from torch.overrides import TorchFunctionMode
 
-from harness.paths import ROOT
+from harness.base.paths import ROOT
 
 BESIDE = (
     Path(sys.prefix) / "transformer_engine_sources"

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from harness import study_grid
-from harness.config import GemmFormat
+from harness.contract.config import GemmFormat
+from harness.study import grid
 
 GEMMS = ("fprop", "dgrad", "wgrad")
 PLAIN = {"format": "mxfp4", "hadamard": 16}
@@ -58,6 +58,6 @@ def test_square_blocks_are_the_weights_alone(executor, plain):
 
 
 def test_a_recipe_under_two_names_trains_to_the_same_losses(executor, plain):
-    cell = next(cell for cell in study_grid.paper() if cell.name == "h16-fdw")
+    cell = next(cell for cell in grid.paper() if cell.name == "h16-fdw")
     rows, losses = proved(executor, {gemm: dataclasses.asdict(getattr(cell.recipe, gemm)) for gemm in GEMMS})
     assert cell.recipe.wgrad == GemmFormat(**PLAIN) and (rows, losses) == plain

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from harness.paths import ROOT
+from harness.base.paths import ROOT
 from submission import caches
 from tests.submission.configurations import small_config
 

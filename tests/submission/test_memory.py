@@ -1,4 +1,4 @@
-"""The prediction of harness/memory.py against what a built model, its optimizer and autograd hold."""
+"""The prediction of harness/config/memory.py against what a built model, its optimizer and autograd hold."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-from harness import memory
-from submission import data, device
+from harness.config import memory
+from submission import batches as submission_batches
+from submission import device
 from submission.step import _forward_step, train_step
 from submission.warmup import _torch_optimizers
 
@@ -34,7 +35,7 @@ def kept_bytes(made, config):
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address comes twice
         return tensor
 
-    batch = next(data.synthetic_batches(config, device=made.trainer.home))
+    batch = next(submission_batches.synthetic_batches(config, device=made.trainer.home))
     with device.megatron(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output, losses = _forward_step(made.trainer)(iter([batch]), made.trainer.model)
         losses(output)
@@ -50,7 +51,7 @@ def test_weights_gradients_optimizer_and_activations_are_within_ten_percent(exec
     gradients = sum(buffer.grad_data.nbytes for buffer in model.buffers)
     assert need.weights == weights
     assert need.gradients == pytest.approx(gradients, rel=0.01)
-    train_step(made.trainer, data.synthetic_batches(config, device=made.trainer.home))
+    train_step(made.trainer, submission_batches.synthetic_batches(config, device=made.trainer.home))
     (adamw,) = _torch_optimizers(made.trainer.optimizer)
     states = sum(t.nbytes for state in adamw.state.values() for t in state.values() if t.numel() > 1)
     masters = sum(p.nbytes for group in adamw.param_groups for p in group["params"])
@@ -69,7 +70,7 @@ def test_recomputation_keeps_the_layers_inputs_and_gives_the_same_step(executor)
         made = executor(arm="mxfp4", parallelism={"recompute": recompute, "threads_per_rank": 1}, **shape)
         made.warm_up()  # proves that every GEMM ran as often as the steps demand, twice in Fprop
         torch.manual_seed(0)
-        batches = data.synthetic_batches(made._config, device=made.trainer.home)
+        batches = submission_batches.synthetic_batches(made._config, device=made.trainer.home)
         losses.append([train_step(made.trainer, batches).loss for _ in range(2)])
         kept.append(kept_bytes(made, made._config))
         parallel_state.destroy_model_parallel()

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import torch
 
-from harness.config_file import resolve
+from harness.config.file import resolve
 
 
 def test_the_benchmark_model_has_exactly_its_published_number_of_parameters(one_rank):
     """Built by Megatron on the meta device: no weight is allocated."""
-    from harness.environment import Ranks
+    from harness.contract.environment import Ranks
     from submission import device
 
     device.install()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config_file import resolve
-from harness.errors import ConfigError
+from harness.base.errors import ConfigError
+from harness.config.file import resolve
 
 FOUR = {key: {"format": "mxfp4", "hadamard": 16} for key in ("fprop", "dgrad", "wgrad")}
 EIGHT = {key: {"format": "fp8"} for key in ("fprop", "dgrad", "wgrad")}

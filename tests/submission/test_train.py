@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from compliance import check
-from harness.config_file import resolve
-from harness.events import Events
+from compliance import checker
+from harness.config.file import resolve
+from harness.contract.events import Events
 from submission import train
 from submission.record import Record
 from tests.submission.scripted import ScriptedExecutor, ScriptedStep
@@ -53,7 +53,7 @@ def test_ten_runs_of_the_benchmark_pass_the_official_checker_under_three_ruleset
     for ruleset in ("6.1.0", "6.0.0", "5.1.0"):
         for log in logs:
             assert official_verdict(log, ruleset, tmp_path) == "SUCCESS"
-        assert check.check_directory(logs, check.load(ruleset)) == []  # and our own, which asks for more
+        assert checker.check_directory(logs, checker.load(ruleset)) == []  # and our own, which asks for more
 
 
 def official_verdict(log, ruleset, directory):

@@ -1,0 +1,244 @@
+"""The tree of one organisation: systems/, results/, benchmarks/, and nothing that should not be published."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compliance import system_description
+from compliance.repository import BENCHMARK
+from compliance.rule_input import Violation
+from compliance.system_description import Description
+
+PARTS = ("systems", "results", "benchmarks")
+CHECKSUMS = "SHA256SUMS"
+_TOP_FILES = ("LICENSE", "LICENSE.md", "README.md", CHECKSUMS)
+_LARGEST_BYTES = 50 << 20  # repo_checker.py
+_OTHERS = (  # beside llama31_8b: benchmark_meta.py, rounds 5.1, 6.0 and 6.1
+    "bert dlrm_dcnv2 gnn rgat gpt3 llama2_70b_lora llama31_405b retinanet stable_diffusion flux1 gpt_oss_20b "
+    "deepseekv3_671b qwen35_397b_grpo dlrmv4"
+)
+BENCHMARKS = (BENCHMARK, *_OTHERS.split())
+_LEFT_OVER = (".pyc", ".pyo", ".swp", ".swo", ".bak", ".orig", ".rej", ".tmp", ".part", "~")
+_UNPORTABLE = re.compile(r'[\s\x00-\x1f\x7f<>:"|?*\\]')
+_MOST = 50  # violations of one kind that are told one by one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What is no directory with something in it, by its path inside the organisation's directory."""
+
+    path: str
+    kind: str  # file | link | empty (a directory) | closed (a directory that cannot be read) | special
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What lies below one organisation's directory.
+
+    Args:
+        descriptions: name of a system -> its description.
+        results: name of a system -> its benchmarks.
+    """
+
+    organisation: str
+    entries: tuple[Entry, ...]
+    descriptions: Mapping[str, Description]
+    results: Mapping[str, tuple[str, ...]]
+
+    def error(self, path: str, found: Any, expected: Any, message: str) -> Violation:
+        return self._violation("error", path, found, expected, message)
+
+    def warning(self, path: str, found: Any, expected: Any, message: str) -> Violation:
+        return self._violation("warning", path, found, expected, message)
+
+    def _violation(self, severity: str, path: str, found: Any, expected: Any, message: str) -> Violation:
+        return Violation(
+            rule="C19", severity=severity, file=f"{self.organisation}/{path}", line=None, key=None,
+            found=found, expected=expected, message=message,
+        )  # fmt: skip
+
+
+def read(organisation: Path) -> Tree:
+    """Walk a tree; links are not followed."""
+    root = organisation.resolve()
+    files = sorted((root / "systems").glob("*.json"))
+    described = {
+        file.stem: system_description.read(file, f"{root.name}/systems/{file.name}") for file in files
+    }
+    results = {name: tuple(_directories(root / "results" / name)) for name in _directories(root / "results")}
+    entries = tuple(sorted(_entries(root), key=lambda entry: entry.path))
+    return Tree(organisation=root.name, entries=entries, descriptions=described, results=results)
+
+
+def _directories(place: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in place.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def _entries(root: Path) -> Iterator[Entry]:
+    closed: list[str] = []
+    for place, directories, files in os.walk(root, onerror=lambda error: closed.append(str(error.filename))):
+        here = Path(place).relative_to(root)
+        if not directories and not files and place != str(root):
+            yield Entry(path=here.as_posix(), kind="empty")
+        for name in (*directories, *files):
+            state = (root / here / name).lstat()
+            path = (here / name).as_posix()
+            if stat.S_ISLNK(state.st_mode):
+                yield Entry(path=path, kind="link")
+            elif not stat.S_ISDIR(state.st_mode):
+                kind = "file" if stat.S_ISREG(state.st_mode) else "special"
+                yield Entry(path=path, kind=kind, bytes=state.st_size)
+    for name in closed:
+        yield Entry(path=Path(name).relative_to(root).as_posix(), kind="closed")
+
+
+def descriptions(tree: Tree) -> Iterator[Violation]:
+    """C19: a system description has all fields, with values the tools can read.
+
+    Source: submission_rules, System descriptions; mlperf-logging, system_desc_checker.py and result_summarizer.py.
+    Breaks it: no accelerator_model_name; status "available"; accelerators_per_node 8 instead of "8"; a placeholder.
+    """
+    for description in tree.descriptions.values():
+        yield from system_description.faults(description)
+
+
+def answers(tree: Tree) -> Iterator[Violation]:
+    """C19: a system description answers what the rules ask for.
+
+    Source: submission_rules, <system_desc_id>.json metadata (meaningful response required); published ones leave gaps.
+    Breaks it: an empty host_networking; no system_type (warnings).
+    """
+    for description in tree.descriptions.values():
+        yield from system_description.unanswered(description)
+
+
+def pairs(tree: Tree) -> Iterator[Violation]:
+    """C19: systems/ and results/ belong together, one to one, and results are of benchmarks that exist.
+
+    Source: submission_rules, Submission directory; mlperf-logging, package_checker.py (crashes without a description).
+    Breaks it: results/box without systems/box.json; systems/old.json without results; results/box/llama31-8b.
+    """
+    for name in sorted(set(tree.results) - set(tree.descriptions)):
+        yield tree.error(
+            f"results/{name}", "no description", f"systems/{name}.json", "every system is described"
+        )
+    for name in sorted(set(tree.descriptions) - set(tree.results)):
+        message = "a description without results: left over, or the directory has another name"
+        yield tree.error(f"systems/{name}.json", "no results", f"results/{name}/", message)
+    for name, benchmarks in tree.results.items():
+        if not benchmarks:
+            yield tree.error(f"results/{name}", "empty", f"{BENCHMARK}/", "a system without results")
+        for benchmark in benchmarks:
+            if benchmark not in BENCHMARKS:
+                message = "the official package checker skips a name it does not know without a word"
+                yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK, message)
+
+
+def layout(tree: Tree) -> Iterator[Violation]:
+    """C19: nothing hidden, linked, empty or foreign lies in the tree.
+
+    Source: submission_rules, Submission directory; mlperf-logging, package_checker.py and repo_checker.py.
+    Breaks it: .DS_Store; __pycache__; a link; an empty power/; a 60 MiB file; "my notes.txt"; results/box.tar.gz.
+    """
+    told: Counter[str] = Counter()
+    for entry in tree.entries:
+        for violation in (*_kind(tree, entry), *_name(tree, entry), *_place(tree, entry)):
+            told[violation.message] += 1
+            if told[violation.message] <= _MOST:
+                yield violation
+    folded: dict[str, str] = {}
+    for entry in tree.entries:
+        first = folded.setdefault(entry.path.casefold(), entry.path)
+        if first != entry.path:
+            message = "two names that differ in case alone are one file on some machines"
+            yield tree.error(entry.path, f"{entry.path} and {first}", "one of them", message)
+
+
+def _kind(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    if entry.kind == "link":
+        message = "replace it by the file: a link leads elsewhere, or nowhere, on the reader's machine"
+        yield tree.error(entry.path, "a symbolic link", "a file", message)
+    elif entry.kind == "empty":
+        message = "take it away: git drops it and the official tools crash on some"
+        yield tree.error(entry.path, "an empty directory", "files", message)
+    elif entry.kind in ("special", "closed"):
+        found = "no regular file" if entry.kind == "special" else "a directory that cannot be read"
+        yield tree.error(entry.path, found, "a file", "take it away, or make it readable")
+    if entry.bytes > _LARGEST_BYTES:
+        found, message = f"{entry.bytes >> 20} MiB", "results repositories refuse large files"
+        yield tree.error(entry.path, found, f"<= {_LARGEST_BYTES >> 20} MiB", message)
+
+
+def _name(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    parts = entry.path.split("/")
+    if any(part.startswith(".") for part in parts):
+        yield tree.error(
+            entry.path, "a hidden file", "none", "take it away: the official repo_checker refuses it"
+        )
+    elif "__pycache__" in parts or entry.path.endswith(_LEFT_OVER):
+        yield tree.error(entry.path, "left over by a program", "none", "take it away before it is published")
+    elif _UNPORTABLE.search(entry.path):
+        message = "rename it: the official repo_checker refuses spaces, other machines the rest"
+        yield tree.error(entry.path, "a name with spaces or signs", "letters, digits, . - _", message)
+
+
+def _place(tree: Tree, entry: Entry) -> Iterator[Violation]:
+    parts = entry.path.split("/")
+    if parts[0] not in PARTS and entry.path not in _TOP_FILES:
+        message = "only these three belong into an organisation's directory"
+        yield tree.warning(entry.path, parts[0], "systems/, results/, benchmarks/", message)
+    elif entry.kind == "empty":
+        return
+    elif parts[0] == "results" and len(parts) < 4:
+        expected = "results/<system>/<benchmark>/result_<i>.txt"
+        yield tree.error(entry.path, "a file", expected, "nothing else lies there: move it or take it away")
+    elif parts[0] == "systems" and (len(parts) != 2 or not entry.path.endswith(".json")):
+        message = "only descriptions lie there: move it or take it away"
+        yield tree.error(entry.path, "a file", "systems/<system>.json", message)
+
+
+def implementations(tree: Tree) -> Iterator[Violation]:
+    """C19: the code behind a result is there, with a README that says how it was run.
+
+    Source: submission_rules, benchmarks/; training_rules, Source code; repo_checker.py.
+    Breaks it: no benchmarks/llama31_8b/implementations; an empty README.md; a README alone.
+    """
+    if not any(BENCHMARK in benchmarks for benchmarks in tree.results.values()):
+        return
+    place = f"benchmarks/{BENCHMARK}/implementations"
+    files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind == "file"]
+    found = sorted({entry.path.split("/")[3] for entry in files if entry.path.count("/") >= 4})
+    if not found:
+        message = "a result is submitted with its code"
+        yield tree.error(place, "absent", "a directory for every implementation", message)
+    for name in found:
+        mine = [entry for entry in files if entry.path.startswith(f"{place}/{name}/")]
+        readme = [entry for entry in mine if entry.path == f"{place}/{name}/README.md"]
+        if not readme or not readme[0].bytes:
+            path, message = f"{place}/{name}/README.md", "say how the result was made"
+            yield tree.error(path, "absent or empty", "a README", message)
+        if len(mine) < 2:
+            message = "a README alone reproduces nothing"
+            yield tree.error(f"{place}/{name}", "no sources", "code and configuration", message)
+
+
+TreeRule = Callable[[Tree], Iterable[Violation]]
+RULES: tuple[TreeRule, ...] = (descriptions, pairs, layout)
+WHOLE: tuple[TreeRule, ...] = (*RULES, implementations, answers)  # of what is to be submitted
+
+
+def rules_of(tree: Tree) -> tuple[TreeRule, ...]:
+    """What a published tree is held against: some publish results without the code, which says nothing about it."""
+    has_code = any(entry.path.startswith("benchmarks/") for entry in tree.entries)
+    return (*RULES, implementations) if has_code else RULES

@@ -1,0 +1,184 @@
+"""System descriptions: which fields there are, what they may hold, and what one file lacks.
+
+One schema for rounds v5.1, v6.0 and v6.1: system_desc_checker.py of mlperf-logging 4.1.68 has one list of fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compliance.rule_input import Violation
+
+# submission_rules, <system_desc_id>.json metadata; "yes": a meaningful response is required; "": may be empty
+_TABLE = {
+    "submitter": "yes", "division": "yes", "status": "yes", "system_name": "yes", "number_of_nodes": "yes",
+    "host_processors_per_node": "yes", "host_processor_model_name": "yes", "host_processor_core_count": "yes",
+    "host_processor_vcpu_count": "", "host_processor_frequency": "", "host_processor_caches": "",
+    "host_processor_interconnect": "", "host_memory_capacity": "yes", "host_storage_type": "yes",
+    "host_storage_capacity": "yes", "host_networking": "yes", "host_networking_topology": "yes",
+    "host_memory_configuration": "yes", "accelerators_per_node": "yes", "accelerator_model_name": "yes",
+    "accelerator_host_interconnect": "yes", "accelerator_frequency": "", "accelerator_on-chip_memories": "",
+    "accelerator_memory_configuration": "yes", "accelerator_memory_capacity": "yes",
+    "accelerator_interconnect": "yes", "accelerator_interconnect_topology": "", "cooling": "yes", "hw_notes": "",
+    "framework": "yes", "other_software_stack": "yes", "operating_system": "yes", "sw_notes": "",
+}  # fmt: skip
+FIELDS = tuple(_TABLE)  # all of them have to be present (system_desc_checker.py)
+ALSO = ("system_type", "host_network_card_count")  # of the rules' table, unknown to the tools
+MEANINGFUL = (*(name for name, answer in _TABLE.items() if answer), *ALSO)
+STATUSES = (  # system_desc_checker.py; exactly these words
+    "Available on-premise",
+    "Available cloud",
+    "Research, Development, or Internal (RDI)",
+    "Preview",
+)
+DIVISIONS = ("closed", "open")  # lower case: package_checker.py compares with "closed"
+_JOINED = (
+    "submitter system_name host_processor_model_name host_processor_core_count accelerator_model_name "
+    "accelerators_per_node framework"
+)
+JOINED = tuple(_JOINED.split())  # joined as text: any other type crashes system_desc_checker.py
+_NOTES = ("hw_notes", "sw_notes")  # joined as text by result_summarizer.py
+COUNTS = (
+    "number_of_nodes",
+    "host_processors_per_node",
+    "accelerators_per_node",
+)  # int() in result_summarizer.py
+_NAMES = ("submitter", "system_name", "framework")
+_UNFILLED = ("TODO", "TBD", "FIXME", "XXX", "CHANGEME")
+_LARGEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """One systems/<system>.json.
+
+    Args:
+        path: as violations name it.
+        fields: None where the file holds no JSON object; then `problem` says why, at `line`.
+        lines: where each field stands.
+    """
+
+    path: str
+    fields: Mapping[str, Any] | None
+    lines: Mapping[str, int]
+    repeated: tuple[str, ...] = ()
+    problem: str = ""
+    line: int | None = None
+
+    def violation(self, severity: str, key: str | None, found: Any, expected: Any, message: str) -> Violation:
+        line = self.lines.get(key) if key else self.line
+        return Violation(
+            rule="C19", severity=severity, file=self.path, line=line, key=key, found=found, expected=expected,
+            message=message,
+        )  # fmt: skip
+
+
+class _Repeated(dict[str, Any]):
+    """A JSON object that remembers which of its keys came twice."""
+
+    twice: tuple[str, ...] = ()
+
+
+def read(file: Path, name: str) -> Description:
+    """Read a description as the official tools would: strict UTF-8 without a byte order mark."""
+    problem, line = "", None
+    fields: Any = None
+    text = ""
+    try:
+        if file.stat().st_size > _LARGEST_BYTES:
+            raise ValueError(f"larger than {_LARGEST_BYTES >> 20} MiB")
+        text = file.read_bytes().decode("utf-8")
+        fields = json.loads(text, object_pairs_hook=_pairs)
+    except json.JSONDecodeError as error:
+        problem, line = error.msg, error.lineno
+    except UnicodeDecodeError as error:
+        problem, line = f"byte {error.start} is not UTF-8", None
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)[:80] or type(error).__name__
+    if not problem and not isinstance(fields, dict):
+        problem = f"a JSON {type(fields).__name__}"
+    if problem:
+        return Description(path=name, fields=None, lines={}, problem=problem, line=line)
+    return Description(path=name, fields=fields, lines=_lines(text, fields), repeated=fields.twice)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> _Repeated:
+    made, names = _Repeated(pairs), [name for name, _ in pairs]
+    made.twice = (
+        tuple(sorted({name for name in names if names.count(name) > 1})) if len(names) > len(made) else ()
+    )
+    return made
+
+
+def _lines(text: str, fields: Mapping[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for number, row in enumerate(text.split("\n"), 1):
+        for match in re.finditer(r'"((?:[^"\\]|\\.)*)"\s*:', row):
+            if match[1] in fields:
+                found.setdefault(match[1], number)
+    return found
+
+
+def faults(one: Description) -> Iterator[Violation]:
+    """Everything in a description that the rules or the tools cannot take."""
+    if one.fields is None:
+        yield one.violation(
+            "error", None, one.problem, "a JSON object in UTF-8", "the official tools crash on it"
+        )
+        return
+    for field in FIELDS:
+        if field not in one.fields:
+            message = "every field is required, empty where it says nothing"
+            yield one.violation("error", field, "absent", "present", message)
+    for field in one.repeated:
+        yield one.violation(
+            "error", field, "twice", "once", "a reader takes the last one: which one is meant?"
+        )
+    yield from _types(one, one.fields)
+    yield from _values(one, one.fields)
+
+
+def _types(one: Description, fields: Mapping[str, Any]) -> Iterator[Violation]:
+    for field in (*JOINED, *_NOTES):
+        if field in fields and not isinstance(fields[field], str):
+            message = "the official tools join these fields as text and crash on anything else"
+            yield one.violation("error", field, json.dumps(fields[field])[:80], "a JSON string", message)
+    for field in COUNTS:
+        value = fields.get(field, "1")
+        whole = str(value).isascii() and str(value).isdigit() and len(str(value)) < 8
+        if not whole or isinstance(value, bool) or int(value) < (field != "accelerators_per_node"):
+            message = "the official result_summarizer reads it with int() and crashes on anything else"
+            yield one.violation("error", field, json.dumps(value)[:80], "a count, as text", message)
+
+
+def _values(one: Description, fields: Mapping[str, Any]) -> Iterator[Violation]:
+    for field in _NAMES:
+        if isinstance(fields.get(field), str) and not fields[field].strip():
+            yield one.violation("error", field, "empty", "a name", "say who and what")
+    for field, allowed in (("status", STATUSES), ("division", DIVISIONS)):
+        if field in fields and fields[field] not in allowed:
+            message = "exactly as written: 'Closed' silently switches official checks off"
+            yield one.violation("error", field, str(fields[field])[:80], " | ".join(allowed), message)
+    for field, value in fields.items():
+        text = value.strip().upper() if isinstance(value, str) else ""
+        if "PLACEHOLDER" in text or text in _UNFILLED or re.fullmatch(r"<[^<>]*>|\$\{?\w+\}?", text):
+            yield one.violation("error", field, value[:80], "a value", "a placeholder was never filled in")
+
+
+def unanswered(one: Description) -> Iterator[Violation]:
+    """Fields that are empty although the rules ask for a meaningful response."""
+    for field in MEANINGFUL if one.fields is not None else ():
+        value = one.fields.get(field) if one.fields else None
+        if field in ALSO and value is None:
+            yield one.violation(
+                "warning", field, "absent", "a meaningful response", "the rules' table asks for it"
+            )
+        elif isinstance(value, str) and not value.strip() and field not in _NAMES:
+            yield one.violation(
+                "warning", field, "empty", "a meaningful response", "the rules' table asks for it"
+            )

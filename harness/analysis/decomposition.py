@@ -1,0 +1,106 @@
+"""Why one submission is faster: time = samples to target x evaluation grid x seconds per sample x evaluation overhead.
+
+Every factor is taken over the runs that the olympic mean keeps, so that the product is exactly the ratio of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis import intervals, run_figures
+from harness.analysis.intervals import Estimate, Ratio
+from harness.analysis.submission_loader import Submission
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """Converged runs, one element each; nan where a log does not say.
+
+    Args:
+        one_failed: one more run counts as the slowest, so that only the fastest of these is dropped.
+    """
+
+    minutes: np.ndarray
+    stop: np.ndarray  # samples
+    target: np.ndarray  # samples, interpolated
+    training: np.ndarray  # minutes outside of evaluations
+    one_failed: bool
+
+
+def runs_of(submission: Submission) -> Runs:
+    rows = [
+        (
+            (run.duration_s or np.nan) / 60,
+            run.samples_at_stop or np.nan,
+            run_figures.interpolated(run, submission.target) or np.nan,
+            (run_figures.training_s(run, timing) or np.nan) / 60,
+        )
+        for run, timing in run_figures.timed(submission)
+    ]
+    minutes, stop, target, training = np.array(rows, dtype=float).reshape(-1, 4).T
+    return Runs(
+        minutes=minutes,
+        stop=stop,
+        target=target,
+        training=training,
+        one_failed=run_figures.one_failed(submission),
+    )
+
+
+def factors(runs: Runs, picks: np.ndarray) -> dict[str, np.ndarray]:
+    """Figures of resampled submissions.
+
+    Args:
+        picks: (.., runs) which run stands in each place.
+    """
+    order = np.argsort(runs.minutes[picks], axis=-1, kind="stable")
+    if picks.shape[-1] > 2:
+        order = order[..., 1:] if runs.one_failed else order[..., 1:-1]
+    kept = np.take_along_axis(picks, order, axis=-1)
+    time, stop, target, training = (
+        np.mean(values[kept], axis=-1) for values in (runs.minutes, runs.stop, runs.target, runs.training)
+    )
+    return {
+        "time_to_train": time,
+        "samples_at_stop": stop,
+        "samples_to_target": target,
+        "evaluation_grid": stop / target,
+        "seconds_per_sample": 60 * time / stop,
+        "training_seconds_per_sample": 60 * training / stop,
+        "evaluation_overhead": time / training,
+    }
+
+
+def estimates(submission: Submission) -> dict[str, Estimate]:
+    """Every factor that a submission's logs give, with its uncertainty."""
+    return estimates_of(runs_of(submission))
+
+
+def estimates_of(runs: Runs) -> dict[str, Estimate]:
+    """Every factor that these runs give, with its uncertainty.
+
+    Run results that sit on one evaluation look more certain than they are: their variance is never taken for less
+    than that of the interpolated samples. Resampling overstates the variance of a trimmed mean by what it understates
+    that of a mean (1 / n): the variances are taken as they come.
+    """
+    count = len(runs.minutes)
+    point = factors(runs, np.arange(count))
+    drawn = factors(runs, intervals.picks(count)) if count >= intervals.FEWEST_RUNS else {}
+    variance = {name: intervals.variance_of_log(values) for name, values in drawn.items()}
+    floor = np.nan_to_num(variance.get("samples_to_target", 0.0))
+    for name in ("time_to_train", "samples_at_stop"):
+        if name in variance:
+            variance[name] = max(variance[name], float(floor))
+    return {
+        name: Estimate(value=float(value), variance=variance.get(name, np.nan), runs=count)
+        for name, value in point.items()
+        if np.isfinite(value)
+    }
+
+
+def ratios(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[str, Ratio]:
+    """A over B for every factor that both have."""
+    return {name: intervals.ratio(a[name], b[name]) for name in a if name in b}

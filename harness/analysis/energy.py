@@ -1,0 +1,202 @@
+"""What a run's power readings amount to: energy, mean and peak between run_start and run_stop. Pure, but for reading.
+
+Informative: no calibrated meter, no whole system. MLPerf Power has rules, meters and a review of its own; none of them
+is here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from compliance import mllog, runlog
+from compliance.runlog import RunLog
+from harness.analysis.submission_loader import Submission
+from harness.machine.power.recorder import FILE
+from harness.records import attempt
+from harness.records.log_groups import printable
+
+LABEL = "informative, not an MLPerf Power result"
+_LONGEST_GAP = 5  # times the usual step: over more nothing is assumed
+_WHOLE = 0.99  # share of the run that counts as all of it
+_JOULES = 3.6e6  # of a kilowatt hour
+
+Sample = tuple[float, tuple[float | None, ...]]  # seconds since the epoch, watts per device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """Of one source over one run.
+
+    Args:
+        devices: that gave readings.
+        energy_kwh: of the covered time alone; nothing is made up for the rest.
+        peak_w: highest sample of all devices together; of several nodes the sum of their own peaks.
+        coverage: share of the run between samples that follow one another.
+    """
+
+    source: str
+    devices: int
+    energy_kwh: float
+    mean_w: float
+    peak_w: float
+    coverage: float
+
+
+def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> list[Use]:
+    """Every source of every node, joined with the clock of the log.
+
+    Args:
+        stop_ms: None while the run still trains: then until the last sample.
+    """
+    if start_ms is None:
+        return []
+    span = start_ms / 1000, math.inf if stop_ms is None else stop_ms / 1000
+    files = [directory / FILE, *sorted(directory.glob(f"node_*/{FILE}"))]
+    used = [
+        use for path in files for source, rows in _read(path).items() if (use := _use(source, rows, span))
+    ]
+    names = dict.fromkeys(use.source for use in used)
+    return [_together([use for use in used if use.source == name]) for name in names]
+
+
+def of_log(directory: Path) -> list[Use]:
+    """The same, with the clock of the attempt's own log."""
+    if not any(directory.glob(f"**/{FILE}")):
+        return []
+    try:
+        log = runlog.build(mllog.read(directory / "result.txt"))
+    except OSError:
+        return []
+    return of_attempt(directory, log.run_start_ms, log.run_stop_ms)
+
+
+def _together(nodes: Sequence[Use]) -> Use:
+    sums = {
+        name: sum(getattr(one, name) for one in nodes)
+        for name in ("devices", "energy_kwh", "mean_w", "peak_w")
+    }
+    return Use(source=nodes[0].source, **sums, coverage=min(one.coverage for one in nodes))
+
+
+def _read(path: Path) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        if row := _sample(line):
+            found.setdefault(row[0], []).append(row[1])
+    return found
+
+
+def _sample(line: str) -> tuple[str, Sample] | None:
+    """One row; None for trouble, for the sampler's cost, for half a line, and for what somebody else wrote."""
+    try:
+        row = json.loads(line)
+        values = tuple(None if value is None else float(value) for value in row["watts"])
+        sample = str(row["source"]), (float(row["t"]), values)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return sample if all(value is None or math.isfinite(value) for value in values) else None
+
+
+def totals(directory: Path) -> dict[str, list[tuple[float, float]]]:
+    """Seconds since the epoch and watts of all devices together, by source; this node's alone."""
+    read = _read(directory / FILE)
+    return {source: _whole(rows)[1] for source, rows in read.items()}
+
+
+def _whole(rows: Sequence[Sample]) -> tuple[int, list[tuple[float, float]]]:
+    """How many devices mostly speak, and the samples in which all of those have spoken."""
+    width = max(len(values) for _, values in rows)
+    said = [sum(len(w) == width and w[i] is not None for _, w in rows) for i in range(width)]
+    speaking = [i for i in range(width) if 2 * said[i] > len(rows)]
+    whole = [
+        (t, math.fsum(w[i] or 0.0 for i in speaking))
+        for t, w in rows
+        if len(w) == width and all(w[i] is not None for i in speaking)
+    ]
+    return len(speaking), whole
+
+
+def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use | None:
+    """Energy by trapezoids over the samples in which every device that mostly speaks has spoken."""
+    devices, whole = _whole(rows)
+    steps = [after[0] - before[0] for before, after in itertools.pairwise(whole)]
+    if not steps or not devices:
+        return None
+    longest = _LONGEST_GAP * sorted(steps)[len(steps) // 2]
+    start, stop = span[0], min(span[1], whole[-1][0]) if math.isinf(span[1]) else span[1]
+    pieces = list(_pieces(whole, start, stop, longest))
+    covered = math.fsum(length for length, _, _ in pieces)
+    if covered <= 0 or stop <= start:
+        return None
+    joules = math.fsum(length * (first + last) / 2 for length, first, last in pieces)
+    peak = max(max(first, last) for _, first, last in pieces)
+    return Use(
+        source=source, devices=devices, energy_kwh=joules / _JOULES, mean_w=joules / covered, peak_w=peak,
+        coverage=min(1.0, covered / (stop - start)),
+    )  # fmt: skip
+
+
+def _pieces(
+    whole: Sequence[tuple[float, float]], start: float, stop: float, longest: float
+) -> Iterator[tuple[float, float, float]]:
+    """Seconds, watts at the beginning and at the end of every piece between two samples, cut to the run."""
+    for (t0, w0), (t1, w1) in itertools.pairwise(whole):
+        begin, end = max(t0, start), min(t1, stop)
+        if not 0 < t1 - t0 <= longest or begin >= end:
+            continue
+        slope = (w1 - w0) / (t1 - t0)
+        yield end - begin, w0 + slope * (begin - t0), w0 + slope * (end - t0)
+
+
+def document(submission: Submission) -> list[dict[str, Any]]:
+    """Means over the runs of a submission, a row a source; empty where nobody sampled."""
+    used = [use for run in submission.runs for use in _of_run(submission, run)]
+    sources = dict.fromkeys(use.source for use in used)
+    return [{**_mean([use for use in used if use.source == one]), "label": LABEL} for one in sources]
+
+
+def _of_run(submission: Submission, run: RunLog) -> list[Use]:
+    """Readings lie beside the log: in the last attempt at the run, whose log was promoted."""
+    place = Path(run.path)
+    attempts = attempt.directories(place.parent / place.stem.replace("result_", "run_"))
+    if submission.campaign is None or not attempts:
+        return []
+    return of_attempt(attempts[-1], run.run_start_ms, run.run_stop_ms)
+
+
+def _mean(known: Sequence[Use]) -> dict[str, Any]:
+    means = {name: fmean(getattr(use, name) for use in known) for name in ("energy_kwh", "mean_w")}
+    devices = max(use.devices for use in known)
+    return {
+        "source": printable(known[0].source), "devices": devices, "runs": len(known), **means,
+        "peak_w": max(use.peak_w for use in known), "coverage": min(use.coverage for use in known),
+    }  # fmt: skip
+
+
+def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`mxfp4, mean of 10 runs: 5.213 kWh, ..`, a line for each source of each submission of a comparison."""
+    return [f"{one['name']}, {_over(row['runs'])}: {text(row)}" for one in summaries for row in one["power"]]
+
+
+def _over(runs: int) -> str:
+    return f"mean of {runs} runs" if runs > 1 else "one run"
+
+
+def text(use: Use | Mapping[str, Any]) -> str:
+    """`5.213 kWh, mean 4,812 W, peak 5,377 W (nvidia-smi, 8 devices; ..)`."""
+    row = asdict(use) if isinstance(use, Use) else use
+    count = f"{row['devices']} device{'s' * (row['devices'] != 1)}"
+    part = "" if row["coverage"] >= _WHOLE else f", {100 * row['coverage']:.0f} % of the run"
+    figures = f"{row['energy_kwh']:.3g} kWh, mean {row['mean_w']:,.0f} W, peak {row['peak_w']:,.0f} W"
+    return f"{figures} ({printable(row['source'])}, {count}{part}; {LABEL})"

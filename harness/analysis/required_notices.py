@@ -1,0 +1,128 @@
+"""What has to stand beside a comparison: every difference that the messaging rules want named, and the notices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.analysis import run_figures
+from harness.analysis.submission_loader import Submission
+from harness.records.log_groups import printable
+
+_POINTS = (
+    ("division", "submission_division"),
+    ("category (status of the system)", "submission_status"),
+)
+_RECIPE = (
+    ("base learning rate", "opt_base_learning_rate"),
+    ("warmup steps", "opt_learning_rate_warmup_steps"),
+    ("AdamW epsilon", "opt_adamw_epsilon"),
+    ("weight decay", "opt_adamw_weight_decay"),
+    ("gradient accumulation steps", "gradient_accumulation_steps"),
+    ("tensor parallelism", "tensor_parallelism"),
+    ("pipeline parallelism", "pipeline_parallelism"),
+    ("context parallelism", "context_parallelism"),
+)
+PRECISION = "precision of the linear layers"
+
+
+def differences(a: Submission, b: Submission) -> list[str]:
+    """What differs between two submissions, one line each."""
+    return [f"{what}: {a.name} {_known(x)}, {b.name} {_known(y)}" for what, x, y in _rows(a, b) if x != y]
+
+
+def configuration(submissions: Sequence[Submission]) -> list[tuple[str, list[str], bool]]:
+    """Every row, one cell a submission, and whether they differ."""
+    columns = [_facts(one) for one in submissions]
+    return [
+        (
+            what,
+            [_known(column[what]) for column in columns],
+            len({str(column[what]) for column in columns}) > 1,
+        )
+        for what in columns[0]
+    ]
+
+
+def confounders(a: Submission, b: Submission) -> list[str]:
+    """What differs beside the precision and could explain a difference of speed or convergence."""
+    names = {
+        "round",
+        "accelerator",
+        "accelerators",
+        "global batch size",
+        "framework",
+        "evaluation interval, samples",
+    }
+    names |= {what for what, _ in _RECIPE}
+    return [what for what, x, y in _rows(a, b) if x != y and what in names]
+
+
+def _rows(a: Submission, b: Submission) -> list[tuple[str, Any, Any]]:
+    theirs = _facts(b)
+    return [(what, value, theirs[what]) for what, value in _facts(a).items()]
+
+
+def _facts(one: Submission) -> dict[str, Any]:
+    return {
+        "round": one.round,
+        **{what: one.scalar(key) for what, key in _POINTS},
+        "verification": _verification(one),
+        "organisation": one.org,
+        "system": one.system,
+        "accelerator": one.accelerator,
+        "accelerators": one.accelerators,
+        PRECISION: one.precision,
+        "global batch size": one.global_batch_size,
+        **{what: one.scalar(key) for what, key in _RECIPE},
+        "evaluation interval, samples": _interval(one),
+        "framework": one.framework,
+        "number of runs": len(one.runs),
+    }
+
+
+def _verification(submission: Submission) -> str:
+    if submission.round is None:
+        return "never reviewed"
+    return f"logs published in {submission.round}, figures recomputed here"
+
+
+def _interval(submission: Submission) -> int | None:
+    """Between the last two evaluations: the first may be counted from another step."""
+    samples = [one.samples for one in submission.runs[0].evaluations]
+    return samples[-1] - samples[-2] if len(samples) > 1 else None
+
+
+def _known(value: Any) -> str:
+    return "not stated" if value in (None, "") else printable(value)
+
+
+def notices(submissions: Sequence[Submission]) -> list[str]:
+    """Lines that go with every figure of this comparison."""
+    lines = ["Unverified: recomputed from logs. Result not verified by MLCommons Association."]
+    if any(submission.is_proxy for submission in submissions):
+        lines.append("Proxy: a toy-scale rehearsal of the benchmark; FP8 and MXFP4 are emulated, times say nothing "
+                     "about hardware.")  # fmt: skip
+    for submission in submissions:
+        lines += _run_notices(submission)
+    lines.append("Samples to target are derived: linear between the two evaluations that bracket the target.")
+    if len(submissions) > 1:
+        lines.append("95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio.")
+    return lines
+
+
+def _run_notices(submission: Submission) -> list[str]:
+    runs, good, lines = len(submission.runs), len(run_figures.converged(submission)), []
+    if runs < run_figures.RUNS_BY_THE_RULES:
+        mean = "olympic mean" if good > 2 else "plain mean"
+        needs = f"a score by the rules needs {run_figures.RUNS_BY_THE_RULES}"
+        lines.append(f"{submission.name}: {mean} of {good} run{'s' * (good != 1)}; {needs}.")
+    if good < runs:
+        lines.append(
+            f"{submission.name}: {runs - good} of {runs} runs did not reach the target and have no time here."
+        )
+    if submission.reconstructed:
+        lines.append(
+            f"{submission.name}: rebuilt from published key events; evaluation time and step time are estimates."
+        )
+    return lines

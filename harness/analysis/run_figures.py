@@ -1,0 +1,177 @@
+"""What one submission's runs say: run results, samples, speed, where the time went. Pure values in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from compliance import reference_points, scoring
+from compliance.rules.system_rules import TFLOP_PER_SEQUENCE
+from compliance.runlog import RunLog
+from compliance.scoring import olympic_mean, samples_to_target
+from harness.analysis.submission_loader import Submission
+from harness.records.timing import Timing
+
+RUNS_BY_THE_RULES = 10
+HYPERPARAMETERS = (
+    "opt_base_learning_rate", "opt_end_learning_rate", "opt_learning_rate_warmup_steps",
+    "opt_learning_rate_decay_steps", "opt_adamw_beta_1", "opt_adamw_beta_2", "opt_adamw_epsilon",
+    "opt_adamw_weight_decay", "opt_gradient_clip_norm", "gradient_accumulation_steps", "micro_batch_size",
+    "max_sequence_length", "tensor_parallelism", "pipeline_parallelism", "context_parallelism",
+)  # fmt: skip
+
+
+def converged(submission: Submission) -> list[RunLog]:
+    return [run for run, _ in timed(submission)]
+
+
+def timed(submission: Submission) -> list[tuple[RunLog, Timing]]:
+    """The converged runs; a clock that stands still or runs backwards is none."""
+    pairs = zip(submission.runs, submission.timings, strict=True)
+    return [
+        (run, one)
+        for run, one in pairs
+        if scoring.converged(run, submission.target)
+        and (run.duration_s or 0) > 0
+        and (run.samples_at_stop or 0) > 0
+    ]
+
+
+def score_minutes(minutes: Sequence[float]) -> float:
+    """Olympic mean from three runs on, plain mean below (which no rule knows: a notice says so)."""
+    return olympic_mean(minutes) if len(minutes) > 2 else fmean(minutes)
+
+
+def time_to_train_min(submission: Submission) -> float | None:
+    """The score by the rules: one run that did not converge counts as the slowest and is dropped with the fastest."""
+    minutes = run_minutes(submission)
+    if not minutes:
+        return None
+    if one_failed(submission) and len(minutes) > 2:
+        return fmean(sorted(minutes)[1:])
+    return score_minutes(minutes)
+
+
+def one_failed(submission: Submission) -> bool:
+    return len(submission.runs) - len(converged(submission)) == 1
+
+
+def run_minutes(submission: Submission) -> list[float]:
+    """Run results of the converged runs; what did not converge has no time."""
+    return [run.duration_s / 60 for run in converged(submission) if run.duration_s is not None]
+
+
+def stop_samples(submission: Submission) -> list[float]:
+    return [float(run.samples_at_stop) for run in converged(submission) if run.samples_at_stop is not None]
+
+
+def target_samples(submission: Submission) -> list[float]:
+    """Interpolated samples to target per converged run (derived: linear between the two bracketing evaluations)."""
+    found = (interpolated(run, submission.target) for run in converged(submission))
+    return [value for value in found if value is not None]
+
+
+def interpolated(run: RunLog, target: float) -> float | None:
+    try:
+        samples = samples_to_target(run, target)
+    except scoring.ScoreError:  # at the target in the first evaluation: nothing brackets it
+        return None
+    return samples if samples > 0 else None
+
+
+def rates(submission: Submission) -> list[float]:
+    """Samples per second per converged run, evaluations included."""
+    pairs = [(run.samples_at_stop, run.duration_s) for run in converged(submission)]
+    return [samples / seconds for samples, seconds in pairs if samples and seconds]
+
+
+def training_s(run: RunLog, timing: Timing) -> float | None:
+    """Seconds on the clock outside of evaluations."""
+    if run.duration_s is None or timing.evaluation_ms is None:
+        return None
+    seconds = run.duration_s - timing.evaluation_ms / 1000
+    return seconds if seconds > 0 else None
+
+
+def step_time_s(run: RunLog, timing: Timing) -> float | None:
+    """Seconds per optimizer step, evaluations not counted."""
+    seconds, samples = training_s(run, timing), run.samples_at_stop
+    if seconds is None or not samples or not run.global_batch_size:
+        return None
+    return seconds / (samples / run.global_batch_size)
+
+
+def evaluation_share(run: RunLog, timing: Timing) -> float | None:
+    """Part of the run result that went into evaluations."""
+    if not run.duration_s or timing.evaluation_ms is None:
+        return None
+    return timing.evaluation_ms / 1000 / run.duration_s
+
+
+def _init_s(_: RunLog, timing: Timing) -> float | None:
+    return None if timing.init_ms is None else timing.init_ms / 1000
+
+
+def _mean_of(submission: Submission, quantity: Callable[[RunLog, Timing], float | None]) -> float | None:
+    """Mean over the converged runs; None unless every one of them has it."""
+    values = [quantity(run, timing) for run, timing in timed(submission)]
+    return _mean([value for value in values if value is not None]) if None not in values else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def tflops_per_accelerator(submission: Submission) -> float | None:
+    """Model arithmetic over the run result, evaluations on the clock but not counted as work (as rule C16 takes it)."""
+    rate = _mean(rates(submission))
+    if submission.benchmark != "llama31_8b" or not submission.accelerators or rate is None:
+        return None
+    return TFLOP_PER_SEQUENCE * rate / submission.accelerators
+
+
+def summary(submission: Submission) -> dict[str, Any]:
+    """One row of `compare --json`; units end the names, *_share is a part of one."""
+    time, samples, stops = time_to_train_min(submission), target_samples(submission), stop_samples(submission)
+    return {
+        "name": submission.name,
+        "org": submission.org,
+        "system": submission.system,
+        "round": submission.round,
+        "accelerator": submission.accelerator,
+        "accelerators": submission.accelerators,
+        "framework": submission.framework,
+        "precision": submission.precision,
+        "runs": len(submission.runs),
+        "runs_converged": len(converged(submission)),
+        "global_batch_size": submission.global_batch_size,
+        "time_to_train_min": time,
+        "time_to_train_normalized_min": normalized(submission, time),
+        "samples_at_stop_mean": _mean(stops),
+        "samples_at_stop_sd": stdev(stops) if len(stops) > 1 else None,
+        "samples_to_target_mean": _mean(samples),
+        "samples_to_target_sd": stdev(samples) if len(samples) > 1 else None,
+        "samples_per_s": _mean(rates(submission)),
+        "step_time_s": _mean_of(submission, step_time_s),
+        "evaluation_share": _mean_of(submission, evaluation_share),
+        "init_s": _mean_of(submission, _init_s),
+        "tflops_per_accelerator": tflops_per_accelerator(submission),
+        "hyperparameters": {key: submission.scalar(key) for key in HYPERPARAMETERS},
+        "reconstructed": submission.reconstructed,
+    }
+
+
+def normalized(submission: Submission, minutes: float | None) -> float | None:
+    """RCP normalisation, where the benchmark has reference points and ten runs to hold against them."""
+    samples, gbs = stop_samples(submission), submission.global_batch_size
+    if submission.benchmark != "llama31_8b" or minutes is None or gbs is None:
+        return None
+    if len(samples) < RUNS_BY_THE_RULES:
+        return None
+    try:
+        return minutes * reference_points.normalisation(gbs, reference_points.trimmed_mean(samples))
+    except (
+        reference_points.RcpError
+    ):  # no reference point for this batch size, or faster than the reference allows
+        return None

@@ -1,0 +1,174 @@
+"""Campaigns: the runs of one arm, one directory and one state file; a job is its arms. Values, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import UsageError
+from harness.contract import files
+from harness.contract.build import ConfigProblem, build
+from harness.contract.config import Config, to_mapping
+from harness.records import attempt
+
+_SCHEMA = 1
+_SEEDS = 2**31  # Megatron and NumPy take 31 bits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training of a campaign.
+
+    Args:
+        attempts: how many were started; each has its directory.
+        outcome: success | aborted, once promoted.
+        reason: target | step_limit | not_finite, once promoted.
+    """
+
+    index: int
+    seed: int
+    state: str = "pending"  # pending | running | promoted | failed
+    attempts: int = 0
+    outcome: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Campaign:
+    directory: Path
+    job: str  # the stamp all arms of a job share
+    arm: str
+    arms: tuple[str, ...]  # of the job; the last one is the baseline
+    config: Config
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> bool:
+        return all(run.state == "promoted" for run in self.runs)
+
+    def run_directory(self, index: int) -> Path:
+        return self.directory / f"run_{index}"
+
+    def result(self, index: int) -> Path:
+        return self.directory / f"result_{index}.txt"
+
+    def last_attempt(self, index: int) -> Path | None:
+        found = attempt.directories(self.run_directory(index))
+        return found[-1] if found else None
+
+    def with_run(self, run: Run) -> Campaign:
+        """The same campaign with one run replaced."""
+        runs = tuple(run if run.index == known.index else known for known in self.runs)
+        return dataclasses.replace(self, runs=runs)
+
+
+def draw_seeds(config: Config) -> dict[str, list[int]]:
+    """Seeds of every run of every arm, distinct except between arms that share theirs."""
+    arms, count = config.runs.arms, config.runs.count
+    if config.runs.seed is not None:
+        if config.runs.paired_seeds:
+            return {arm: [config.runs.seed + run for run in range(count)] for arm in arms}
+        starts = {arm: config.runs.seed + place * count for place, arm in enumerate(arms)}
+        return {arm: [start + run for run in range(count)] for arm, start in starts.items()}
+    drawn: list[int] = []
+    while len(drawn) < (count if config.runs.paired_seeds else count * len(arms)):
+        seed = secrets.randbelow(_SEEDS)
+        drawn += [seed] if seed not in drawn else []
+    if config.runs.paired_seeds:
+        return {arm: drawn for arm in arms}
+    return {arm: drawn[place * count : (place + 1) * count] for place, arm in enumerate(arms)}
+
+
+def save(campaign: Campaign) -> None:
+    """Replace campaign.json; the caller holds the campaign's lock or has just made its directory."""
+    document = {
+        "schema": _SCHEMA,
+        "job": campaign.job,
+        "arm": campaign.arm,
+        "profile": campaign.config.profile,
+        "arms": list(campaign.arms),
+        "config": to_mapping(campaign.config),
+        "runs": [dataclasses.asdict(run) for run in campaign.runs],
+    }
+    files.replace_json(campaign.directory / "campaign.json", document)
+
+
+def load(directory: Path) -> Campaign:
+    """Read a campaign as it was last written.
+
+    Raises:
+        UsageError: no campaign, or one of a version this program does not know.
+    """
+    path = directory / "campaign.json"
+    document: Any = files.read_json(path)
+    if not isinstance(document, dict):
+        raise UsageError(f"{directory}: found no campaign.json; allowed: a directory under runs/")
+    if document.get("schema") != _SCHEMA:
+        raise UsageError(f"{path}: schema: found {document.get('schema')!r}; allowed: {_SCHEMA}")
+    try:
+        return Campaign(
+            directory=directory,
+            job=document["job"],
+            arm=document["arm"],
+            arms=tuple(document["arms"]),
+            config=build(Config, document["config"], ""),
+            runs=tuple(Run(**run) for run in document["runs"]),
+        )
+    except ConfigProblem as problem:
+        raise UsageError(f"{path}: {problem}; written by another version") from None
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a campaign this version can read ({error})") from None
+
+
+def settle(campaign: Campaign) -> Campaign:
+    """Bring campaign.json and result_<i>.txt to what the attempts' files say. Nothing may be training.
+
+    An attempt that ended by the rules is promoted; a run whose attempts all met an accident is pending again.
+    """
+    settled = campaign
+    for run in campaign.runs:
+        settled = settled.with_run(_settled_run(campaign, run))
+    if settled != campaign:
+        save(settled)
+    return settled
+
+
+def _settled_run(campaign: Campaign, run: Run) -> Run:
+    attempts = attempt.directories(campaign.run_directory(run.index))
+    ended = [(path, result) for path in attempts if (result := attempt.result(path))]
+    published, count = campaign.result(run.index).exists(), attempt.number(attempts[-1]) if attempts else 0
+    if ended and not published:
+        files.publish(ended[0][0] / "result.txt", campaign.result(run.index))
+    if ended:
+        result = ended[0][1]
+        outcome: dict[str, Any] = {"outcome": result.outcome, "reason": result.reason}
+        return dataclasses.replace(run, state="promoted", attempts=count, **outcome)
+    if published:  # its attempt was deleted; what is recorded stands
+        return dataclasses.replace(run, state="promoted")
+    state = "failed" if run.state == "failed" else "pending"
+    return dataclasses.replace(run, state=state, attempts=count, outcome=None, reason=None)
+
+
+def begin_attempt(campaign: Campaign, run: Run) -> tuple[Campaign, Path]:
+    """Directory of a new attempt at a run, ready for the training to start in."""
+    latest = campaign.last_attempt(run.index)
+    count = (attempt.number(latest) if latest else 0) + 1
+    directory = campaign.run_directory(run.index) / f"attempt_{count}"
+    this_run = {"arm": campaign.arm, "index": run.index, "seed": run.seed}
+    document = {
+        "config": to_mapping(campaign.config),
+        "run": {**this_run, "campaign": campaign.directory.name},
+    }
+    attempt.create(directory, document)
+    campaign = campaign.with_run(dataclasses.replace(run, state="running", attempts=count))
+    save(campaign)
+    return campaign, directory
+
+
+def stamp_order(stamp: str) -> tuple[str, int]:
+    """Sorts stamps by age: `20261121-031500-2` is the second job of its second."""
+    date, clock, *suffix = stamp.split("-")
+    return f"{date}-{clock}", int(suffix[0]) if suffix else 1

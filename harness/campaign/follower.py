@@ -1,0 +1,239 @@
+"""Command `follow`: on every node but the first, trains what the first node's campaigns train, until that one ends."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, UsageError, UserError
+from harness.campaign import nodes as campaign_nodes
+from harness.campaign import process, store, torchrun
+from harness.campaign.nodes import Sign
+from harness.campaign.runner import Command
+from harness.contract import files
+from harness.contract.build import ConfigProblem, build
+from harness.contract.config import Config, Launch
+from harness.data import ensure
+from harness.machine import page_caches
+from harness.machine.power import recorder
+from harness.main_job import require_accelerators
+from harness.records import attempt, lock
+from harness.records.log_groups import printable
+
+_POLL_S = 1.0
+_SILENCE_S = 120.0  # the first node speaks every 5 s; a network file system may show it a minute late
+_CLOSING_S = 15.0  # for this node's ranks, after the first node's have ended
+
+
+class FirstNodeEnded(UserError):
+    """The first node did not end well; this one ends the same way."""
+
+    def __init__(self, sign: Sign):
+        super().__init__(printable(f"the first node ended: {sign.why}"))
+        self.exit_code = sign.code
+
+
+class FirstNodeLost(UserError):
+    """The first node fell silent. Starting all nodes again continues the campaign, hence not one of the final codes."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class _LeftAlone(Exception):
+    """The attempt that is joined here trains no longer on the first node."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1800.0,
+        metavar="S",
+        help="seconds to wait for the first node to begin (default 1800)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    place = campaign_nodes.here()
+    if place.node_rank == 0:
+        raise UsageError(
+            "environment NODE_RANK: found 0; allowed: 1 or more, the first node takes ./run.sh run"
+        )
+    with _terminated_like_interrupted():
+        return follow(store.output_directory(), place, patience_s=args.patience)
+
+
+class Watcher:
+    """The first node as it is seen from here. A sign that was there before counts only after it has changed."""
+
+    def __init__(self, path: Path, *, poll_s: float = _POLL_S):
+        self._path, self._poll_s = path, poll_s
+        self._last, self._looked_at = campaign_nodes.read(path), time.monotonic()
+        self._changed_at, self.begun = self._looked_at, False
+
+    def look(self) -> Sign | None:
+        """What the first node says, None before it has said anything."""
+        now = time.monotonic()
+        if now - self._looked_at >= self._poll_s:
+            self._looked_at, sign = now, campaign_nodes.read(self._path)
+            if sign is not None and sign != self._last:
+                self._last, self._changed_at, self.begun = sign, now, True
+        return self._last if self.begun else None
+
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self._changed_at
+
+
+def follow(
+    output: Path,
+    place: Launch,
+    *,
+    patience_s: float,
+    silence_s: float = _SILENCE_S,
+    command: Command = torchrun.command,
+    poll_s: float = _POLL_S,
+) -> int:
+    """Join every attempt of the first node, one after the other.
+
+    Args:
+        output: the directory of the campaigns, which every node sees.
+        command: makes the training's command line; the tests put a script in Megatron's place.
+
+    Returns:
+        EXIT_OK when the first node has ended well.
+
+    Raises:
+        FirstNodeEnded: it ended otherwise.
+        FirstNodeLost: it fell silent.
+        EnvironmentFailure: it never began, or is unlike this node.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    path = campaign_nodes.path_of(output, place)
+    watcher, joined = Watcher(path, poll_s=poll_s), set()
+    while True:
+        sign = watcher.look()
+        if watcher.silent_s > (silence_s if sign else patience_s):
+            raise _silence(path, watcher)
+        if sign and sign.state == "ended":
+            if sign.code:
+                raise FirstNodeEnded(sign)
+            return EXIT_OK
+        if sign and sign.attempt and (sign.session, sign.attempt) not in joined:
+            joined.add((sign.session, sign.attempt))
+            _join(output / sign.attempt, place, command, _company(watcher, sign, silence_s))
+        time.sleep(poll_s / 4)
+
+
+def _silence(path: Path, watcher: Watcher) -> UserError:
+    if watcher.begun:
+        found = f"{path}: the first node has been silent for {watcher.silent_s:.0f} s"
+        return FirstNodeLost(
+            f"{found}; it is lost, or the shared file system is; ./run.sh resume there, follow here"
+        )
+    found = f"{path}: no sign of the first node for {watcher.silent_s:.0f} s"
+    wanted = "./run.sh run there, with the same MASTER_ADDR, MASTER_PORT and shared LOGDIR"
+    return EnvironmentFailure(f"{found}; allowed: {wanted}")
+
+
+def _company(watcher: Watcher, joined: Sign, silence_s: float) -> Callable[[], None]:
+    """Raises when the first node trains something else, after a while that lets both sides close."""
+    left_at: list[float] = []
+
+    def watch() -> None:
+        sign = watcher.look()
+        if sign is None or (sign.session, sign.attempt) != (joined.session, joined.attempt):
+            left_at[:] = left_at or [time.monotonic()]
+        if watcher.silent_s > silence_s or (left_at and time.monotonic() - left_at[0] > _CLOSING_S):
+            raise _LeftAlone
+
+    return watch
+
+
+def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], None]) -> None:
+    """Train one attempt together with the first node; how it ended is that node's to say."""
+    config = dataclasses.replace(_config(directory), launch=place)
+    nodes = config.parallelism.nodes
+    if place.node_rank >= nodes:
+        raise UsageError(
+            f"environment NODE_RANK: found {place.node_rank}; allowed: 1 to {nodes - 1}, as the job has it"
+        )
+    mine = directory / f"node_{place.node_rank}"
+    try:
+        mine.mkdir()
+    except FileExistsError:  # this node joined it before and was started again: those ranks cannot come back
+        _tell(f"{directory}: was joined before; waiting for the next attempt")
+        return
+    _require_likeness(directory, mine)
+    require_accelerators(config)
+    page_caches.require(config)
+    meter = recorder.prepare(config)
+    ensure.ensure(config)
+    _tell(f"joining {directory} as node {place.node_rank} of {nodes}")
+    with tempfile.TemporaryDirectory() as private, lock.held([Path(private)]) as locks, meter.running(mine):
+        try:
+            code = process.train(
+                command(config, directory),
+                campaign=Path(private),
+                attempt=mine,
+                environment=torchrun.training_environment(config),
+                lock_descriptor=locks[Path(private)],
+                watch=watch,
+            )
+        except _LeftAlone:
+            _tell(f"{directory}: ended on the first node; its ranks here were stopped")
+            return
+    if code:
+        _tell(f"{directory}: exit status {code} here; the first node decides\n{attempt.last_words(mine)}")
+
+
+def _config(directory: Path) -> Config:
+    path = directory / "config.json"
+    document: Any = files.read_json(path)
+    try:
+        return build(Config, document["config"], "")
+    except (ConfigProblem, TypeError, KeyError) as problem:
+        raise EnvironmentFailure(f"{path}: {problem}; written by another version, or not shared") from None
+
+
+def _require_likeness(directory: Path, mine: Path) -> None:
+    """Another version on another node trains something else, without an error.
+
+    Raises:
+        EnvironmentFailure: a package or the commit differs from the first node's.
+    """
+    first, here = files.read_json(directory / "environment.json") or {}, attempt.describe_environment()
+    files.replace_json(mine / "environment.json", here)
+    theirs = {**(first.get("packages") or {}), "commit": (first.get("git") or {}).get("commit")}
+    ours = {**here["packages"], "commit": (here["git"] or {}).get("commit")}
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            found = f"{name}: found {ours.get(name)} on this node, {theirs.get(name)} on the first"
+            raise EnvironmentFailure(printable(f"{found}; allowed: the same on every node"))
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Between runs SIGTERM ends this process as Ctrl-C does; while one trains, supervise has handlers of its own."""
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,97 @@
+"""What a running campaign can expect, in numbers and in words: band of public runs, samples and time to target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from compliance import reference_points
+from harness.analysis import forecast
+from harness.analysis.forecast import Band, Outlook
+from harness.contract.config import Config
+from harness.records.metrics import Evaluation, duration
+
+_BENCHMARK = "llama31_8b"
+_IN_SIGHT = 10  # times the samples trained: no curve says more about what comes later
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """Advice about one run.
+
+    Args:
+        band: where public runs of this batch size were at the last evaluation; None where there are too few.
+        reference_samples: mean of the reference convergence point; None for the proxy and above batch size 128.
+        time_to_target_s: from now; None without a prediction or a speed.
+        error_s: of that time, from the error of the samples; None without calibration.
+    """
+
+    band: Band | None
+    reference_samples: float | None
+    outlook: Outlook
+    time_to_target_s: float | None
+    error_s: float | None
+
+
+def look(
+    evaluations: Sequence[Evaluation], config: Config, *, samples: int, samples_per_s: float | None
+) -> View:
+    """The outlook of a run that has trained `samples` samples."""
+    size = config.batch.global_batch_size
+    found = forecast.predict(
+        evaluations,
+        global_batch_size=size,
+        target=config.evaluation.target_log_perplexity,
+        benchmark=config.benchmark,
+    )
+    if found.samples is not None and samples and found.samples > _IN_SIGHT * samples:
+        found = replace(found, samples=None, error_pct=None, why="the target is out of sight")
+    to_go_s, error_s = None, None
+    if found.samples is not None and samples_per_s:
+        to_go_s = max(found.samples - samples, 0.0) / samples_per_s
+        if found.error_pct is not None:
+            error_s = found.samples * found.error_pct / 100 / samples_per_s
+    at = evaluations[-1].samples if evaluations else 0
+    return View(
+        band=forecast.band(size, at, benchmark=config.benchmark),
+        reference_samples=_reference(config),
+        outlook=found,
+        time_to_target_s=to_go_s,
+        error_s=error_s,
+    )
+
+
+def _reference(config: Config) -> float | None:
+    if config.benchmark != _BENCHMARK:
+        return None
+    try:
+        return reference_points.reference(config.batch.global_batch_size).mean_samples
+    except reference_points.RcpError:
+        return None
+
+
+def loss(last: Evaluation, target: float, view: View) -> str:
+    """`log perplexity 3.512 (target 3.3, public runs 3.495-3.584)`."""
+    public = f", public runs {view.band.low:.3f}-{view.band.high:.3f}" if view.band else ""
+    return f"log perplexity {last.log_perplexity:.3f} (target {target:g}{public})"
+
+
+def way(view: View) -> str:
+    """`target near 176,400 samples +-4.5 % (reference 178,859), in about 43 min +-4 min`, or why it cannot be said."""
+    found = view.outlook
+    if found.samples is None:
+        return found.why
+    error = f" +-{found.error_pct:.1f} %" if found.error_pct is not None else f", {found.why}"
+    reference = f" (reference {view.reference_samples:,.0f})" if view.reference_samples else ""
+    text = f"target near {found.samples:,.0f} samples{error}{reference}"
+    if view.time_to_target_s is None:
+        return text
+    spread = f" +-{duration(view.error_s)}" if view.error_s is not None else ""
+    return f"{text}, in about {duration(view.time_to_target_s)}{spread}"
+
+
+def memory(memory_bytes: object) -> str | None:
+    """`78.1 GiB`; None for what is no number of bytes."""
+    if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes <= 0:
+        return None
+    return f"{memory_bytes / 2**30:.1f} GiB"

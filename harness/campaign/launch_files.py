@@ -1,0 +1,147 @@
+"""Command `launch --emit KIND`: writes the file that starts this benchmark under a launcher or scheduler.
+
+Everything that is a scheduler's own ends in that file: it tells each node NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT
+and GPUS_PER_NODE, torchrun tells each rank RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and no rank reads
+anything else of where it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from harness.base.errors import EXIT_OK, ConfigError, UsageError
+from harness.base.paths import ROOT
+from harness.commands.options import positive
+from harness.config.file import resolve
+from harness.contract.config import Config
+
+_PORT = 29500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """A launcher.
+
+    Args:
+        template: under harness/campaign/templates.
+        nodes: of the reference file in launch/.
+    """
+
+    template: str
+    file: str
+    nodes: int = 1
+
+
+KINDS = {
+    "torchrun": Kind(template="launch_node.j2", file="torchrun.sh"),
+    "slurm": Kind(template="launch_slurm.j2", file="slurm.sh", nodes=2),
+    "slurm-pyxis": Kind(template="launch_slurm.j2", file="slurm-pyxis.sh", nodes=2),
+    "docker": Kind(template="launch_node.j2", file="docker.sh"),
+    "podman": Kind(template="launch_node.j2", file="podman.sh"),
+    "apptainer": Kind(template="launch_node.j2", file="apptainer.sh"),
+    "kubernetes": Kind(template="launch_kubernetes.j2", file="kubernetes.yaml", nodes=2),
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--emit", required=True, choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
+    parser.add_argument(
+        "--nodes", type=positive, metavar="N", help="default: the preset's, else as in launch/"
+    )
+    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over llama31_8b")
+    parser.add_argument("--profile", default="llama31_8b", help="what is trained (default llama31_8b)")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    parser.add_argument("--out", type=Path, metavar="F", help="a new file (default: stdout)")
+
+
+def main(args: argparse.Namespace) -> int:
+    kind = KINDS[args.emit]
+    nodes = args.nodes or (_nodes_of(args) if args.preset else kind.nodes)
+    text = render(args.emit, nodes=nodes, profile=args.profile, preset=args.preset, overrides=args.overrides)
+    if args.out is None:
+        print(text, end="")
+        return EXIT_OK
+    try:
+        with args.out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"--out: found {args.out}, which exists; allowed: a new file") from None
+    if kind.file.endswith(".sh"):
+        args.out.chmod(0o755)
+    print(args.out, file=sys.stderr)
+    return EXIT_OK
+
+
+def _nodes_of(args: argparse.Namespace) -> int:
+    return resolve(args.profile, overrides=args.overrides, preset=args.preset).config.parallelism.nodes
+
+
+def render(
+    name: str,
+    *,
+    nodes: int,
+    profile: str = "llama31_8b",
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
+    """The launch file.
+
+    Raises:
+        ConfigError: the configuration cannot run on so many nodes.
+    """
+    parallel = [f"parallelism.nodes={nodes}", f"launch.master_port={_PORT}", "launch.node_rank=0"]
+    config = _resolved(profile, [*overrides, *parallel], preset, nodes)
+    kind = KINDS[name]
+    loader = jinja2.FileSystemLoader(ROOT / "harness" / "campaign" / "templates")
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    options = ["--profile", profile, *(["--preset", preset] if preset else [])]
+    options += [word for override in overrides for word in ("--set", override)]
+    made_by = ["./run.sh", "launch", "--emit", name, "--nodes", str(nodes), *options]
+    text = environment.get_template(kind.template).render(
+        kind=name,
+        name=f"launch/{kind.file}",
+        title=f"{config.benchmark} on {nodes} node{'s' * (nodes > 1)}",
+        made_by=shlex.join(made_by if overrides or preset or profile != "llama31_8b" else made_by[:6]),
+        nodes=nodes,
+        follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's
+        gpus=config.parallelism.gpus_per_node,
+        profile=profile,
+        options=_inside_quotes(options),
+        pyxis=name == "slurm-pyxis",
+        image=name not in ("torchrun", "slurm"),
+    )
+    return text.rstrip("\n") + "\n"
+
+
+def _resolved(profile: str, overrides: Sequence[str], preset: str | None, nodes: int) -> Config:
+    try:
+        return resolve(profile, overrides=overrides, preset=preset).config
+    except ConfigError as error:
+        raise ConfigError(f"--nodes {nodes}: {error}; --preset has systems of many nodes") from None
+
+
+def _inside_quotes(words: Sequence[str]) -> str:
+    """Words of a command that itself stands between single quotes.
+
+    Raises:
+        UsageError: a word needs a quote there.
+    """
+    for word in words:
+        if "'" in word or not word.isprintable():
+            raise UsageError(
+                f"--set: found {word!r}; allowed: no quotes and one line; write it into benchmark.yaml"
+            )
+    return " ".join(word if shlex.quote(word) == word else '"' + _escaped(word) + '"' for word in words)
+
+
+def _escaped(word: str) -> str:
+    return "".join(f"\\{c}" if c in '"$`\\' else c for c in word)

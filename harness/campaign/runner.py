@@ -1,0 +1,181 @@
+"""Runs a job to its end: every run of every arm, each in a fresh attempt, each result promoted once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from harness.base.errors import EnvironmentFailure, TrainingFailed, UsageError
+from harness.campaign import campaign, close_attempt, nodes, process, torchrun
+from harness.campaign.campaign import Campaign
+from harness.campaign.nodes import Beacon
+from harness.campaign.process import Interrupted
+from harness.campaign.progress import Progress, for_this_terminal
+from harness.campaign.store import Job
+from harness.contract.config import Config
+from harness.machine import gpu_errors
+from harness.machine.power import recorder
+from harness.machine.power.recorder import Meter
+from harness.records import attempt, lock
+
+_ATTEMPTS = 3  # a training that fails three times in a row is not unlucky
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RESUME = "./run.sh resume continues"
+
+Command = Callable[[Config, Path], list[str]]
+
+
+class Trainer(Protocol):
+    """Trains one attempt and returns the exit status."""
+
+    def __call__(self, made: Campaign, directory: Path) -> int: ...
+
+
+def run_job(
+    job: Job, *, command: Command = torchrun.command, wait_s: float = lock.ORPHANS_DIE_WITHIN_S
+) -> Job:
+    """Train what is left of a job. Arms take turns, so that a drifting machine meets all of them.
+
+    Args:
+        command: makes the training's command line; the tests put a script in Megatron's place.
+        wait_s: patience with the processes of a killed harness.
+
+    Raises:
+        UsageError: another process trains this job, or this is not its first node.
+        TrainingFailed: a run failed three times.
+        EnvironmentFailure: the disk is full.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    here = nodes.placed(job.campaigns[0].config)
+    _require_first_node(here)
+    meter = recorder.prepare(here)
+    directories = [arm.directory for arm in job.campaigns]
+    with (
+        _words_for_the_user(job),
+        lock.held(directories, wait_s=wait_s) as locks,
+        _progress() as progress,
+        nodes.lit(here, job.directory.parent) as beacon,
+    ):
+        arms = {arm.arm: campaign.settle(_placed(campaign.load(arm.directory))) for arm in job.campaigns}
+        for index in range(max(len(arm.runs) for arm in arms.values())):
+            for name, arm in arms.items():
+                if index < len(arm.runs) and arm.runs[index].state != "promoted":
+                    trainer = _trainer(command, locks, progress, beacon, meter)
+                    arms[name] = _finish_run(arm, index, trainer, progress)
+    return dataclasses.replace(job, campaigns=tuple(arms.values()))
+
+
+def _placed(made: Campaign) -> Campaign:
+    return dataclasses.replace(made, config=nodes.placed(made.config))
+
+
+def _trainer(
+    command: Command, locks: Mapping[Path, int], progress: Progress, beacon: Beacon, meter: Meter
+) -> Trainer:
+    def watch() -> None:
+        progress.poll()
+        beacon.beat()
+
+    def train(made: Campaign, directory: Path) -> int:
+        with beacon.training(directory), meter.running(directory):
+            return process.train(
+                command(made.config, directory),
+                campaign=made.directory,
+                attempt=directory,
+                environment=torchrun.training_environment(made.config),
+                lock_descriptor=locks[made.directory],
+                watch=watch,
+            )
+
+    return train
+
+
+def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) -> Campaign:
+    """Attempts at one run until one ends by the rules."""
+    for failures in range(_ATTEMPTS):
+        again = f" (attempt {failures + 1} of {_ATTEMPTS})" if failures else ""
+        made, directory = campaign.begin_attempt(made, made.runs[index])
+        progress.start(f"{made.arm} run {index}{again}", directory, made.config)
+        began_s, code = gpu_errors.now_s(), None
+        try:
+            code = train(made, directory)
+        finally:  # an interrupted run may have ended by the rules a moment before
+            close_attempt.close(directory, code=code)
+            made = campaign.settle(made)
+            progress.end(made.runs[index].outcome or "no result")
+        if made.runs[index].state == "promoted":
+            return made
+        close_attempt.add_evidence(directory, gpu_errors.found(made.config, since_s=began_s))
+        last = attempt.ending(directory)
+        if _disk_is_full(directory, last):
+            raise EnvironmentFailure(f"{_where_full(directory, last)}; free some, then {_RESUME}")
+        if last is not None and last.reason == "interrupted":
+            raise Interrupted("the training was stopped by a signal")
+    campaign.save(made.with_run(dataclasses.replace(made.runs[index], state="failed")))
+    raise TrainingFailed(_failure(made, index, directory, code))
+
+
+def _where_full(directory: Path, last: attempt.Ending | None) -> str:
+    """With the training's own words, which may name the file that met the full disk."""
+    said = f" ({last.message})" if last and last.message else ""
+    return f"{directory}: no space left on device{said}"
+
+
+def _failure(made: Campaign, index: int, directory: Path, code: int | None) -> str:
+    last = attempt.ending(directory)
+    why = f"exit status {code}"
+    if last is not None:
+        why = last.message or last.reason
+    head = f"{made.arm} run {index} failed {_ATTEMPTS} times: {why}; after mending it, {_RESUME}"
+    return f"{head}\nlast lines of {directory / 'stdout.log'}:\n{attempt.last_words(directory)}"
+
+
+def _disk_is_full(directory: Path, last: attempt.Ending | None) -> bool:
+    """Whether the training met a full disk; then it may not have been able to say so."""
+    said = f"{last.message if last else ''}\n{attempt.last_words(directory)}"
+    return "No space left on device" in said or shutil.disk_usage(directory).free < 1 << 16
+
+
+def _require_first_node(config: Config) -> None:
+    rank = config.launch.node_rank
+    if rank:
+        words = "campaigns are kept by the first node, the others take ./run.sh follow"
+        raise UsageError(f"launch.node_rank: found {rank}; allowed: 0, {words}")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    progress = for_this_terminal()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+@contextlib.contextmanager
+def _words_for_the_user(job: Job) -> Iterator[None]:
+    """Turn what may strike anywhere into one line: interruption and a full disk."""
+    # for the time between runs; while one trains, supervise has handlers of its own
+    before = signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as stop:
+        raise Interrupted(f"{str(stop) or 'interrupted'}; {_RESUME} job {job.stamp}") from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = error.filename or job.directory
+        raise EnvironmentFailure(f"{where}: no space left on device; free some, then {_RESUME}") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,145 @@
+"""Jobs: one campaign per arm, created together or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.errors import UsageError
+from harness.campaign import campaign
+from harness.campaign.campaign import Campaign, Run
+from harness.config.file import resolve
+from harness.contract import environment, files
+from harness.contract.config import Config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    stamp: str
+    campaigns: tuple[Campaign, ...]  # in the order of the arms; the last one is the baseline
+
+    @property
+    def finished(self) -> bool:
+        return all(arm.finished for arm in self.campaigns)
+
+    @property
+    def reported(self) -> bool:
+        return (self.directory / "report.html").exists()
+
+    @property
+    def directory(self) -> Path:
+        """The first arm's campaign: where the report goes."""
+        return self.campaigns[0].directory
+
+
+def output_directory() -> Path:
+    """Where campaigns are looked for: runs.output of benchmark.yaml, or LOGDIR; NNODES is no matter here."""
+    aliases = {path: said for path, said in environment.alias_overrides().items() if path == "runs.output"}
+    return Path(resolve("proxy", aliases=aliases).config.runs.output)
+
+
+def create(config: Config) -> Job:
+    """Draw the seeds and make the campaign directories, empty of runs.
+
+    The directories are staged under a hidden name. Renaming the staged directory decides that the job exists; a kill
+    after that is mended by `load_all`, a kill before it leaves an inert hidden directory.
+    """
+    output = Path(config.runs.output)
+    output.mkdir(parents=True, exist_ok=True)
+    stamp, staging = _claim_stamp(output)
+    for arm, seeds in campaign.draw_seeds(config).items():
+        directory = staging / f"{stamp}_{config.profile}_{arm}"
+        directory.mkdir()
+        runs = tuple(Run(index=index, seed=seed) for index, seed in enumerate(seeds))
+        made = Campaign(
+            directory=directory, job=stamp, arm=arm, arms=config.runs.arms, config=config, runs=runs
+        )
+        campaign.save(made)
+    files.sync_directory(staging)
+    staging.rename(output / f".{stamp}")
+    _unpack_staged(output)
+    return next(job for job in load_jobs(output) if job.stamp == stamp)
+
+
+def load_all(output: Path) -> list[Campaign]:
+    """Every readable campaign under `output`, oldest job first."""
+    _unpack_staged(output)
+    found = []
+    for path in output.glob("[0-9]*/campaign.json"):
+        with contextlib.suppress(UsageError):  # another version's campaign is not this one's business
+            found.append(campaign.load(path.parent))
+    return sorted(found, key=lambda made: (campaign.stamp_order(made.job), made.arms.index(made.arm)))
+
+
+def load_jobs(output: Path) -> list[Job]:
+    """The same, by job."""
+    jobs: dict[str, list[Campaign]] = {}
+    for made in load_all(output):
+        jobs.setdefault(made.job, []).append(made)
+    return [Job(stamp=stamp, campaigns=tuple(campaigns)) for stamp, campaigns in jobs.items()]
+
+
+def select(output: Path, names: Sequence[str]) -> list[Job]:
+    """Jobs to resume: those of the named campaigns, else the newest one that has runs or its report left.
+
+    Raises:
+        UsageError: no such campaign, or nothing to resume.
+    """
+    if not names:
+        unfinished = [job for job in load_jobs(output) if not (job.finished and job.reported)]
+        if not unfinished:
+            raise UsageError(f"{output}: found no campaign with runs left; ./run.sh starts a new one")
+        return unfinished[-1:]
+    wanted = [find(output, name) for name in names]
+    places = dict.fromkeys((made.directory.parent, made.job) for made in wanted)
+    return [job for place, stamp in places for job in load_jobs(place) if job.stamp == stamp]
+
+
+def find(output: Path, name: str) -> Campaign:
+    """A campaign by path, or by its name under `output`."""
+    path = Path(name)
+    if not path.is_dir() and path.name == name:
+        path = output / name
+    if path.parent.is_dir():
+        _unpack_staged(path.parent)
+    return campaign.load(path.resolve())
+
+
+def _claim_stamp(output: Path) -> tuple[str, Path]:
+    """A stamp nobody has, and the hidden directory that claims it."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+    for stamp in _suffixed(now):
+        staging = output / f".{stamp}.part"
+        try:
+            staging.mkdir()
+        except FileExistsError:
+            continue
+        # looked for after the claim: whoever had this stamp before has renamed its claim by now
+        if not (output / f".{stamp}").exists() and not any(output.glob(f"{stamp}_*")):
+            return stamp, staging
+        staging.rmdir()
+    raise AssertionError("unreachable: the suffixes do not end")
+
+
+def _suffixed(stamp: str) -> Iterator[str]:
+    yield stamp
+    number = 2
+    while True:
+        yield f"{stamp}-{number}"
+        number += 1
+
+
+def _unpack_staged(output: Path) -> None:
+    """Move the campaigns of complete staged jobs into place; several processes may do so at once."""
+    for staged in output.glob(".[0-9]*"):
+        if staged.suffix == ".part":
+            continue
+        for directory in sorted(staged.iterdir()) if staged.is_dir() else []:
+            with contextlib.suppress(FileNotFoundError):
+                directory.rename(output / directory.name)
+        files.sync_directory(output)
+        with contextlib.suppress(OSError):
+            staged.rmdir()

@@ -1,0 +1,46 @@
+"""How a training is started: the command line and the environment, and what this machine has to offer."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from harness.contract import environment
+from harness.contract.config import Config
+
+
+def command(config: Config, attempt: Path) -> list[str]:
+    """Command that trains the run described by `attempt`/config.json on this node."""
+    parallel, launch = config.parallelism, config.launch
+    if parallel.nodes == 1 and launch.master_port == 0:
+        rendezvous = ["--standalone"]
+    else:
+        rendezvous = ["--node-rank", str(launch.node_rank), "--master-addr", launch.master_addr]
+        rendezvous += ["--master-port", str(launch.master_port)]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", str(parallel.nodes), "--nproc-per-node", str(parallel.gpus_per_node)),
+        *rendezvous,
+        *("--max-restarts", "0"),  # a second attempt gets a directory of its own
+        *("-m", "submission", "--attempt", str(attempt)),
+    ]
+
+
+def threads(config: Config) -> int:
+    """CPU threads per rank."""
+    parallel = config.parallelism
+    return parallel.threads_per_rank or max(1, environment.cores() // parallel.gpus_per_node)
+
+
+def training_environment(config: Config) -> dict[str, str]:
+    return environment.training_environment(threads=threads(config), on_cpu=accelerators() == 0)
+
+
+def accelerators(root: Path = Path("/")) -> int:
+    """GPUs of this machine, without importing torch: NVIDIA's device files, or the GPU nodes of AMD's driver."""
+    nvidia = [path for path in root.glob("dev/nvidia[0-9]*") if re.fullmatch(r"nvidia\d+", path.name)]
+    if nvidia or not (root / "dev/kfd").exists():
+        return len(nvidia)
+    identifiers = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")  # 0 for a CPU's node
+    return sum(path.read_text(encoding="ascii").strip() not in ("", "0") for path in identifiers)

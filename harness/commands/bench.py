@@ -1,0 +1,67 @@
+"""Command `bench`: step times of the precision arms, and Megatron against bare PyTorch, measured in one process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from harness.base.errors import EXIT_OK, TrainingFailed
+from harness.base.paths import ROOT
+from harness.campaign.torchrun import accelerators
+from harness.commands.options import positive
+from harness.config.file import resolve
+from harness.contract import environment
+from harness.contract.config import Config, to_mapping
+
+_LAUNCH = (
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "1",
+    "-m",
+    "submission.tools.step_bench",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="proxy", help="whose model is timed (default proxy)")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    parser.add_argument(
+        "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    config = one_rank(resolve(args.profile, overrides=args.overrides).config)
+    threads = config.parallelism.threads_per_rank or environment.cores()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps({"config": to_mapping(config), "run": {}}), encoding="utf-8")
+        options = ["--config", str(path), "--repetitions", str(args.repetitions), *["--json"] * args.json]
+        process = subprocess.run(
+            [sys.executable, *_LAUNCH, *options],
+            cwd=ROOT,
+            env=environment.training_environment(threads=threads, on_cpu=accelerators() == 0),
+            capture_output=True,
+            text=True,
+        )
+    if process.returncode:
+        raise TrainingFailed(f"the benchmark process failed:\n{process.stderr.strip()[-2000:]}")
+    print(process.stdout, end="")
+    return EXIT_OK
+
+
+def one_rank(config: Config) -> Config:
+    """The global batch as one micro batch on one rank: what bare PyTorch would do."""
+    single = replace(
+        config.parallelism, nodes=1, gpus_per_node=1, tensor=1, pipeline=1, sequence_parallel=False
+    )
+    whole = replace(config.batch, micro_batch_size=config.batch.global_batch_size)
+    return replace(config, parallelism=single, batch=whole)

@@ -1,0 +1,22 @@
+"""Command `kernels`: hands over to the kernels package, which runs as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from harness.campaign.torchrun import accelerators
+from harness.contract import environment
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="COMMAND ..", help="see ./run.sh kernels --help"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    wanted = next((word for word in args.rest if not word.startswith("-")), "")
+    env = environment.kernels_environment(wanted, on_cpu=accelerators() == 0)
+    return subprocess.run([sys.executable, "-m", "kernels", *args.rest], env=env).returncode

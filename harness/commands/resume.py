@@ -1,0 +1,39 @@
+"""Command `resume`: what is left of a job, then the same ending as the main job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness.base.errors import EXIT_OK
+from harness.campaign import store
+from harness.campaign.runner import run_job
+from harness.commands import upload
+from harness.conclude import conclude
+from harness.data import ensure
+from harness.machine import page_caches
+from harness.main_job import require_accelerators
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "campaigns",
+        nargs="*",
+        metavar="CAMPAIGN",
+        help="directories or names under runs/ (default: the newest job with runs left)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    worst = EXIT_OK
+    for job in store.select(store.output_directory(), args.campaigns):
+        left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
+        print(f"job {job.stamp}: {left} runs left", file=sys.stderr)
+        config = job.campaigns[0].config
+        if left:
+            require_accelerators(config)
+            page_caches.require(config)
+            upload.require(config)
+            ensure.ensure(config)
+        worst = max(worst, conclude(run_job(job)))
+    return worst

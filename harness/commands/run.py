@@ -1,0 +1,37 @@
+"""Command `run`: campaigns of a chosen profile, checked, compared and reported like the main job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from harness.campaign.torchrun import accelerators
+from harness.commands.options import positive
+from harness.config.file import resolve
+from harness.main_job import choose_profile, fit_proxy, start
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile",
+        help="a profile of benchmark.yaml (default: the one that fits this machine; llama31_8b with --preset)",
+    )
+    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over the profile")
+    parser.add_argument(
+        "--arm", nargs="+", action="extend", metavar="A", help="arms to train; the last one is the baseline"
+    )
+    parser.add_argument("--runs", type=positive, metavar="N", help="runs per arm")
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+
+
+def main(args: argparse.Namespace) -> int:
+    overrides = list(args.overrides)
+    if args.arm:
+        overrides.append(f"runs.arms=[{', '.join(args.arm)}]")
+    if args.runs is not None:
+        overrides.append(f"runs.count={args.runs}")
+    profile = args.profile or ("llama31_8b" if args.preset else None)
+    if profile is None:
+        profile, why = choose_profile(args.overrides)
+        print(f"profile: {profile}\nbecause {why}", file=sys.stderr)
+    return start(fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()))

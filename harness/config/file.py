@@ -1,0 +1,288 @@
+"""From benchmark.yaml, the aliases and --set to one checked Config that knows where every value was written.
+
+Order, later wins: dataclass defaults, the file's common sections, its chosen profile, a preset, environment aliases,
+--set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from harness.base.errors import ConfigError
+from harness.base.paths import BENCHMARK, in_repository
+from harness.config import rules, yaml_lines
+from harness.contract import environment
+from harness.contract.build import ConfigProblem, build
+from harness.contract.config import Config, to_mapping
+
+_INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
+_CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
+_NO_CONTEXT = (
+    "none; context parallelism is always 1: the attention here, the same for every arm, sees whole sequences, and one "
+    "over divided sequences comes with Transformer Engine's attention on GPUs only; divide parallelism.tensor (with "
+    "sequence_parallel) or parallelism.pipeline instead"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a value was written.
+
+    Args:
+        kind: which layer of the order above.
+        name: the file's name, the profile's, the variable's, or the text after --set.
+        line: in the file, for kind file, profile and preset.
+    """
+
+    kind: Literal["default", "file", "profile", "preset", "env", "--set"]
+    name: str = ""
+    line: int | None = None
+    file: str = ""
+
+    @property
+    def where(self) -> str:
+        """The beginning of a message about this value."""
+        if self.line is not None:
+            return f"{self.file}:{self.line}"
+        return f"environment {self.name}" if self.kind == "env" else f"--set {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    config: Config
+    origins: Mapping[str, Origin]  # one per leaf of the configuration, by dotted path
+
+
+def resolve(
+    profile: str,
+    *,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
+    file: Path = BENCHMARK,
+    aliases: Mapping[str, tuple[str, str]] | None = None,
+) -> Resolved:
+    """Read, merge and check one profile.
+
+    Args:
+        overrides: `key=value` texts of --set; the value is read as YAML, unless the key holds text.
+        preset: a system under `presets`.
+        aliases: path -> (variable, text); None reads the process environment.
+
+    Raises:
+        ConfigError: one line that says where, which key, what was found and what is allowed.
+    """
+    tree = _Tree(file.name)
+    _add_file(tree, profile, preset, file)
+    set_by_environment = environment.alias_overrides() if aliases is None else aliases
+    for path, (variable, text) in set_by_environment.items():
+        tree.override(path, text, Origin(kind="env", name=variable))
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        origin = Origin(kind="--set", name=text)
+        if not equals or not all(key.strip() for key in path.split(".")):
+            raise ConfigError(
+                f"{origin.where}: found no key and value; allowed: key=value, for example runs.count=1"
+            )
+        tree.override(path.strip(), value, origin)
+    try:
+        config = build(Config, {**tree.value, "profile": profile}, "")
+        rules.check(config)
+    except ConfigProblem as problem:
+        raise ConfigError(tree.message(problem)) from None
+    return Resolved(config=_absolute(config), origins=tree.leaf_origins(config))
+
+
+def profiles(file: Path = BENCHMARK) -> list[str]:
+    """Names of the profiles in the file."""
+    found = _read(file).value.get("profiles")
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def _read(file: Path) -> yaml_lines.Document:
+    try:
+        return yaml_lines.read(file.read_bytes(), file.name)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror or error}; the configuration cannot be read") from None
+
+
+def presets(file: Path = BENCHMARK) -> list[str]:
+    """Names of the systems in the file."""
+    found = _read(file).value.get("presets")
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None:
+    document = _read(file)
+    common = {key: value for key, value in document.value.items() if key not in ("profiles", "presets")}
+    if "profile" in common:
+        where = f"{file.name}:{document.lines['profile']}"
+        raise ConfigError(f"{where}: profile: found a key; allowed: none, a command takes --profile")
+    tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
+    layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
+    if preset is not None:
+        if profile != "llama31_8b":
+            raise ConfigError(
+                f"--preset {preset}: found the profile {profile}; allowed: llama31_8b, whose systems these are"
+            )
+        layers.append(("preset", "presets", preset))
+    for kind, section, name in layers:
+        chosen, above = _choice(document, section, name, file.name), (section, name)
+        origin = functools.partial(_line, document, kind, above, file=file.name)
+        tree.merge(chosen, "", origin)
+    tree.root = _line(document, "profile", ("profiles", profile), "", file.name)
+
+
+def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -> Mapping[str, Any]:
+    """What stands under `profiles.NAME` or `presets.NAME`."""
+    choices = document.value.get(section)
+    line = document.lines.get(section, 1)
+    if not isinstance(choices, Mapping):
+        raise ConfigError(f"{file}:{line}: {section}: found {choices!r}; allowed: a mapping of {section}")
+    if name not in choices:
+        raise ConfigError(
+            f"{file}:{line}: {section}: found no {section[:-1]} '{name}'; allowed: {', '.join(choices)}"
+        )
+    chosen = choices[name]
+    if not isinstance(chosen, Mapping):
+        above = f"{section}.{name}"
+        raise ConfigError(f"{file}:{document.lines[above]}: {above}: found {chosen!r}; allowed: a mapping")
+    return chosen
+
+
+def _line(
+    document: yaml_lines.Document,
+    kind: Literal["file", "profile", "preset"],
+    above: tuple[str, ...],
+    path: str,
+    file: str,
+) -> Origin:
+    line = document.lines[".".join([*above, *([path] if path else [])])]
+    return Origin(kind=kind, name=above[-1] if above else file, line=line, file=file)
+
+
+class _Tree:
+    """Nested values under construction, and the origin of every key in them, sections included."""
+
+    def __init__(self, file: str):
+        self.value: dict[str, Any] = {}
+        self.places: dict[str, Origin] = {}
+        self.root = Origin(kind="file", name=file, line=1, file=file)
+
+    def merge(self, source: Mapping[str, Any], path: str, origin_of: Any) -> None:
+        """Lay a mapping over the tree: mappings merge, everything else replaces."""
+        for key, value in source.items():
+            child = f"{path}.{key}" if path else key
+            self.places[child] = origin_of(child)
+            if isinstance(value, Mapping):
+                self._section(child)
+                self.merge(value, child, origin_of)
+            else:
+                self._put(child, value)
+
+    def override(self, path: str, text: str, origin: Origin) -> None:
+        """Set one key from text."""
+        if path == "profile":
+            raise ConfigError(
+                f"{origin.where}: profile: found a key; allowed: none, a command takes --profile"
+            )
+        if _kind(path) is str:  # as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
+            value: Any = text
+        else:
+            try:
+                value = yaml_lines.scalar(text)
+            except (yaml.YAMLError, ValueError):
+                raise ConfigError(f"{origin.where}: {path}: found {text!r}; allowed: a YAML value") from None
+        sections = {
+            place: known for place, known in self.places.items() if isinstance(self._get(place), dict)
+        }
+        nested: Any = value
+        for key in reversed(path.split(".")):
+            nested = {key: nested}
+        above = [parent for parent in sections if path.startswith(f"{parent}.")]
+        self.merge(nested, "", lambda child: sections[child] if child in above else origin)
+
+    def message(self, problem: ConfigProblem) -> str:
+        """`where: key: found ..; allowed ..`, with the nearest known place and a suggestion for a misspelt key."""
+        allowed = problem.allowed
+        if problem.found == "an unknown key":
+            allowed = _hint(problem.path.rpartition(".")[2], allowed)
+        return f"{self._place(problem.path).where}: {problem.path}: found {problem.found}; allowed: {allowed}"
+
+    def leaf_origins(self, config: Config) -> dict[str, Origin]:
+        """Origin of every leaf of the finished configuration; what nobody wrote is a default."""
+        default = Origin(kind="default")
+        leaves = (path for path, _ in leaves_of(to_mapping(config)) if path != "profile")
+        return {path: self.places.get(path, default) for path in leaves}
+
+    def _place(self, path: str) -> Origin:
+        while path:
+            if path in self.places:
+                return self.places[path]
+            path = path.rpartition(".")[0]
+        return self.root
+
+    def _section(self, path: str) -> None:
+        if not isinstance(self._get(path), dict):
+            self._put(path, {})
+
+    def _get(self, path: str) -> Any:
+        node: Any = self.value
+        for key in path.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        return node
+
+    def _put(self, path: str, value: Any) -> None:
+        *parents, last = path.split(".")
+        node = self.value
+        for key in parents:
+            node = node[key]
+        node[last] = value
+
+
+def leaves_of(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """Every value of a nested mapping that is not itself a mapping, with its dotted path, in order."""
+    result: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        child = f"{path}.{key}" if path else key
+        result += leaves_of(item, child) if isinstance(item, Mapping) else [(child, item)]
+    return result
+
+
+def _hint(key: str, allowed: str) -> str:
+    if key.endswith("interval_steps"):
+        return _INTERVAL_STEPS
+    if _CONTEXT.fullmatch(key):
+        return _NO_CONTEXT
+    near = difflib.get_close_matches(key, allowed.split(", "), n=1)
+    return f"{allowed}; did you mean {near[0]}?" if near else allowed
+
+
+def _kind(path: str) -> Any:
+    """Type of the field a dotted path names, None for a path that names none."""
+    kind: Any = Config
+    for key in path.split("."):
+        if dataclasses.is_dataclass(kind):
+            kind = typing.get_type_hints(kind).get(key)
+        elif typing.get_origin(kind) is not None and len(typing.get_args(kind)) == 2:
+            kind = typing.get_args(kind)[1]
+        else:
+            return None
+    return kind
+
+
+def _absolute(config: Config) -> Config:
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, directory=in_repository(config.data.directory)),
+        runs=dataclasses.replace(config.runs, output=in_repository(config.runs.output)),
+    )

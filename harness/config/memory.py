@@ -1,0 +1,169 @@
+"""Memory of one accelerator, predicted from the configuration alone.
+
+Exact where Megatron allocates by formula (weights, gradient buffer, optimizer) and where autograd keeps tensors that
+the model names (activations); an allowance for what allocators and libraries take. tests/submission/test_memory.py
+holds weights, gradients, optimizer and activations against a built model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.base.errors import ConfigError
+from harness.contract.config import Config
+
+_GIB = 2**30
+_LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
+_USABLE = 0.95  # of an accelerator's memory: the rest is lost to fragmentation and the driver
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of the rank that needs most, the first pipeline stage."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int  # logits and their gradient at the loss; 0 where another stage holds them
+    quantised_weights: int  # kept from micro batch to micro batch
+    working: int  # the largest layer's operands while they are multiplied
+    libraries: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
+    """What the first pipeline stage needs at its peak.
+
+    Args:
+        on_gpu: False for the CPU, where torch's RMSNorm keeps two FP32 copies and nothing else is allocated.
+    """
+    parallel, model = config.parallelism, config.model
+    width = 2 if model.dtype == "bf16" else 4
+    weights = local_parameters(config)
+    shards = parallel.data if parallel.distributed_optimizer else 1
+    tokens = config.batch.micro_batch_size * model.sequence_length
+    # micro batches whose activations the first stage holds; interleaving holds a little more
+    in_flight: float = min(parallel.pipeline, config.micro_batches)
+    if parallel.virtual_pipeline > 1:
+        in_flight += (parallel.pipeline - 1) / parallel.virtual_pipeline
+    head = parallel.pipeline == 1
+    return Memory(
+        weights=width * weights,
+        gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
+        optimizer=(12 if width == 2 else 8) * weights // shards,
+        activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
+        # logits in BF16, in FP32 for the loss, and their FP32 gradient
+        head=(width + 8) * tokens * model.vocab_size // parallel.tensor if head else 0,
+        quantised_weights=_quantised_weights(config),
+        working=_working(config, tokens) if on_gpu else 0,
+        libraries=int(_LIBRARIES_GIB * _GIB) if on_gpu else 0,
+    )
+
+
+def local_parameters(config: Config) -> int:
+    """Weights of the first pipeline stage on one tensor-parallel rank; norms are not divided."""
+    model, parallel = config.model, config.parallelism
+    layers = model.layers // parallel.pipeline
+    ends = 2 if parallel.pipeline == 1 else 1  # the embedding, and the head where it is on the same stage
+    matrices = layers * layer_matrices(config) + ends * model.vocab_size * model.hidden_size
+    norms = (2 * layers + (1 if ends == 2 else 0)) * model.hidden_size
+    return matrices // parallel.tensor + norms
+
+
+def layer_matrices(config: Config) -> int:
+    """Weights of the four linears of a layer."""
+    model = config.model
+    keys = model.hidden_size // model.attention_heads * model.query_groups
+    attention = model.hidden_size * (2 * model.hidden_size + 2 * keys)
+    return attention + 3 * model.hidden_size * model.ffn_hidden_size
+
+
+def activation_bytes(config: Config, *, on_gpu: bool) -> int:
+    """What autograd keeps of the layers of one stage for one micro batch."""
+    model, parallel = config.model, config.parallelism
+    width = 2 if model.dtype == "bf16" else 4
+    tokens, layers = config.batch.micro_batch_size * model.sequence_length, model.layers // parallel.pipeline
+    hidden, tensor = model.hidden_size, parallel.tensor
+    around = tensor if parallel.sequence_parallel else 1  # what lies between the parallel regions
+    if parallel.recompute == "full":
+        # each layer's input, and one layer's activations while it runs again
+        return layers * width * hidden * tokens // around + _layer_activations(config, tokens, on_gpu=on_gpu)
+    return layers * _layer_activations(config, tokens, on_gpu=on_gpu)
+
+
+def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
+    model, parallel = config.model, config.parallelism
+    width = 2 if model.dtype == "bf16" else 4
+    hidden, tensor = model.hidden_size, parallel.tensor
+    around = tensor if parallel.sequence_parallel else 1
+    keys = hidden // model.attention_heads * model.query_groups
+    # inputs of qkv and fc1; each norm's input, on a CPU as two FP32 tensors
+    outside = 2 * width * hidden + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
+    # mixed qkv, rotated query and key, attention's output and its log sums; fc1's output and fc2's input
+    inside = width * ((hidden + 2 * keys) + hidden + keys + hidden) + 4 * model.attention_heads
+    inside += width * 3 * model.ffn_hidden_size
+    return tokens * outside // around + tokens * inside // tensor
+
+
+def _quantised_weights(config: Config) -> int:
+    """Both orientations of the layers' weights as BF16 values (emulation, the dearest), kept over micro batches."""
+    if config.micro_batches == 1:
+        return 0
+    recipe = config.recipes[config.arms[config.runs.arms[0]].recipe]
+    kinds = [gemm.format for gemm in (recipe.fprop, recipe.dgrad) if gemm.format != "bf16"]
+    layers = config.model.layers // config.parallelism.pipeline
+    return 2 * len(kinds) * layers * layer_matrices(config) // config.parallelism.tensor
+
+
+def _working(config: Config, tokens: int) -> int:
+    """The widest linear's output, its gradient and its two quantised orientations."""
+    return 4 * 2 * tokens * 2 * config.model.ffn_hidden_size // config.parallelism.tensor
+
+
+def require_fit(config: Config) -> None:
+    """Refuse a configuration that cannot fit into the accelerator's memory, where that is known.
+
+    Raises:
+        ConfigError: what is needed, what there is, and the nearest configuration that fits.
+    """
+    have = config.system.accelerator_memory_gib * _USABLE
+    need = predicted(config).total / _GIB
+    if not have or need <= have:
+        return
+    nearest = next((text for text, other in variants(config) if predicted(other).total / _GIB <= have), None)
+    advice = f"--set {nearest}" if nearest else "more accelerators, or ones with more memory"
+    raise ConfigError(
+        f"memory: found {need:.0f} GiB needed of {config.system.accelerator_memory_gib:.0f} GiB; "
+        f"allowed: {have:.0f} GiB; nearest that fits: {advice}"
+    )
+
+
+def variants(config: Config) -> Iterator[tuple[str, Config]]:
+    """Changes that save memory, the cheapest in speed first."""
+    half = config.batch.micro_batch_size // 2
+    changes: list[dict[str, object]] = [{"parallelism.gradient_reduce": "bf16"}]
+    while half >= 1:
+        changes += [{"batch.micro_batch_size": half}]
+        half //= 2
+    changes += [{**changes[-1], "parallelism.recompute": "full"}]
+    for tensor in (2, 4, 8):
+        if config.parallelism.gpus_per_node % tensor == 0 and config.model.query_groups % tensor == 0:
+            changes += [{**changes[-1], "parallelism.tensor": tensor, "parallelism.sequence_parallel": True}]
+    for change in changes:
+        parts: dict[str, dict[str, object]] = {"batch": {}, "parallelism": {}}
+        for path, value in change.items():
+            section, _, key = path.partition(".")
+            parts[section][key] = value
+        changed = dataclasses.replace(
+            config,
+            batch=dataclasses.replace(config.batch, **parts["batch"]),  # type: ignore[arg-type]
+            parallelism=dataclasses.replace(config.parallelism, **parts["parallelism"]),  # type: ignore[arg-type]
+        )
+        text = " --set ".join(f"{path}={str(value).lower()}" for path, value in change.items())
+        yield text, changed

@@ -1,0 +1,118 @@
+"""Rules about precision recipes: which options a format has, and whether the model consists of whole blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+
+from harness.contract.build import ConfigProblem
+from harness.contract.config import Config, GemmFormat, Recipe
+
+_GEMMS = ("fprop", "dgrad", "wgrad")
+_BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # elements that share a scale
+
+_FP8 = (GemmFormat(format="fp8"), "format fp8")
+_MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
+# Transformer Engine's scalings: what they multiply
+_SCALINGS = {"delayed": _FP8, "tensorwise": _FP8, "mxfp8": _MXFP8}
+
+
+def _options(config: Config) -> None:
+    for path, settings in _gemms(config):
+        block = _BLOCKS.get(settings.format)
+        for field in fields(settings):
+            found = getattr(settings, field.name)
+            if block is None and field.name not in ("format", "gain") and found != field.default:
+                allowed = f"{field.default} with the format {settings.format}"
+                raise ConfigProblem(f"{path}.{field.name}", str(found), allowed)
+        if settings.signs != "none" and not settings.hadamard:
+            raise ConfigProblem(f"{path}.signs", settings.signs, "none without a Hadamard transform")
+        if settings.weight_rows not in (1, block):
+            raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
+        if not 0 < settings.prescale <= 1:
+            raise ConfigProblem(f"{path}.prescale", str(settings.prescale), "above 0 and at most 1")
+        if not 0 < settings.gain < 4:
+            raise ConfigProblem(f"{path}.gain", str(settings.gain), "above 0 and below 4")
+
+
+def _whole_blocks(config: Config) -> None:
+    for arm in config.runs.arms:
+        recipe: Recipe = config.recipes[config.arms[arm].recipe]
+        later = [config.recipes[recipe.switch_to]] if recipe.switch_to else []
+        for gemm, settings in ((gemm, getattr(one, gemm)) for one in (recipe, *later) for gemm in _GEMMS):
+            block = max(_BLOCKS.get(settings.format, 1), settings.hadamard)
+            for path, length, meaning in _contractions(config)[gemm]:
+                if length % block:
+                    allowed = (
+                        f"a multiple of {block}: {settings.format.upper()} blocks of {gemm} in arm {arm}"
+                    )
+                    raise ConfigProblem(path, f"{meaning} = {length}", allowed)
+
+
+def _transformer_engine(config: Config) -> None:
+    """An arm on Transformer Engine's FP8 has the recipe that this is, so that the proof compares like with like."""
+    for name, arm in config.arms.items():
+        if arm.transformer_engine == "none":
+            continue
+        wanted, text = _SCALINGS[arm.transformer_engine]
+        if config.recipes[arm.recipe] != Recipe(fprop=wanted, dgrad=wanted, wgrad=wanted):
+            raise ConfigProblem(
+                f"arms.{name}.recipe",
+                f"'{arm.recipe}'",
+                f"one with {text} in all GEMMs and nothing else: Transformer Engine's {arm.transformer_engine} scaling",
+            )
+        if arm.backend not in ("auto", "native"):
+            allowed = "auto or native: Transformer Engine emulates nothing"
+            raise ConfigProblem(f"arms.{name}.backend", arm.backend, allowed)
+
+
+def _layers_and_switches(config: Config) -> None:
+    for name, recipe in config.recipes.items():
+        out = recipe.bf16_first_layers + recipe.bf16_last_layers
+        if min(recipe.bf16_first_layers, recipe.bf16_last_layers) < 0 or out > config.model.layers:
+            found = f"{recipe.bf16_first_layers} and {recipe.bf16_last_layers}"
+            allowed = f"0 or more, at most model.layers = {config.model.layers} together"
+            raise ConfigProblem(f"recipes.{name}.bf16_first_layers, bf16_last_layers", found, allowed)
+        if bool(recipe.switch_to) != (recipe.switch_step > 0):
+            found = f"switch_step {recipe.switch_step}, switch_to '{recipe.switch_to}'"
+            raise ConfigProblem(f"recipes.{name}", found, "both (a step above 0 and a recipe), or neither")
+        if not recipe.switch_to:
+            continue
+        others = [key for key, other in config.recipes.items() if key != name and not other.switch_to]
+        if recipe.switch_to not in others:
+            allowed = f"a recipe that does not switch itself: {', '.join(others)}"
+            raise ConfigProblem(f"recipes.{name}.switch_to", f"'{recipe.switch_to}'", allowed)
+
+
+def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
+    """GEMM -> key to change, length along which its operands are cut into blocks, what that is."""
+    model, tensor = config.model, config.parallelism.tensor
+    heads = model.hidden_size // model.attention_heads
+    qkv = model.hidden_size + 2 * heads * model.query_groups
+    tokens = config.batch.micro_batch_size * model.sequence_length
+    return {
+        "fprop": [
+            ("model.hidden_size", model.hidden_size // tensor, "hidden_size / tensor"),
+            ("model.ffn_hidden_size", model.ffn_hidden_size // tensor, "ffn_hidden_size / tensor"),
+        ],
+        "dgrad": [
+            ("model.query_groups", qkv // tensor, "width of query, key and value / tensor"),
+            ("model.hidden_size", model.hidden_size, "hidden_size"),
+            ("model.ffn_hidden_size", 2 * model.ffn_hidden_size // tensor, "2 * ffn_hidden_size / tensor"),
+        ],
+        "wgrad": [("batch.micro_batch_size", tokens, "micro_batch_size * sequence_length")],
+    }
+
+
+def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
+    for name, recipe in config.recipes.items():
+        for gemm in _GEMMS:
+            yield f"recipes.{name}.{gemm}", getattr(recipe, gemm)
+
+
+RULES: tuple[Callable[[Config], None], ...] = (
+    _options,
+    _layers_and_switches,
+    _whole_blocks,
+    _transformer_engine,
+)

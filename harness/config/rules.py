@@ -1,0 +1,286 @@
+"""Combinations of values that cannot run, or that the rules forbid: each a small function over the Config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.config import checkpoint_rules, diagnostics_rules, recipes_rules, watchdog_rules
+from harness.contract.build import ConfigProblem
+from harness.contract.config import Config
+
+# The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
+_CLOSED: dict[str, Any] = {
+    "model.layers": 32,
+    "model.hidden_size": 4096,
+    "model.ffn_hidden_size": 14336,
+    "model.attention_heads": 32,
+    "model.query_groups": 8,
+    "model.vocab_size": 128256,
+    "model.sequence_length": 8192,
+    "model.norm_epsilon": 1e-5,
+    "model.rope_base": 500000,
+    "model.rope_scaling_factor": 8.0,
+    "model.init_std": 0.02,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.95,
+    "optimizer.epsilon": 1e-5,
+    "optimizer.weight_decay": 0.1,
+    "optimizer.gradient_clip_norm": 1.0,
+    "schedule.max_steps": 1_200_000,
+    "schedule.end_lr_fraction": 0.1,
+    "evaluation.interval_samples": 12288,
+    "evaluation.sequences": 1024,
+    "evaluation.target_log_perplexity": 3.3,
+    "diagnostics.every_steps": 0,
+}
+
+_POSITIVE = {
+    "model": "layers hidden_size ffn_hidden_size attention_heads query_groups vocab_size sequence_length "
+    "norm_epsilon rope_base rope_scaling_factor init_std",
+    "batch": "global_batch_size micro_batch_size",
+    "schedule": "base_lr max_steps",
+    "optimizer": "epsilon gradient_clip_norm",
+    "evaluation": "interval_samples sequences target_log_perplexity",
+    "parallelism": "nodes gpus_per_node tensor pipeline virtual_pipeline",
+    "runs": "count",
+    "checkpoint": "keep",
+}
+_NOT_NEGATIVE = {
+    "schedule": "warmup_steps end_lr_fraction",
+    "optimizer": "weight_decay",
+    "parallelism": "threads_per_rank",
+    "warmup": "train_steps eval_steps",
+    "launch": "master_port node_rank",
+    "watchdog": "init_s hang_s silence_s straggler_ratio",
+    "runs": "seed",
+    "checkpoint": "every_steps",
+}
+
+UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
+
+
+def check(config: Config) -> None:
+    """Apply every rule.
+
+    Raises:
+        ConfigProblem: the first rule that is broken.
+    """
+    for rule in _RULES:
+        rule(config)
+
+
+def value_of(config: Config, path: str) -> Any:
+    """The value at a dotted path of dataclass fields."""
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _signs(config: Config) -> None:
+    for keys, zero, allowed in ((_POSITIVE, False, "a number > 0"), (_NOT_NEGATIVE, True, "a number >= 0")):
+        for path in (f"{section}.{name}" for section, names in keys.items() for name in names.split()):
+            value = value_of(config, path)
+            # written so that .nan and .inf fail as well
+            if value is not None and not (0 <= value < float("inf") and (value or zero)):
+                raise ConfigProblem(path, str(value), allowed)
+    for path in ("optimizer.beta1", "optimizer.beta2"):
+        if not 0 <= value_of(config, path) < 1:
+            raise ConfigProblem(path, str(value_of(config, path)), "a number >= 0 and < 1")
+    if config.schedule.end_lr_fraction > 1:
+        raise ConfigProblem(
+            "schedule.end_lr_fraction", str(config.schedule.end_lr_fraction), "a number from 0 to 1"
+        )
+
+
+def _power(config: Config) -> None:
+    every_s = config.power.sample_s
+    if every_s and not 0.2 <= every_s <= 60:  # vendors average over a second
+        raise ConfigProblem("power.sample_s", str(every_s), "0 (none), or 0.2 to 60 seconds; 1.0 is usual")
+
+
+def check_upload(path: str, wanted: Sequence[str]) -> None:
+    """Raises ConfigProblem for what is no kind and place of UPLOADS."""
+    if len(wanted) != 2 or wanted[0] not in ("tensorboard", "wandb", "mlflow") or not wanted[1].strip():
+        raise ConfigProblem(path, f"[{', '.join(wanted)}]", UPLOADS)
+    if re.search(r"//[^/]*@", wanted[1]):
+        allowed = "an address; the package has variables and files of its own for those"
+        raise ConfigProblem(path, "a name or password in an address", allowed)
+
+
+def _upload(config: Config) -> None:
+    if config.runs.upload:
+        check_upload("runs.upload", config.runs.upload)
+
+
+def _seed(config: Config) -> None:
+    if config.runs.seed is not None and config.runs.seed >= 2**31:
+        raise ConfigProblem("runs.seed", str(config.runs.seed), f"null or 0 to {2**31 - 1}")
+
+
+def _text(config: Config) -> None:
+    names = ("system.submitter", "system.name", "data.directory", "data.train_prefix", "data.valid_prefix")
+    for path in (*names, "runs.output"):
+        if not value_of(config, path).strip():
+            raise ConfigProblem(path, "empty text", "a name")
+    if config.data.train_prefix == config.data.valid_prefix:
+        raise ConfigProblem(
+            "data.valid_prefix", config.data.valid_prefix, "another file than data.train_prefix"
+        )
+
+
+def _benchmark(config: Config) -> None:
+    wanted = "llama31_8b" if config.profile == "llama31_8b" else "llama31_8b_proxy"
+    if config.benchmark != wanted:
+        raise ConfigProblem(
+            "benchmark",
+            config.benchmark,
+            f"{wanted} with the profile {config.profile}: a log names what was trained",
+        )
+
+
+def _corpus(config: Config) -> None:
+    if config.data.corpus != "c4" and config.model.vocab_size < 257:
+        raise ConfigProblem(
+            "model.vocab_size",
+            str(config.model.vocab_size),
+            "at least 257: every byte, and the end of a document",
+        )
+
+
+def _arms(config: Config) -> None:
+    names = config.runs.arms
+    if not names:
+        raise ConfigProblem("runs.arms", "[]", f"at least one of {', '.join(config.arms)}")
+    if len(set(names)) != len(names):
+        raise ConfigProblem("runs.arms", f"[{', '.join(names)}]", "each arm once")
+    for name in names:
+        if name not in config.arms:
+            raise ConfigProblem("runs.arms", f"'{name}'", f"names under arms: {', '.join(config.arms)}")
+    for name, arm in config.arms.items():
+        if arm.recipe not in config.recipes:
+            raise ConfigProblem(
+                f"arms.{name}.recipe", f"'{arm.recipe}'", f"names under recipes: {', '.join(config.recipes)}"
+            )
+
+
+def _world(config: Config) -> None:
+    parallel = config.parallelism
+    ranks = parallel.tensor * parallel.pipeline
+    if parallel.world_size % ranks:
+        raise ConfigProblem(
+            "parallelism.gpus_per_node" if parallel.world_size < ranks else "parallelism.tensor",
+            f"world size {parallel.world_size} (nodes * gpus_per_node)",
+            f"a multiple of tensor * pipeline = {ranks}",
+        )
+    if parallel.nodes > 1 and config.launch.master_port == 0:
+        raise ConfigProblem(
+            "launch.master_port", "0", "a fixed port when parallelism.nodes > 1 (MASTER_PORT)"
+        )
+    if config.launch.master_port > 65535:
+        raise ConfigProblem("launch.master_port", str(config.launch.master_port), "0 to 65535")
+    if config.launch.node_rank >= parallel.nodes:
+        raise ConfigProblem("launch.node_rank", str(config.launch.node_rank), f"0 to {parallel.nodes - 1}")
+
+
+def _batch(config: Config) -> None:
+    step = config.batch.micro_batch_size * config.parallelism.data
+    _multiple(
+        "batch.global_batch_size",
+        config.batch.global_batch_size,
+        step,
+        "micro_batch_size * data parallel size",
+    )
+    _multiple(
+        "evaluation.sequences", config.evaluation.sequences, step, "micro_batch_size * data parallel size"
+    )
+
+
+def _shapes(config: Config) -> None:
+    model, tensor = config.model, config.parallelism.tensor
+    _multiple("model.hidden_size", model.hidden_size, model.attention_heads, "attention_heads")
+    _multiple("model.attention_heads", model.attention_heads, model.query_groups, "query_groups")
+    _multiple(
+        "model.hidden_size", model.hidden_size, 2 * model.attention_heads, "2 * attention_heads (RoPE pairs)"
+    )
+    for name in ("attention_heads", "query_groups", "ffn_hidden_size", "vocab_size"):
+        _multiple(f"model.{name}", getattr(model, name), tensor, "parallelism.tensor")
+    parallel = config.parallelism
+    stages = parallel.pipeline * parallel.virtual_pipeline
+    _multiple("model.layers", model.layers, stages, "parallelism.pipeline * parallelism.virtual_pipeline")
+    if parallel.virtual_pipeline > 1 and parallel.pipeline == 1:
+        raise ConfigProblem(
+            "parallelism.virtual_pipeline", str(parallel.virtual_pipeline), "1 without a pipeline"
+        )
+    if parallel.virtual_pipeline > 1:
+        _multiple(
+            "batch.global_batch_size",
+            config.micro_batches,
+            parallel.pipeline,
+            "parallelism.pipeline micro batches",
+        )
+
+
+def _sequence_parallel(config: Config) -> None:
+    parallel = config.parallelism
+    if parallel.sequence_parallel and parallel.tensor == 1:
+        raise ConfigProblem("parallelism.sequence_parallel", "true", "false when parallelism.tensor is 1")
+    if parallel.sequence_parallel:
+        _multiple(
+            "model.sequence_length", config.model.sequence_length, parallel.tensor, "parallelism.tensor"
+        )
+
+
+def _schedule(config: Config) -> None:
+    schedule = config.schedule
+    if schedule.warmup_steps >= schedule.max_steps:
+        raise ConfigProblem(
+            "schedule.warmup_steps", str(schedule.warmup_steps), f"less than max_steps = {schedule.max_steps}"
+        )
+    if schedule.max_steps < config.eval_interval_steps:
+        raise ConfigProblem(
+            "schedule.max_steps",
+            str(schedule.max_steps),
+            f"at least {config.eval_interval_steps}, the steps to the first evaluation",
+        )
+
+
+def _closed_division(config: Config) -> None:
+    if not config.closed_benchmark:
+        return
+    for path, fixed in _CLOSED.items():
+        if value_of(config, path) != fixed:
+            raise ConfigProblem(
+                path,
+                str(value_of(config, path)),
+                f"{fixed}, fixed by the closed division (training_rules, llama31_8b); or system.division: open",
+            )
+
+
+def _multiple(path: str, value: int, divisor: int, meaning: str) -> None:
+    if value % divisor:
+        raise ConfigProblem(path, str(value), f"a multiple of {meaning} = {divisor}")
+
+
+_RULES: tuple[Callable[[Config], None], ...] = (
+    _signs,
+    _seed,
+    _power,
+    _upload,
+    _text,
+    _benchmark,
+    _corpus,
+    _arms,
+    _world,
+    _shapes,
+    _batch,
+    _sequence_parallel,
+    _closed_division,
+    _schedule,
+    *recipes_rules.RULES,
+    *checkpoint_rules.RULES,
+    *watchdog_rules.RULES,
+    *diagnostics_rules.RULES,
+)

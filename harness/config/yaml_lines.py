@@ -1,0 +1,98 @@
+"""YAML as nested values with the line of every key: what a message needs to say where a value stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from harness.base.errors import ConfigError
+
+_DEEPEST = 12  # an anchor may contain itself; no real configuration is this deep
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A mapping, and for every dotted key in it the line it stands on."""
+
+    value: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+
+
+def read(source: bytes, name: str) -> Document:
+    """Parse a YAML mapping with the safe types; `name` opens every message.
+
+    Raises:
+        ConfigError: not UTF-8, not YAML, a key twice, a key that is not text, or no mapping at the top.
+    """
+    try:
+        text = source.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}:{line}: found bytes that are not UTF-8; allowed: UTF-8 text") from None
+    loader: Any = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            found = "nothing" if node is None else f"a {node.id}"
+            raise ConfigError(f"{name}:1: top level: found {found}; allowed: a mapping of keys to values")
+        document = Document({})
+        document.value.update(_mapping(node, "", loader, document.lines, name))
+        return document
+    except yaml.YAMLError as error:
+        raise ConfigError(_syntax_error(error, text, name)) from None
+
+
+def scalar(text: str) -> Any:
+    """The value of one --set or alias, read as YAML.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+    """
+    return yaml.safe_load(text)
+
+
+def _syntax_error(error: yaml.YAMLError, text: str, name: str) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        return f"{name}:{line}: not valid YAML: {' '.join(problem.split())}"
+    position = getattr(error, "position", 0)
+    line = text.count("\n", 0, position) + 1
+    return f"{name}:{line}: not valid YAML: {' '.join(str(getattr(error, 'reason', error)).split())}"
+
+
+def _mapping(
+    node: yaml.MappingNode, path: str, loader: Any, lines: dict[str, int], name: str
+) -> dict[str, Any]:
+    if path.count(".") > _DEEPEST:
+        raise ConfigError(f"{name}:{node.start_mark.line + 1}: {path}: found an anchor that contains itself")
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            where = f"{name}:{line}: {path or 'top level'}"
+            raise ConfigError(f"{where}: found the key {key!r}; allowed: text (quote it)")
+        child = f"{path}.{key}" if path else key
+        if key in result:
+            raise ConfigError(
+                f"{name}:{line}: {child}: found the key a second time; allowed: once (first on line {lines[child]})"
+            )
+        lines[child] = line
+        result[key] = _value(value_node, child, loader, lines, name)
+    return result
+
+
+def _value(node: yaml.Node, path: str, loader: Any, lines: dict[str, int], name: str) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(node, path, loader, lines, name)
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that does not exist
+        raise ConfigError(
+            f"{name}:{node.start_mark.line + 1}: {path}: found {getattr(node, 'value', '')!r}: {error}"
+        ) from None

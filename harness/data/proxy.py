@@ -1,0 +1,180 @@
+"""The proxy's corpus: built from what every Python installation carries, verified against its own manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.contract.config import Config
+from harness.data.verify import MANIFEST, problems_of_files, problems_of_split, sha256
+from harness.base.errors import EnvironmentFailure, UsageError
+from harness.base.paths import ROOT
+
+_BUILD = "./run.sh data build"
+_WHOSE = {
+    "python": "Python's standard library (a few seconds)",
+    "machine": "the sources and documentation on this machine (minutes)",
+}
+
+
+def exists(config: Config) -> bool:
+    return _manifest_path(config).exists()
+
+
+def problems(config: Config, *, digests: bool, report: Callable[[str], None] | None = None) -> list[str]:
+    """What is wrong, one line each; sizes come before contents, which take longer.
+
+    Raises:
+        EnvironmentFailure: there is no corpus.
+    """
+    directory, manifest = Path(config.data.directory), _manifest(config)
+    files: dict[str, Any] = manifest["files"]
+    if digests and report:
+        report(f"reading {sum(file['bytes'] for file in files.values()):,} bytes in {directory}")
+    found = [
+        *_problems_of_settings(config, manifest),
+        *problems_of_files(directory, files, digests=digests),
+    ]
+    return found or list(_problems_of_splits(config))
+
+
+def build(config: Config, *, force: bool) -> bool:
+    """Build the corpus beside its directory and move it into place whole.
+
+    Returns:
+        False where a corpus is already there and stays.
+
+    Raises:
+        UsageError: the directory holds something that is not ours.
+        EnvironmentFailure: the building process failed.
+    """
+    directory = Path(config.data.directory).resolve()  # behind a symlink, the directory itself is replaced
+    _refuse_foreign(directory, config)
+    with _only_builder(directory):
+        if exists(config) and not force:
+            return False
+        # one that a killed build left is made anew
+        fresh = directory.with_name(f"{directory.name}.building")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        print(
+            f"building the corpus in {directory} from {_WHOSE[config.data.corpus]}",
+            file=sys.stderr,
+            flush=True,
+        )
+        _write_manifest(fresh, config, _run_builder(fresh, config))
+        shutil.rmtree(directory, ignore_errors=True)
+        fresh.rename(directory)
+    return True
+
+
+def summary(config: Config, *, full: bool) -> str:
+    """What a corpus without problems holds."""
+    manifest = _manifest(config)
+    how = "verified" if full else "names, sizes and structure verified"
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    splits = "; ".join(
+        f"{name}: {split['documents']} documents, {split['tokens']:,} tokens"
+        for name, split in manifest["splits"].items()
+    )
+    return f"{config.data.directory}: {len(manifest['files'])} files, {size:,} bytes, {how}; {splits}"
+
+
+def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
+    command = [sys.executable, "-m", "submission.corpus.corpus", "--out", str(directory), "--of", config.data.corpus]
+    command += ["--vocab", str(config.model.vocab_size)]
+    command += ["--train-prefix", config.data.train_prefix, "--valid-prefix", config.data.valid_prefix]
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise EnvironmentFailure(
+            f"{directory}: building the corpus failed with exit code {process.returncode}"
+        )
+    return json.loads(process.stdout)
+
+
+def _write_manifest(directory: Path, config: Config, facts: dict[str, Any]) -> None:
+    length = config.model.sequence_length
+    for split in facts["splits"].values():
+        split["sequences"] = (split["tokens"] - 1) // length
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(directory.iterdir())
+    }
+    document = {**facts, "sequence_length": length, "files": files}
+    (directory / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _only_builder(directory: Path) -> Iterator[None]:
+    """Two jobs that start at once build one corpus; the kernel drops the lock of a process that dies."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_foreign(directory: Path, config: Config) -> None:
+    """Only what a build has written may be replaced: data.directory could name anybody's directory."""
+    if not directory.exists():
+        return
+    ours = {MANIFEST, "tokenizer.json", "cache"}
+    ours |= {
+        f"{name}.{end}"
+        for name in (config.data.train_prefix, config.data.valid_prefix)
+        for end in ("bin", "idx")
+    }
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        ours |= set(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"])
+    foreign = sorted(path.name for path in directory.iterdir() if path.name not in ours)
+    if foreign:
+        raise UsageError(
+            f"{directory}: found {foreign[0]}, which no build wrote; allowed: an empty or new data.directory"
+        )
+
+
+def _manifest_path(config: Config) -> Path:
+    return Path(config.data.directory) / MANIFEST
+
+
+def _manifest(config: Config) -> dict[str, Any]:
+    path = _manifest_path(config)
+    if not path.exists():
+        raise EnvironmentFailure(f"{path.parent}: no corpus here; {_BUILD} makes it")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for file in manifest["files"].values():
+            file["bytes"], file["sha256"]
+        manifest["vocab_size"], manifest["splits"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EnvironmentFailure(
+            f"{path}: not a manifest ({error!r}); {_BUILD} --force makes it anew"
+        ) from None
+    return manifest
+
+
+def _problems_of_settings(config: Config, manifest: dict[str, Any]) -> Iterator[str]:
+    path, remedy = _manifest_path(config), f"{_BUILD} --force, or another data.directory"
+    if manifest["vocab_size"] != config.model.vocab_size:
+        yield (
+            f"{path}: found a corpus of vocabulary {manifest['vocab_size']}; "
+            f"expected model.vocab_size = {config.model.vocab_size}: {remedy}"
+        )
+    for prefix in (config.data.train_prefix, config.data.valid_prefix):
+        if prefix not in manifest["splits"]:
+            yield f"{path}: found {', '.join(manifest['splits'])}; expected {prefix}: {remedy}"
+
+
+def _problems_of_splits(config: Config) -> Iterator[str]:
+    directory, length = Path(config.data.directory), config.model.sequence_length
+    for prefix, least in (
+        (config.data.train_prefix, 1),
+        (config.data.valid_prefix, config.evaluation.sequences),
+    ):
+        yield from problems_of_split(directory / prefix, sequence_length=length, least_sequences=least)

@@ -1,0 +1,162 @@
+"""What a check of the node is, and how it is asked: it cannot hang and it cannot crash, whatever the machine lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.contract.config import Config
+
+Verdict = Literal["ok", "warn", "fail", "unknown"]
+_CLOSING_S = 5.0
+VERDICTS: tuple[Verdict, ...] = ("ok", "warn", "unknown", "fail")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One line of the doctor.
+
+    Args:
+        found: what this machine has.
+        expected: what it should have; empty where anything goes.
+        fix: what to do about it; empty for ok.
+    """
+
+    name: str
+    verdict: Verdict
+    found: str
+    expected: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patient:
+    """What is examined: this node for this configuration.
+
+    Args:
+        gpus: accelerators that the kernel shows.
+        needs_gpus: the profile does not run without them.
+        root: of the file system, for tests.
+    """
+
+    config: Config
+    gpus: int
+    needs_gpus: bool
+    quick: bool
+    root: Path = Path("/")
+
+    def text(self, path: str) -> str:
+        """A file of /proc or /sys, empty where it is not there or not ours to read."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A question, and how long the machine may think about it.
+
+    Args:
+        ask: one or more findings; may raise and may block.
+        late: verdict when no answer comes in time: fail where the training would hang at the same place.
+    """
+
+    name: str
+    ask: Callable[[Patient], Sequence[Finding]]
+    patience_s: float = 20.0
+    late: Verdict = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Of a program: `why` is empty when it ended with status 0."""
+
+    out: str
+    why: str = ""
+
+
+def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> list[Finding]:
+    """Ask every check, one after the other: they measure, and would measure one another."""
+    until = time.monotonic() + budget_s
+    findings: list[Finding] = []
+    for check in checks:
+        findings += _ask(check, patient, min(check.patience_s, until - time.monotonic()))
+    return findings
+
+
+def _ask(check: Check, patient: Patient, patience_s: float) -> Sequence[Finding]:
+    if patience_s < 1:
+        return [_unknown(check, "not asked: the time is used up", "./run.sh doctor without --quick")]
+    answers: list[Sequence[Finding]] = []
+
+    def listen() -> None:
+        try:
+            answers.append(check.ask(patient))
+        except Exception as error:  # a machine is stranger than any list of exceptions
+            answers.append(
+                [_unknown(check, f"the check failed: {type(error).__name__}: {error}", "report it")]
+            )
+
+    thread = threading.Thread(target=listen, daemon=True)  # a dead file system blocks in the kernel
+    thread.start()
+    thread.join(patience_s)
+    if answers:
+        return answers[0]
+    found = f"no answer within {patience_s:.0f} s"
+    return [
+        Finding(
+            name=check.name, verdict=check.late, found=found, fix="find out what hangs (dmesg, mount, ps)"
+        )
+    ]
+
+
+def _unknown(check: Check, found: str, fix: str) -> Finding:
+    return Finding(name=check.name, verdict="unknown", found=found, fix=fix)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float = 15.0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Answer:
+    """What a program says on stdout; a missing, failing or silent one is an answer too."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env=None if env is None else dict(env),
+        )
+    except OSError as error:
+        return Answer(out="", why=f"{command[0]}: {error.strerror or error}")
+    try:
+        out, said = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return Answer(out="", why=f"{command[0]} said nothing within {timeout_s:.0f} s")
+    if process.returncode:
+        words = (said.strip() or out.strip()).splitlines()
+        why = f"{command[0]}: {words[-1] if words else f'exit status {process.returncode}'}"
+        return Answer(out=out, why=why)
+    return Answer(out=out)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Asked first: torchrun ends its ranks then, which are in sessions of their own."""
+    process.terminate()
+    try:
+        process.communicate(timeout=_CLOSING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()

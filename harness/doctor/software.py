@@ -1,0 +1,177 @@
+"""What the training's own software says of this node: versions, precision, and the speed of a sum over its ranks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.base.paths import ROOT
+from harness.campaign import torchrun as campaign_torchrun
+from harness.contract.config import to_mapping
+from harness.doctor.checks import Check, Finding, Patient, Verdict, run
+from harness.doctor.gpu import inventory, sheet
+
+_PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine")
+# Share of one link's direction that a sum's bus bandwidth should reach: large messages of NCCL's ring come to 0.8, and
+# a node at half of that has a link down or a switch in the way.
+_GOOD_SHARE, _BAD_SHARE = 0.6, 0.3
+_GLOO_GBPS = 0.05  # loopback on one machine: below it something is wrong with it
+_MEBIBYTES = {"cpu": 16, "quick": 256, "full": 1024}
+
+
+def checks() -> list[Check]:
+    return [
+        Check(name="versions", ask=versions),
+        Check(name="precision", ask=precision, patience_s=60),
+        Check(name="all-reduce", ask=all_reduce, patience_s=60, late="fail"),
+    ]
+
+
+def versions(_: Patient) -> Sequence[Finding]:
+    known = {name: _version(name) for name in _PACKAGES}
+    found = ", ".join(f"{name} {version}" for name, version in known.items() if version)
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", text, re.M))
+    other = [
+        f"{name}=={pinned[name]}" for name, has in known.items() if has and _differs(has, pinned.get(name))
+    ]
+    found = f"python {platform.python_version()}, {found}"
+    expected = f"{', '.join(other)} (requirements.txt)" if other else "requirements.txt"
+    fix = (
+        "./run.sh makes .venv anew when .venv/.complete is removed; a container's own torch is kept"
+        if other
+        else ""
+    )
+    return [
+        Finding(name="versions", verdict="warn" if other else "ok", found=found, expected=expected, fix=fix)
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _differs(has: str, pinned: str | None) -> bool:
+    return pinned is not None and has.partition("+")[0] != pinned
+
+
+def precision(patient: Patient) -> Sequence[Finding]:
+    """FP8 and FP4 units, and who multiplies in each arm: asked of the kernels' own choice."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.json"
+        path.write_text(json.dumps({"config": to_mapping(patient.config), "run": {}}), encoding="utf-8")
+        answer, why = _ask(patient, ["-m", "submission.tools.preflight", "precision", "--config", str(path)])
+    if answer is None:
+        fix = "the training would fail the same way: read the message, then ./run.sh test"
+        return [
+            Finding(name="precision", verdict="fail", found=why, expected="torch and kernels import", fix=fix)
+        ]
+    return [
+        _libraries(patient, answer),
+        _peers(answer),
+        *(_arm(patient, answer, arm) for arm in answer["arms"]),
+    ]
+
+
+def _libraries(patient: Patient, answer: Mapping[str, Any]) -> Finding:
+    units = [name for name, key in (("FP8", "fp8_units"), ("FP4", "fp4_units")) if answer[key]]
+    found = f"{answer['platform']}: matrix units for {', '.join(units) or 'neither FP8 nor FP4'}; "
+    found += f"{answer['collectives']}, {answer['devices']} GPUs seen by torch {answer['torch']}"
+    if answer["devices"] == patient.gpus:
+        return Finding(name="torch", verdict="ok", found=found, expected=f"{patient.gpus} GPUs")
+    fix = "a torch built for this driver (CUDA or ROCm): remove .venv and run ./run.sh again; CUDA_VISIBLE_DEVICES"
+    return Finding(name="torch", verdict="fail", found=found, expected=f"{patient.gpus} GPUs", fix=fix)
+
+
+def _peers(answer: Mapping[str, Any]) -> Finding:
+    apart = answer["without_peer_access"]
+    if not apart:
+        found = (
+            f"{answer['devices']} GPUs read each other's memory"
+            if answer["devices"] > 1
+            else "nothing to reach"
+        )
+        return Finding(name="peer access", verdict="ok", found=found)
+    return Finding(
+        name="peer access",
+        verdict="warn",
+        found=f"none between GPUs {', '.join(apart[:8])}{' ..' if len(apart) > 8 else ''}",
+        expected="between every pair",
+        fix="IOMMU and ACS off in the BIOS; the fabric manager running; the whole node in one container",
+    )
+
+
+def _arm(patient: Patient, answer: Mapping[str, Any], arm: str) -> Finding:
+    engines: Mapping[str, str] = answer["arms"][arm]
+    found = f"{arm}: " + ", ".join(f"{gemm} {engine}" for gemm, engine in engines.items())
+    if len(set(engines.values())) == 1:
+        found = f"{arm}: {next(iter(engines.values()))}"
+    name, expected = f"backend {arm}", "native"
+    if any(engine.startswith("none") for engine in engines.values()):
+        fix = f"arms.{arm}.backend: auto in benchmark.yaml"
+        return Finding(name=name, verdict="fail", found=found, expected=expected, fix=fix)
+    if not patient.needs_gpus or all(engine.startswith("native") for engine in engines.values()):
+        expected = expected if patient.needs_gpus else "any: the proxy emulates"
+        return Finding(name=name, verdict="ok", found=found, expected=expected)
+    fix = "trains with the same numbers, but its speed says nothing about FP4 or FP8: take a GPU with such units"
+    return Finding(name=name, verdict="warn", found=found, expected=expected, fix=fix)
+
+
+def all_reduce(patient: Patient) -> Sequence[Finding]:
+    """A sum over all ranks of this node, with the library that training uses."""
+    ranks = patient.gpus or min(2, patient.config.parallelism.gpus_per_node)
+    if ranks < 2:
+        return [Finding(name="all-reduce", verdict="ok", found="one rank: nothing to sum with")]
+    size = _MEBIBYTES["cpu" if not patient.gpus else "quick" if patient.quick else "full"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    question = ["-m", "submission.tools.preflight", "allreduce", "--mebibytes", str(size)]
+    answer, why = _ask(patient, [*torchrun, *question])
+    if answer is None:
+        fix = "the training would hang or fail here: run it by hand with NCCL_DEBUG=INFO"
+        return [Finding(name="all-reduce", verdict="fail", found=why, expected="a right sum", fix=fix)]
+    return [_bandwidth(patient, answer, ranks)]
+
+
+def _bandwidth(patient: Patient, answer: Mapping[str, Any], ranks: int) -> Finding:
+    speed, library = answer["bus_GBps"], "gloo" if not patient.gpus else "NCCL or RCCL"
+    found = f"{speed:,.2f} GB/s bus bandwidth, {ranks} ranks, {answer['bytes'] >> 20} MiB, {library}"
+    if not patient.gpus:
+        verdict: Verdict = "ok" if speed >= _GLOO_GBPS else "warn"
+        fix = "" if verdict == "ok" else "another program takes this machine: ps, top"
+        return Finding(
+            name="all-reduce", verdict=verdict, found=found, expected=f"{_GLOO_GBPS} GB/s", fix=fix
+        )
+    gpus, _ = inventory(patient)
+    link = float(sheet(gpus[0]["name"]).get("link", 0)) if gpus else 0.0
+    if not link:
+        fix = (
+            "harness/analysis/public/hardware.yaml does not list this GPU: compare with your vendor's figure"
+        )
+        return Finding(name="all-reduce", verdict="unknown", found=found, fix=fix)
+    verdict = "ok" if speed >= _GOOD_SHARE * link else "warn" if speed >= _BAD_SHARE * link else "fail"
+    fix = "" if verdict == "ok" else "NCCL_DEBUG=INFO says which transport; links down, ACS on, a busy GPU"
+    expected = f"{_GOOD_SHARE * link:.0f} GB/s ({_GOOD_SHARE:.0%} of one direction of its links)"
+    return Finding(name="all-reduce", verdict=verdict, found=found, expected=expected, fix=fix)
+
+
+def _ask(patient: Patient, arguments: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+    """The JSON line that a process of the training's software prints last, or why there is none."""
+    command, env = [sys.executable, *arguments], campaign_torchrun.training_environment(patient.config)
+    timeout_s = (
+        26.0 if patient.quick else 50.0 if patient.gpus < 2 else 140.0
+    )  # two of them in a quick minute
+    answer = run(command, timeout_s=timeout_s, cwd=ROOT, env=env)
+    rows = [row for row in answer.out.splitlines() if row.startswith("{")]
+    if answer.why or not rows:
+        return None, answer.why or "no answer"
+    return json.loads(rows[-1]), ""

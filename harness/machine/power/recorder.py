@@ -1,0 +1,141 @@
+"""Power of this node while a training runs: which sensors there are, and the process that asks them beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.base.paths import ROOT
+from harness.contract.config import Config
+from harness.doctor.checks import run
+from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, amd, nvidia
+from harness.records.log_groups import printable
+
+FILE = "power.jsonl"  # in an attempt's directory; of another node in its node_<k>
+_PATIENCE_S = 15.0  # nvidia-smi on a node whose driver is not kept loaded
+_CLOSING_S = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sensors:
+    """What can be asked on this machine, by name, and why the rest cannot."""
+
+    names: tuple[str, ...]
+    values: int = 0  # readings a sample
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meter:
+    """Samples while something trains; without sources it does nothing."""
+
+    sources: tuple[str, ...]
+    every_s: float
+    root: Path = Path("/")
+
+    @contextlib.contextmanager
+    def running(self, directory: Path) -> Iterator[None]:
+        """Write `directory`/power.jsonl until the block is left; whatever happens to the sampling, training goes on."""
+        process = self._start(directory) if self.sources else None
+        try:
+            yield
+        finally:
+            if process is not None:
+                _end(process)
+
+    def _start(self, directory: Path) -> subprocess.Popen[bytes] | None:
+        command = [sys.executable, "-m", "harness.machine.power.sampler", "--out", str(directory / FILE)]
+        command += ["--every", str(self.every_s), "--root", str(self.root)]
+        command += [word for name in self.sources for word in ("--source", name)]
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: then the meter ends
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # the terminal's Ctrl-C comes to us alone
+            )
+        except OSError:
+            return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
+    for _ in range(2):
+        try:
+            process.wait(_CLOSING_S)
+            return
+        except subprocess.TimeoutExpired:  # a driver hangs; a process stuck in the kernel is left to it
+            process.kill()
+
+
+def prepare(config: Config, *, root: Path = Path("/")) -> Meter:
+    """The meter that a configuration asks for; says in one line on stderr what it found."""
+    every_s = config.power.sample_s
+    if not every_s:
+        return Meter(sources=(), every_s=0.0)
+    found = sensors(root)
+    if found.names:
+        asked = f"{', '.join(found.names)}, {found.values} values every {every_s:g} s"
+        text = f"power: {asked}; informative, not an MLPerf Power result"
+    else:
+        text = f"power: no sensor, the run goes on without ({'; '.join(found.why)})"
+    print(printable(text, 400), file=sys.stderr)
+    return Meter(sources=found.names, every_s=every_s, root=root)
+
+
+def sensors(root: Path = Path("/")) -> Sensors:
+    """Ask everything once: accelerators by their vendor's tool or driver, processors by RAPL."""
+    found = (_of_nvidia(), _of_amd(root), _of_processors(root))
+    return Sensors(
+        names=tuple(name for one in found for name in one.names),
+        values=sum(one.values for one in found),
+        why=tuple(text for one in found for text in one.why),
+    )
+
+
+def _of_nvidia() -> Sensors:
+    why = ""
+    for module in (True, False):  # a driver that does not know the module's field refuses the whole question
+        tool = nvidia(module=module)
+        said, why = _samples(tool)
+        readings = [row for row in said if any(value is not None for value in row[2])]
+        if len(readings) == len(tool.powers):
+            return Sensors(names=(tool.name,), values=sum(len(row[2]) for row in readings))
+    return Sensors(names=(), why=(why or "nvidia-smi: tells no power",))
+
+
+def _of_amd(root: Path) -> Sensors:
+    driver = Hwmon(root)
+    if driver.paths:
+        return Sensors(names=(driver.name,), values=len(driver.paths))
+    said, why = _samples(amd())
+    if any(value is not None for row in said for value in row[2]):
+        return Sensors(names=("amd-smi",), values=len(said[0][2]))
+    return Sensors(names=(), why=(why or "amd-smi: tells no power",))
+
+
+def _of_processors(root: Path) -> Sensors:
+    rapl = Rapl(root)
+    if rapl.readable:
+        return Sensors(names=(rapl.name,), values=len(rapl.paths))
+    fix = (
+        f"root only: chmod a+r {rapl.paths[0]}, and its like" if rapl.paths else "none in /sys/class/powercap"
+    )
+    return Sensors(names=(), why=(f"RAPL: {fix}",))
+
+
+def _samples(tool: Tool) -> tuple[Sequence[Row], str]:
+    """One sample of a tool, and why there is none."""
+    answer = run(tool.command(0.0), timeout_s=_PATIENCE_S)
+    lines = Lines(tool=tool)
+    for line in answer.out.splitlines() if not answer.why else []:
+        lines.take(line, 0.0)
+    return lines.rest(), answer.why

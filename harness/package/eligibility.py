@@ -1,0 +1,223 @@
+"""Whether a campaign can be submitted: everything that speaks against it, at once."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compliance import checker, mllog, repository, runlog, scoring
+from compliance.mllog import Parsed
+from compliance.rule_input import Violation
+from compliance.rules import system_rules
+from compliance.scoring import ScoreError
+from harness.base.paths import ROOT
+from harness.campaign.campaign import Campaign
+from harness.contract import files
+from harness.records import attempt
+
+SOURCES = ("harness", "submission", "kernels", "compliance", "benchmark.yaml", "run.sh", "requirements.txt",
+           "pyproject.toml", "LICENSE", "README.md")  # fmt: skip
+_RUNS = 10
+_MACHINE = (
+    "python",
+    "packages",
+    "cpu",
+    "accelerator",
+)  # of environment.json: equal in all runs of one result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What one promoted run left behind.
+
+    Args:
+        place: the attempt whose log was promoted; None where no attempt has that log.
+        proof, recorded: its proof.json and environment.json; empty where they are missing.
+    """
+
+    log: Parsed
+    place: Path | None
+    proof: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+
+    @property
+    def git(self) -> Mapping[str, Any]:
+        found = self.recorded.get("git")
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submittable:
+    """A campaign with its evidence, run by run in the order of their indices, and what speaks against it."""
+
+    campaign: Campaign
+    evidence: tuple[Evidence, ...]
+    violations: tuple[Violation, ...]
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        return self.evidence[0].recorded
+
+    @property
+    def commit(self) -> str:
+        return str(self.evidence[0].git.get("commit"))
+
+    def scored(self) -> tuple[int, ...]:
+        """The ten runs, or of more the median window by their start (training_rules, Benchmark Results)."""
+        logs = {
+            run.index: runlog.build(e.log) for run, e in zip(self.campaign.runs, self.evidence, strict=True)
+        }
+        order = sorted(logs, key=lambda index: logs[index].run_start_ms or 0)
+        target = self.campaign.config.evaluation.target_log_perplexity
+        window = scoring.median_window([scoring.run_result_s(logs[index], target) for index in order])
+        return tuple(order[place] for place in window)
+
+
+def examined(campaign: Campaign) -> Submittable:
+    """Read a campaign's evidence and judge it."""
+    if campaign.config.profile == "proxy" or campaign.config.benchmark != repository.BENCHMARK:
+        message = "a proxy run is no result: it rehearses the code, not the benchmark"
+        found = violation(campaign.directory, campaign.config.benchmark, repository.BENCHMARK, message)
+        return Submittable(campaign=campaign, evidence=(), violations=(found,))
+    done = [
+        run.index for run in campaign.runs if run.state == "promoted" and campaign.result(run.index).is_file()
+    ]
+    evidence = tuple(_evidence(campaign, index) for index in done)
+    reasons = [*_campaign(campaign, len(done))]
+    for index, one in zip(done, evidence, strict=True):
+        reasons += _run(campaign, index, one)
+    reasons += [*_one_machine(campaign, evidence), *_one_commit(campaign, evidence)]
+    made = Submittable(campaign=campaign, evidence=evidence, violations=tuple(reasons))
+    return made if reasons else _scorable(made)
+
+
+def _scorable(made: Submittable) -> Submittable:
+    try:
+        made.scored()
+    except ScoreError as error:
+        reason = violation(
+            made.campaign.directory, str(error), "a score", "runs without a score are no result"
+        )
+        return Submittable(campaign=made.campaign, evidence=made.evidence, violations=(reason,))
+    return made
+
+
+def violation(place: Path, found: Any, expected: Any, message: str, line: int | None = None) -> Violation:
+    return Violation(
+        rule="package", severity="error", file=str(place), line=line, key=None, found=found, expected=expected,
+        message=message, section="what package build asks of a campaign",
+    )  # fmt: skip
+
+
+def _evidence(campaign: Campaign, index: int) -> Evidence:
+    """Of the attempt whose log was promoted."""
+    result = campaign.result(index)
+    attempts = attempt.directories(campaign.run_directory(index))
+    place = next((path for path in attempts if _same(path / "result.txt", result)), None)
+    proof, recorded = (_object(place / name) if place else {} for name in ("proof.json", "environment.json"))
+    return Evidence(log=mllog.read(result), place=place, proof=proof, recorded=recorded)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    document = files.read_json(path)
+    return document if isinstance(document, dict) else {}
+
+
+def _campaign(campaign: Campaign, done: int) -> Iterator[Violation]:
+    place, config = campaign.directory, campaign.config
+    if config.system.division != "closed":
+        message = "only the closed division's rules are checked here: set system.division to closed and run"
+        yield violation(place, config.system.division, "closed", message)
+    if done < len(campaign.runs) or done < _RUNS:
+        found, expected = f"{done} finished runs of {len(campaign.runs)}", f"all, and at least {_RUNS}"
+        yield violation(
+            place, found, expected, "./run.sh resume finishes a campaign; none of its runs is left out"
+        )
+    if config.runs.seed is not None:
+        message = "seeds come from the clock or the system's randomness: set runs.seed to null and run"
+        yield violation(place, f"runs.seed {config.runs.seed}", "null", message)
+
+
+def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
+    result = campaign.result(index)
+    if one.place is None:
+        message = "edited after the run, or brought in from elsewhere"
+        yield violation(result, "the log of no attempt", f"the log of an attempt under run_{index}", message)
+        return
+    for name, document in (("proof.json", one.proof), ("environment.json", one.recorded)):
+        if not document:
+            message = "a run without it proves nothing and cannot be submitted"
+            yield violation(one.place / name, "absent or no JSON object", "as the run wrote it", message)
+    rows = one.proof.get("gemms")
+    backends = (
+        {str(row.get("backend")) for row in rows if isinstance(row, dict)}
+        if isinstance(rows, list)
+        else set()
+    )
+    if one.proof and (not backends or one.proof.get("verified") is not True):
+        message = "no GEMM is proven to have run in the recipe's format"
+        yield violation(one.place / "proof.json", "no verified GEMM", "verified GEMMs", message)
+    if other := sorted(backends - {"native"}):
+        message = "the closed division's precision is what the hardware multiplies; emulation is a rehearsal"
+        yield violation(one.place / "proof.json", f"{', '.join(other)} GEMMs", "native", message)
+    if one.log.events and _seed(one) != campaign.runs[index].seed:
+        message = "the log's seed is not the one that the campaign drew for this run"
+        yield violation(result, _seed(one), campaign.runs[index].seed, message)
+    ruleset = checker.load(checker.choose_ruleset(repository.BENCHMARK, None))
+    for case in checker.cases_of([one.log], ruleset):
+        told = checker.with_section(system_rules.precision_ran, system_rules.precision_ran(case, one.proof))
+        yield from (fault for fault in told if fault.severity == "error")
+
+
+def _seed(one: Evidence) -> object:
+    return runlog.build(one.log).seed
+
+
+def _one_machine(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Violation]:
+    """The runs of one result use one system and one software stack."""
+    for one in evidence[1:]:
+        for name in _MACHINE:
+            mine, first = one.recorded.get(name), evidence[0].recorded.get(name)
+            if mine != first and one.place:
+                message = f"the runs of a result use one system and one software stack ({name})"
+                yield violation(one.place / "environment.json", mine, first, message)
+
+
+def _one_commit(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Violation]:
+    """What is packed as sources is what ran."""
+    known = [one for one in evidence if one.recorded]
+    commits = sorted({str(one.git.get("commit") or "no commit") for one in known})
+    if len(commits) > 1 or "no commit" in commits:
+        found = f"runs of {', '.join(commit[:12] for commit in commits)}"
+        message = "the sources that are submitted are those that ran"
+        yield violation(campaign.directory, found, "one commit for all runs", message)
+        return
+    for one in [one for one in known if one.git.get("dirty") is not False][:1]:
+        message = "the run used changes that no commit holds: commit first, then run"
+        yield violation(
+            (one.place or campaign.directory) / "environment.json", "a dirty tree", "a clean one", message
+        )
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *SOURCES)
+    if commits and head != commits[0]:
+        message = "the sources are packed from here: check that commit out"
+        yield violation(ROOT, f"commit {head[:12] or 'none'}", f"{commits[0][:12]}, which ran", message)
+    elif changes:
+        message = "the sources are packed from here: commit or take back the changes"
+        names = [row.split(maxsplit=1)[-1] for row in changes.splitlines()]
+        yield violation(ROOT, f"uncommitted: {', '.join(names[:5])}", "no changes", message)
+
+
+def git(*arguments: str) -> str:
+    """What git says of this repository, nothing where it fails."""
+    command = ["git", "-C", str(ROOT), "--no-optional-locks", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,177 @@
+"""What goes into a submission tree, written below a directory that nobody else sees yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from harness.base.errors import UsageError
+from harness.campaign.campaign import Campaign
+from harness.config.file import resolve
+from harness.contract.config import Config, to_mapping
+from harness.package import eligibility
+from harness.package.eligibility import Submittable
+from harness.package.system_fields import Field, describe
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_WRITTEN = {  # template -> name in the implementation's directory
+    "package_readme.md.j2": "README.md",
+    "package_dockerfile.j2": "Dockerfile",
+    "package_setup.sh.j2": "setup.sh",
+    "package_init_datasets.sh.j2": "init_datasets.sh",
+    "package_run_and_time.sh.j2": "run_and_time.sh",
+}
+# of the training machine, not of the configuration: paths and hosts that nobody else has
+_PLACES = ("launch", "data.directory", "runs.output")
+_OF_THE_COMMAND = ("profile", "runs.count", "runs.arms")
+_TORCH_INDEX = re.compile(r"\d[\w.]*\+(?P<tag>cpu|cu\d+|rocm[\d.]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """Args:
+    described: every system's description with the origin of each field.
+    origins: file of the tree, by its path from the tree's parent -> where its content lies.
+    """
+
+    described: dict[str, dict[str, Field]] = field(default_factory=dict)
+    origins: dict[str, Path] = field(default_factory=dict)
+
+
+def name_of(text: str) -> str:
+    """A submitter's or a system's name as a directory: what the official tools and every file system take."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
+
+
+def system_of(campaign: Campaign) -> str:
+    return f"{name_of(campaign.config.system.name)}_{name_of(campaign.arm)}"
+
+
+def write(sources: Sequence[Submittable], tree: Path, given: Mapping[str, str]) -> Written:
+    """Write the tree of one organisation."""
+    written = Written()
+    for source in sources:
+        campaign, system = source.campaign, system_of(source.campaign)
+        written.described[system] = describe(campaign.config, source.recorded, given)
+        values = {name: known.value for name, known in written.described[system].items()}
+        _text(tree / "systems" / f"{system}.json", json.dumps(values, indent=4))
+        results = tree / "results" / system / campaign.config.benchmark
+        for number, index in enumerate(source.scored()):
+            _copy(campaign.result(index), results / f"result_{number}.txt", tree, written)
+        place = tree / "benchmarks" / campaign.config.benchmark / "implementations" / f"fourmark_{system}"
+        _implementation(source, place, tree, written)
+    return written
+
+
+def _implementation(source: Submittable, place: Path, tree: Path, written: Written) -> None:
+    """README, Dockerfile, scripts, configuration, sources and, of more than ten runs, the logs that are not scored."""
+    for name in eligibility.git("ls-files", "--", *eligibility.SOURCES).splitlines():
+        if name not in _WRITTEN.values():
+            _copy(eligibility.ROOT / name, place / name, tree, written)
+    campaign = source.campaign
+    _text(place / "resolved_config.json", json.dumps(_without_places(campaign.config), indent=2))
+    scored = source.scored()
+    for run, evidence in zip(campaign.runs, source.evidence, strict=True):
+        _text(place / "proofs" / f"run_{run.index}.json", json.dumps(evidence.proof, indent=1))
+        if run.index not in scored:
+            _copy(campaign.result(run.index), place / "unscored_runs" / f"run_{run.index}.txt", tree, written)
+    values = _values(source)
+    for template, name in _WRITTEN.items():
+        _text(place / name, rendered(template, values))
+        (place / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """A template with its values; one that is missing is an error."""
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template(template).render(values).rstrip("\n")
+
+
+def _values(source: Submittable) -> dict[str, Any]:
+    campaign, recorded = source.campaign, source.recorded
+    packages = recorded.get("packages") if isinstance(recorded.get("packages"), dict) else {}
+    torch = str((packages or {}).get("torch") or "")
+    indexed = _TORCH_INDEX.fullmatch(torch)
+    return {
+        "submitter": campaign.config.system.submitter,
+        "system": campaign.config.system.name,
+        "arm": campaign.arm,
+        "runs": len(campaign.runs),
+        "config": campaign.config,
+        "commit": source.commit,
+        "recipe": campaign.config.arms[campaign.arm].recipe,
+        "gemms": kinds(source),
+        "packages": ", ".join(f"{name} {version}" for name, version in (packages or {}).items()),
+        "python": str(recorded.get("python") or "").rpartition(".")[0],
+        "torch": torch,
+        "torch_index": indexed["tag"] if indexed else None,
+        "torch_of_a_vendor": "+" in torch and not indexed,
+        "settings": " ".join(f"--set {shlex.quote(text)}" for text in settings(campaign.config)),
+        "arm_argument": shlex.quote(campaign.arm),
+    }
+
+
+def kinds(source: Submittable) -> list[dict[str, Any]]:
+    """The distinct ways GEMMs ran, over all layers and runs."""
+    names = ("gemm", "format", "transform", "scale_rule", "rounding", "backend", "engine")
+    rows = [tuple(row.get(name) for name in names) for one in source.evidence for row in one.proof["gemms"]]
+    return [dict(zip(names, row, strict=True)) for row in dict.fromkeys(rows)]
+
+
+def settings(config: Config) -> list[str]:
+    """The --set texts that lead from the packed benchmark.yaml to this configuration."""
+    plain = resolve(config.profile, file=eligibility.ROOT / "benchmark.yaml", aliases={}).config
+    before = dict(_leaves(_without_places(plain)))
+    after = dict(_leaves(_without_places(config)))
+    changed = [key for key in after if key not in _OF_THE_COMMAND and after[key] != before.get(key)]
+    return [f"{key}={_yaml(after[key])}" for key in changed]
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in mapping.items():
+        inner = isinstance(value, dict)
+        found += _leaves(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return found
+
+
+def _without_places(config: Config) -> dict[str, Any]:
+    mapping = json.loads(json.dumps(to_mapping(config)))
+    for place in _PLACES:
+        section, _, name = place.rpartition(".")
+        (mapping[section] if section else mapping).pop(name)
+    return mapping
+
+
+def _text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _copy(source: Path, path: Path, tree: Path, written: Written) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file() or source.is_symlink():
+        raise UsageError(f"{source}: found no plain file; a package holds plain files alone")
+    shutil.copyfile(source, path)
+    path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+    written.origins[path.relative_to(tree.parent).as_posix()] = source
+
+
+def described_json(fields: Mapping[str, Field]) -> dict[str, dict[str, str]]:
+    return {name: dataclasses.asdict(known) for name, known in fields.items()}

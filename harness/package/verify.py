@@ -1,0 +1,140 @@
+"""`package verify TREE`: our rules, the official tools and the checksums on anybody's tree."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compliance import checker, leaks, repository
+from compliance.official import compliance_checker, package_checker
+from compliance.official.package_checker import Oracle
+from compliance.rule_input import Violation
+from compliance.rules import tree_rules
+from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.check import grouped_text
+from harness.check.log_directory import examine
+from harness.package import archive
+from harness.records.log_groups import printable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """On one organisation's tree.
+
+    Args:
+        changed: what SHA256SUMS does not agree with; None where there is none.
+    """
+
+    organisation: Path
+    ruleset: str
+    violations: tuple[Violation, ...]
+    asked: tuple[Oracle, ...]
+    changed: tuple[str, ...] | None = None
+
+    @property
+    def ok(self) -> bool:
+        clean = all(violation.severity != "error" for violation in self.violations)
+        return clean and all(oracle.verdict == "pass" for oracle in self.asked) and not self.changed
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify the tree of one organisation, or of several below a directory.
+
+    Raises:
+        UsageError: no tree.
+    """
+    found = [args.tree] if (args.tree / "results").is_dir() else list(repository.organisations(args.tree))
+    if not found:
+        allowed = "a tree with systems/, results/ and benchmarks/, or a directory of such trees"
+        raise UsageError(f"{printable(args.tree)}: found no results/; allowed: {allowed}")
+    documents, ok = [], True
+    for organisation in found:
+        verdict = verified(organisation, args.ruleset)
+        documents.append(document(verdict))
+        ok = ok and verdict.ok
+        if not args.json:
+            print("\n".join(lines(verdict)), flush=True)
+    if args.json:
+        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
+    return EXIT_OK if ok else EXIT_FAILED
+
+
+def verified(
+    organisation: Path, ruleset: str | None, *, quiet: Sequence[tree_rules.TreeRule] = ()
+) -> Verdict:
+    """Judge one tree; nothing in it is changed.
+
+    Args:
+        quiet: rules of the tree that the caller tells in its own way.
+    """
+    root = organisation.resolve()
+    found = [*_logs(root, ruleset)]
+    whole = tree_rules.read(root)
+    for rule in tree_rules.WHOLE:
+        if rule not in quiet:
+            found += checker.with_section(rule, rule(whole))
+    found += leaks.scan(root, machine_names=[platform.node()])
+    once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
+    changed = archive.differences(root)
+    loaded = checker.load(checker.choose_ruleset(repository.BENCHMARK, ruleset))
+    return Verdict(
+        organisation=organisation,
+        ruleset=loaded.name,
+        violations=tuple(_located(violation, root.parent) for violation in once.values()),
+        asked=tuple(package_checker.ask(root, loaded.official)),
+        changed=None if changed is None else tuple(changed),
+    )
+
+
+def _logs(root: Path, ruleset: str | None) -> list[Violation]:
+    if repository.result_directories(root):
+        return [v for one in examine([str(root)], ruleset, skip_official=True) for v in one.violations]
+    message = "nothing of this benchmark is submitted here, or its directory has another name"
+    place = f"results/<system>/{repository.BENCHMARK}"
+    return [tree_rules.read(root).error("results", "no results of the benchmark", place, message)]
+
+
+def _located(violation: Violation, parent: Path) -> Violation:
+    """With a path that can be opened, wherever the user stands."""
+    path = Path(violation.file)
+    return violation if path.is_absolute() else replace(violation, file=str(parent / path))
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """The JSON form."""
+    tools = {oracle.tool: {"verdict": oracle.verdict, "note": oracle.note} for oracle in verdict.asked}
+    return {
+        "ok": verdict.ok,
+        "tree": str(verdict.organisation),
+        "ruleset": verdict.ruleset,
+        "checksums": _checksums(verdict),
+        "violations": [asdict(violation) for violation in verdict.violations],
+        "official": {"version": compliance_checker.version(), **tools},
+    }
+
+
+def _checksums(verdict: Verdict) -> str | list[str]:
+    return (
+        f"no {tree_rules.CHECKSUMS}" if verdict.changed is None else list(verdict.changed) or "all as listed"
+    )
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """For a terminal: violations, tools, checksums, verdict."""
+    found = [grouped_text.sentence(violation) for violation in verdict.violations]
+    found += [grouped_text.package(oracle).rstrip("\n") for oracle in verdict.asked]
+    changed = [f"FAIL checksums: {printable(text)}" for text in verdict.changed or ()]
+    found += changed or [f"ok   checksums: {_checksums(verdict)}"]
+    counts = [sum(v.severity == kind for v in verdict.violations) for kind in ("error", "warning")]
+    word = "ok" if verdict.ok else "FAIL"
+    tools = f"official tools: mlperf-logging {compliance_checker.version()}"
+    name = grouped_text.shown(str(verdict.organisation))
+    return [
+        *found,
+        f"{word:<4} {name}: ruleset {verdict.ruleset}: {counts[0]} errors, {counts[1]} warnings; {tools}",
+    ]

@@ -1,0 +1,197 @@
+"""Calibrates and validates the prediction: python -m harness.projection.forecast_calibration TREE ..
+
+Writes harness/analysis/public/prediction.yaml and docs/prediction.md. TREE is a checkout of a public results repository
+(github.com/mlcommons/training_results_v5.1) or a directory of such; numbers are derived, no log is copied.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from compliance import scoring
+from harness.analysis import forecast
+from harness.analysis.public_logs import TARGET, PublicSystem, systems
+from harness.base.paths import ROOT
+from harness.projection.forecast_page import page
+
+PROGRESS = tuple(round(0.05 * step, 2) for step in range(2, 21))
+ASKED = (0.30, 0.40, 0.50, 0.55, 0.60, 0.70, 0.80, 0.90)  # where the error is tabulated
+_BAND_SAMPLES = 12_288
+_BAND_RUNS = 20
+
+
+def document(found: Sequence[PublicSystem]) -> dict[str, Any]:
+    """Everything prediction.yaml holds."""
+    covered = _held_out_twice(found)
+    held_out = validate(covered, lambda system: system.org)
+    return {
+        "made_by": "python -m harness.projection.forecast_calibration TREE ..",
+        "target": TARGET,
+        "progress": list(PROGRESS),
+        "curves": curves(covered),
+        "errors": {
+            name: table([row for row in held_out if row["group"] == name])
+            for name in sorted({row["group"] for row in held_out})
+        },
+        "makers": makers(covered),
+        "bands": bands(found),
+        "systems": [_system(one, held_out) for one in found],
+    }
+
+
+def _held_out_twice(found: Sequence[PublicSystem]) -> list[PublicSystem]:
+    """Systems at batch sizes that two submitters ran: with one alone nothing could be validated."""
+    orgs: dict[int, set[str]] = {}
+    for system in found:
+        orgs.setdefault(system.global_batch_size, set()).add(system.org)
+    return [system for system in found if len(orgs[system.global_batch_size]) > 1]
+
+
+def to_target(system: PublicSystem) -> list[float]:
+    """Interpolated samples to target of every run."""
+    return [scoring.samples_to_target(run, TARGET) for run in system.runs]
+
+
+def curves(found: Sequence[PublicSystem]) -> dict[int, list[float | None]]:
+    """By batch size the median over systems of their median curve: a system counts once, whatever its kind."""
+    by_size: dict[int, list[np.ndarray]] = {}
+    for system in found:
+        runs = [
+            np.interp(np.log(PROGRESS), *_curve(run, end), left=np.nan)
+            for run, end in zip(system.runs, to_target(system), strict=True)
+        ]
+        by_size.setdefault(system.global_batch_size, []).append(np.median(runs, axis=0))
+    return {size: _falling(rows) for size, rows in sorted(by_size.items())}
+
+
+def _curve(run: Any, end: float) -> tuple[list[float], list[float]]:
+    points = run.evaluations
+    return [float(np.log(one.samples / end)) for one in points], [one.log_perplexity for one in points]
+
+
+def _falling(rows: Sequence[np.ndarray]) -> list[float | None]:
+    """Median of systems, never rising; None where a system in two had no evaluation yet."""
+    known = np.mean(np.isfinite(rows), axis=0) > 0.5
+    losses = np.minimum.accumulate(np.nanmedian(np.array(rows)[:, known], axis=0))
+    return [None] * int(np.sum(~known)) + [round(float(loss), 4) for loss in losses[:-1]] + [TARGET]
+
+
+def validate(found: Sequence[PublicSystem], fold: Callable[[PublicSystem], str]) -> list[dict[str, Any]]:
+    """Predictions for every run of every fold with constants from the other folds alone.
+
+    Returns:
+        One row a run and progress: error_pct is signed, of samples to target; None where nothing was predicted.
+    """
+    rows = []
+    for name in sorted({fold(system) for system in found}):
+        fitted = curves([system for system in found if fold(system) != name])
+        known = forecast.from_document(
+            {"target": TARGET, "progress": PROGRESS, "curves": fitted, "errors": {}, "bands": {}}
+        )
+        for system in (system for system in found if fold(system) == name):
+            rows += _rows(system, known.curve(system.global_batch_size) or {})
+    return rows
+
+
+def makers(found: Sequence[PublicSystem]) -> dict[str, list[list[float]]]:
+    """Errors at batch size 32, the one that both makers of accelerators ran: one predicted from the other."""
+    alike = [system for system in found if system.global_batch_size == 32]
+    rows = validate(alike, maker)
+    names = {system.key: maker(system) for system in alike}
+    return {
+        name: table([row for row in rows if names[row["system"]] == name])
+        for name in sorted(set(names.values()))
+    }
+
+
+def maker(system: PublicSystem) -> str:
+    """Who made the accelerators."""
+    return "AMD" if "MI3" in f"{system.name} {system.accelerator}" else "NVIDIA"
+
+
+def _rows(system: PublicSystem, curve: dict[float, float]) -> list[dict[str, Any]]:
+    rows = []
+    for run, end in zip(system.runs, to_target(system), strict=True):
+        for asked in ASKED:
+            seen = [one for one in run.evaluations if one.samples <= asked * end]
+            found = forecast.central(seen, curve)
+            rows.append(
+                {
+                    "system": system.key,
+                    "group": forecast.group(system.global_batch_size),
+                    "progress": asked,
+                    "error_pct": None if found is None else 100 * (found / end - 1),
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Progress, median and ninetieth percentile of the absolute error; without the progress that says nothing."""
+    found = []
+    for asked in ASKED:
+        here = [row["error_pct"] for row in rows if row["progress"] == asked]
+        sizes = [abs(error) for error in here if error is not None]
+        if len(sizes) >= 0.9 * len(here) > 0:
+            found.append([asked, *(round(float(np.percentile(sizes, at)), 2) for at in (50, 90))])
+    return found
+
+
+def bands(found: Sequence[PublicSystem]) -> dict[int, list[list[float]]]:
+    """Samples, 5 %, median and 95 % of the loss, up to where a tenth of the runs has ended."""
+    result = {}
+    for size in sorted({system.global_batch_size for system in found}):
+        runs = [run for system in found if system.global_batch_size == size for run in system.runs]
+        if len(runs) < _BAND_RUNS:
+            continue
+        last = np.percentile([run.evaluations[-1].samples for run in runs], 10)
+        grid = np.arange(_BAND_SAMPLES, last + 1, _BAND_SAMPLES)
+        losses = [np.interp(np.log(grid), *_curve(run, 1.0), left=np.nan) for run in runs]
+        enough = np.mean(np.isfinite(losses), axis=0) >= 0.9
+        levels = np.nanpercentile(np.array(losses)[:, enough], [5, 50, 95], axis=0).T
+        result[size] = [
+            [int(samples), *(round(float(value), 3) for value in row)]
+            for samples, row in zip(grid[enough], levels, strict=True)
+        ]
+    return result
+
+
+def _system(system: PublicSystem, held_out: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    errors = [
+        row["error_pct"]
+        for row in held_out
+        if row["system"] == system.key and row["progress"] == 0.55 and row["error_pct"] is not None
+    ]
+    return {
+        "system": system.key,
+        "batch": system.global_batch_size,
+        "runs": len(system.runs),
+        "samples_to_target": round(float(np.mean(to_target(system)))),
+        "median_error_pct": round(float(np.median(np.abs(errors))), 2) if errors else None,
+        "bias_pct": round(float(np.mean(errors)), 2) if errors else None,
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    found = systems([Path(name) for name in arguments])
+    if not found:
+        print(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/llama31_8b below", file=sys.stderr)
+        return 2
+    made = document(found)
+    text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)
+    forecast.CONSTANTS.write_text(text, encoding="utf-8")
+    (ROOT / "docs" / "prediction.md").write_text(page(made), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""What `project` knows: accelerators, how the public systems ran, what they measured, the fitted constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.config.file import resolve
+from harness.contract.config import Model
+from harness.projection.step_time import PRECISIONS, Accelerator, Constants, Setup, Work, work
+
+PUBLIC = Path(__file__).parents[1] / "analysis" / "public"
+FITTED = PUBLIC / "project.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One public system, means over its runs.
+
+    Args:
+        minutes: olympic mean, unverified, not normalised.
+        samples: interpolated samples to target.
+    """
+
+    key: str
+    setup: Setup
+    step_s: float
+    evaluation_s: float
+    minutes: float
+    samples: float
+
+    @property
+    def submitter(self) -> str:
+        return self.key.split("/")[1]
+
+    @property
+    def maker(self) -> str:
+        return self.setup.accelerator.source.split()[0]
+
+
+@lru_cache(maxsize=1)
+def accelerators() -> dict[str, Accelerator]:
+    """By name, as hardware.yaml has them."""
+    return {name: _accelerator(name, row) for name, row in _yaml(PUBLIC / "hardware.yaml").items()}
+
+
+def _accelerator(name: str, row: Mapping[str, Any]) -> Accelerator:
+    return Accelerator(
+        name=name,
+        tflops={one: float(row[one]) for one in PRECISIONS if one in row},
+        memory_tb_s=row["memory"],
+        power_w=row["power"],
+        link_gb_s=row["link"],
+        domain=row["domain"],
+        network_gb_s=row["network"],
+        source=row["source"],
+    )
+
+
+def ran(key: str, *, global_batch_size: int, interval_samples: int) -> Setup | None:
+    """How a public system ran; None for one whose configuration is not written down."""
+    row = _systems().get(key)
+    if row is None:
+        return None
+    name, count, precision, attention, tensor, context = row
+    return Setup(
+        accelerator=accelerators()[name],
+        accelerators=count,
+        global_batch_size=global_batch_size,
+        precision=precision,
+        attention=attention,
+        tensor=tensor,
+        context=context,
+        interval_samples=interval_samples,
+    )
+
+
+@lru_cache(maxsize=1)
+def _systems() -> dict[str, list[Any]]:
+    return _yaml(PUBLIC / "project_systems.yaml")
+
+
+@lru_cache(maxsize=1)
+def fitted() -> dict[str, Any]:
+    """project.yaml: constants, measurements and validation."""
+    return _yaml(FITTED)
+
+
+def constants() -> Constants:
+    return Constants(**fitted()["constants"])
+
+
+def measurements(document: Mapping[str, Any]) -> list[Measured]:
+    """The public systems of a project.yaml."""
+    found = []
+    for key, (size, interval, step_s, evaluation_s, minutes, samples) in document["measured"].items():
+        setup = ran(key, global_batch_size=size, interval_samples=interval)
+        if setup is not None:
+            times = {"step_s": step_s, "evaluation_s": evaluation_s, "minutes": minutes}
+            found.append(Measured(key=key, setup=setup, samples=samples, **times))
+    return found
+
+
+@lru_cache(maxsize=1)
+def load() -> Work:
+    """Arithmetic of the benchmark's model."""
+    return work(model())
+
+
+def model() -> Model:
+    return resolve("llama31_8b", aliases={}).config.model
+
+
+def attention_of(precision: str) -> str:
+    """As the public submissions have it: with NVFP4 the attention runs in FP8, with everything else in BF16."""
+    return "fp8" if precision == "nvfp4" else "bf16"
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))

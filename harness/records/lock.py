@@ -1,0 +1,78 @@
+"""One trainer per campaign: an advisory lock that lives as long as any process of the training does.
+
+The lock belongs to an open file; the training inherits it as standard input, because torchrun closes every other
+descriptor before it starts its ranks. A kill -9 of the harness alone therefore leaves the campaign locked until the
+last rank is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.base.errors import UsageError
+
+ORPHANS_DIE_WITHIN_S = 15.0  # a rank is told by the kernel when its launcher dies, and then closes its log
+_POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def held(campaigns: Sequence[Path], *, wait_s: float = ORPHANS_DIE_WITHIN_S) -> Iterator[dict[Path, int]]:
+    """Lock campaign directories.
+
+    Yields:
+        The open lock of each directory, to be given to its training processes.
+
+    Raises:
+        UsageError: another process still trains one of them after `wait_s`.
+    """
+    with contextlib.ExitStack() as stack:
+        until = time.monotonic() + wait_s
+        yield {directory: stack.enter_context(_lock(directory, until)) for directory in campaigns}
+
+
+def trainers(campaign: Path) -> list[int]:
+    """Processes that train a campaign: its lock is their standard input. Linux only, elsewhere none are found."""
+    path, found = str(_path(campaign).resolve()), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # processes end, and other people's are not shown
+            if os.readlink(entry / "fd" / "0") == path:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def _path(campaign: Path) -> Path:
+    return campaign / ".lock"
+
+
+@contextlib.contextmanager
+def _lock(campaign: Path, until: float) -> Iterator[int]:
+    descriptor = os.open(_path(campaign), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while not _taken(descriptor):
+            if time.monotonic() > until:
+                raise UsageError(_busy(campaign))
+            time.sleep(_POLL_S)
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # for the message of whoever comes second
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy(campaign: Path) -> str:
+    written = _path(campaign).read_text(encoding="ascii", errors="replace").strip()
+    pids = ", ".join(map(str, trainers(campaign))) or written or "unknown"
+    return f"{campaign}: is being trained (process {pids}); wait for it, or stop it before you resume"

@@ -1,0 +1,223 @@
+"""Plots of what the runs did: loss, run results, samples to target, where the time went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from compliance import reference_points
+from compliance.runlog import RunLog
+from harness.analysis import forecast, run_figures
+from harness.analysis.submission_loader import Submission
+from harness.report.canvas import INK, MANY, STRIPE, canvas, colours, legend, short, svg
+
+_STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
+_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
+
+
+def loss_plot(submissions: Sequence[Submission], *, against: str) -> str:
+    """Validation log perplexity of every run of every submission.
+
+    Args:
+        against: "samples" or "minutes".
+    """
+    label = "training sequences" if against == "samples" else "minutes since run_start"
+    with canvas("Validation log perplexity, every run", label, "nats per token") as axes:
+        if against == "samples":
+            _public_band(axes, submissions)
+        for submission, colour in zip(submissions, colours(), strict=False):
+            for index, run in enumerate(submission.runs):
+                name = short(submission.name) if index == 0 else None
+                xs, ys = _curve(run, against)
+                axes.plot(xs, ys, color=colour, alpha=0.7, lw=1.1, marker=".", ms=3.5, label=name)
+        target = submissions[0].target
+        axes.axhline(target, color=INK, lw=1, ls="--")
+        axes.annotate(f"target {target:g}", (0.01, target), xycoords=axes.get_yaxis_transform(), va="bottom")
+        _frame(axes, submissions, against)
+        runs = ", ".join(f"{len(submission.runs)} runs of {submission.name}" for submission in submissions)
+        text = f"Validation log perplexity against {label}: {runs}; target {target:g}"
+        return svg(axes, text, f"loss-{against}")
+
+
+def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
+    """The part of the plot where runs can be told apart."""
+    curves = [_curve(run, against) for submission in submissions for run in submission.runs]
+    end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
+    seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
+    if seen and max(seen) > min(seen):
+        room = 0.06 * (max(seen) - min(seen))
+        axes.set_ylim(min(*seen, submissions[0].target) - room, max(seen) + room)
+    axes.set_xlim(left=0)
+    if against == "samples":
+        axes.xaxis.set_major_formatter(_THOUSANDS)
+    legend(axes)
+
+
+def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
+    start = run.run_start_ms or 0
+    xs = [
+        float(one.samples) if against == "samples" else (one.time_ms - start) / 60_000
+        for one in run.evaluations
+    ]
+    return xs, [one.log_perplexity for one in run.evaluations]
+
+
+def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
+    """Where public runs of each of these batch sizes were: 5 to 95 %."""
+    sizes = {one.global_batch_size for one in submissions if one.benchmark == "llama31_8b"}
+    for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
+        band = forecast.constants().bands.get(size, {})
+        samples = sorted(band)
+        if samples:
+            low, high = [band[one].low for one in samples], [band[one].high for one in samples]
+            axes.fill_between(
+                samples,
+                low,
+                high,
+                color=INK,
+                alpha=0.13,
+                lw=0,
+                hatch=hatch,
+                label=f"public runs, batch {size}: 5–95 %",
+            )
+
+
+def run_results(submissions: Sequence[Submission]) -> str:
+    """Run results with those that the olympic mean drops marked; bars for a few submissions, dots for many."""
+    drawn = _bars if len(submissions) <= MANY else _dots
+    means = ", ".join(
+        f"{row.name} {minutes:.3f}" for row in submissions if (minutes := run_figures.time_to_train_min(row))
+    )
+    return drawn(
+        submissions, f"Run results in minutes; the fastest and slowest are dropped; olympic means: {means}"
+    )
+
+
+def _dots(submissions: Sequence[Submission], text: str) -> str:
+    with canvas("Run results and olympic mean", "minutes", height=1.3 + 0.3 * len(submissions)) as axes:
+        for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
+            minutes = sorted(run_figures.run_minutes(submission))
+            dropped = _dropped(submission, len(minutes))
+            for index, value in enumerate(minutes):
+                face = "none" if index in dropped else colour
+                axes.plot([value], [-row], "o", color=colour, mfc=face, ms=5, alpha=0.8)
+            if mean := run_figures.time_to_train_min(submission):
+                axes.plot([mean, mean], [-row - 0.35, -row + 0.35], color=INK, lw=1.4)
+                _beside(axes, f"{mean:.3f}", (max(minutes), -row))
+        _name_rows(axes, [submission.name for submission in submissions])
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15)
+        return svg(axes, text, "time")
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks([-row for row in range(len(names))], [short(name, 24) for name in names])
+    axes.grid(axis="y", visible=False)
+
+
+def _bars(submissions: Sequence[Submission], text: str) -> str:
+    """The dropped ones striped, the olympic mean as a line."""
+    with canvas("Run results and olympic mean", "", "minutes") as axes:
+        position, ticks = 0, []
+        for submission, colour in zip(submissions, colours(), strict=False):
+            minutes = sorted(run_figures.run_minutes(submission))
+            if not minutes:
+                continue
+            dropped = _dropped(submission, len(minutes))
+            places = range(position, position + len(minutes))
+            for index, place in enumerate(places):
+                axes.bar(place, minutes[index], **_fill(colour, striped=index in dropped))
+            mean = run_figures.time_to_train_min(submission) or 0.0
+            axes.plot([places[0] - 0.6, places[-1] + 0.6], [mean, mean], color=INK, lw=1.4)
+            middle = (places[0] + places[-1]) / 2
+            above = (middle, max(mean, minutes[-1]) * 1.05)
+            axes.annotate(f"{mean:.3f}", above, ha="center", fontweight="bold")
+            ticks.append((middle, short(submission.name, 22)))
+            position = places[-1] + 2
+        axes.margins(y=0.18)
+        axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
+        axes.grid(axis="x", visible=False)
+        return svg(axes, text, "time")
+
+
+def _fill(colour: str, *, striped: bool = False) -> dict[str, Any]:
+    """A solid bar, or one of stripes alone, which print and grey eyes tell apart too."""
+    face = {"facecolor": "none", "hatch": STRIPE} if striped else {"facecolor": colour}
+    return {**face, "edgecolor": colour, "lw": 0.8}
+
+
+def _dropped(submission: Submission, runs: int) -> set[int]:
+    """Of the sorted run results; a run that did not converge has taken the place of the slowest."""
+    if runs < 3:
+        return set()
+    return {0} if run_figures.one_failed(submission) else {0, runs - 1}
+
+
+def samples_dots(submissions: Sequence[Submission]) -> str:
+    """Samples to target per run: at the stop (on the evaluation grid) and interpolated."""
+    height = max(2.6, 1.3 + (0.62 if len(submissions) <= MANY else 0.34) * len(submissions))
+    with canvas("Samples to the target, every run", "training sequences", height=height) as axes:
+        for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
+            stops, exact = run_figures.stop_samples(submission), run_figures.target_samples(submission)
+            for stop, runs in Counter(stops).items():  # a few places, for runs stop on the evaluation grid
+                axes.plot([stop], [-row + 0.15], "s", mfc="none", color=colour, ms=7)
+                if runs > 1 and len(submissions) <= MANY:
+                    _beside(axes, f"×{runs}", (stop, -row + 0.15))
+            axes.plot(exact, [-row - 0.15] * len(exact), "o", color=colour, ms=6, alpha=0.6, mew=0)
+            if exact:
+                mean = sum(exact) / len(exact)
+                axes.plot([mean, mean], [-row - 0.32, -row + 0.02], color=INK, lw=1.5)
+        _reference(axes, submissions)
+        _name_rows(axes, [submission.name for submission in submissions])
+        axes.set_ylim(-len(submissions) + 0.4, 0.75)
+        axes.xaxis.set_major_formatter(_THOUSANDS)
+        axes.grid(axis="y", visible=False)
+        text = (
+            "Samples to target per run: discs interpolated, squares at the evaluation where the run stopped"
+        )
+        return svg(axes, text, "samples")
+
+
+def _beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
+    axes.annotate(text, place, xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
+    """The reference's mean, where all submissions have one batch size."""
+    sizes = {one.global_batch_size for one in submissions}
+    if len(sizes) != 1 or submissions[0].benchmark != "llama31_8b":
+        return
+    try:
+        mean = reference_points.reference(sizes.pop() or 0).mean_samples
+    except reference_points.RcpError:
+        return
+    axes.axvline(mean, color=INK, lw=1, ls=":")
+    axes.annotate("RCP mean", (mean, 0.6), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def time_budget(submissions: Sequence[Submission]) -> str | None:
+    """Minutes of training and of evaluation on the clock, of start-up before it; None where no log says."""
+    rows = [(submission, run_figures.summary(submission)) for submission in submissions]
+    usable = [(one, row) for one, row in rows if row["evaluation_share"] is not None]
+    if not usable:
+        return None
+    height = max(2.4, 1.5 + (0.5 if len(usable) <= MANY else 0.27) * len(usable))
+    with canvas("Where the time goes, mean run", "minutes; 0 is run_start", height=height) as axes:
+        for place, ((one, row), colour) in enumerate(zip(usable, colours(), strict=False)):
+            minutes = sum(run_figures.run_minutes(one)) / row["runs_converged"]
+            evaluation = row["evaluation_share"] * minutes
+            axes.barh(-place, minutes - evaluation, height=0.55, **_fill(colour))
+            axes.barh(
+                -place, evaluation, left=minutes - evaluation, height=0.55, **_fill(colour, striped=True)
+            )
+            axes.barh(-place, -(row["init_s"] or 0.0) / 60, height=0.55, color=colour, alpha=0.3)
+            _beside(axes, f"{100 * row['evaluation_share']:.1f} %", (minutes, -place))
+        axes.axvline(0, color=INK, lw=1)
+        axes.margins(x=0.12)
+        _name_rows(axes, [one.name for one, _ in usable])
+        text = "Time budget: training solid, evaluation striped, start-up before the clock pale on the left"
+        return svg(axes, text, "budget")

@@ -1,0 +1,150 @@
+"""Cells of a study: a name, and the recipe that trains under it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.base.errors import UsageError
+from harness.contract.build import ConfigProblem, build
+from harness.contract.config import Arm, Config, GemmFormat, Recipe
+
+BASELINE = "fp8"
+_FP8, _BF16 = GemmFormat(format="fp8"), GemmFormat(format="bf16")
+_SCOPES = {"F": ("fprop",), "FD": ("fprop", "dgrad"), "FDW": ("fprop", "dgrad", "wgrad")}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One recipe of a study.
+
+    Args:
+        stabiliser: row of the paper's table: none | stochastic | random hadamard | hadamard | "" (a reference).
+        scope: which GEMMs are MXFP4: F, FD or FDW; the others are FP8.
+        claimed: extra tokens the paper reports, in percent; None where it does not converge or says nothing.
+    """
+
+    name: str
+    recipe: Recipe
+    stabiliser: str = ""
+    scope: str = ""
+    claimed: tuple[float, float] | None = None
+    claimed_to_fail: bool = False
+
+
+def mxfp4(scope: str, **options: Any) -> Recipe:
+    """MXFP4 in the GEMMs of a scope, FP8 in the others."""
+    four = GemmFormat(format="mxfp4", **options)
+    fprop, dgrad, wgrad = (four if gemm in _SCOPES[scope] else _FP8 for gemm in ("fprop", "dgrad", "wgrad"))
+    return Recipe(fprop=fprop, dgrad=dgrad, wgrad=wgrad)
+
+
+def paper() -> list[Cell]:
+    """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 to hold them against."""
+    claims = {"F": (8.0, 9.0), "FD": (10.0, 11.0), "FDW": (26.0, 27.0)}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {
+        "none": ("none", {}),
+        "sr": ("stochastic", {"stochastic": "all"}),
+        "rh16": ("random hadamard", {"hadamard": 16, "signs": "step"}),
+    }
+    cells = [
+        Cell(
+            name=f"{short}-{scope.lower()}",
+            recipe=mxfp4(scope, **options),
+            stabiliser=stabiliser,
+            scope=scope,
+            claimed=None if scope == "FDW" and short != "none" else claims[scope],
+            claimed_to_fail=scope == "FDW" and short != "none",
+        )
+        for short, (stabiliser, options) in rows.items()
+        for scope in _SCOPES
+    ]
+    for size in (32, 16):
+        recipe, claimed = mxfp4("FDW", hadamard=size), (8.0, 9.0)
+        cells.append(
+            Cell(name=f"h{size}-fdw", recipe=recipe, stabiliser="hadamard", scope="FDW", claimed=claimed)
+        )
+    references = [Cell(name="bf16", recipe=Recipe(fprop=_BF16, dgrad=_BF16, wgrad=_BF16))]
+    return [*cells, *references, baseline()]
+
+
+# what the paper's ladder says, pair by pair: docs/study.md names them as the test of agreement
+CONTRASTS = (
+    ("none-fdw", "none-f"),
+    ("h16-fdw", "none-fdw"),
+    ("h32-fdw", "none-fdw"),
+    ("h16-fdw", "none-f"),
+    ("h32-fdw", "h16-fdw"),
+    ("none-fd", "none-f"),
+)
+
+
+def factorial() -> list[Cell]:
+    """Scale rule x rounding x transform in all three GEMMs, and candidates for a better recipe."""
+    cells = []
+    for rule in ("even", "rceil"):
+        for stochastic in ("none", "gradients"):
+            for size in (0, 16, 32):
+                options = {"scale_rule": rule, "stochastic": stochastic, "hadamard": size}
+                name = f"{rule}-{'sr' if stochastic != 'none' else 'rne'}-h{size}"
+                cells.append(Cell(name=name, recipe=mxfp4("FDW", **options), scope="FDW"))
+    square = mxfp4("FDW", hadamard=16, weight_rows=32)
+    gained = mxfp4("FDW", hadamard=16, gain=1.02)
+    only_wgrad = dataclasses.replace(mxfp4("FDW"), wgrad=GemmFormat(format="mxfp4", hadamard=16))
+    cells += [
+        Cell(name="h16-square-weights", recipe=square, scope="FDW"),
+        Cell(name="h16-gain", recipe=gained, scope="FDW"),
+        Cell(name="h16-wgrad-only", recipe=only_wgrad, scope="FDW"),
+    ]
+    return [*cells, baseline()]
+
+
+def baseline() -> Cell:
+    return Cell(name=BASELINE, recipe=Recipe(fprop=_FP8, dgrad=_FP8, wgrad=_FP8))
+
+
+def from_file(path: Path) -> list[Cell]:
+    """Cells from YAML: {name: {fprop: {format: ..}, dgrad: .., wgrad: ..}}; fp8 is added where it is missing.
+
+    Raises:
+        UsageError: no such file, or a recipe that cannot be.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: found no YAML file ({error})") from None
+    if not isinstance(document, Mapping) or not document:
+        raise UsageError(
+            f"{path}: found {type(document).__name__}; allowed: names of cells with their recipes"
+        )
+    try:
+        cells = [Cell(name=str(name), recipe=build(Recipe, row, str(name))) for name, row in document.items()]
+    except ConfigProblem as problem:
+        raise UsageError(f"{path}: {problem}") from None
+    return cells if BASELINE in document else [*cells, baseline()]
+
+
+def presets(config: Config) -> list[Cell]:
+    """The recipes of benchmark.yaml."""
+    return [*(Cell(name=name, recipe=recipe) for name, recipe in config.recipes.items()), baseline()]
+
+
+GRIDS = {"paper": paper, "factorial": factorial}
+NAMES = (*GRIDS, "presets")
+
+
+def cells_of(grid: str, config: Config) -> list[Cell]:
+    """The cells of a named grid, or of a file."""
+    if grid == "presets":
+        return presets(config)
+    return GRIDS[grid]() if grid in GRIDS else from_file(Path(grid))
+
+
+def arms_and_recipes(cells: list[Cell]) -> tuple[dict[str, Arm], dict[str, Recipe]]:
+    """What the configuration calls them; the baseline comes last."""
+    return {cell.name: Arm(recipe=cell.name) for cell in cells}, {cell.name: cell.recipe for cell in cells}

@@ -1,0 +1,120 @@
+"""The ending of a study: figures, sentences, a table for others to analyse, and the page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.records.log_groups import printable
+from harness.study import analysis, conclusions, grid
+from harness.study import page as study_page
+from harness.study.analysis import Estimate, Result
+from harness.study.pool import Curves
+
+_COLUMNS = ["cell", "seed", "samples", "log_perplexity"]
+
+
+def conclude(
+    curves: Curves, told: dict[str, Any], cells: Sequence[grid.Cell], place: Path, *, as_json: bool
+) -> int:
+    """Analyse, write the table, the page and its figures into `place`, and print.
+
+    Args:
+        told: what the document says besides: "study", "grid" and "target" (None: the baseline's at half its samples).
+    """
+    if told["target"] is None:
+        told["target"] = analysis.halfway(list(curves[grid.BASELINE].values()))
+    results = analysis.analyse(curves, grid.BASELINE, told["target"])
+    by_name = {cell.name: cell for cell in cells}
+    contrasts = analysis.contrasts(curves, grid.CONTRASTS, told["target"])
+    error = analysis.standard_error_pct(results)
+    says = conclusions.conclusions(results, contrasts, error, grid.BASELINE)
+    document = {**told, "results": [dataclasses.asdict(result) for result in results],
+                "contrasts": [{"cell": a, "other": b, **dataclasses.asdict(cost)} for a, b, cost in contrasts],
+                "standard_error_pct": error, "conclusions": says}  # fmt: skip
+    (place / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    _write_table(place / "study.csv", curves)
+    page = study_page.write(place / "study.html", results, curves, by_name, told["target"], says)
+    if as_json:
+        print(json.dumps(document, indent=1))
+    else:
+        _print(results, by_name)
+        print("\n".join(says))
+        print(f"page: {page}")
+    return EXIT_OK if all(result.runs for result in results) else EXIT_FAILED
+
+
+def read_table(path: Path) -> Curves:
+    """The curves of a study.csv, ours or anybody's.
+
+    Raises:
+        UsageError: no such file, or a line that is not cell, seed, samples and log perplexity.
+    """
+    found: dict[str, dict[int, list[tuple[int, float]]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            if next(rows, None) != _COLUMNS:
+                raise UsageError(f"{path}:1: found another header; allowed: {','.join(_COLUMNS)}")
+            for row in rows:
+                cell, seed, samples, loss = row
+                found.setdefault(cell, {}).setdefault(int(seed), []).append((int(samples), float(loss)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: found no table ({error}); allowed: a study.csv") from None
+    except ValueError as error:
+        raise UsageError(f"{path}:{rows.line_num}: {error}; allowed: {','.join(_COLUMNS)}") from None
+    if grid.BASELINE not in found:
+        raise UsageError(f"{path}: found no cell {grid.BASELINE}, which the others are held against")
+    return {cell: {seed: tuple(curve) for seed, curve in runs.items()} for cell, runs in found.items()}
+
+
+def _write_table(path: Path, curves: Curves) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for cell, runs in curves.items():
+            writer.writerows(
+                [cell, seed, samples, loss] for seed, curve in runs.items() for samples, loss in curve
+            )
+
+
+def _print(results: list[Result], cells: dict[str, grid.Cell]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in (
+        "cell",
+        "runs",
+        "failed",
+        "gap, nats",
+        "extra samples, %",
+        "to target, %",
+        "p (Holm)",
+        "paper, %",
+    ):
+        table.add_column(name, justify="left" if name == "cell" else "right", no_wrap=True)
+    for r in results:
+        cell = cells.get(r.cell)
+        holm = "-" if r.holm_p is None else f"{r.holm_p:.3f}"
+        numbers = [shown(r.gap_nats, 4), shown(r.extra_samples_pct, 1), shown(r.extra_to_target_pct, 1), holm]
+        table.add_row(printable(r.cell), str(r.runs), str(r.failed), *numbers, claim(cell))
+    Console(width=150).print(table)
+
+
+def shown(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    text = f"{value.mean:+.{digits}f}"
+    return text if value.low is None else f"{text} ({value.low:+.{digits}f} .. {value.high:+.{digits}f})"
+
+
+def claim(cell: grid.Cell | None) -> str:
+    if cell is None or not (cell.claimed or cell.claimed_to_fail):
+        return ""
+    return "does not converge" if cell.claimed_to_fail else "{:g}-{:g}".format(*(cell.claimed or (0, 0)))

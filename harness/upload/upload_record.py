@@ -1,0 +1,205 @@
+"""What leaves this machine of one attempt: its curves, and its settings without names of hosts, people and places."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compliance import leaks, mllog, runlog
+from compliance.runlog import RunLog
+from harness.analysis import energy
+from harness.base.errors import UsageError
+from harness.config.file import leaves_of
+from harness.contract import files
+from harness.records.log_groups import printable
+
+WITHHELD = "(withheld)"
+_PLACES = (  # say where, not what
+    "launch", "data.directory", "runs.output", "runs.upload", "checkpoint.directory", "checkpoint.resume",
+)  # fmt: skip
+_PATH = re.compile(r"(?:^|[\s\"'=:,\[])(?:~|[A-Z]:\\|/[\w.])")
+_SYSTEM = (
+    "python",
+    "packages",
+    "platform",
+    "machine",
+    "cpu",
+    "cores",
+    "accelerator",
+    "system",
+    "git",
+    "variables",
+)
+_TRAIN = {  # metrics.jsonl -> what it is called there
+    "loss": "train/loss",
+    "lr": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+    "step_s": "train/step_s",
+}
+_LONGEST = 500  # characters of a setting
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """Values at one optimizer step.
+
+    Args:
+        time_s: since the epoch, by the clock of the log.
+    """
+
+    step: int
+    samples: int
+    time_s: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One attempt.
+
+    Args:
+        name: of campaign, run and attempt.
+        group: the campaign.
+        settings: configuration, run and system, by dotted name.
+        results: outcome, samples, minutes, energy.
+    """
+
+    name: str
+    group: str
+    benchmark: str
+    points: tuple[Point, ...]
+    settings: Mapping[str, Setting]
+    results: Mapping[str, Setting]
+
+
+def finished_log(attempt: Path) -> RunLog:
+    """The attempt's log, which has to have ended: nothing is uploaded of a run that may still train.
+
+    Raises:
+        UsageError: no log, or no run_stop in it.
+    """
+    path = attempt / "result.txt"
+    if not path.is_file():
+        raise UsageError(
+            f"{printable(attempt)}: found no result.txt; allowed: a campaign, or an attempt of one"
+        )
+    log = runlog.build(mllog.read(path))
+    if log.run_start_ms is None or log.run_stop_ms is None:
+        found = "found a log without run_stop: the run still trains, or was cut off"
+        raise UsageError(f"{printable(path)}: {found}; allowed: runs that have stopped")
+    return log
+
+
+def gather(attempt: Path) -> Record:
+    """Read the files of an attempt that has ended.
+
+    Raises:
+        UsageError: it has not.
+    """
+    log, campaign = finished_log(attempt), attempt.parent.parent.name
+    document: Any = files.read_json(attempt / "config.json") or {}
+    system: Any = files.read_json(attempt / "environment.json") or {}
+    known = {
+        **document,
+        "environment": {name: system.get(name) for name in _SYSTEM},
+    }
+    rows = list(_rows(attempt / "metrics.jsonl"))
+    return Record(
+        name=f"{campaign}_{attempt.parent.name}_{attempt.name}",
+        group=campaign,
+        benchmark=printable(log.benchmark or "unknown"),
+        points=tuple(_points(rows, attempt, (log.run_start_ms or 0) / 1000)),
+        settings=dict(_settings(known, _hosts())),
+        results=_results(log, attempt),
+    )
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # half a line of a run that was cut off
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            yield row
+
+
+def _points(rows: Sequence[Mapping[str, Any]], attempt: Path, start_s: float) -> Iterator[Point]:
+    """Training steps with the power of their time, and evaluations; the clock is set right at every evaluation."""
+    power, now = energy.totals(attempt), start_s
+    for row in rows:
+        began = now
+        if row.get("kind") == "train":
+            now += _finite(row.get("step_s")) or 0.0
+            named = {name: row.get(key) for key, name in _TRAIN.items()}
+            named |= {f"power/{source} W": _mean(samples, began, now) for source, samples in power.items()}
+        elif row.get("kind") == "eval":
+            now = start_s + (_finite(row.get("elapsed_s")) or now - start_s)
+            named = {"eval/log_perplexity": row.get("loss")}
+        else:
+            continue
+        values = {name: known for name, value in named.items() if (known := _finite(value)) is not None}
+        yield Point(
+            step=row["step"], samples=int(_finite(row.get("samples")) or 0), time_s=now, values=values
+        )
+
+
+def _mean(samples: Sequence[tuple[float, float]], began: float, ended: float) -> float | None:
+    first, last = (bisect.bisect_left(samples, (when, 0.0)) for when in (began, ended))
+    return math.fsum(watts for _, watts in samples[first:last]) / (last - first) if last > first else None
+
+
+def _finite(value: Any) -> float | None:
+    """NaN and infinity are texts in our files, and no point of a curve."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def _results(log: RunLog, attempt: Path) -> dict[str, Setting]:
+    found: dict[str, Setting] = {
+        "status": printable(log.run_status or "unknown"),
+        "samples": log.samples_at_stop,
+    }
+    if log.duration_s is not None:
+        found["minutes"] = log.duration_s / 60
+    for use in energy.of_attempt(attempt, log.run_start_ms, log.run_stop_ms):
+        found[f"energy, {printable(use.source)}, kWh ({energy.LABEL})"] = use.energy_kwh
+    return found
+
+
+def _hosts() -> list[re.Pattern[str]]:
+    """This machine's names, as words."""
+    names = {platform.node(), platform.node().partition(".")[0]} - {"", "localhost"}
+    return [re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])") for name in names]
+
+
+def _settings(document: Mapping[str, Any], hosts: Sequence[re.Pattern[str]]) -> Iterator[tuple[str, Setting]]:
+    for path, value in leaves_of(document):
+        name = path.removeprefix("config.")
+        if not any(name == place or name.startswith(f"{place}.") for place in _PLACES):
+            yield printable(name), shareable(name, value, hosts)
+
+
+def shareable(name: str, value: Any, hosts: Sequence[re.Pattern[str]]) -> Setting:
+    """The value as it may be published; a word in the place of a host, a person, a path of here, or a secret."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    said = f'"{name.rpartition(".")[2]}": "{text}"'
+    told = [fault for line in (said, text) for fault in leaks.line(line, name, 1)]
+    if told or any(pattern.search(text) for pattern in (_PATH, *hosts)):
+        return WITHHELD
+    return printable(text, _LONGEST)

@@ -1,0 +1,227 @@
+"""How fast the CPU's quantise-dequantise is: against a memory copy and against torchao, in one run.
+
+Every function is compared with the specification bit for bit before it is timed; repetitions are interleaved, so a busy
+machine slows all of them alike, and the median counts. Fresh memory costs page faults unless the allocator keeps what
+was freed, as in training (harness/contract/environment.py sets MALLOC_*): the bench counts the faults of a copy and
+says so.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.hadamard import matrix
+from kernels.philox import Draw
+from kernels.quantize import cpu, reference
+from kernels.recipe import Quantizer, Rounding
+from kernels.tools.oracles import torchao_missing
+
+_H16 = Quantizer(hadamard=16)
+_OURS = {  # name -> (how to quantise, whether the matrix is a transposed view)
+    "quantise-dequantise": (Quantizer(), False),
+    "H16 + quantise-dequantise": (_H16, False),
+    "transposed": (Quantizer(), True),
+    "transposed, H16": (_H16, True),
+    "stochastic": (Quantizer(rounding=Rounding.STOCHASTIC), False),
+}
+_TORCHAO = "torchao to_mx + to_dtype"
+_TORCHAO_H16 = "H16 + torchao to_mx + to_dtype"
+_COPY = "clone"
+_LIMITS = (  # name, torchao's counterpart, least speedup over it, most time against the copy
+    ("quantise-dequantise", _TORCHAO, 20.0, 4.0),
+    ("H16 + quantise-dequantise", _TORCHAO_H16, 12.0, 4.0),
+)
+_VERIFIED_ROWS = 512
+_DRAW = Draw(seed=1, offset=2)
+
+Work = Callable[[Tensor], object]
+
+
+def bench(size: int = 4096, repetitions: int = 9) -> dict[str, Any]:
+    """Time square matrices of `size` in FP32 and BF16, on one thread and on all that torch uses.
+
+    Raises:
+        ValueError: an implementation that differs from the specification; nothing is timed then.
+    """
+    threads = torch.get_num_threads()
+    cases, checks = [], []
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+            _verify(x)
+            for count in sorted({1, threads}):
+                torch.set_num_threads(count)
+                seconds = _timed(x, repetitions)
+                label = {"dtype": str(dtype).removeprefix("torch."), "threads": count}
+                cases += [{**label, **row} for row in _rows(seconds, x.numel())]
+                checks += [{**label, **check} for check in _checks(seconds)]
+    finally:
+        torch.set_num_threads(threads)
+    found = {"machine": _machine(x), "size": size, "repetitions": repetitions, "bits_equal_reference": True}
+    return {**found, "cases": cases, "checks": checks}
+
+
+def main(json: bool = False, size: int = 4096, repetitions: int = 9) -> int:
+    """Print the table, or one JSON document. 0; 1 when the bits are wrong or a limit is missed."""
+    try:
+        found = bench(size, repetitions)
+    except ValueError as error:
+        print(json_module.dumps({"bits_equal_reference": False, "error": str(error)}) if json else error)
+        return 1
+    print(json_module.dumps(found, indent=2) if json else "\n".join(_table(found)))
+    return 0 if all(check["ok"] for check in found["checks"]) else 1
+
+
+def _ours(x: Tensor, quantizer: Quantizer, transposed: bool) -> Tensor:
+    draw = _DRAW if quantizer.rounding is Rounding.STOCHASTIC else None
+    return cpu.quantize_dequantize(x.t() if transposed else x, quantizer, draw=draw)
+
+
+def _verify(x: Tensor) -> None:
+    part = x[:_VERIFIED_ROWS]
+    for name, (quantizer, transposed) in _OURS.items():
+        draw = _DRAW if quantizer.rounding is Rounding.STOCHASTIC else None
+        view = part.t() if transposed else part
+        expected = reference.dequantize(reference.quantize(view, quantizer, draw=draw)).to(torch.bfloat16)
+        got = _ours(part, quantizer, transposed)
+        wrong = (got.view(torch.int16) != expected.contiguous().view(torch.int16)).sum().item()
+        if wrong:
+            raise ValueError(f"{name}, {x.dtype}: {wrong} values of {got.numel()} differ from the reference")
+
+
+def _timed(x: Tensor, repetitions: int) -> dict[str, float]:
+    """Median seconds of every function; their repetitions take turns."""
+    works: dict[str, Work] = {_COPY: torch.clone}
+    for name, (quantizer, transposed) in _OURS.items():
+        works[name] = lambda x, q=quantizer, t=transposed: _ours(x, q, t)  # type: ignore[misc]
+    if torchao_missing() is None:
+        works |= {_TORCHAO: _torchao, _TORCHAO_H16: _torchao_h16}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repetition in range(repetitions + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            result = work(x)
+            taken = time.perf_counter() - start
+            del result
+            if repetition:  # the first one faults the memory in
+                seconds[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def _torchao(x: Tensor) -> Tensor:
+    """torchao's MXFP4 with the same scale rule and the same BF16 output."""
+    from torchao.prototype.mx_formats.config import ScaleCalculationMode
+    from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx
+
+    scales, elements = to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode.EVEN)
+    return to_dtype(elements, scales, torch.float4_e2m1fn_x2, 32, torch.bfloat16)
+
+
+def _torchao_h16(x: Tensor) -> Tensor:
+    return _torchao((x.view(-1, 16) @ (matrix(16) / 4).to(x.dtype)).view(x.shape))
+
+
+def _rows(seconds: dict[str, float], elements: int) -> list[dict[str, Any]]:
+    rows = []
+    for name, taken in seconds.items():
+        theirs = seconds.get(_TORCHAO_H16 if "H16" in name else _TORCHAO)
+        rows.append(
+            {
+                "name": name,
+                "ns_per_element": taken / elements * 1e9,
+                "times_clone": taken / seconds[_COPY],
+                "torchao_over_this": theirs / taken if theirs else None,
+            }
+        )
+    return rows
+
+
+def _checks(seconds: dict[str, float]) -> list[dict[str, Any]]:
+    checks = []
+    for name, theirs, least, most in _LIMITS:
+        ratio = seconds[name] / seconds[_COPY]
+        checks.append({"what": f"{name}: times clone", "found": ratio, "at_most": most, "ok": ratio <= most})
+        if theirs in seconds:
+            gain = seconds[theirs] / seconds[name]
+            checks.append(
+                {"what": f"{name}: over torchao", "found": gain, "at_least": least, "ok": gain >= least}
+            )
+    return checks
+
+
+def _machine(x: Tensor) -> dict[str, Any]:
+    missing = torchao_missing()
+    faults = _page_faults(x)
+    return {
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torchao": _version("torchao") if missing is None else f"not compared: {missing}",
+        "engine": cpu.engine(),
+        "page_faults_of_a_clone": faults,
+        "allocator": "keeps freed memory, as in training" if faults < 1000 else (
+            "gives freed memory back: fresh tensors cost page faults; training sets MALLOC_* "
+            "(harness/contract/environment.py)"
+        ),
+    }  # fmt: skip
+
+
+def _page_faults(x: Tensor) -> int:
+    for _ in range(2):
+        x.clone()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x.clone()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    machine = found["machine"]
+    lines = [
+        f"{machine['cpu']}, torch {machine['torch']}, torchao {machine['torchao']}, engine {machine['engine']}",
+        f"allocator {machine['allocator']} ({machine['page_faults_of_a_clone']} page faults a clone)",
+        f"{found['size']} x {found['size']}, medians of {found['repetitions']} interleaved repetitions; "
+        "bits equal the reference",
+        "",
+        f"{'':<32}{'ns/element':>12}{'x clone':>10}{'torchao / this':>16}",
+    ]
+    last = None
+    for case in found["cases"]:
+        label = f"{case['dtype']}, {case['threads']} thread{'s' if case['threads'] > 1 else ''}"
+        if label != last:
+            lines.append(label)
+            last = label
+        gain = "" if case["torchao_over_this"] is None else f"{case['torchao_over_this']:.1f}"
+        row = f"  {case['name']:<30}{case['ns_per_element']:>12.3f}{case['times_clone']:>10.2f}{gain:>16}"
+        lines.append(row)
+    lines += ["", "limits"]
+    for check in found["checks"]:
+        limit = f"at most {check['at_most']:g}" if "at_most" in check else f"at least {check['at_least']:g}"
+        verdict = "met" if check["ok"] else "MISSED"
+        label = f"{check['dtype']}, {check['threads']} threads"
+        lines.append(f"  {label:<22}{check['what']:<44}{check['found']:>8.2f}  {limit:<12} {verdict}")
+    return lines

@@ -1,0 +1,201 @@
+"""Compile every kernel for GPUs that are not there, and read the assembly: which instructions, registers, spills."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.architectures import Platform
+from kernels.formats import E4M3
+from kernels.matmul import triton as gemm
+from kernels.matmul.engine import Use
+from kernels.quantize import triton as quantize
+from kernels.quantize import triton_fp8
+from kernels.recipe import Format, Quantizer, Rounding
+
+TARGETS = {
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx950": GPUTarget("hip", "gfx950", 64),
+}
+_MATRIX = r"\b(?:tcgen05\.mma|mma\.sync|wgmma\.mma_async|v_mfma|v_mfma_scale)[\w.:]*"
+_CONVERSION = (
+    r"\b(?:cvt\.rn\.satfinite\.e[245]m[123]x2\.f32|v_cvt_scalef32_pk_fp4_f32|v_cvt_scalef32_pk_fp8_f32)"
+)
+_MOVES = r"\b(?:tcgen05\.cp|cp\.async\.bulk\.tensor)\b"
+_SIGNATURE = {
+    "x_ptr": "*bf16", "row_matrix": "*bf16", "column_matrix": "*bf16", "scale_ptr": "*fp32", "alpha": "fp32",
+    "row_values": "*i32", "column_values": "*i32", "c": "*bf16",
+    "row_seed": "i64", "row_offset": "i64", "column_seed": "i64", "column_offset": "i64",
+    "M": "i32", "N": "i32", "K": "i32",
+}  # fmt: skip
+_UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel with its constants, as a launch on whole tiles would pass them."""
+
+    name: str
+    kernel: Any
+    constants: dict[str, Any]
+    options: dict[str, Any]  # of the compiler
+    types: dict[str, str]  # of pointers that differ from the usual
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the compiler made of a case."""
+
+    target: str
+    case: str
+    matrix: dict[str, int]  # matrix instructions and how often they occur
+    conversions: dict[str, int]
+    moves: dict[str, int]  # bulk copies, of tiles and into tensor memory
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    instructions: int  # NVIDIA: SASS; AMD: assembly
+
+
+def cases(target: str) -> Iterator[Case]:
+    """Every kernel in the form that runs on this target."""
+    on = Platform(target)
+    for name, rows, columns, packed in _quantizers():
+        swizzled = on.has_tensor_memory and packed
+        shape = (4096, 4096)
+        _, constants = quantize.launch_options(
+            *shape, rows, columns, packed, swizzled, quantize.target_of(on)
+        )
+        element = (rows or columns).quantizer.element  # type: ignore[union-attr]
+        out = "*i16" if not packed else "*u8" if element == E4M3 else "*i32"
+        types = {"row_values": out, "column_values": out}
+        yield _case(name, quantize.quantize_kernel, constants, types)
+    if on.has_fp8_units:
+        element = (E4M3.mantissa_bits, E4M3.min_exponent, E4M3.max_exponent, E4M3.largest)
+        constants = {
+            "ELEMENT": element,
+            "TARGET": "arithmetic",
+            "ROW": True,
+            "COLUMN": True,
+            "BM": 64,
+            "BN": 128,
+        }
+        yield _case("fp8 cast, both", triton_fp8.cast_kernel, constants, {})
+    if on.has_fp4_units:
+        kernel = gemm.descriptor if on.has_tensor_memory else gemm.plain
+        for element_name in ("e2m1", "e4m3"):
+            tiling = gemm.candidates(element_name, on.has_tensor_memory)[0]
+            options = gemm.launch_options(tiling, element_name, False, interpreted=False)
+            yield _case(f"gemm {element_name}, {tiling}", kernel, options, {})
+
+
+def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, bool]]:
+    plain, h16 = Use(Quantizer()), Use(Quantizer(hadamard=16))
+    chance = Use(Quantizer(hadamard=16, rounding=Rounding.STOCHASTIC))
+    mxfp8 = Use(Quantizer(format=Format.MXFP8, element=E4M3))
+    yield "mxfp4, rows", plain, None, True
+    yield "mxfp4 H16, rows", h16, None, True
+    yield "mxfp4 H16, both", h16, h16, True
+    yield "mxfp4 H16 stochastic, both", chance, chance, True
+    yield "mxfp4 H16 values, both", h16, h16, False
+    yield "mxfp8, both", mxfp8, mxfp8, True
+
+
+def _case(name: str, kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Case:
+    options = {k: v for k, v in constants.items() if k in ("num_warps", "enable_fp_fusion")}
+    return Case(name, kernel, {k: v for k, v in constants.items() if k not in options}, options, types)
+
+
+def compiled(target: str, case: Case) -> Found:
+    """Compile one case and read its assembly."""
+    names = case.kernel.arg_names
+    types = {**_SIGNATURE, **case.types}
+    signature = {n: "constexpr" if n in case.constants else types.get(n, "*u8") for n in names}
+    aligned = [(i,) for i, n in enumerate(names) if n not in case.constants and n not in _UNALIGNED]
+    source = ASTSource(
+        case.kernel,
+        signature,
+        constexprs=case.constants,
+        attrs={i: [["tt.divisibility", 16]] for i in aligned},
+    )
+    kernel = triton.compile(source, target=TARGETS[target], options=case.options)
+    text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
+    registers, spilled, instructions = _nvidia(kernel) if "ptx" in kernel.asm else _amd(text)
+    matrix, conversions, moves = (
+        dict(Counter(re.findall(pattern, text))) for pattern in (_MATRIX, _CONVERSION, _MOVES)
+    )
+    shared = kernel.metadata.shared
+    return Found(target, case.name, matrix, conversions, moves, registers, spilled, shared, instructions)
+
+
+def _nvidia(kernel: Any) -> tuple[int, int, int]:
+    """Registers, stack bytes (spills are the only use of the stack here) and SASS instructions of a cubin."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = _output(tools / "cuobjdump", "--dump-resource-usage", file.name)
+        sass = _output(tools / "nvdisasm", "-c", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump: found no resource usage in:\n{usage[-500:]}")
+    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*)", sass, re.M)
+    return int(found[1]), int(found[2]), sum("NOP" not in line for line in lines)
+
+
+def _output(program: Path, *arguments: str) -> str:
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{program.name}: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _amd(text: str) -> tuple[int, int, int]:
+    def number(key: str) -> int:
+        found = re.search(rf"\.{key}:\s+(\d+)", text)
+        return int(found[1]) if found else 0
+
+    spilled = 4 * (number("vgpr_spill_count") + number("sgpr_spill_count"))
+    return number("vgpr_count"), spilled, len(re.findall(r"^\s+(?:[vs]_|ds_|buffer_|global_)", text, re.M))
+
+
+def complaints(found: Found) -> list[str]:
+    """What a kernel should contain and does not."""
+    on, where = Platform(found.target), f"{found.target}, {found.case}"
+    texts = []
+    if found.case.startswith("gemm") and not any("scale" in name for name in found.matrix):
+        texts.append(
+            f"{where}: found {list(found.matrix) or 'no matrix instruction'}; wanted a block-scaled one"
+        )
+    if found.case.startswith("gemm") and on.has_tensor_memory and "tcgen05.cp" not in found.moves:
+        texts.append(f"{where}: scales go through registers; wanted tcgen05.cp")
+    if "H16" in found.case and not found.matrix:
+        texts.append(f"{where}: the transform uses no matrix instruction")
+    nearest = found.case.startswith("mxfp4") and "values" not in found.case and "stochastic" not in found.case
+    if nearest and on.has_fp4_units and not found.conversions:
+        texts.append(f"{where}: found no hardware conversion to E2M1")
+    if found.spilled_bytes:
+        texts.append(f"{where}: {found.spilled_bytes} bytes of registers spilled")
+    return texts
+
+
+def line(found: Found) -> str:
+    """One kernel on one line."""
+    used = {**found.matrix, **found.conversions, **found.moves}
+    text = ", ".join(f"{count} x {name}" for name, count in used.items()) or "no special instructions"
+    numbers = f"{found.registers:3d} registers, {found.spilled_bytes} B spilled"
+    size = f"{found.shared_bytes / 1024:5.1f} kB shared, {found.instructions:5d} instructions"
+    return f"{found.target:<7} {found.case:<44} {numbers}, {size}: {text}"

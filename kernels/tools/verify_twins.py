@@ -1,0 +1,161 @@
+"""Twins compared element by element: the specification against every other implementation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.formats import E2M1, E4M3, E5M2, unpack
+from kernels.matmul.engine import Use
+from kernels.philox import Draw, Randomness
+from kernels.quantize import cpu, reference
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.tools import inputs
+
+_MOVED = 1e-4  # share of elements that the order of a Hadamard sum may move over a rounding boundary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One twin over all its cases."""
+
+    twin: str
+    cases: int
+    elements: int
+    moved: int  # elements that differ where the order of a sum is free
+    difference: str | None  # the first one, located
+
+
+Twin = Callable[[Tensor, Use], Iterator[tuple[str, Tensor, Tensor]]]  # (what, got, expected), both (R, ..)
+
+
+def quantizers(transforms: bool = True) -> list[Quantizer]:
+    """What is compared: every scale rule, block, rounding and transform."""
+    sizes = (0, 16, 32) if transforms else (0,)
+    found = [Quantizer(scale_rule=r, hadamard=h, rows=n) for r in ScaleRule for h in sizes for n in (1, 32)]
+    found += [Quantizer(rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
+    if transforms:
+        signed = Quantizer(hadamard=16, signs=Signs.FIXED)
+        found += [signed, Quantizer(hadamard=64), Quantizer(hadamard=128)]
+    for element in (E4M3, E5M2):
+        found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in ScaleRule]
+    return found
+
+
+def use(quantizer: Quantizer, seed: int, device: torch.device) -> Use:
+    """A quantisation with the random numbers its quantizer needs."""
+    signs = None
+    if quantizer.signs is not Signs.NONE:
+        signs = Randomness(seed).signs(quantizer.hadamard, per_step=False, device=device)
+    return Use(quantizer, Draw(seed, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
+
+
+def run(
+    twin: str, compare: Twin, *, device: torch.device, shapes: Sequence[tuple[int, int]], seeds: int,
+    chosen: Sequence[Quantizer], order_is_free: bool = False, kinds: Sequence[str] = tuple(inputs.KINDS),
+) -> Outcome:  # fmt: skip
+    """Compare one twin with the specification until its first difference.
+
+    Args:
+        order_is_free: its Hadamard sums may be added in another order; then exact sums must agree to the bit, and of
+            others hardly an element may move.
+    """
+    cases = elements = moved = 0
+    for quantizer in chosen:
+        for seed in range(seeds):
+            for kind in kinds:
+                shape = shapes[(seed + cases) % len(shapes)]
+                x = inputs.make(kind, shape, seed).to(device)
+                if shape[1] % max(quantizer.block, quantizer.hadamard) or shape[0] % quantizer.rows:
+                    continue
+                free = order_is_free and quantizer.hadamard > 0 and kind not in inputs.SUMS_ARE_EXACT
+                if free and kind in ("any bits", "magnitudes"):
+                    continue  # one ulp of a sum may move a scale there
+                for what, got, expected in compare(x, use(quantizer, seed, device)):
+                    count, first = _differences(got, expected)
+                    if first is not None and not free:
+                        where = _located(x, quantizer, what, got, expected, first)
+                        return Outcome(twin, cases, elements, moved, f"{kind}, seed {seed}: {where}")
+                    moved += count
+                    elements += got.numel()
+                cases += 1
+    share = moved / max(elements, 1)
+    many = f"{share:.1e} of the elements differ; a sum's order accounts for {_MOVED:.0e}"
+    return Outcome(twin, cases, elements, moved, many if share > _MOVED else None)
+
+
+def _differences(got: Tensor, expected: Tensor) -> tuple[int, int | None]:
+    """How many entries differ, and the flat index of the first."""
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return expected.numel(), 0
+    wrong = (_bits(got) != _bits(expected)).flatten().nonzero()
+    return len(wrong), (int(wrong[0]) if len(wrong) else None)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """What must be equal: bits, but all NaN alike."""
+    if not x.is_floating_point():
+        return x
+    width = {2: torch.int16, 4: torch.int32}[x.element_size()]
+    return torch.where(x.isnan(), torch.full_like(x, torch.nan), x).view(width)
+
+
+def _located(x: Tensor, quantizer: Quantizer, what: str, got: Tensor, expected: Tensor, flat: int) -> str:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return f"{what} {tuple(got.shape)} {got.dtype}, not {tuple(expected.shape)} {expected.dtype}"
+    row, column = divmod(flat, got.size(1))
+    place = (
+        f"row {row}, block {column}" if what == "scales" else f"row {row}, block {column // quantizer.block}"
+    )
+    if what != "scales":
+        place += f", element {column % quantizer.block}"
+    values = f"got {got[row, column].item()}, expected {expected[row, column].item()}"
+    how = f"{quantizer.format.value} {quantizer.scale_rule.value} {quantizer.transform} rows {quantizer.rows}"
+    start = (column if what == "scales" else column // quantizer.block) * quantizer.block
+    block = x[row, start : start + 4].float().tolist()
+    return f"{tuple(x.shape)} {how}, {what}: {place}: {values}; the block begins with {block}"
+
+
+def reference_parts(x: Tensor, one: Use) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (M, K), scales per row (M, K // 32), BF16 values (M, K) by the specification."""
+    quantized = reference.quantize(x, one.quantizer, draw=one.draw, signs=one.signs)
+    codes = unpack(quantized.elements) if one.quantizer.element == E2M1 else quantized.elements
+    scales = quantized.scales.repeat_interleave(one.quantizer.rows, 0)
+    return codes, scales, reference.dequantize(quantized).bfloat16()
+
+
+def cpu_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The CPU's quantise-dequantise, of the matrix and of the transposed view of its transpose."""
+    _, _, expected = reference_parts(x, one)
+    turned = x.t().contiguous().t()
+    for view in (x, turned, x.float()):
+        yield "values", cpu.quantize_dequantize(view, one.quantizer, draw=one.draw, signs=one.signs), expected
+
+
+def triton_packed(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The fused kernel's elements and scales: rows of x, and columns of its transpose."""
+    from kernels.quantize import triton
+
+    codes, scales, _ = reference_parts(x, one)
+    rows, _ = triton.quantize(x, one, None)
+    _, columns = triton.quantize(x.t().contiguous(), None, one)
+    for packed in (rows, columns):
+        assert packed is not None
+        yield "scales", packed.scales, scales
+        got = unpack(packed.elements) if one.quantizer.element == E2M1 else packed.elements
+        yield "elements", got, codes
+
+
+def triton_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The kernel's quantise-dequantise, of rows and of columns; Hadamard sums that are exact."""
+    from kernels.quantize import triton
+
+    _, _, expected = reference_parts(x, one)
+    rows, _ = triton.quantize_dequantize(x, one, None)
+    _, columns = triton.quantize_dequantize(x.t().contiguous(), None, one)
+    for values in (rows, columns):
+        assert values is not None
+        yield "values", values, expected

@@ -1,0 +1,155 @@
+"""The growing .bin of a build, and the record from which an interrupted build continues to the same bytes.
+
+Beside `PREFIX.bin` and `.idx` lies `PREFIX.build.json`: what the tokens are made of, and how far they are. The record
+is replaced after the data it speaks of is on the disk; whatever was written behind it is cut off on the way back in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from submission.corpus.c4_encode import Encoded
+from submission.corpus.c4_index import write_index
+from submission.corpus.c4_read import Position
+
+
+class OutputError(Exception):
+    """What lies at the output cannot be continued or replaced; says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is on the disk for good."""
+
+    position: Position = field(default_factory=Position)  # the first line that is not
+    documents: int = 0
+    tokens: int = 0
+    encoded: bool = False  # every line is; the index may still be missing
+    finished: bool = False
+
+
+class Output:
+    """One build's files; the process that holds it is the only one that writes them."""
+
+    def __init__(self, prefix: Path, made_of: dict[str, Any], *, force: bool):
+        """Begin, or continue where the record ends.
+
+        Args:
+            made_of: everything the bytes depend on; a build is only continued with the same.
+            force: replace what is there.
+
+        Raises:
+            OutputError: another build is running, was made of something else, or its files are damaged.
+        """
+        self._prefix, self._made_of = prefix, made_of
+        self._token_bytes = np.dtype(made_of["token_type"]).itemsize
+        self._lock = _locked(self._path("lock"))
+        if force:
+            for end in ("build.json", "bin", "idx", "bin.part", "idx.part", "lengths.part"):
+                self._path(end).unlink(missing_ok=True)
+        self.progress = self._recorded()
+        if not self.progress.encoded:
+            self._tokens = self._continued("bin.part", self.progress.tokens * self._token_bytes)
+            self._lengths = self._continued("lengths.part", self.progress.documents * 4)
+
+    def append(self, encoded: Encoded, end: Position) -> None:
+        """Add the documents of a block that ends at `end`."""
+        self._tokens.write(encoded.tokens)
+        self._lengths.write(encoded.lengths)
+        self.progress = replace(
+            self.progress,
+            position=end,
+            documents=self.progress.documents + len(encoded.lengths) // 4,
+            tokens=self.progress.tokens + len(encoded.tokens) // self._token_bytes,
+        )
+
+    def checkpoint(self) -> None:
+        for file in (self._tokens, self._lengths):
+            file.flush()
+            os.fsync(file.fileno())
+        self._record(self.progress)
+
+    def finish(self) -> None:
+        """Write the index and give the files their names; may be interrupted and repeated like everything else."""
+        if not self.progress.encoded:
+            self.progress = replace(self.progress, encoded=True)
+            self.checkpoint()
+            self._tokens.close()
+            self._lengths.close()
+        if not self.progress.finished:
+            write_index(self._path("idx.part"), self._path("lengths.part"), self._made_of["token_type"])
+            if self._path("bin.part").exists():  # not so where the last attempt came further
+                self._path("bin.part").replace(self._path("bin"))
+            self._path("idx.part").replace(self._path("idx"))
+            self.progress = replace(self.progress, finished=True)
+            self._record(self.progress)
+        self._path("lengths.part").unlink(missing_ok=True)
+        self._path("lock").unlink(missing_ok=True)
+        self._lock.close()
+
+    def _path(self, end: str) -> Path:
+        return self._prefix.with_name(f"{self._prefix.name}.{end}")
+
+    def _recorded(self) -> Progress:
+        path = self._path("build.json")
+        if not path.exists():
+            there = [self._path(end) for end in ("bin", "idx") if self._path(end).exists()]
+            if there:
+                raise OutputError(f"{there[0]}: is there already, and no build wrote it; --force replaces it")
+            return Progress()
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            progress = Progress(
+                **{**record["progress"], "position": Position(**record["progress"]["position"])}
+            )
+            made_of = record["made_of"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path}: not a build's record ({error!r}); --force starts anew") from None
+        for key, wanted in self._made_of.items():
+            if (found := made_of.get(key)) != wanted:
+                raise OutputError(
+                    f"{path}: found a build with {key} = {str(found)[:80]}; this one has {str(wanted)[:80]}: "
+                    "another --out, or --force"
+                )
+        return progress
+
+    def _continued(self, end: str, size: int) -> IO[bytes]:
+        path = self._path(end)
+        file = path.open("r+b" if path.exists() else "w+b")
+        found = file.seek(0, os.SEEK_END)
+        if found < size:
+            raise OutputError(
+                f"{path}: found {found:,} bytes; expected at least {size:,}: --force starts anew"
+            )
+        file.truncate(size)
+        file.seek(size)
+        return file
+
+    def _record(self, progress: Progress) -> None:
+        path, part = self._path("build.json"), self._path("build.json.part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump({"progress": asdict(progress), "made_of": self._made_of}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(
+            f"{path}: another process builds this; wait for it, or choose another --out"
+        ) from None
+    return file

@@ -1,0 +1,96 @@
+"""Looks at what quantising does to the numbers of a step: the same training, bit for bit, seen by an observer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from harness.contract.config import Diagnostics
+from kernels.formats import E8M0_BIAS
+from kernels.observe import error_figures
+from kernels.observe.collector import OPERAND, Collector, Key, Sums
+from kernels.observe.sketch import History
+from kernels.recipe import Gemm
+from submission.precision import Linears
+from submission.proof import natural
+
+_SIDES = ("left", "right")
+
+
+class Diagnoser:
+    """One rank's part in the looks of a run; the first rank gathers and keeps what it needs of earlier ones.
+
+    The process groups must stand. Every rank shows its own tokens and its own part of a weight; energies are relative,
+    and averaged over micro batches and ranks; gradients are summed over them.
+    """
+
+    def __init__(self, settings: Diagnostics, linears: Linears):
+        self._settings, self._linears = settings, linears
+        part = parallel_state.get_tensor_model_parallel_rank()
+        self._collector = Collector(most_rows=settings.rows, part=part)
+        self._histories: dict[str, History] = defaultdict(History)
+        self.found: list[dict[str, Any]] = []  # by the last look, on the first rank
+
+    @contextlib.contextmanager
+    def watching(self, step: int) -> Iterator[None]:
+        """Train this step, counted from 1, inside; it is looked at where the configuration says so."""
+        if not self._settings.looks_at(step):
+            yield
+            return
+        self._linears.observer = self._collector
+        try:
+            yield
+        finally:
+            self._linears.observer = None
+        self.found = self._rows(step)
+
+    def _rows(self, step: int) -> list[dict[str, Any]]:
+        mine = self._collector.take()
+        first = dist.get_rank() == 0
+        everyone: list[Any] | None = [None] * dist.get_world_size() if first else None
+        dist.gather_object(mine, everyone)
+        if everyone is None:
+            return []
+        merged: dict[Key, Sums] = {}
+        for part in everyone:
+            for key, sums in part.items():
+                if key in merged:
+                    merged[key].add(sums)
+                else:
+                    merged[key] = sums
+        order = [gemm.value for gemm in Gemm]
+        keys = sorted(merged, key=lambda key: (natural(key[0]), order.index(key[1].value)))
+        return [self._row(step, key, merged[key]) for key in keys]
+
+    def _row(self, step: int, key: Key, sums: Sums) -> dict[str, Any]:
+        label, gemm = key
+        left = sums.quantizers[0]
+        row: dict[str, Any] = {
+            "layer": label,
+            "gemm": gemm.value,
+            "format": left.format.value,
+            "transform": left.transform,
+        }
+        error, bias = (sums.product / sums.observations).tolist()
+        row |= {"product": error_figures.described(error, bias)}
+        row |= {side: _operand(sums, place) for place, side in enumerate(_SIDES)}
+        if sums.sketches is not None:
+            row["gradient"] = self._histories[label].advance(step, sums.sketches[0], sums.sketches[1])
+        return row
+
+
+def _operand(sums: Sums, place: int) -> dict[str, Any]:
+    means = dict(zip(OPERAND, (sums.operands[place] / sums.observations).tolist(), strict=True))
+    whole = error_figures.described(means.pop("error"), means.pop("bias"))
+    exponents = sums.exponents[place].tolist()
+    return {
+        "snr_db": whole["snr_db"],
+        "bias": whole["bias"],
+        **{name: error_figures.finite(value) for name, value in means.items()},
+        "exponents": [[at - E8M0_BIAS, count] for at, count in enumerate(exponents) if count],
+    }

@@ -1,0 +1,145 @@
+"""What `doctor` asks of the training's own software, in a process of its own: one JSON line on stdout.
+
+python -m submission.tools.preflight precision --config FILE      which engine multiplies each GEMM of each arm here
+torchrun .. -m submission.tools.preflight allreduce --mebibytes N speed and correctness of a sum over this node's ranks
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
+from submission import device
+
+_REPETITIONS = 5
+_PATIENCE = timedelta(seconds=30)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="submission.tools.preflight")
+    parser.add_argument("question", choices=["precision", "allreduce"])
+    parser.add_argument("--config", type=Path, help="config.json, as an attempt has it")
+    parser.add_argument("--mebibytes", type=int, default=64, help="size of the summed tensor")
+    args = parser.parse_args()
+    device.die_with_parent()  # the doctor gives up on a sum that hangs; no rank may keep its GPU
+    if args.question == "allreduce":
+        answer: dict[str, Any] | None = all_reduce(args.mebibytes * 2**20)
+    else:
+        answer = precision(args.config)
+    if answer is not None:
+        print(json.dumps(answer))
+    return 0
+
+
+def precision(path: Path) -> dict[str, Any]:
+    """Device, libraries, peer access, and the engine of every GEMM of every arm that is to run."""
+    from submission import run_config
+
+    config, _ = run_config.read(path)
+    home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", 0)
+    return {
+        "device": home.type,
+        "devices": torch.cuda.device_count(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "collectives": _collectives(),
+        "without_peer_access": _strangers(),
+        **_engines(config, home),
+    }
+
+
+def _engines(config: Config, home: torch.device) -> dict[str, Any]:
+    from kernels import architectures
+    from kernels.matmul import gemm
+    from kernels.matmul.engine import Request
+    from kernels.recipe import Gemm, Operand
+    from submission.phases import phases_of
+
+    on = architectures.of(home)
+    tokens = config.batch.micro_batch_size * config.model.sequence_length
+    arms: dict[str, dict[str, str]] = {}
+    for arm in config.runs.arms:
+        chosen = config.arms[arm]
+        recipe = phases_of(config, arm)[0].recipe
+        arms[arm] = {}
+        for which in Gemm:
+            left, right = (recipe[which].quantizer(which, operand) for operand in Operand)
+            request = Request(left, right, tokens, config.model.hidden_size, config.model.hidden_size)
+            try:
+                engine = gemm.choose(on, request, chosen.backend)
+                arms[arm][which.value] = f"{engine.backend(on, request)} ({engine.name})"
+            except gemm.BackendError as error:
+                arms[arm][which.value] = f"none: {error}"
+    return {"platform": on.name, "fp8_units": on.has_fp8_units, "fp4_units": on.has_fp4_units, "arms": arms}
+
+
+def _collectives() -> str:
+    if not torch.cuda.is_available():
+        return "gloo"
+    version = ".".join(map(str, torch.cuda.nccl.version()))
+    return f"{'RCCL' if torch.version.hip else 'NCCL'} {version}"
+
+
+def _strangers() -> list[str]:
+    """Pairs of GPUs that cannot read each other's memory."""
+    gpus = range(torch.cuda.device_count())
+    return [f"{a}-{b}" for a in gpus for b in gpus if a < b and not torch.cuda.can_device_access_peer(a, b)]
+
+
+def all_reduce(size_bytes: int) -> dict[str, Any] | None:
+    """Time a sum over all ranks.
+
+    Returns:
+        On rank 0 the bus bandwidth in GB/s: bytes of the tensor per second, times 2 (n - 1) / n, what each rank must
+        send whatever the algorithm, so that it compares with the speed of a link; None on the others.
+
+    Raises:
+        ValueError: the sum is wrong.
+    """
+    ranks = Ranks.from_environment()
+    cuda = not device.on_cpu()
+    home = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(home)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    ones = torch.ones(size_bytes // 2, dtype=torch.bfloat16, device=home)
+    dist.all_reduce(ones)
+    if not bool((ones == ranks.world_size).all()):
+        raise ValueError(
+            f"all-reduce of ones over {ranks.world_size} ranks: found another sum on rank {ranks.rank}"
+        )
+    times = [_timed(torch.zeros_like(ones)) for _ in range(_REPETITIONS)]
+    dist.destroy_process_group()
+    if ranks.rank:
+        return None
+    busy = size_bytes * 2 * (ranks.world_size - 1) / ranks.world_size
+    return {
+        "ranks": ranks.world_size,
+        "bytes": size_bytes,
+        "bus_GBps": busy / sorted(times)[len(times) // 2] / 1e9,
+    }
+
+
+def _timed(tensor: torch.Tensor) -> float:
+    dist.barrier()
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    dist.all_reduce(tensor)
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

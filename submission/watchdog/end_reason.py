@@ -1,0 +1,172 @@
+"""Whom a training has to thank for its end: from what was heard of every rank to a reason and a sentence. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from submission.watchdog.heartbeats import Beat
+
+ENDED = "ended"  # reason of the note of a rank that leaves because its work is done
+_FRESH_S = 3.0  # six beats
+_LEFT_S = 8.0  # after which an error that only says that a peer is gone will not be explained any more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """Seconds, 0: endless; section watchdog of the configuration tells them apart."""
+
+    init_s: float
+    hang_s: float
+    silence_s: float
+
+    def progress_s(self, beat: Beat) -> float:
+        return (self.hang_s if beat.started else self.init_s) or math.inf
+
+    def life_s(self, beat: Beat) -> float:
+        return (self.silence_s if beat.started else self.init_s) or math.inf
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A rank as another one has heard it.
+
+    Args:
+        silent_s: since its last sign of life.
+        died: of what, None while it lives or nobody knows.
+        stopped: the operating system says that its process is halted.
+    """
+
+    beat: Beat
+    silent_s: float
+    died: str | None = None
+    stopped: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.beat.who.rank
+
+    @property
+    def gone_without_a_word(self) -> bool:
+        return self.died is not None and self.beat.note is None
+
+    @property
+    def silent(self) -> bool:
+        """It should speak and does not."""
+        return self.beat.note is None and self.silent_s > _FRESH_S
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Why all ranks end: `reason` and `message` of the run's ending, `ranks` to blame."""
+
+    reason: str  # hung | lost_rank | a rank's own reason
+    message: str
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    ranks: int
+    per_node: int  # ranks are numbered node by node
+
+    def name(self, one: Seen) -> str:
+        """rank 3 (process 17), and its node and address where there are several."""
+        who = one.beat.who
+        several = self.ranks > self.per_node
+        node = f"node {who.rank // self.per_node}, {who.address}, " if several else ""
+        return f"rank {who.rank} ({node}process {who.pid})"
+
+
+def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Verdict | None:
+    """What ends the run now, None while all is well."""
+    if found := died(seen, world) or complaint(seen, world, own=True):
+        return found
+    here = [one for one in seen if one.beat.note is None]
+    if mute := [one for one in here if one.silent_s > patience.life_s(one.beat)]:
+        return _silent(mute, seen, world)
+    if any(one.beat.idle_s + one.silent_s > patience.progress_s(one.beat) for one in here):
+        return unheard(seen, world) or _hung(here, world)
+    left = [one for one in seen if one.beat.note is not None and one.beat.note.lost_peer]
+    if any(one.silent_s > _LEFT_S for one in left):
+        return unheard(seen, world) or complaint(seen, world, own=False)
+    return None
+
+
+def died(seen: Sequence[Seen], world: World) -> Verdict | None:
+    """Processes that were killed or ended without a word."""
+    gone = [one for one in seen if one.gone_without_a_word]
+    if not gone:
+        return None
+    told = ", ".join(f"{world.name(one)} {one.died} {_when(seen)}" for one in gone)
+    return Verdict(reason="lost_rank", message=told, ranks=_ranks(gone))
+
+
+def complaint(seen: Sequence[Seen], world: World, *, own: bool) -> Verdict | None:
+    """What the first rank said that left in trouble of its own (own), or of another's making."""
+    notes = [(one.beat.note, one) for one in seen if one.beat.note and one.beat.note.reason != ENDED]
+    notes = [(note, one) for note, one in notes if note.lost_peer != own]
+    if not notes:
+        return None
+    # a launcher interrupts the other ranks of one that failed
+    note, one = min(notes, key=lambda pair: (pair[0].reason == "interrupted", pair[0].order))
+    return Verdict(reason=note.reason, message=f"{world.name(one)}: {note.message}", ranks=(one.rank,))
+
+
+def unheard(seen: Sequence[Seen], world: World) -> Verdict | None:
+    """Ranks that miss several beats, or have never spoken: in a run that is ending anyway, they are its cause."""
+    if mute := [one for one in seen if one.silent]:
+        return _silent(mute, seen, world)
+    known = {one.rank for one in seen}
+    missing = tuple(rank for rank in range(world.ranks) if rank not in known)
+    if not missing:
+        return None
+    names = ", ".join(f"rank {rank}" for rank in missing)
+    return Verdict(reason="lost_rank", message=f"{names}: never heard of since the start", ranks=missing)
+
+
+def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Verdict:
+    told = []
+    for one in mute:
+        why = (
+            "stopped (SIGSTOP, a debugger)"
+            if one.stopped
+            else "process stopped or stuck, node or network gone"
+        )
+        last = f"last {_when(seen)} at {one.beat.line}"
+        told.append(f"{world.name(one)} has not been heard of for {one.silent_s:.0f} s, {last}: {why}")
+    return Verdict(reason="lost_rank", message="; ".join(told), ranks=_ranks(mute))
+
+
+def _hung(here: Sequence[Seen], world: World) -> Verdict:
+    """Whom the others wait for: who is in no collective; where that tells nothing, those that came least far."""
+    idle_s = max(one.beat.idle_s for one in here)
+    blamed = [one for one in here if not one.beat.waits]
+    if not blamed or len(blamed) == len(here):
+        least = min(one.beat.passes for one in here)
+        blamed = [one for one in here if one.beat.passes == least]
+    text = f"no progress for {idle_s:.0f} s {_when(here)}"
+    if len(blamed) == len(here) > 1 and blamed[0].beat.waits:
+        text += f": all {len(here)} ranks wait for one another"
+        return Verdict(reason="hung", message=f"{text}, rank 0 at {here[0].beat.line}")
+    told = "; ".join(f"{world.name(one)} stands at {one.beat.line}" for one in blamed)
+    rest = len(here) - len(blamed)
+    waiting = f"; the other {rest} wait" if rest else ""
+    return Verdict(reason="hung", message=f"{text}: {told}{waiting}", ranks=_ranks(blamed))
+
+
+def _when(seen: Sequence[Seen]) -> str:
+    """Ranks go in step, and a dead one's last word may be a step old."""
+    if not any(one.beat.started for one in seen):
+        return "before the first step was done"
+    return f"in step {max(one.beat.step for one in seen) + 1}"
+
+
+def _ranks(seen: Sequence[Seen]) -> tuple[int, ...]:
+    return tuple(one.rank for one in seen)
+
+
+def causes(seen: Mapping[int, Seen]) -> dict[int, str]:
+    """Deaths that any rank has witnessed: only those on the machine of a dead process know."""
+    return {rank: cause for one in seen.values() for rank, cause in one.beat.saw.items()}

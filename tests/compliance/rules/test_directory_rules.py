@@ -1,0 +1,79 @@
+"""What only shows between the runs of one submission, and which ruleset judges them."""
+
+from __future__ import annotations
+
+import pytest
+
+from compliance import checker
+from compliance.ruleset import KeyRule, RulesetError, load
+from tests.compliance.logs import compliant_log, parsed, write
+
+
+def broken(*logs, ruleset="6.1.0"):
+    named = [parsed(log, f"result_{i}.txt") for i, log in enumerate(logs)]
+    return sorted({violation.rule for violation in checker.check_logs(named, checker.load(ruleset))})
+
+
+def test_ten_runs_of_one_submission_break_nothing():
+    assert broken(*(compliant_log(run=run) for run in range(10))) == []
+
+
+def test_two_runs_with_one_seed_are_found():
+    assert broken(compliant_log(), compliant_log(run=1, seed=1000)) == ["C14"]
+
+
+def test_a_copied_run_with_another_seed_is_found():
+    copied = compliant_log(seed=4)
+    assert broken(compliant_log(), copied) == ["C15"]
+
+
+def test_a_copied_run_at_another_time_is_found():
+    moved = [{**record, "time_ms": record["time_ms"] + 77_000_000} for record in compliant_log(seed=4)]
+    assert broken(compliant_log(), moved) == ["C15"]
+
+
+def test_one_evaluation_in_common_is_chance():
+    first, second = compliant_log(final_eval_accuracy=3.29), compliant_log(run=1, final_eval_accuracy=3.29)
+    assert broken(first, second) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"submission_platform": "another"},
+        {"global_batch_size": 64},
+        {"opt_base_learning_rate": 1e-3, "opt_end_learning_rate": 1e-4},
+        {"lowest_numerical_precision_in_linear": "fp8"},
+    ],
+    ids=str,
+)
+def test_runs_of_two_configurations_are_no_submission(other):
+    assert broken(compliant_log(), compliant_log(run=1, **other)) == ["C18"]
+
+
+def test_a_directory_is_read_from_files(tmp_path):
+    paths = write(tmp_path, compliant_log(), compliant_log(run=1, seed=1000))
+    (violation,) = checker.check_directory(paths, checker.load("6.1.0"))
+    assert violation.file == str(paths[1]) and violation.line is not None
+
+
+def test_the_benchmark_chooses_its_ruleset_unless_one_is_requested():
+    assert checker.choose_ruleset("llama31_8b", None) == "6.1.0"
+    assert checker.choose_ruleset("llama31_8b_proxy", None) == "proxy"
+    assert checker.choose_ruleset("llama31_8b_proxy", "5.1.0") == "5.1.0"
+    assert checker.choose_ruleset(None, None) == "6.1.0"
+    with pytest.raises(RulesetError, match=r"found '9'; allowed: 5\.1\.0"):
+        checker.choose_ruleset("llama31_8b", "9")
+
+
+def test_a_proxy_log_is_no_benchmark_log_and_the_other_way_round():
+    assert "key_value" in broken(compliant_log(proxy=True), ruleset="6.1.0")
+    assert "key_value" in broken(compliant_log(), ruleset="proxy")
+
+
+def test_the_proxy_ruleset_scales_what_it_lists_and_nothing_else():
+    proxy, benchmark = load("proxy"), load("6.1.0")
+    scaled = {key for key, rule in benchmark.keys.items() if proxy.keys[key] != rule}
+    assert scaled == {"submission_benchmark", "eval_samples", "max_sequence_length", "max_steps"}
+    assert proxy.end_lr_fraction == benchmark.end_lr_fraction and proxy.init_limit_s == benchmark.init_limit_s
+    assert proxy.keys["opt_adamw_epsilon"] == KeyRule(equals=1e-5)

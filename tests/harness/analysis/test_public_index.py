@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlperf_logging.result_summarizer import result_summarizer
+
+from harness import cli
+from harness.analysis import comparison, public_index, run_figures, submission_loader
+from tests.harness.logs import write_run, write_submission
+
+PUBLIC = Path(__file__).parents[4] / "shared" / "public_results"
+needs_public = pytest.mark.skipif(
+    not PUBLIC.exists(), reason=f"published logs are not beside this repository: {PUBLIC}"
+)
+ENDS = [(3.4, 3.2), (3.5, 3.29), (3.35, 3.25)]
+HOSTILE = "=HYPERLINK()<b>\x1b[2J"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A repository of two systems, one of them numbered from 01."""
+    root = tmp_path / "training_results_v9.9" / "Acme"
+    for name, speed in (("box_one", 0.03), ("box_two", 0.02)):
+        write_submission(root / "results" / name / "llama31_8b", ends=ENDS, seconds_per_sample=speed)
+    for log in sorted((root / "results" / "box_two" / "llama31_8b").iterdir(), reverse=True):
+        log.rename(log.with_name(f"result_{int(log.stem[-1]) + 1:02d}.txt"))
+    description = {
+        "submitter": "Acme",
+        "accelerators_per_node": "4",
+        "number_of_nodes": "2",
+        "framework": "Anvil",
+    }
+    (root / "systems").mkdir()
+    (root / "systems" / "box_one.json").write_text(json.dumps(description))
+    return root.parent
+
+
+def entries_of(tree):
+    return [public_index.entry(place) for place in public_index.directories(tree)]
+
+
+def test_an_index_gives_what_the_logs_give(tree, tmp_path, capsys):
+    index = tmp_path / "index.json"
+    assert cli.main(["results", "index", str(tree), "--out", str(index)]) == 0
+    assert "2 systems, 6 runs" in capsys.readouterr().err
+    places = [tree / "Acme" / "results" / name / "llama31_8b" for name in ("box_two", "box_one")]
+    from_logs = comparison.compare([submission_loader.load(place) for place in places])
+    from_index = comparison.compare(public_index.named(["two", "box_one"], index))
+    assert from_index == from_logs
+    assert (
+        from_index["submissions"][1]["accelerators"] == 8 and from_index["submissions"][1]["round"] == "v9.9"
+    )
+
+
+def test_compare_takes_names_of_an_index(tree, tmp_path, capsys):
+    (tmp_path / "index.json").write_text(public_index.document(entries_of(tree)))
+    own = write_submission(tmp_path / "own", ends=ENDS)
+    options = ["--index", str(tmp_path / "index.json"), "--json"]
+    assert cli.main(["compare", str(own), "--public", "ACME/box_o", *options]) == 0
+    ratio = json.loads(capsys.readouterr().out)["ratios"][0]
+    assert (ratio["submission"], ratio["baseline"]) == ("own", "box_one")
+    assert ratio["time_to_train"]["ratio"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("box", "means 2 systems: v9.9/Acme/box_one, v9.9/Acme/box_two"),
+        ("crate", "found no system named 'crate'"),
+    ],
+)
+def test_a_name_that_is_not_one_system_lists_what_there_is(tree, tmp_path, capsys, name, said):
+    (tmp_path / "index.json").write_text(public_index.document(entries_of(tree)))
+    assert cli.main(["compare", "--public", name, "--index", str(tmp_path / "index.json")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_whole_name_wins_over_a_longer_one_that_contains_it(tree):
+    entries = entries_of(tree)
+    longer = {**entries[0], "system": "box_one_more"}
+    assert public_index.find([longer, *entries], "box_one") is entries[0]
+
+
+def test_a_log_that_cannot_be_read_is_named_and_left_out(tree, capsys):
+    write_run(tree / "Zeta" / "results" / "crate" / "llama31_8b" / "result_0.txt", seed=1, losses=[6.0])
+    torn = tree / "Zeta" / "results" / "crate" / "llama31_8b" / "result_0.txt"
+    torn.write_text(torn.read_text().rpartition(":::MLLOG")[0])
+    assert cli.main(["results", "index", str(tree)]) == 0
+    assert "left out:" in capsys.readouterr().err
+
+
+def test_a_tree_without_logs_is_one_clear_line(tmp_path, capsys):
+    assert cli.main(["results", "index", str(tmp_path)]) == 2
+    assert "found no llama31_8b logs; allowed: a repository with" in capsys.readouterr().err
+    (tmp_path / "index.json").write_text("[]")
+    assert cli.main(["results", "list", "--index", str(tmp_path / "index.json")]) == 2
+    assert "no index of llama31_8b results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"runs": []},
+        {"runs": [{"seed": 1}]},
+        {"points": 7},
+        {"accelerators": "many"},
+        {"precision": 1, "source": 0},
+    ],
+)
+def test_an_entry_of_the_wrong_shape_is_one_clear_line(tree, tmp_path, capsys, change):
+    torn = [{**entries_of(tree)[0], **change}]
+    (tmp_path / "index.json").write_text(
+        json.dumps({"format": 1, "benchmark": "llama31_8b", "systems": torn})
+    )
+    assert cli.main(["compare", "--public", "box", "--index", str(tmp_path / "index.json")]) == 2
+    error = capsys.readouterr().err
+    assert "Acme/box_one: found an entry of the wrong shape" in error and error.count("\n") == 1
+
+
+def test_what_strangers_write_is_harmless_in_table_and_spreadsheet(tmp_path, capsys):
+    place = tmp_path / "v9.9" / "=cmd()" / "results" / "box" / "llama31_8b"
+    write_submission(place, ends=ENDS, org=HOSTILE, submission_platform=HOSTILE)
+    table = tmp_path / "table.csv"
+    assert cli.main(["results", "index", str(tmp_path), "--out", str(table)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert rows[0]["organisation"] == "'=cmd()" and float(rows[0]["time_to_train_min"]) > 1
+    found = public_index.submission(entries_of(tmp_path)[0])
+    assert "\x1b" not in found.org + found.system
+
+
+def test_the_shipped_index_is_compared_offline(capsys):
+    """Nothing but the repository: NVFP4 against FP8 on eight B200."""
+    assert cli.main(["compare", "--public", "SYS-422GS", "hpg.dgxb200x8.n1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    found = document["ratios"][0]
+    assert found["time_to_train"]["ratio"] == pytest.approx(0.908, abs=0.005)
+    assert found["samples_to_target"]["ratio"] == pytest.approx(1.09, abs=0.005)
+    assert found["throughput"]["ratio"] == pytest.approx(1.197, abs=0.005)
+    for name in ("time_to_train", "samples_to_target", "throughput"):
+        low, high = found[name]["ci95"]
+        assert low < found[name]["ratio"] < high and not low < 1 < high
+    assert "9.2 % less time" in found["verdict"] and "9.0 % more samples" in found["verdict"]
+    assert any("nvfp4" in line and "fp8" in line for line in document["differences"])
+
+
+def test_the_shipped_index_has_every_published_system():
+    entries = public_index.read()
+    rounds = [one["round"] for one in entries]
+    assert (rounds.count("v5.1"), rounds.count("v6.0")) == (39, 2)
+    assert all(len(one["runs"]) == 10 and len(one["source"]["sha256"]) == 64 for one in entries)
+    assert sum(one["precision"] == "unknown" for one in entries) == 2, "the others are in precision.csv"
+    assert all(run_figures.time_to_train_min(public_index.submission(one)) > 1 for one in entries)
+    assert ":::MLLOG" not in public_index.SHIPPED.read_text()
+
+
+def public_directories():
+    return list(public_index.directories(PUBLIC)) if PUBLIC.exists() else []
+
+
+@pytest.mark.public
+@needs_public
+def test_the_shipped_index_is_what_the_logs_give():
+    shipped = {public_index.key(one): one for one in public_index.read()}
+    rebuilt = [public_index.entry(place) for place in public_directories()]
+    assert len(rebuilt) >= 17
+    for one in rebuilt:
+        assert shipped[public_index.key(one)] == json.loads(json.dumps(one))
+
+
+@pytest.mark.public
+@needs_public
+def test_olympic_means_are_the_official_summarizers(tmp_path):
+    """Every system is given the folder that the official tool wants, with the tool's own scaling left out."""
+    for place in public_directories():
+        target = tmp_path / place.parent.name / "llama31_8b"
+        shutil.copytree(place, target, ignore=shutil.ignore_patterns("scaling.json"))
+        official = official_minutes(target)
+        assert run_figures.time_to_train_min(submission_loader.load(place)) == pytest.approx(
+            official, abs=1e-6
+        )
+
+
+def official_minutes(directory):
+    """The official tool's own olympic mean, before any scaling."""
+    name = f"{directory.parents[2].name}/{directory.parent.name}"
+    score, _, scaling = result_summarizer._compute_strong_score_standalone(
+        "llama31_8b", name, False, str(directory), "training", "5.1.0"
+    )
+    assert scaling == 1
+    return score

@@ -1,0 +1,181 @@
+"""`launch --emit`: the shipped launch files are what the command makes, and they are sound."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.base.errors import ConfigError, UsageError
+from harness.base.paths import ROOT
+from harness.campaign import launch_files
+from tests.harness.emit_cluster import run_file
+
+SHELL = [name for name, kind in launch_files.KINDS.items() if kind.file.endswith(".sh")]
+RANK_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+@pytest.mark.parametrize("name", launch_files.KINDS)
+def test_a_shipped_launch_file_is_what_the_command_emits_and_short(name):
+    path = ROOT / "launch" / launch_files.KINDS[name].file
+    text = path.read_text(encoding="utf-8")
+    assert text == launch_files.render(name, nodes=launch_files.KINDS[name].nodes)
+    assert text.count("\n") < 80 and max(map(len, text.splitlines())) <= 120
+    assert not path.name.endswith(".sh") or path.stat().st_mode & stat.S_IXUSR
+
+
+def test_no_other_file_lies_beside_the_launch_files():
+    assert {path.name for path in (ROOT / "launch").iterdir()} == {
+        kind.file for kind in launch_files.KINDS.values()
+    }
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("name", SHELL)
+def test_a_launch_script_is_sound_bash(tmp_path, name, nodes):
+    path = tmp_path / "file.sh"
+    path.write_text(launch_files.render(name, nodes=nodes), encoding="utf-8")
+    checker = shutil.which("shellcheck")
+    commands = [["bash", "-n", str(path)], *([[checker, "-S", "style", str(path)]] if checker else [])]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_job_set_names_what_it_uses(nodes):
+    document = yaml.safe_load(launch_files.render("kubernetes", nodes=nodes))
+    assert (document["apiVersion"], document["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (replicated,) = document["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert job["completions"] == job["parallelism"] == nodes and job["completionMode"] == "Indexed"
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "a pod failure policy demands it"
+    (container,) = pod["containers"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    given = {item["name"]: item["value"] for item in container["env"]}
+    assert all(isinstance(value, str) for value in given.values()), "Kubernetes takes no numbers there"
+    script = container["command"][-1]
+    assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
+    assert ("./run.sh follow" in script) is (nodes > 1) is ("MASTER_ADDR" in given)
+    if nodes > 1:  # pods are called <job set>-<replicated job>-<job>-<pod>, in a domain called as the job set
+        name = document["metadata"]["name"]
+        assert given["MASTER_ADDR"] == f"{name}-{replicated['name']}-0-0.{name}"
+
+
+def test_scheduler_variables_end_in_the_launch_file():
+    for package in ("harness", "submission", "kernels"):
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            found = re.findall(r"\b(?:SLURM|PMIX?|OMPI|JOB_COMPLETION|KUBERNETES)_\w+", text)
+            assert not found, path
+
+
+def test_a_rank_reads_only_what_torchrun_tells_it():
+    text = (ROOT / "harness" / "contract" / "environment.py").read_text(encoding="utf-8")
+    asked = re.search(r"names = \(([^)]*)\)", text)
+    assert asked and set(re.findall(r'"(\w+)"', asked[1])) <= RANK_VARIABLES
+    for path in (ROOT / "submission").rglob("*.py"):
+        assert "alias_overrides" not in path.read_text(encoding="utf-8"), path
+
+
+def test_overrides_reach_the_command_through_the_quotes(tmp_path):
+    text = launch_files.render("docker", nodes=1, profile="proxy", overrides=['system.name=a "b" $c `d`'])
+    line = next(line for line in text.splitlines() if "./run.sh run" in line)
+    words = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"f() {{ printf '%s\\n' \"$@\"; }}; f {line.strip().removeprefix('exec ').rstrip(chr(39))}",
+        ],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    assert words == ["./run.sh", "run", "--profile", "proxy", "--set", 'system.name=a "b" $c `d`']
+
+
+def test_an_override_with_a_quote_is_refused():
+    with pytest.raises(UsageError, match="allowed: no quotes"):
+        launch_files.render("docker", nodes=1, overrides=["system.name=it's"])
+
+
+def test_a_batch_that_no_such_cluster_can_share_is_refused():
+    with pytest.raises(ConfigError, match=r"batch\.global_batch_size"):
+        launch_files.render("slurm", nodes=7)
+
+
+def launch(*options: str) -> int:
+    parser = argparse.ArgumentParser()
+    launch_files.arguments(parser)
+    return launch_files.main(parser.parse_args(options))
+
+
+def test_a_file_that_exists_is_not_overwritten(tmp_path):
+    target = tmp_path / "mine.sh"
+    assert launch("--emit", "slurm", "--nodes", "2", "--out", str(target)) == 0
+    assert os.access(target, os.X_OK)
+    before = target.read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="which exists; allowed: a new file"):
+        launch("--emit", "docker", "--out", str(target))
+    assert target.read_text(encoding="utf-8") == before
+
+
+def test_without_out_the_file_goes_to_stdout(capsys):
+    assert launch("--emit", "podman") == 0
+    assert capsys.readouterr().out == launch_files.render("podman", nodes=1)
+
+
+def nodes_of(calls: list[str]) -> list[str]:
+    """The harness commands of a rehearsed file, less its preparation."""
+    return sorted(call for call in calls if "doctor" not in call and "--help" not in call)
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm-pyxis"])
+def test_under_slurm_the_first_node_runs_and_the_others_follow(tmp_path, name):
+    calls, _ = run_file(tmp_path, launch_files.render(name, nodes=2), nodes=2)
+    assert nodes_of(calls) == [
+        "NODE_RANK=0 NNODES=2 MASTER_ADDR=node-a MASTER_PORT=20042 run --profile llama31_8b",
+        "NODE_RANK=1 NNODES=2 MASTER_ADDR=node-a MASTER_PORT=20042 follow",
+    ]
+
+
+def test_a_requeued_slurm_job_resumes_its_campaign(tmp_path):
+    (tmp_path / "runs/slurm_42/20260101-000000_p_a").mkdir(parents=True)
+    (tmp_path / "runs/slurm_42/20260101-000000_p_a/campaign.json").touch()
+    calls, _ = run_file(tmp_path, launch_files.render("slurm", nodes=2), nodes=2)
+    assert [call.split()[-1] for call in nodes_of(calls)] == ["resume", "follow"]
+
+
+def test_a_slurm_job_that_runs_out_of_time_stops_its_steps_and_asks_to_come_again(tmp_path):
+    calls, status = run_file(tmp_path, launch_files.render("slurm", nodes=1), nodes=1, out_of_time=True)
+    assert "scancel --signal=TERM 42" in calls and "scontrol requeue 42" in calls
+    assert calls.index("terminated") < calls.index("scontrol requeue 42"), "the run closes its log before"
+    assert status
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "apptainer", "torchrun"])
+def test_a_single_node_file_starts_the_run_and_continues_it_the_second_time(tmp_path, name):
+    text = launch_files.render(name, nodes=1)
+    calls, status = run_file(tmp_path, text, nodes=1)
+    assert status == 0 and [call.split("= ")[-1] for call in nodes_of(calls)] == ["run --profile llama31_8b"]
+    logs = next((tmp_path / "runs").iterdir())
+    (logs / "20260101-000000_p_a").mkdir()
+    (logs / "20260101-000000_p_a/campaign.json").touch()
+    calls, _ = run_file(tmp_path, text, nodes=1, logs=logs)
+    assert [call.split("= ")[-1] for call in nodes_of(calls)] == ["resume"]
+
+
+@pytest.mark.parametrize("name", ["docker", "podman", "apptainer", "torchrun"])
+def test_a_node_file_without_its_rank_says_what_is_missing(tmp_path, name):
+    path = Path(tmp_path / "file.sh")
+    path.write_text(launch_files.render(name, nodes=2), encoding="utf-8")
+    done = subprocess.run(["bash", str(path)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode and "NODE_RANK: 0 on the first node" in done.stderr

@@ -1,0 +1,88 @@
+"""Every system preset: identities of the batch, the cadence, the reference's learning rate, and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from compliance import reference_points
+from harness import cli
+from harness.base.errors import ConfigError
+from harness.config import memory
+from harness.config.file import presets, resolve
+
+NAMES = presets()
+REFERENCE_LR = {
+    16: (4e-4, {16}),
+    32: (8e-4, {128, 64}),
+    64: (8e-4, {96}),
+    128: (2e-3, {256}),
+}  # facts, RCP table
+
+
+def preset(name, *overrides):
+    return resolve("llama31_8b", preset=name, overrides=list(overrides), aliases={}).config
+
+
+def test_the_systems_people_have_are_there():
+    accelerators = {name.split("_")[0] for name in NAMES}
+    assert accelerators == {"mi355x", "mi350x", "b200", "b300", "gb200", "gb300", "h200", "h100"}
+    assert {preset(name).parallelism.nodes for name in NAMES} >= {1, 2, 8, 64}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_keeps_the_rules_and_fits(name):
+    config = preset(name)
+    batch, parallel = config.batch, config.parallelism
+    assert batch.global_batch_size == batch.micro_batch_size * config.micro_batches * parallel.data
+    assert config.eval_interval_steps == -(-12288 // batch.global_batch_size)
+    assert config.evaluation.sequences % (batch.micro_batch_size * parallel.data) == 0
+    rate, warmups = REFERENCE_LR[batch.global_batch_size]
+    assert config.schedule.base_lr == rate and config.schedule.warmup_steps in warmups
+    assert reference_points.reference(batch.global_batch_size).mean_samples > 0
+    nodes, gpus = name.split("_")[1].split("x")
+    assert (parallel.nodes, parallel.gpus_per_node) == (int(nodes), int(gpus))
+    assert memory.predicted(config).total < 0.95 * config.system.accelerator_memory_gib * 2**30
+    memory.require_fit(config)
+
+
+def test_plan_shows_a_preset_with_line_numbers_and_its_memory(capsys):
+    assert cli.main(["plan", "--preset", "b200_1x8", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    origin = document["configured"]["batch.micro_batch_size"]["origin"]
+    assert (origin["kind"], origin["name"], origin["file"]) == ("preset", "b200_1x8", "benchmark.yaml")
+    assert document["memory"]["total"] == sum(v for k, v in document["memory"].items() if k != "total")
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("batch.micro_batch_size=2", "--set batch.micro_batch_size=1"),
+        ("parallelism.gradient_reduce=fp32", "--set parallelism.gradient_reduce=bf16"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_nearest_that_does(override, nearest, capsys):
+    assert cli.main(["plan", "--preset", "h200_1x8", "--set", override]) == 2
+    error = capsys.readouterr().err
+    assert "memory: found" in error and error.strip().endswith(nearest)
+
+
+def test_on_one_small_accelerator_everything_is_saved_at_once():
+    config = preset(
+        "h100_1x8", "batch.micro_batch_size=2", "parallelism.tensor=1", "parallelism.sequence_parallel=false"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"nearest that fits: --set batch\.micro_batch_size=1 --set parallelism\.recompute=full",
+    ):
+        memory.require_fit(config)
+    alone = dataclasses.replace(config.system, accelerator_memory_gib=8.0)
+    with pytest.raises(ConfigError, match="more accelerators, or ones with more memory"):
+        memory.require_fit(dataclasses.replace(config, system=alone))
+
+
+def test_an_unknown_preset_lists_the_known_ones(capsys):
+    assert cli.main(["plan", "--preset", "dgx9"]) == 2
+    assert "presets: found no preset 'dgx9'; allowed: mi355x_1x8, " in capsys.readouterr().err

@@ -1,0 +1,207 @@
+"""The doctor never hangs, never crashes, and says of every check what was found and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+import psutil
+import pytest
+
+from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
+from harness.commands import doctor
+from harness.config.file import resolve
+from harness.doctor import nodes as doctor_nodes
+from harness.doctor import software
+from harness.doctor.checks import Check, Finding, Patient, examine, run
+
+
+def patient(*, profile: str = "proxy", gpus: int = 0, root=None, **settings) -> Patient:
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    config = resolve(profile, overrides=overrides, aliases={}).config
+    place = {} if root is None else {"root": root}
+    return Patient(config=config, gpus=gpus, needs_gpus=profile != "proxy", quick=True, **place)
+
+
+def command(*options: str) -> int:
+    parser = argparse.ArgumentParser()
+    doctor.arguments(parser)
+    return doctor.main(parser.parse_args(options))
+
+
+def fine(name: str = "this", found: str = "well") -> Finding:
+    return Finding(name=name, verdict="ok", found=found)
+
+
+def test_a_machine_without_gpu_can_train_the_proxy_within_a_minute(capsys):
+    began = time.monotonic()
+    code = command("--quick", "--json", "--profile", "proxy")
+    assert time.monotonic() - began < 60
+    document = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in document["findings"]}
+    if not document["gpus"]:
+        assert "the proxy runs instead" in rows["gpu"]["found"]
+        assert "reference" in rows["backend mxfp4"]["found"], "the engines' own choice"
+    assert rows["all-reduce"]["verdict"] == "ok" and "GB/s" in rows["all-reduce"]["found"]
+    assert code == EXIT_OK and document["ok"] and document["profile"] == "proxy"
+    assert all(row["fix"] for row in rows.values() if row["verdict"] != "ok"), "what is wrong can be mended"
+
+
+def test_the_benchmark_without_gpus_fails(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "accelerators", lambda: 0)
+    monkeypatch.setattr(doctor, "all_checks", doctor.gpu.checks)
+    assert command("--profile", "llama31_8b") == EXIT_ENVIRONMENT
+    said = capsys.readouterr().out
+    assert "fail    gpu            none; expected: 8; fix:" in said and "cannot train llama31_8b" in said
+
+
+def test_without_a_profile_the_doctor_takes_the_one_that_would_run(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "accelerators", lambda: 0)
+    monkeypatch.setattr(doctor, "choose_profile", lambda overrides: ("proxy", "of the test"))
+    monkeypatch.setattr(doctor, "all_checks", doctor.gpu.checks)
+    assert command() == EXIT_OK
+    assert "profile: proxy, because of the test" in capsys.readouterr().err
+
+
+def test_a_check_that_crashes_is_unknown_and_the_next_one_is_asked():
+    def crash(_: Patient) -> list[Finding]:
+        raise ZeroDivisionError("of the test")
+
+    checks = [Check(name="broken", ask=crash), Check(name="this", ask=lambda _: [fine()])]
+    first, second = examine(patient(), checks, budget_s=10)
+    assert (first.name, first.verdict) == (
+        "broken",
+        "unknown",
+    ) and "ZeroDivisionError: of the test" in first.found
+    assert second == fine()
+
+
+@pytest.mark.parametrize("late", ["unknown", "fail"])
+def test_a_check_that_hangs_is_left_alone(late):
+    hangs = Check(name="stuck", ask=lambda _: time.sleep(60) or [], patience_s=1.2, late=late)
+    began = time.monotonic()
+    (finding,) = examine(patient(), [hangs], budget_s=30)
+    assert time.monotonic() - began < 5
+    assert (finding.name, finding.verdict) == ("stuck", late) and "no answer within 1 s" in finding.found
+
+
+def test_what_there_is_no_time_for_is_said():
+    hangs = Check(name="stuck", ask=lambda _: time.sleep(60) or [], patience_s=30)
+    _, second = examine(patient(), [hangs, Check(name="this", ask=lambda _: [fine()])], budget_s=1.5)
+    assert second.verdict == "unknown" and "the time is used up" in second.found
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (["no-such-program"], "No such file"),
+        (["sh", "-c", "echo broken >&2; exit 3"], "sh: broken"),
+        (["sh", "-c", "exit 3"], "exit status 3"),
+        (["sleep", "60"], "said nothing within 1 s"),
+    ],
+)
+def test_a_program_that_does_not_answer_is_an_answer(program, why):
+    answer = run(program, timeout_s=1)
+    assert why in answer.why
+
+
+def test_all_checks_together_know_their_time():
+    """--quick promises a minute."""
+    assert doctor._QUICK_S < 60 and all(check.patience_s <= 60 for check in doctor.all_checks())
+    names = [check.name for check in doctor.all_checks()]
+    assert len(names) == len(set(names))
+
+
+def test_text_of_a_machine_cannot_move_the_cursor():
+    document = doctor.describe(patient(), [fine(found="\x1b[2J\u202egpu")], seconds=1.0)
+    assert all(line.isprintable() for line in doctor.table(document))
+
+
+def test_a_sum_that_takes_too_long_fails(monkeypatch):
+    monkeypatch.setattr(software, "_ask", lambda *_: (None, "said nothing within 55 s"))
+    (finding,) = software.all_reduce(patient())
+    assert finding.verdict == "fail" and "said nothing" in finding.found and finding.fix
+
+
+def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text(
+        f"import os, pathlib, time\npathlib.Path({str(tmp_path)!r}, f'rank_{{os.getpid()}}').touch()\n"
+    )
+    with sleeper.open("a") as file:
+        file.write("time.sleep(600)\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert "said nothing within 15 s" in run([*torchrun, str(sleeper)], timeout_s=15).why
+    ranks = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
+    assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
+
+
+@pytest.mark.parametrize(("speed", "verdict"), [(400.0, "ok"), (200.0, "warn"), (50.0, "fail")])
+def test_a_slow_sum_is_judged_by_the_links_of_the_gpu(monkeypatch, speed, verdict):
+    monkeypatch.setattr(software, "inventory", lambda _: ([{"name": "NVIDIA H200"}], ""))
+    answer = {"bus_GBps": speed, "bytes": 2**28, "ranks": 8}
+    monkeypatch.setattr(software, "_ask", lambda *_: (answer, ""))
+    (finding,) = software.all_reduce(patient(gpus=8))
+    assert finding.verdict == verdict and "270 GB/s (60% of one direction" in finding.expected
+
+
+def test_emulation_is_a_warning_for_the_benchmark_and_fine_for_the_proxy():
+    answer = {"arms": {"mxfp4": {"fprop": "emulated (emulated)", "dgrad": "emulated (emulated)"}}}
+    assert software._arm(patient(), answer, "mxfp4").verdict == "ok"
+    wanted = software._arm(patient(profile="llama31_8b", gpus=8), answer, "mxfp4")
+    assert wanted.verdict == "warn" and "its speed says nothing" in wanted.fix
+
+
+def test_an_arm_that_no_engine_serves_fails():
+    answer = {"arms": {"mxfp4": {"fprop": "none: no native mxfp4 GEMM on sm_90: .."}}}
+    assert software._arm(patient(), answer, "mxfp4").verdict == "fail"
+
+
+def report(path, host: str, *findings: Finding):
+    document = doctor.describe(patient(), findings, seconds=1.0)
+    path.write_text(json.dumps({**document, "host": host}), encoding="utf-8")
+    return path
+
+
+def test_good_and_bad_nodes_are_listed_apart(tmp_path, capsys):
+    ill = Finding(name="gpu ecc", verdict="fail", found="uncorrected errors on GPU 3", fix="drain the node")
+    files = [report(tmp_path / "a.json", "a", fine()), report(tmp_path / "b.json", "b", fine(), ill)]
+    (tmp_path / "c.json").write_text("Segmentation fault")
+    assert command(*map(str, [*files, tmp_path / "c.json"])) == EXIT_ENVIRONMENT
+    said = capsys.readouterr().out
+    assert "bad     b: gpu ecc: uncorrected errors on GPU 3; fix: drain the node" in said
+    assert "good (1): a" in said and "bad (2): b c.json" in said
+    assert command(str(files[0])) == EXIT_OK
+
+
+def test_a_node_unlike_the_others_is_bad(tmp_path, capsys):
+    drivers = {"a": "575.1", "b": "575.1", "c": "535.9"}
+    files = [report(tmp_path / f"{n}.json", n, fine("gpu driver", found)) for n, found in drivers.items()]
+    assert command("--json", *map(str, files)) == EXIT_ENVIRONMENT
+    nodes = {row["host"]: row for row in json.loads(capsys.readouterr().out)["nodes"]}
+    assert nodes["c"]["complaints"] == ["gpu driver: 535.9; 2 nodes have 575.1"] and nodes["a"]["ok"]
+
+
+def test_hosts_are_asked_over_ssh_with_the_same_options(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(line, **_):
+        asked.append(line)
+        return run(["sh", "-c", "exit 255"])
+
+    monkeypatch.setattr(doctor_nodes, "run", answer)
+    (tmp_path / "hosts").write_text("# rack 1\nnode-a\n\nnode-b\n")
+    assert (
+        command("--hosts", str(tmp_path / "hosts"), "--quick", "--profile", "llama31_8b") == EXIT_ENVIRONMENT
+    )
+    assert sorted(line[-2] for line in asked) == ["node-a", "node-b"]
+    assert all(line[-1].endswith("run.sh doctor --json --profile llama31_8b --quick") for line in asked)
+
+
+@pytest.mark.parametrize("text", ["-oProxyCommand=reboot\n", "a b\n", "", "# nothing\n", "$(reboot)\n"])
+def test_a_list_that_names_no_host_is_refused(tmp_path, text):
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(UsageError, match="one host name per line"):
+        command("--hosts", str(tmp_path / "hosts"))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.architectures import Platform
+from kernels.ledger import Ledger
+from kernels.matmul.engine import Request
+from kernels.matmul.gemm import BackendError, choose, gemm, uses
+from kernels.philox import Randomness
+from kernels.quantize import reference
+from kernels.recipe import Format, Gemm, GemmRecipe, Operand, Rounding, Signs, Stochastic
+
+
+def request(format, which=Gemm.FPROP, shape=(256, 512, 1024), **options):
+    recipe = GemmRecipe(format, **options)
+    return Request(*(recipe.quantizer(which, operand) for operand in Operand), *shape)
+
+
+@pytest.mark.parametrize(
+    ("platform", "format", "engine", "backend"),
+    [
+        ("cpu", Format.MXFP4, "torch", "reference"),
+        ("cpu", Format.BF16, "torch", "native"),
+        ("sm_90", Format.MXFP4, "torch", "emulated"),
+        ("sm_90", Format.FP8, "torch scaled_mm", "native"),
+        ("sm_80", Format.FP8, "torch", "emulated"),
+        ("sm_90", Format.FP8_ROW, "torch scaled_mm", "native"),
+        ("cpu", Format.FP8_ROW, "torch", "reference"),
+        ("sm_100", Format.MXFP4, "torch block-scaled scaled_mm", "native"),
+        ("sm_100", Format.MXFP8, "triton dot_scaled", "native"),
+        ("sm_120", Format.MXFP4, "triton dot_scaled", "native"),
+        ("gfx950", Format.MXFP4, "torch block-scaled scaled_mm", "native"),
+        ("gfx942", Format.FP8, "torch", "emulated"),
+        ("gfx942", Format.MXFP4, "torch", "emulated"),
+        ("sm_100", Format.NVFP4, "torch", "emulated"),
+    ],
+)
+def test_the_engine_of_a_format_on_an_architecture(platform, format, engine, backend):
+    on, wanted = Platform(platform), request(format)
+    chosen = choose(on, wanted)
+    assert (chosen.name, chosen.backend(on, wanted)) == (engine, backend)
+
+
+def test_a_ragged_shape_goes_to_the_engine_that_takes_it():
+    assert choose(Platform("sm_100"), request(Format.MXFP4, shape=(100, 72, 160))).name == "triton dot_scaled"
+    assert choose(Platform("sm_90"), request(Format.FP8, shape=(100, 72, 160))).name == "torch"
+
+
+def test_every_backend_that_cannot_serve_says_why():
+    with pytest.raises(BackendError) as caught:
+        choose(Platform("sm_90"), request(Format.MXFP4), "native")
+    text = str(caught.value)
+    assert text.startswith("no native mxfp4 GEMM on sm_90: ")
+    assert "triton dot_scaled needs block-scaled matrix instructions, which sm_90 lacks" in text
+    assert "torch is emulated" in text
+
+
+def test_emulation_on_a_chip_that_has_the_units_is_possible_and_called_emulation():
+    on, wanted = Platform("sm_100"), request(Format.MXFP4)
+    assert choose(on, wanted, "emulated").backend(on, wanted) == "emulated"
+
+
+@pytest.mark.parametrize("options", [
+    {"format": Format.MXFP4, "hadamard": 16},
+    {"format": Format.MXFP4, "prescale": 0.75, "gain": 1.02},
+    {"format": Format.MXFP4, "weight_rows": 32},
+    {"format": Format.MXFP8},
+    {"format": Format.NVFP4, "weight_rows": 16},
+    {"format": Format.MXFP4, "hadamard": 32, "signs": Signs.STEP, "stochastic": Stochastic.ALL},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("which", [Gemm.FPROP, Gemm.WGRAD])
+def test_a_gemm_equals_the_float64_product_of_its_operands_within_the_accumulation_bound(options, which):
+    """Products of elements are exact; FP32 sums err by K 2^-24 of the sum of magnitudes, the output half a BF16 ulp."""
+    recipe = GemmRecipe(**options)
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(64, 128, generator=generator), torch.randn(96, 128, generator=generator)
+    got = gemm(a, b, which, recipe, label="l", ledger=Ledger(), randomness=Randomness(5))
+    exact = [
+        reference.dequantize(reference.quantize(x, use.quantizer, draw=use.draw, signs=use.signs)).double()
+        for x, use in zip((a, b), uses(recipe, which, Randomness(5), a), strict=True)
+    ]
+    factor = recipe.gain / recipe.prescale**2
+    product, magnitudes = factor * exact[0] @ exact[1].t(), factor * exact[0].abs() @ exact[1].abs().t()
+    assert ((got.double() - product).abs() <= 128 * 2.0**-24 * magnitudes + 2.0**-8 * product.abs()).all()
+
+
+def test_a_hadamard_gemm_with_signs_approximates_the_plain_product():
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(64, 128, generator=generator), torch.randn(96, 128, generator=generator)
+    for signs in Signs:
+        recipe = GemmRecipe(Format.MXFP8, hadamard=16, signs=signs)
+        got = gemm(a, b, Gemm.WGRAD, recipe, label="l", ledger=Ledger(), randomness=Randomness(5))
+        assert (got - a @ b.t()).norm() / (a @ b.t()).norm() < 0.06
+
+
+def test_the_gradient_operand_alone_is_rounded_by_chance():
+    recipe = GemmRecipe(Format.MXFP4, stochastic=Stochastic.GRADIENTS)
+    found = {
+        which: tuple(recipe.quantizer(which, operand).rounding is Rounding.STOCHASTIC for operand in Operand)
+        for which in Gemm
+    }
+    assert found == {Gemm.FPROP: (False, False), Gemm.DGRAD: (True, False), Gemm.WGRAD: (True, False)}
+
+
+def test_square_blocks_are_for_weights_alone():
+    recipe = GemmRecipe(Format.MXFP4, weight_rows=32)
+    rows = {which: tuple(recipe.quantizer(which, operand).rows for operand in Operand) for which in Gemm}
+    assert rows == {Gemm.FPROP: (1, 32), Gemm.DGRAD: (1, 32), Gemm.WGRAD: (1, 1)}
+
+
+def test_a_recipe_that_draws_refuses_to_run_without_a_seed():
+    recipe = GemmRecipe(Format.MXFP4, stochastic=Stochastic.ALL)
+    with pytest.raises(ValueError, match="fprop: the recipe draws random numbers; found no seed"):
+        gemm(torch.zeros(32, 32), torch.zeros(32, 32), Gemm.FPROP, recipe, label="l", ledger=Ledger())
+
+
+def test_row_wise_fp8_keeps_small_rows_that_tensor_wise_scaling_crushes():
+    generator = torch.Generator().manual_seed(3)
+    a, b = torch.randn(64, 128, generator=generator), torch.randn(96, 128, generator=generator)
+    a[:8] *= 1e-6
+    error = {}
+    for format in (Format.FP8, Format.FP8_ROW):
+        got = gemm(a, b, Gemm.FPROP, GemmRecipe(format), label="l", ledger=Ledger())[:8]
+        error[format] = ((got - a[:8] @ b.t()).norm() / (a[:8] @ b.t()).norm()).item()
+    assert error[Format.FP8_ROW] < 0.05 < 0.2 < error[Format.FP8]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from kernels.formats import E2M1, E4M3, E5M2
+from kernels.philox import Draw, Randomness
+from kernels.quantize import cpu, reference
+from kernels.recipe import HADAMARD_SIZES, Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.tools import inputs
+
+CPU = torch.device("cpu")
+FORMATS = [(Format.MXFP4, E2M1), (Format.MXFP8, E4M3), (Format.MXFP8, E5M2)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_the_native_engine():
+    """Small tensors on several threads of a busy machine wait for one another far longer than they compute."""
+    if cpu.engine() != "c++":
+        pytest.skip("no C++ compiler here: nothing to compare")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def any_fp32(shape, generator):
+    """Every FP32 bit pattern, a block that is not finite now and then."""
+    bits = torch.randint(-(2**31), 2**31, shape, generator=generator)
+    x = bits.to(torch.int32).view(torch.float32)
+    mild = torch.randn(shape, generator=generator)
+    keep = torch.randint(0, 40, shape, generator=generator) == 0
+    return torch.where(keep, x, mild * 2.0 ** torch.randint(-140, 120, (shape[0], 1), generator=generator))
+
+
+def matrices(shape, seed):
+    """The adversarial kinds in FP32 and BF16, and magnitudes from subnormal to the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    yield "any FP32", any_fp32(shape, generator)
+    for magnitude in (1e-41, 1e-38, 1e-20, 1.0, 1e30, 1e38):
+        yield f"{magnitude}", torch.randn(shape, generator=generator) * magnitude
+    for kind in inputs.KINDS:
+        yield kind, inputs.make(kind, shape, seed)
+
+
+def bits(x):
+    """BF16 bits, all NaN alike."""
+    return torch.where(x.isnan(), torch.full_like(x, torch.nan), x).contiguous().view(torch.int16)
+
+
+def draws(quantizer, seed=3):
+    """What the quantizer needs of random numbers; counters and keys beyond 32 bits."""
+    stochastic = quantizer.rounding is Rounding.STOCHASTIC
+    signed = quantizer.signs is not Signs.NONE
+    return {
+        "draw": Draw(seed << 40 | 99, (seed << 33) + 5) if stochastic else None,
+        "signs": Randomness(seed).signs(quantizer.hadamard, per_step=False, device=CPU) if signed else None,
+    }
+
+
+def expected(x, quantizer, **random):
+    return bits(reference.dequantize(reference.quantize(x, quantizer, **random)).bfloat16())
+
+
+def assert_all_equal_the_reference(x, quantizer, what):
+    random = draws(quantizer)
+    want = expected(x, quantizer, **random)
+    turned = x.t().contiguous().t()
+    for name, got in {
+        "c++ along rows": cpu.quantize_dequantize(x, quantizer, **random),
+        "c++ along columns": cpu.quantize_dequantize(turned, quantizer, **random),
+        "eager": cpu._eager(x, quantizer, *random.values()),
+    }.items():
+        assert torch.equal(bits(got), want), f"{name}: {what}, {tuple(x.shape)}, {quantizer}"
+
+
+OPTIONS = [  # rows of a block, rounding, pre-scale, signs
+    (1, Rounding.NEAREST, 1.0, Signs.NONE),
+    (32, Rounding.NEAREST, 1.0, Signs.NONE),
+    (1, Rounding.STOCHASTIC, 0.75, Signs.FIXED),
+    (32, Rounding.STOCHASTIC, 1.0, Signs.FIXED),
+]
+CASES = [*itertools.product(FORMATS[:1], OPTIONS), *zip(FORMATS[1:], OPTIONS[1::2], strict=True)]
+CASES += [*zip(FORMATS[1:], OPTIONS[2::-2], strict=True)]
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES)
+@pytest.mark.parametrize("rule", list(ScaleRule))
+def test_c_plus_plus_and_torch_operations_give_the_bits_of_the_reference(rule, size):
+    case = 0
+    for (form, element), (rows, rounding, prescale, signs) in CASES:
+        quantizer = Quantizer(
+            format=form, element=element, scale_rule=rule, rounding=rounding, prescale=prescale,
+            hadamard=size, signs=signs if size else Signs.NONE, rows=rows,
+        )  # fmt: skip
+        for what, x in matrices((64, 256), seed=case):
+            case += 1
+            if rows == 1:  # rows that fill no vector, columns that fill no group of four blocks
+                x = x[: 37 + case % 20, : 256 - max(32, size) * (case % 2)]
+            assert_all_equal_the_reference(x, quantizer, what)
+
+
+def test_every_value_of_bf16_becomes_what_the_reference_says():
+    """All 65,536 bit patterns, each the largest of its block once."""
+    patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2**16, 32, generator=generator).bfloat16() * patterns.unsqueeze(1)
+    x[:, 7] = patterns
+    for rule in (ScaleRule.EVEN, ScaleRule.CEIL):
+        assert_all_equal_the_reference(x, Quantizer(scale_rule=rule), "patterns")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_nothing(threads):
+    x = torch.randn(2500, 256, generator=torch.Generator().manual_seed(1))
+    torch.set_num_threads(threads)
+    for quantizer in (
+        Quantizer(),
+        Quantizer(hadamard=128, rounding=Rounding.STOCHASTIC, signs=Signs.STEP),
+    ):
+        assert_all_equal_the_reference(x, quantizer, f"{threads} threads")
+
+
+def test_views_are_read_where_they_lie():
+    whole = torch.randn(200, 320, generator=torch.Generator().manual_seed(2))
+    views = {
+        "columns of a wider matrix": whole[:, 32:160],
+        "every third row": whole[::3],
+        "transposed part of a matrix": whole[:96, :77].t(),
+        "one row many times": whole[:1].expand(40, 320),
+        "every second column": whole[:, ::2],
+        "one column transposed": whole[:64, :1].t(),
+        "no row": whole[:0],
+    }
+    for what, view in views.items():
+        quantizer = Quantizer(hadamard=16)
+        got = cpu.quantize_dequantize(view, quantizer)
+        assert torch.equal(bits(got), expected(view, quantizer)), what
+
+
+@pytest.mark.parametrize("engine", [cpu.quantize_dequantize, lambda x, q: cpu._eager(x, q, None, None)])
+def test_the_result_is_contiguous_along_k_whatever_the_layout_of_the_matrix(engine):
+    x = torch.randn(96, 160)
+    assert engine(x.t(), Quantizer()).is_contiguous() and engine(x, Quantizer()).is_contiguous()
+
+
+def test_other_types_and_tensors_without_memory_take_torch_operations():
+    x = torch.randn(8, 64)
+    for dtype in (torch.float16, torch.float64):
+        got = cpu.quantize_dequantize(x.to(dtype), Quantizer())
+        assert torch.equal(bits(got), expected(x.to(dtype), Quantizer()))
+    assert cpu.quantize_dequantize(x.to("meta"), Quantizer()).shape == (8, 64)
+    parameter = torch.nn.Parameter(x)
+    assert torch.equal(bits(cpu.quantize_dequantize(parameter, Quantizer())), expected(x, Quantizer()))
+
+
+def test_nvfp4_goes_through_the_reference():
+    quantizer, x = Quantizer(format=Format.NVFP4), torch.randn(8, 64)
+    assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), expected(x, quantizer))
+
+
+def test_what_the_reference_refuses_is_refused_with_its_words():
+    x = torch.zeros(4, 64)
+    for bad, quantizer, random, words in (
+        (torch.zeros(2, 40), Quantizer(), {}, "last dimension 40"),
+        (x, Quantizer(hadamard=128), {}, "no multiple of 128"),
+        (x, Quantizer(rows=32), {}, "32x32"),
+        (x, Quantizer(rounding=Rounding.STOCHASTIC), {}, "draw: found None"),
+        (x, Quantizer(), {"draw": Draw(1, 2)}, "draw: found Draw"),
+        (x, Quantizer(hadamard=16, signs=Signs.FIXED), {}, "signs: found none"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cpu.quantize_dequantize(bad, quantizer, **random)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed: the GPU kernels are not tested")
+
+from harness import cli
+from kernels.matmul import tune
+from kernels.matmul.triton import Tiling
+from kernels.quantize import reference
+from kernels.recipe import Quantizer
+from kernels.tools import inputs, verify_twins
+from kernels.tools.commands import bench
+from kernels.tools.commands.verify import poisoned_outputs
+from tests.kernels.conftest import DEVICE
+
+
+@pytest.fixture(scope="module")
+def proofs():
+    """What `kernels prove --json` finds; a process of its own, because this one interprets."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "kernels", "prove", "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return {(row["target"], row["case"]): row for row in json.loads(done.stdout)["kernels"]}
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        ("sm_100", "tcgen05.mma.cta_group::1.kind::mxf4.block_scale.block32"),
+        (
+            "sm_120",
+            "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::2X.f32.e2m1.e2m1.f32.ue8m0",
+        ),
+        ("gfx950", "v_mfma_scale_f32_32x32x64_f8f6f4"),
+    ],
+)
+def test_chips_with_fp4_units_multiply_with_them(proofs, target, instruction):
+    rows = [row for (t, case), row in proofs.items() if t == target and case.startswith("gemm e2m1")]
+    assert len(rows) == 1 and instruction in rows[0]["matrix"]
+
+
+def test_no_kernel_spills_registers_on_any_target(proofs):
+    assert {target for target, _ in proofs} == {"sm_90", "sm_100", "sm_120", "gfx942", "gfx950"}
+    assert [key for key, row in proofs.items() if row["spilled_bytes"]] == []
+
+
+def test_blackwell_moves_scales_into_tensor_memory_and_converts_in_hardware(proofs):
+    gemm = next(row for (t, case), row in proofs.items() if t == "sm_100" and case.startswith("gemm e2m1"))
+    assert gemm["moves"]["tcgen05.cp"] > 0
+    both = {"sm_100": "cvt.rn.satfinite.e2m1x2.f32", "gfx950": "v_cvt_scalef32_pk_fp4_f32"}
+    for target, conversion in both.items():
+        # 64 x 128 elements in 2 orientations, 2 elements an instruction, 4 warps of 32 or 64 lanes
+        lanes = 4 * (32 if target == "sm_100" else 64)
+        assert proofs[target, "mxfp4 H16, both"]["conversions"] == {conversion: 2 * 64 * 128 // 2 // lanes}
+
+
+def test_a_proof_that_fails_says_what_is_missing():
+    found = "prove.Found('sm_100', 'gemm e2m1', {}, {}, {}, 9, 8, 0, 1)"
+    program = f"from kernels.tools import prove; print('\\n'.join(prove.complaints({found})))"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "sm_100, gemm e2m1: found no matrix instruction; wanted a block-scaled one",
+        "sm_100, gemm e2m1: scales go through registers; wanted tcgen05.cp",
+        "sm_100, gemm e2m1: 8 bytes of registers spilled",
+    ]
+
+
+def test_verify_compares_every_twin_and_finds_none_different(capfd):
+    assert cli.main(["kernels", "verify", "--seeds", "1", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["ok"] and {"cpu", "triton packed", "triton values", "gemm by torch"} <= {
+        twin["twin"] for twin in document["twins"]
+    }
+    assert all(twin["cases"] and twin["elements"] for twin in document["twins"])
+
+
+def test_a_difference_is_located_by_row_block_and_element():
+    def damaged(x, one):
+        quantized = reference.quantize(x, one.quantizer)
+        values = reference.dequantize(quantized)
+        wrong = values.clone()
+        wrong[5, 70] += 1.0
+        yield "values", wrong, values
+
+    outcome = verify_twins.run(
+        "damaged", damaged, device=torch.device("cpu"), shapes=[(8, 128)], seeds=1, chosen=[Quantizer()],
+        kinds=["short"],
+    )  # fmt: skip
+    assert outcome.difference.startswith(
+        "short, seed 0: (8, 128) mxfp4 even none rows 1, values: row 5, block 2, element 6: "
+    )
+
+
+def test_an_implementation_that_leaves_outputs_unwritten_is_found():
+    """Zeros would look right to a fresh, zeroed output: poisoned ones do not."""
+
+    def idle(x, one):
+        values = reference.dequantize(reference.quantize(x, one.quantizer)).bfloat16()
+        yield "values", torch.empty_like(values), values
+
+    with poisoned_outputs():
+        outcome = verify_twins.run(
+            "idle",
+            idle,
+            device=torch.device("cpu"),
+            shapes=[(8, 128)],
+            seeds=1,
+            chosen=[Quantizer()],
+            kinds=["sparse"],
+        )
+    assert "got nan" in outcome.difference
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU is here: kernels bench itself measures")
+def test_the_gpu_bench_runs_through_in_the_interpreter(capsys):
+    """Speed means nothing here; the command that will be typed on a GPU is tried as far as a CPU can."""
+    assert bench.report(DEVICE, small=True, as_json=True) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["quantisers"][0]["what"] == "copy (BF16)"
+    assert all(
+        row["time_s"] > 0 for group in ("quantisers", "products", "linears") for row in document[group]
+    )
+    assert document["linears"][2]["what"] == "tiny MXFP4 H16 forward + backward (reference, torch)"
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU is here")
+def test_bench_without_a_gpu_says_so(capfd):
+    assert cli.main(["kernels", "bench"]) == 3
+    assert "no GPU is visible to torch; --cpu measures the CPU path" in capfd.readouterr().err
+
+
+def test_tilings_are_kept_with_their_provenance_and_forgotten_with_another_triton(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "default_directory", lambda: tmp_path / "new")
+    tiling = {"BM": 128, "BN": 128, "BK": 128, "stages": 2, "warps": 8}
+    path = tune.store(torch.device("cpu"), {"1,2,3,e2m1": {"tiling": tiling, "time_s": 1.0}})
+    document = json.loads(path.read_text())
+    assert document["device"] == "cpu" and document["triton"] and document["torch"] == torch.__version__
+    assert tune._table("cpu") == {"1,2,3,e2m1": Tiling(**tiling)}
+    path.write_text(path.read_text().replace(document["triton"], "2.0.0"))
+    tune._table.cache_clear()
+    assert tune._table("cpu") == {}
+    path.write_text("{ damaged")
+    tune._table.cache_clear()
+    assert tune._table("cpu") == {}
+    tune._table.cache_clear()
+
+
+def test_inputs_are_the_same_for_the_same_seed():
+    for kind in inputs.KINDS:
+        first, again = (inputs.make(kind, (8, 64), 3).view(torch.int16) for _ in range(2))
+        assert torch.equal(first, again)
