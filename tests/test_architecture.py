@@ -95,11 +95,11 @@ def test_the_shared_leaves_import_nothing_of_ours(leaf):
 @pytest.mark.parametrize("path", FILES + TESTS, ids=name_of)
 def test_files_and_functions_are_short(path):
     source = path.read_text(encoding="utf-8")
-    assert source.count("\n") <= 300, f"{name_of(path)}: more than 300 lines"
+    assert source.count("\n") <= 500, f"{name_of(path)}: more than 500 lines"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert length <= 40, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
+            assert length <= 60, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
