@@ -10,7 +10,6 @@ from pathlib import Path
 from harness.base.errors import EnvironmentFailure
 from harness.campaign import store
 from harness.campaign.runner import run_job
-from harness.campaign.torchrun import accelerators
 from harness.commands import upload
 from harness.conclude import conclude
 from harness.config import memory
@@ -18,6 +17,7 @@ from harness.config.file import resolve
 from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine import page_caches
+from harness.machine.accelerators import accelerators
 
 _TOY = "the same code at toy scale, a proof of function and no result"
 

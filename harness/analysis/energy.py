@@ -18,9 +18,9 @@ from typing import Any
 from compliance import mllog, runlog
 from compliance.runlog import RunLog
 from harness.analysis.submission_loader import Submission
+from harness.base.text import printable
 from harness.machine.power.recorder import FILE
 from harness.records import attempt
-from harness.records.log_groups import printable
 
 LABEL = "informative, not an MLPerf Power result"
 _LONGEST_GAP = 5  # times the usual step: over more nothing is assumed

@@ -19,7 +19,7 @@ from harness.analysis import submission_loader
 from harness.analysis.run_figures import HYPERPARAMETERS
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
-from harness.records.log_groups import printable
+from harness.base.text import printable
 from harness.records.timing import Timing
 
 SHIPPED = Path(__file__).parent / "public" / "llama31_8b.json"

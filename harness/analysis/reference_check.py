@@ -13,7 +13,8 @@ from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
 from harness.analysis.score_files import rules_target, window
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.records.log_groups import Group, groups, printable
+from harness.base.text import printable
+from harness.records.log_groups import Group, groups
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

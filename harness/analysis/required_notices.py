@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.analysis import run_figures
 from harness.analysis.submission_loader import Submission
-from harness.records.log_groups import printable
+from harness.base.text import printable
 
 _POINTS = (
     ("division", "submission_division"),

@@ -12,7 +12,8 @@ from compliance import checker, runlog, scoring
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
 from harness.base.errors import EXIT_FAILED, EXIT_OK
-from harness.records.log_groups import Group, groups, printable
+from harness.base.text import printable
+from harness.records.log_groups import Group, groups
 
 NOTICE = "Result not verified by MLCommons Association."
 

@@ -15,8 +15,9 @@ from compliance import runlog
 from compliance.runlog import RunLog
 from harness.analysis import published_precision
 from harness.base.errors import UsageError
+from harness.base.text import printable
 from harness.records import attempt, timing
-from harness.records.log_groups import Group, groups, printable
+from harness.records.log_groups import Group, groups
 from harness.records.timing import Timing
 
 

@@ -101,3 +101,11 @@ def spreadsheet_cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else value
+
+
+def printable(content: object, limit: int = 200) -> str:
+    """Text of a log as a terminal may show it: control, bidirectional and half characters as escapes."""
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(content)[:limit]
+    )
+    return text + (" .." if len(str(content)) > limit else "")

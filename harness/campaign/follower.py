@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, UsageError, UserError
+from harness.base.text import printable
 from harness.campaign import nodes as campaign_nodes
 from harness.campaign import process, store, torchrun
 from harness.campaign.nodes import Sign
@@ -27,7 +28,6 @@ from harness.machine import page_caches
 from harness.machine.power import recorder
 from harness.main_job import require_accelerators
 from harness.records import attempt, lock
-from harness.records.log_groups import printable
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0  # the first node speaks every 5 s; a network file system may show it a minute late

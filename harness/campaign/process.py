@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import IO, Any
 
 from harness.base.errors import EXIT_INTERRUPTED, UserError
 from harness.base.paths import ROOT
+from harness.machine.child_process import die_with_this_process
 from harness.records import attempt as attempts
 from harness.records import lock
 
@@ -25,7 +24,6 @@ _LEAVING_S = (
 )
 _CLOSING_S = 30.0  # an interrupted run writes run_stop, after the step or collective it is in
 _TERMINATING_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Interrupted(UserError):
@@ -155,18 +153,3 @@ def _ended(process: subprocess.Popen[bytes], wait_s: float) -> bool:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def die_with_this_process() -> Callable[[], None] | None:
-    """For a child between fork and exec: makes Linux send it SIGTERM when this process dies, a kill -9 included."""
-    if sys.platform != "linux":
-        return None
-    parent = os.getpid()
-    libc = ctypes.CDLL(None)  # loaded here: between fork and exec only the call itself is safe
-
-    def in_child() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return in_child

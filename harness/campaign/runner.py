@@ -112,7 +112,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
             progress.end(made.runs[index].outcome or "no result")
         if made.runs[index].state == "promoted":
             return made
-        close_attempt.add_evidence(directory, gpu_errors.found(made.config, since_s=began_s))
+        close_attempt.add_evidence(directory, gpu_errors.found(since_s=began_s))
         last = attempt.ending(directory)
         if _disk_is_full(directory, last):
             raise EnvironmentFailure(f"{_where_full(directory, last)}; free some, then {_RESUME}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
 from harness.contract import environment
 from harness.contract.config import Config
+from harness.machine.accelerators import accelerators
 
 
 def command(config: Config, attempt: Path) -> list[str]:
@@ -35,12 +35,3 @@ def threads(config: Config) -> int:
 
 def training_environment(config: Config) -> dict[str, str]:
     return environment.training_environment(threads=threads(config), on_cpu=accelerators() == 0)
-
-
-def accelerators(root: Path = Path("/")) -> int:
-    """GPUs of this machine, without importing torch: NVIDIA's device files, or the GPU nodes of AMD's driver."""
-    nvidia = [path for path in root.glob("dev/nvidia[0-9]*") if re.fullmatch(r"nvidia\d+", path.name)]
-    if nvidia or not (root / "dev/kfd").exists():
-        return len(nvidia)
-    identifiers = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")  # 0 for a CPU's node
-    return sum(path.read_text(encoding="ascii").strip() not in ("", "0") for path in identifiers)

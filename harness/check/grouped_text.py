@@ -9,8 +9,8 @@ from compliance.official import compliance_checker
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
 from compliance.ruleset import NAMES
+from harness.base.text import printable
 from harness.check.log_directory import Checked
-from harness.records.log_groups import printable
 
 
 def lines(checked: Checked) -> list[str]:

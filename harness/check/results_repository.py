@@ -14,9 +14,10 @@ from compliance import repository, scoring
 from compliance.rule_input import Case
 from compliance.scoring import ScoreError
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.text import printable
 from harness.check.grouped_text import shown
 from harness.check.log_directory import Checked, beside, examined
-from harness.records.log_groups import group_of, printable
+from harness.records.log_groups import group_of
 
 
 def run(args: argparse.Namespace) -> int:

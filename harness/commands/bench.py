@@ -12,11 +12,11 @@ from pathlib import Path
 
 from harness.base.errors import EXIT_OK, TrainingFailed
 from harness.base.paths import ROOT
-from harness.campaign.torchrun import accelerators
 from harness.commands.options import positive
 from harness.config.file import resolve
 from harness.contract import environment
 from harness.contract.config import Config, to_mapping
+from harness.machine.accelerators import accelerators
 
 _LAUNCH = (
     "-m",

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.base.errors import EXIT_OK
-from harness.records.log_groups import printable
+from harness.base.text import printable
 from harness.study.quantisation import figures, looks
 from harness.study.quantisation.looks import FOLLOWED, GEMMS
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
-from harness.campaign.torchrun import accelerators
+from harness.base.text import printable
 from harness.config.file import resolve
 from harness.doctor import gpu, host, nodes, software
 from harness.doctor.checks import VERDICTS, Check, Finding, Patient, examine
+from harness.machine.accelerators import accelerators
 from harness.main_job import choose_profile
-from harness.records.log_groups import printable
 
 _QUICK_S, _FULL_S = 55.0, 600.0
 _LONGEST = 600  # characters of a line

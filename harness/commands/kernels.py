@@ -6,8 +6,8 @@ import argparse
 import subprocess
 import sys
 
-from harness.campaign.torchrun import accelerators
 from harness.contract import environment
+from harness.machine.accelerators import accelerators
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

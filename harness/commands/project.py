@@ -13,10 +13,10 @@ from rich.table import Table
 
 from compliance import reference_points
 from harness.base.errors import EXIT_OK, UsageError
+from harness.base.text import printable
 from harness.projection import systems
 from harness.projection.step_time import INTERVAL_SAMPLES, PRECISIONS, Accelerator, Setup, forecast
 from harness.projection.systems import Measured
-from harness.records.log_groups import printable
 
 _DEFAULT = ("MI355X", "MI350X", "MI300X", "B200", "B300", "GB200", "GB300", "H200", "H100")
 _GBS = 32

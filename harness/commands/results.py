@@ -16,9 +16,8 @@ from rich.text import Text
 
 from harness.analysis import public_index, run_figures
 from harness.base.errors import EXIT_OK, UsageError, UserError
-from harness.base.text import number, spreadsheet_cell
+from harness.base.text import number, printable, spreadsheet_cell
 from harness.contract.files import replace_text
-from harness.records.log_groups import printable
 
 _COLUMNS = (
     ("round", "round", 0),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from harness.campaign.torchrun import accelerators
 from harness.commands.options import positive
 from harness.config.file import resolve
+from harness.machine.accelerators import accelerators
 from harness.main_job import choose_profile, fit_proxy, start
 
 

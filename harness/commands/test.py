@@ -8,8 +8,8 @@ import sys
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.base.paths import ROOT
-from harness.campaign.torchrun import accelerators
 from harness.contract.environment import cores
+from harness.machine.accelerators import accelerators
 
 _WORKERS = 8  # many tests start ranks of their own
 

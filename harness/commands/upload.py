@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.base.errors import EXIT_OK, UsageError, UserError
+from harness.base.text import printable
 from harness.campaign import campaign, store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
@@ -16,7 +17,6 @@ from harness.config import rules
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 from harness.records import attempt, lock
-from harness.records.log_groups import printable
 from harness.upload import targets
 from harness.upload.upload_record import gather
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.paths import in_repository
+from harness.base.text import printable
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config, corpus_fingerprint, fixed_by_checkpoint
-from harness.records.log_groups import printable
 
 _MANIFEST = "fourmark.json"  # submission.checkpoint.checkpoint writes it last
 _SCHEMA = 1

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.base.errors import EXIT_OK
-from harness.campaign.torchrun import accelerators
 from harness.config import checkpoint_rules, memory
 from harness.config.file import Origin, Resolved, leaves_of, resolve
 from harness.contract.config import Config, to_mapping
+from harness.machine.accelerators import accelerators
 
 
 @dataclass(frozen=True, slots=True)

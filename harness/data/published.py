@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from harness.records.log_groups import printable
+from harness.base.text import printable
 
 METADATA = "https://training.mlcommons-storage.org/metadata"
 # The script whose protocol this is; it is not run. git show 14849b1:mlc-r2-downloader.sh | sha256sum

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
+from harness.base.paths import ROOT
+from harness.base.text import printable
 from harness.contract import environment
 from harness.data.progress_meter import Meter
-from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
-from harness.records.log_groups import printable
-from harness.base.paths import ROOT
 
 _END_S = 10.0  # an interrupted builder writes its last checkpoint
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from harness.data.published import Dataset, File
 from harness.base.errors import EnvironmentFailure
-from harness.records.log_groups import printable
+from harness.base.text import printable
+from harness.data.published import Dataset, File
 
 _CHUNK = 1 << 20
 _MANIFEST_BYTES = 1 << 24

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ from typing import Literal
 from harness.contract.config import Config
 
 Verdict = Literal["ok", "warn", "fail", "unknown"]
-_CLOSING_S = 5.0
 VERDICTS: tuple[Verdict, ...] = ("ok", "warn", "unknown", "fail")
 
 
@@ -40,7 +38,7 @@ class Patient:
 
     Args:
         gpus: accelerators that the kernel shows.
-        needs_gpus: the profile does not run without them.
+        needs_gpus: the profile does not ask without them.
         root: of the file system, for tests.
     """
 
@@ -73,14 +71,6 @@ class Check:
     late: Verdict = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """Of a program: `why` is empty when it ended with status 0."""
-
-    out: str
-    why: str = ""
-
-
 def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> list[Finding]:
     """Ask every check, one after the other: they measure, and would measure one another."""
     until = time.monotonic() + budget_s
@@ -92,7 +82,7 @@ def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> li
 
 def _ask(check: Check, patient: Patient, patience_s: float) -> Sequence[Finding]:
     if patience_s < 1:
-        return [_unknown(check, "not asked: the time is used up", "./run.sh doctor without --quick")]
+        return [_unknown(check, "not asked: the time is used up", "./ask.sh doctor without --quick")]
     answers: list[Sequence[Finding]] = []
 
     def listen() -> None:
@@ -118,45 +108,3 @@ def _ask(check: Check, patient: Patient, patience_s: float) -> Sequence[Finding]
 
 def _unknown(check: Check, found: str, fix: str) -> Finding:
     return Finding(name=check.name, verdict="unknown", found=found, fix=fix)
-
-
-def run(
-    command: Sequence[str],
-    *,
-    timeout_s: float = 15.0,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-) -> Answer:
-    """What a program says on stdout; a missing, failing or silent one is an answer too."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            cwd=cwd,
-            env=None if env is None else dict(env),
-        )
-    except OSError as error:
-        return Answer(out="", why=f"{command[0]}: {error.strerror or error}")
-    try:
-        out, said = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return Answer(out="", why=f"{command[0]} said nothing within {timeout_s:.0f} s")
-    if process.returncode:
-        words = (said.strip() or out.strip()).splitlines()
-        why = f"{command[0]}: {words[-1] if words else f'exit status {process.returncode}'}"
-        return Answer(out=out, why=why)
-    return Answer(out=out)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Asked first: torchrun ends its ranks then, which are in sessions of their own."""
-    process.terminate()
-    try:
-        process.communicate(timeout=_CLOSING_S)
-    except subprocess.TimeoutExpired:
-        process.kill()

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import yaml
+from harness.base.ask_program import ask_program
+from harness.doctor.checks import Check, Finding, Patient, Verdict
+from harness.machine.accelerators import Gpu, inventory, sheet
 
-from harness.base.paths import ROOT
-from harness.doctor.checks import Check, Finding, Patient, Verdict, run
-
-SHEET = ROOT / "harness" / "analysis" / "public" / "hardware.yaml"
-_FIELDS = (
-    "index",
-    "name",
-    "driver_version",
-    "memory.total",
-    "memory.used",
-    "clocks.sm",
-    "clocks.max.sm",
-    "ecc.mode.current",
-    "ecc.errors.uncorrected.volatile.total",
-    "power.limit",
-    "power.default_limit",
-    "temperature.gpu",
-    "mig.mode.current",
-)
-_NVIDIA = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
-_AMD = [
-    "rocm-smi",
-    "--showproductname",
-    "--showdriverversion",
-    "--showmeminfo",
-    "vram",
-    "--showmaxpower",
-    "--json",
-]
 _THROTTLED = ["nvidia-smi", "--query-gpu=clocks_throttle_reasons.active", "--format=csv,noheader"]
 # bits of clocks_throttle_reasons.active that mean damage, not idleness or a power cap: NVML nvmlClocksEventReasons
 _SLOWED = {0x8: "hardware slowdown", 0x40: "hardware thermal slowdown", 0x80: "hardware power brake"}
 _BUSY_MIB = 1024.0
 _HOT_C = 85.0
-
-Gpu = Mapping[str, str]  # by the names of nvidia-smi; a value that it does not know is empty
 
 
 def checks() -> list[Check]:
@@ -56,7 +24,7 @@ def ask(patient: Patient) -> Sequence[Finding]:
     """Model, count, driver, memory, clocks, ECC and power."""
     if not patient.gpus:
         return [absent(patient)]
-    gpus, why = inventory(patient)
+    gpus, why = inventory(patient.root)
     if not gpus:
         fix = "install the vendor's tool, or start the container with its GPU runtime"
         return [Finding(name="gpu", verdict="unknown", found=f"{patient.gpus} device files; {why}", fix=fix)]
@@ -70,71 +38,6 @@ def absent(patient: Patient) -> Finding:
         return Finding(name="gpu", verdict="fail", found="none", expected=f"{wanted}", fix=fix)
     found = "none; the proxy runs instead: the same code on CPU at toy scale, FP8 and MXFP4 emulated"
     return Finding(name="gpu", verdict="ok", found=found, expected="none needed by the proxy")
-
-
-def inventory(patient: Patient) -> tuple[list[Gpu], str]:
-    """Every GPU, and why there are none."""
-    answer = run(_NVIDIA)
-    if not answer.why:
-        rows = csv.reader(io.StringIO(answer.out), skipinitialspace=True)
-        known = [{key: _value(text) for key, text in zip(_FIELDS, row, strict=False)} for row in rows if row]
-        return list(known), ""
-    amd = run(_AMD)
-    if not amd.why and (known := _of_amd(amd.out, patient)):
-        return list(known), ""
-    return [], f"{answer.why}; {amd.why or 'rocm-smi: found no cards'}"
-
-
-def _value(text: str) -> str:
-    text = text.strip()
-    return "" if text.strip("[]") in ("N/A", "Not Supported", "Unknown Error", "GPU requires reset") else text
-
-
-def _of_amd(text: str, patient: Patient) -> list[dict[str, str]]:
-    """rocm-smi's JSON under nvidia-smi's names; its keys change with the version, so they are found by their words."""
-    try:
-        document: Mapping[str, Any] = yaml.safe_load(text)
-        cards = {name: card for name, card in document.items() if re.fullmatch(r"card\d+", name)}
-    except (yaml.YAMLError, AttributeError):
-        return []
-    driver = _worded(document.get("system") or {}, "driver")
-    found = []
-    for name, card in sorted(cards.items(), key=lambda pair: int(pair[0][4:])):
-        total = _worded(card, "vram total memory")
-        row = dict.fromkeys(_FIELDS, "")
-        row.update(
-            {
-                "index": name[4:],
-                "driver_version": driver,
-                "name": _worded(card, "card series", "product name"),
-            }
-        )
-        row["power.limit"] = _worded(card, "max graphics package power")
-        row["memory.total"] = str(int(total) // 2**20) if total.isdigit() else ""
-        found.append(row)
-    errors = sorted(patient.root.glob("sys/class/drm/card*/device/ras/umc_err_count"))
-    for row, path in zip(found, errors if len(errors) == len(found) else [], strict=False):
-        counted = re.search(r"^ue:\s*(\d+)", path.read_text(encoding="ascii", errors="replace"), re.M)
-        row.update(
-            {
-                "ecc.mode.current": "Enabled",
-                "ecc.errors.uncorrected.volatile.total": counted[1] if counted else "",
-            }
-        )
-    return found
-
-
-def _worded(card: Mapping[str, Any], *wanted: str) -> str:
-    return next(
-        (str(value) for key, value in card.items() for word in wanted if word in str(key).lower()), ""
-    )
-
-
-def sheet(model: str) -> Mapping[str, Any]:
-    """What the vendor publishes of a model; empty for one that is not listed."""
-    known: Mapping[str, Mapping[str, Any]] = yaml.safe_load(SHEET.read_text(encoding="utf-8"))
-    names = sorted((name for name in known if re.search(rf"\b{name}\b", model)), key=len)
-    return known[names[-1]] if names else {}
 
 
 def _models(patient: Patient, gpus: Sequence[Gpu]) -> Finding:
@@ -173,7 +76,7 @@ def _clocks(gpus: Sequence[Gpu]) -> Finding:
     limits = sorted({gpu["clocks.max.sm"] for gpu in gpus})
     if limits == [""]:
         return _unsaid("gpu clocks")
-    codes = [int(code, 16) for code in re.findall(r"0x[0-9a-fA-F]+", run(_THROTTLED).out)]
+    codes = [int(code, 16) for code in re.findall(r"0x[0-9a-fA-F]+", ask_program(_THROTTLED).out)]
     slowed = sorted({word for code in codes for bit, word in _SLOWED.items() if code & bit})
     hot = [gpu["index"] for gpu in gpus if _number(gpu["temperature.gpu"]) >= _HOT_C]
     words = [*slowed, *([f"GPU {', '.join(hot)} at {_HOT_C:.0f} C or more"] if hot else [])]
@@ -217,15 +120,15 @@ def links(patient: Patient) -> Sequence[Finding]:
     """How the GPUs reach one another: NVLink or XGMI between every pair, every link up."""
     if patient.gpus < 2:
         return [Finding(name="gpu links", verdict="ok", found=f"{patient.gpus or 'no'} GPU: nothing to link")]
-    matrix = run(["nvidia-smi", "topo", "-m"])
+    matrix = ask_program(["nvidia-smi", "topo", "-m"])
     if matrix.why:
-        matrix = run(["rocm-smi", "--showtopotype"])
+        matrix = ask_program(["rocm-smi", "--showtopotype"])
     pairs = re.findall(r"\b(NV\d+|XGMI|SYS|NODE|PHB|PXB|PIX|PCIE)\b", _rows_of_gpus(matrix.out))
     if matrix.why or not pairs:
         return [_unsaid("gpu links", matrix.why)]
     kinds = sorted(set(pairs))
     fast = all(kind.startswith(("NV", "XGMI")) for kind in kinds)
-    down = len(re.findall(r"inactive", run(["nvidia-smi", "nvlink", "--status"]).out, re.I))
+    down = len(re.findall(r"inactive", ask_program(["nvidia-smi", "nvlink", "--status"]).out, re.I))
     found = f"{', '.join(kinds)} between {patient.gpus} GPUs" + (f", {down} links down" if down else "")
     verdict: Verdict = "fail" if down else "ok" if fast and len(kinds) == 1 else "warn"
     fix = (

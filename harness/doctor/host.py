@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from harness.base.ask_program import ask_program
 from harness.contract import environment
-from harness.doctor.checks import Check, Finding, Patient, Verdict, run
+from harness.doctor.checks import Check, Finding, Patient, Verdict
 from harness.machine import page_caches
 
 _GIB = 2**30
@@ -210,7 +211,7 @@ def cpu(patient: Patient) -> Sequence[Finding]:
 def time_sync(_: Patient) -> Sequence[Finding]:
     """Whether something keeps the clock: logs of several nodes carry times of several clocks."""
     for command, healthy, measured in _TIME_TOOLS:
-        answer = run(command, timeout_s=8)
+        answer = ask_program(command, timeout_s=8)
         if answer.why:
             continue
         offset = re.search(measured, answer.out)

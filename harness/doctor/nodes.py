@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.base.ask_program import ask_program
 from harness.base.errors import UsageError
 from harness.base.paths import ROOT
-from harness.doctor.checks import run
-from harness.records.log_groups import printable
+from harness.base.text import printable
 
 # A node that is unlike the others in these is a bad one, however well it is: ranks of a run must be of one kind.
 _SAME = ("gpu", "gpu driver", "versions", "torch")
@@ -79,7 +79,7 @@ def _over_ssh(host: str, options: Sequence[str]) -> Report:
     command = shlex.join([str(ROOT / "run.sh"), "doctor", "--json", *options])
     patience_s = _QUICK_S if "--quick" in options else _FULL_S
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", host, command]
-    answer = run(ssh, timeout_s=patience_s)
+    answer = ask_program(ssh, timeout_s=patience_s)
     report = _report(host, answer.out)
     if report.document is None:
         return Report(host=host, document=None, why=answer.why or report.why)

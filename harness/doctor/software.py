@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
 from harness.campaign import torchrun as campaign_torchrun
 from harness.contract.config import to_mapping
-from harness.doctor.checks import Check, Finding, Patient, Verdict, run
-from harness.doctor.gpu import inventory, sheet
+from harness.doctor.checks import Check, Finding, Patient, Verdict
+from harness.machine.accelerators import inventory, sheet
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine")
 # Share of one link's direction that a sum's bus bandwidth should reach: large messages of NCCL's ring come to 0.8, and
@@ -151,7 +152,7 @@ def _bandwidth(patient: Patient, answer: Mapping[str, Any], ranks: int) -> Findi
         return Finding(
             name="all-reduce", verdict=verdict, found=found, expected=f"{_GLOO_GBPS} GB/s", fix=fix
         )
-    gpus, _ = inventory(patient)
+    gpus, _ = inventory(patient.root)
     link = float(sheet(gpus[0]["name"]).get("link", 0)) if gpus else 0.0
     if not link:
         fix = (
@@ -170,7 +171,7 @@ def _ask(patient: Patient, arguments: Sequence[str]) -> tuple[dict[str, Any] | N
     timeout_s = (
         26.0 if patient.quick else 50.0 if patient.gpus < 2 else 140.0
     )  # two of them in a quick minute
-    answer = run(command, timeout_s=timeout_s, cwd=ROOT, env=env)
+    answer = ask_program(command, timeout_s=timeout_s, cwd=ROOT, env=env)
     rows = [row for row in answer.out.splitlines() if row.startswith("{")]
     if answer.why or not rows:
         return None, answer.why or "no answer"

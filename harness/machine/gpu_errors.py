@@ -6,23 +6,21 @@ import re
 import time
 from pathlib import Path
 
-from harness.contract.config import Config
-from harness.doctor import checks
-from harness.doctor import gpu as doctor_gpu
+from harness.base.ask_program import ask_program
+from harness.machine import accelerators
 
 _COUNT = "ecc.errors.uncorrected.volatile.total"  # since the driver was loaded
 _XID = re.compile(r"^\[\s*(?P<at>\d+\.\d+)\] NVRM: (?P<what>Xid .*)$", re.M)
 _MOST = 5  # a broken GPU repeats itself
 
 
-def found(config: Config, *, since_s: float, root: Path = Path("/")) -> list[str]:
+def found(*, since_s: float, root: Path = Path("/")) -> list[str]:
     """What speaks against a GPU, a sentence each; nothing where there are none, or no tool that tells of them.
 
     Args:
         since_s: when the training began, on the monotonic clock: seconds since boot, as the kernel's log counts.
     """
-    patient = checks.Patient(config=config, gpus=0, needs_gpus=False, quick=True, root=root)
-    gpus, _ = doctor_gpu.inventory(patient)
+    gpus, _ = accelerators.inventory(root)
     if not gpus:
         return []
     counted = [(gpu["index"], gpu[_COUNT]) for gpu in gpus]
@@ -36,7 +34,7 @@ def found(config: Config, *, since_s: float, root: Path = Path("/")) -> list[str
 
 def _xids(since_s: float) -> list[str]:
     """NVIDIA's driver writes its errors into the kernel's log, which not everybody may read."""
-    said = checks.run(["dmesg"]).out
+    said = ask_program(["dmesg"]).out
     events = [match["what"] for match in _XID.finditer(said) if float(match["at"]) >= since_s]
     return [f"kernel log: {what}" for what in list(dict.fromkeys(events))[-_MOST:]]
 

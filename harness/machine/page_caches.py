@@ -6,10 +6,10 @@ import json
 import sys
 from dataclasses import dataclass
 
+from harness.base.ask_program import ask_program
 from harness.base.errors import EnvironmentFailure
 from harness.base.paths import ROOT
 from harness.contract.config import Config
-from harness.doctor.checks import run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ def ask() -> Caches:
     Raises:
         EnvironmentFailure: no answer.
     """
-    answer = run([sys.executable, "-m", "submission.caches"], timeout_s=60, cwd=ROOT)
+    answer = ask_program([sys.executable, "-m", "submission.caches"], timeout_s=60, cwd=ROOT)
     try:
         return Caches(**json.loads(answer.out))
     except (ValueError, TypeError):

@@ -16,10 +16,10 @@ from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.text import printable
 from harness.check import grouped_text
 from harness.check.log_directory import examine
 from harness.package import archive
-from harness.records.log_groups import printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from compliance.repository import ResultDirectory
 from compliance.rules.submission_rules import RESULT
 from compliance.submission import Unreadable
 from harness.base.errors import UsageError
+from harness.base.text import printable
 
 _HEAD_BYTES = 65536
 
@@ -123,11 +124,3 @@ def _unreadable(path: Path) -> str | None:
     except PermissionError:
         return "cannot be read: permission denied"
     return "a binary file, not an MLLOG text log" if binary else None
-
-
-def printable(content: object, limit: int = 200) -> str:
-    """Text of a log as a terminal may show it: control, bidirectional and half characters as escapes."""
-    text = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(content)[:limit]
-    )
-    return text + (" .." if len(str(content)) > limit else "")

@@ -11,9 +11,8 @@ import jinja2
 from harness.analysis import energy, required_notices
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
-from harness.base.text import FACTORS, WHOLE_RUNS, number, p_value, ratio_cells, summary
+from harness.base.text import FACTORS, WHOLE_RUNS, number, p_value, printable, ratio_cells, summary
 from harness.contract.files import replace_json, replace_text
-from harness.records.log_groups import printable
 from harness.report import pair_plots, plots
 from harness.report import rows as report_rows
 from harness.report.canvas import DARK, MANY, PALETTE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.records.log_groups import printable
+from harness.base.text import printable
 from harness.study.analysis import Estimate, Result
 
 Contrast = tuple[str, str, Estimate]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.records.log_groups import printable
+from harness.base.text import printable
 from harness.study import analysis, conclusions, grid
 from harness.study import page as study_page
 from harness.study.analysis import Estimate, Result

@@ -15,13 +15,13 @@ from harness.base.errors import EXIT_OK, ConfigError, UsageError
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
-from harness.campaign.torchrun import accelerators
 from harness.commands.options import positive
 from harness.config import rules
 from harness.config.file import resolve
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 from harness.data import ensure
+from harness.machine.accelerators import accelerators
 from harness.main_job import fit_proxy, require_accelerators
 from harness.study import analysis, grid, pool, workers
 from harness.study.results import conclude, read_table

@@ -28,9 +28,10 @@ from harness.campaign import process as campaign_process
 from harness.campaign.process import Interrupted
 from harness.campaign.runner import run_job
 from harness.campaign.store import Job
-from harness.campaign.torchrun import accelerators
 from harness.contract import environment
 from harness.contract.config import Config
+from harness.machine import child_process
+from harness.machine.accelerators import accelerators
 
 _POLL_S = 0.5
 _CLOSING_S = 60.0  # a worker ends its training first, which closes its log
@@ -112,7 +113,7 @@ def _start(directories: Sequence[str], worker: int, log: int) -> subprocess.Pope
         stdout=log,
         stderr=log,
         start_new_session=True,  # the terminal's Ctrl-C comes to us alone
-        preexec_fn=campaign_process.die_with_this_process(),
+        preexec_fn=child_process.die_with_this_process(),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import EnvironmentFailure, UsageError
-from harness.records.log_groups import printable
+from harness.base.text import printable
 from harness.upload.upload_record import Point, Record
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

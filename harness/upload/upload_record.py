@@ -16,9 +16,9 @@ from compliance import leaks, mllog, runlog
 from compliance.runlog import RunLog
 from harness.analysis import energy
 from harness.base.errors import UsageError
+from harness.base.text import printable
 from harness.config.file import leaves_of
 from harness.contract import files
-from harness.records.log_groups import printable
 
 WITHHELD = "(withheld)"
 _PLACES = (  # say where, not what

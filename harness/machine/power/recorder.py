@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
+from harness.base.text import printable
 from harness.contract.config import Config
-from harness.doctor.checks import run
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, amd, nvidia
-from harness.records.log_groups import printable
 
 FILE = "power.jsonl"  # in an attempt's directory; of another node in its node_<k>
 _PATIENCE_S = 15.0  # nvidia-smi on a node whose driver is not kept loaded
@@ -134,7 +134,7 @@ def _of_processors(root: Path) -> Sensors:
 
 def _samples(tool: Tool) -> tuple[Sequence[Row], str]:
     """One sample of a tool, and why there is none."""
-    answer = run(tool.command(0.0), timeout_s=_PATIENCE_S)
+    answer = ask_program(tool.command(0.0), timeout_s=_PATIENCE_S)
     lines = Lines(tool=tool)
     for line in answer.out.splitlines() if not answer.why else []:
         lines.take(line, 0.0)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from harness.campaign.process import die_with_this_process
+from harness.machine.child_process import die_with_this_process
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, tool
 
 SAMPLER = "sampler"  # the source of the row about this process

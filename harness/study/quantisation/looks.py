@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UsageError
+from harness.base.text import printable
 from harness.contract import files
 from harness.records import attempt
-from harness.records.log_groups import printable
 
 FILE = "diagnostics.jsonl"
 GEMMS = ("fprop", "dgrad", "wgrad")

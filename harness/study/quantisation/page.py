@@ -13,9 +13,9 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from harness.base.paths import ROOT
+from harness.base.text import printable
 from harness.commands import diagnose
 from harness.contract.files import replace_text
-from harness.records.log_groups import printable
 from harness.report.canvas import DARK, INK, PALETTE, canvas, colours, legend, short, svg
 from harness.study.quantisation.looks import GEMMS
 

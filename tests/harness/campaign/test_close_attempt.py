@@ -12,7 +12,6 @@ from harness.base.errors import TrainingFailed
 from harness.campaign import close_attempt, progress, store
 from harness.campaign.process import _Overdue
 from harness.campaign.runner import run_job
-from harness.config.file import resolve
 from harness.contract.events import Events
 from harness.machine import gpu_errors
 from harness.records import attempt, metrics
@@ -122,16 +121,11 @@ def test_a_job_whose_training_is_killed_leaves_closed_logs_only(tmp_path):
         assert attempt.ending(log.parent).reason == "lost_rank"
 
 
-@pytest.fixture
-def config():
-    return resolve("proxy", aliases={}).config
-
-
-def test_gpus_with_memory_errors_are_evidence_in_the_message(cut_off, tmp_path, monkeypatch, config):
+def test_gpus_with_memory_errors_are_evidence_in_the_message(cut_off, tmp_path, monkeypatch):
     kernel = "echo '[  10.5] NVRM: Xid (PCI:0000:01:00): 31, old'; echo '[ 99.5] NVRM: Xid (PCI:0000:9b:00): 79, bus'"
     path = tools(tmp_path / "bin", nvidia_smi=nvidia(rows(8, field_8="2")), dmesg=kernel)
     monkeypatch.setenv("PATH", path)
-    found = gpu_errors.found(config, since_s=50.0)
+    found = gpu_errors.found(since_s=50.0)
     assert found == [
         "GPU 7: 2 uncorrected memory errors since its driver was loaded",
         "kernel log: Xid (PCI:0000:9b:00): 79, bus",
@@ -141,21 +135,21 @@ def test_gpus_with_memory_errors_are_evidence_in_the_message(cut_off, tmp_path, 
     assert attempt.ending(cut_off).message.endswith("; ".join(found))
 
 
-def test_amd_gpus_tell_of_memory_errors_through_their_driver(tmp_path, monkeypatch, config):
+def test_amd_gpus_tell_of_memory_errors_through_their_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", tools(tmp_path / "bin", rocm_smi=rocm()))
     for card, errors in (("card0", 0), ("card1", 3)):
         directory = tmp_path / f"sys/class/drm/{card}/device/ras"
         directory.mkdir(parents=True)
         (directory / "umc_err_count").write_text(f"ue: {errors}\nce: 0\n")
-    found = gpu_errors.found(config, since_s=0.0, root=tmp_path)
+    found = gpu_errors.found(since_s=0.0, root=tmp_path)
     assert found == ["GPU 1: 3 uncorrected memory errors since its driver was loaded"]
 
 
-def test_healthy_gpus_and_no_gpus_are_no_evidence(tmp_path, monkeypatch, config):
+def test_healthy_gpus_and_no_gpus_are_no_evidence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", tools(tmp_path / "bin", nvidia_smi=nvidia(rows(8))))
-    assert gpu_errors.found(config, since_s=0.0) == []
+    assert gpu_errors.found(since_s=0.0) == []
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert gpu_errors.found(config, since_s=0.0) == []
+    assert gpu_errors.found(since_s=0.0) == []
 
 
 def straggler(samples: int) -> str:

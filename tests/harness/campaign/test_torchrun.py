@@ -11,6 +11,7 @@ from harness import main_job
 from harness.base.errors import EXIT_ENVIRONMENT, EnvironmentFailure
 from harness.campaign import torchrun
 from harness.config.file import resolve
+from harness.machine import accelerators
 from tests.harness.scripted_harness import scripted_config
 
 ATTEMPT = Path("/campaign/run_0/attempt_1")
@@ -56,12 +57,12 @@ def devices(root: Path, *paths: str) -> Path:
 
 
 def test_gpus_are_counted_by_their_device_files(tmp_path):
-    assert torchrun.accelerators(devices(tmp_path / "none", "dev/null")) == 0
+    assert accelerators.accelerators(devices(tmp_path / "none", "dev/null")) == 0
     nvidia = devices(tmp_path / "nvidia", "dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm")
-    assert torchrun.accelerators(nvidia) == 2
+    assert accelerators.accelerators(nvidia) == 2
     node = "sys/class/kfd/kfd/topology/nodes"
     amd = devices(tmp_path / "amd", "dev/kfd", *(f"{node}/{index}/gpu_id" for index in range(9)))
-    assert torchrun.accelerators(amd) == 8, "node 0 is the CPU"
+    assert accelerators.accelerators(amd) == 8, "node 0 is the CPU"
 
 
 def test_without_a_gpu_the_main_job_is_the_proxy(monkeypatch):

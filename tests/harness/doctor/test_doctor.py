@@ -10,12 +10,13 @@ import time
 import psutil
 import pytest
 
+from harness.base.ask_program import ask_program
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
 from harness.commands import doctor
 from harness.config.file import resolve
 from harness.doctor import nodes as doctor_nodes
 from harness.doctor import software
-from harness.doctor.checks import Check, Finding, Patient, examine, run
+from harness.doctor.checks import Check, Finding, Patient, examine
 
 
 def patient(*, profile: str = "proxy", gpus: int = 0, root=None, **settings) -> Patient:
@@ -103,7 +104,7 @@ def test_what_there_is_no_time_for_is_said():
     ],
 )
 def test_a_program_that_does_not_answer_is_an_answer(program, why):
-    answer = run(program, timeout_s=1)
+    answer = ask_program(program, timeout_s=1)
     assert why in answer.why
 
 
@@ -133,7 +134,7 @@ def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
     with sleeper.open("a") as file:
         file.write("time.sleep(600)\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert "said nothing within 15 s" in run([*torchrun, str(sleeper)], timeout_s=15).why
+    assert "said nothing within 15 s" in ask_program([*torchrun, str(sleeper)], timeout_s=15).why
     ranks = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
 
@@ -189,9 +190,9 @@ def test_hosts_are_asked_over_ssh_with_the_same_options(tmp_path, monkeypatch):
 
     def answer(line, **_):
         asked.append(line)
-        return run(["sh", "-c", "exit 255"])
+        return ask_program(["sh", "-c", "exit 255"])
 
-    monkeypatch.setattr(doctor_nodes, "run", answer)
+    monkeypatch.setattr(doctor_nodes, "ask_program", answer)
     (tmp_path / "hosts").write_text("# rack 1\nnode-a\n\nnode-b\n")
     assert (
         command("--hosts", str(tmp_path / "hosts"), "--quick", "--profile", "llama31_8b") == EXIT_ENVIRONMENT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.doctor import gpu
+from harness.machine import accelerators
 from tests.harness.doctor.test_doctor import patient
 from tests.harness.doctor_machines import MATRIX, nvidia, rocm, rows, tools
 
@@ -113,4 +114,4 @@ def test_amd_gpus_are_read_from_their_own_tool(tmp_path, monkeypatch):
     ],
 )
 def test_a_model_finds_its_data_sheet(model, power):
-    assert gpu.sheet(model).get("power") == power
+    assert accelerators.sheet(model).get("power") == power

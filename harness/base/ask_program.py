@@ -1,0 +1,60 @@
+"""Asks a program of this machine something: what it prints, or why it prints nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_CLOSING_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Of a program: `why` is empty when it ended with status 0."""
+
+    out: str
+    why: str = ""
+
+
+def ask_program(
+    command: Sequence[str],
+    *,
+    timeout_s: float = 15.0,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Answer:
+    """What a program says on stdout; a missing, failing or silent one is an answer too."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env=None if env is None else dict(env),
+        )
+    except OSError as error:
+        return Answer(out="", why=f"{command[0]}: {error.strerror or error}")
+    try:
+        out, said = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return Answer(out="", why=f"{command[0]} said nothing within {timeout_s:.0f} s")
+    if process.returncode:
+        words = (said.strip() or out.strip()).splitlines()
+        why = f"{command[0]}: {words[-1] if words else f'exit status {process.returncode}'}"
+        return Answer(out=out, why=why)
+    return Answer(out=out)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Asked first: torchrun ends its ranks then, which are in sessions of their own."""
+    process.terminate()
+    try:
+        process.communicate(timeout=_CLOSING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -1,0 +1,26 @@
+"""Makes a child process end when this one does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_this_process() -> Callable[[], None] | None:
+    """For a child between fork and exec: makes Linux send it SIGTERM when this process dies, a kill -9 included."""
+    if sys.platform != "linux":
+        return None
+    parent = os.getpid()
+    libc = ctypes.CDLL(None)  # loaded here: between fork and exec only the call itself is safe
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)
+
+    return in_child
