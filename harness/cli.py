@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.stderr import tell
 
 COMMANDS = {
     "main": (
@@ -87,17 +87,17 @@ def main(argv: Sequence[str]) -> int:
         print(_usage(), end="")
         return EXIT_OK
     if command not in COMMANDS:
-        print(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+        tell(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}")
         return 2
     module = importlib.import_module(COMMANDS[command][0])
     try:
         return module.main(_parser(command).parse_args(rest))
     except UserError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         return EXIT_INTERRUPTED
     except OSError as error:
-        print(f"{error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        tell(f"{error.filename or 'system'}: {error.strerror or error}")
         return EXIT_ENVIRONMENT

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from dataclasses import replace
-from pathlib import Path
 
-from harness.base.errors import EnvironmentFailure
+from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.runner import run_job
 from harness.commands import upload
 from harness.conclude import conclude
 from harness.config import memory
 from harness.config.file import resolve
+from harness.config.profile_choice import choose_profile, fit_proxy, require_accelerators
 from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine import page_caches
 from harness.machine.accelerators import accelerators
-
-_TOY = "the same code at toy scale, a proof of function and no result"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,30 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     profile, why = choose_profile(args.overrides)
-    print(f"profile: {profile}\nbecause {why}", file=sys.stderr)
+    tell(f"profile: {profile}\nbecause {why}")
     return start(fit_proxy(resolve(profile, overrides=args.overrides).config, accelerators()))
-
-
-def choose_profile(overrides: list[str]) -> tuple[str, str]:
-    """The profile for this machine, and why."""
-    gpus = accelerators()
-    if not gpus:
-        return "proxy", f"this machine has no GPU: {_TOY}"
-    wanted = resolve("llama31_8b", overrides=overrides).config
-    absent = [path.name for path in _token_files(wanted) if not path.exists()]
-    if absent:
-        found = f"{gpus} GPUs are here, but {', '.join(absent)} not in {wanted.data.directory} (DATADIR)"
-        return "proxy", f"{found}: {_TOY}"
-    return "llama31_8b", f"{gpus} GPUs and the data in {wanted.data.directory} are here"
-
-
-def fit_proxy(config: Config, gpus: int) -> Config:
-    """The proxy is made for two ranks; on a machine with a single GPU it takes one, with twice the micro batches."""
-    wanted = config.parallelism.gpus_per_node
-    if config.profile == "llama31_8b" or not 0 < gpus < wanted:
-        return config
-    print(f"{gpus} of {wanted} ranks: one per GPU", file=sys.stderr)
-    return replace(config, parallelism=replace(config.parallelism, gpus_per_node=gpus))
 
 
 def start(config: Config) -> int:
@@ -62,22 +36,3 @@ def start(config: Config) -> int:
     upload.require(config)
     ensure.ensure(config)
     return conclude(run_job(store.create(config)))
-
-
-def require_accelerators(config: Config) -> None:
-    """The proxy also runs without any GPU; the benchmark does not.
-
-    Raises:
-        EnvironmentFailure: fewer GPUs than ranks on this node.
-    """
-    found, wanted = accelerators(), config.parallelism.gpus_per_node
-    if found < wanted and (found or config.profile == "llama31_8b"):
-        raise EnvironmentFailure(
-            f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
-            "allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile proxy on a machine without"
-        )
-
-
-def _token_files(config: Config) -> list[Path]:
-    directory, prefixes = Path(config.data.directory), (config.data.train_prefix, config.data.valid_prefix)
-    return [directory / f"{name}{suffix}" for name in prefixes for suffix in (".idx", ".bin")]

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,18 +14,19 @@ from types import FrameType
 from typing import Any
 
 from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, UsageError, UserError
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.campaign import nodes as campaign_nodes
 from harness.campaign import process, store, torchrun
 from harness.campaign.nodes import Sign
 from harness.campaign.runner import Command
+from harness.config.profile_choice import require_accelerators
 from harness.contract import files
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Config, Launch
 from harness.data import ensure
 from harness.machine import page_caches
 from harness.machine.power import recorder
-from harness.main_job import require_accelerators
 from harness.records import attempt, lock
 
 _POLL_S = 1.0
@@ -171,14 +171,14 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
     try:
         mine.mkdir()
     except FileExistsError:  # this node joined it before and was started again: those ranks cannot come back
-        _tell(f"{directory}: was joined before; waiting for the next attempt")
+        tell(f"{directory}: was joined before; waiting for the next attempt")
         return
     _require_likeness(directory, mine)
     require_accelerators(config)
     page_caches.require(config)
     meter = recorder.prepare(config)
     ensure.ensure(config)
-    _tell(f"joining {directory} as node {place.node_rank} of {nodes}")
+    tell(f"joining {directory} as node {place.node_rank} of {nodes}")
     with tempfile.TemporaryDirectory() as private, lock.held([Path(private)]) as locks, meter.running(mine):
         try:
             code = process.train(
@@ -190,10 +190,10 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
                 watch=watch,
             )
         except _LeftAlone:
-            _tell(f"{directory}: ended on the first node; its ranks here were stopped")
+            tell(f"{directory}: ended on the first node; its ranks here were stopped")
             return
     if code:
-        _tell(f"{directory}: exit status {code} here; the first node decides\n{attempt.last_words(mine)}")
+        tell(f"{directory}: exit status {code} here; the first node decides\n{attempt.last_words(mine)}")
 
 
 def _config(directory: Path) -> Config:
@@ -233,7 +233,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _raise_interrupt(_: int, __: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import jinja2
 
 from harness.base.errors import EXIT_OK, ConfigError, UsageError
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.commands.options import positive
 from harness.config.file import resolve
 from harness.contract.config import Config
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--out: found {args.out}, which exists; allowed: a new file") from None
     if kind.file.endswith(".sh"):
         args.out.chmod(0o755)
-    print(args.out, file=sys.stderr)
+    tell(args.out)
     return EXIT_OK
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.base import stderr
+from harness.base.stderr import tell
 from harness.campaign import forecast_text
 from harness.contract import files
 from harness.contract.config import Config
@@ -30,7 +31,7 @@ class Progress(Protocol):
 
 
 def for_this_terminal() -> Progress:
-    return Bars() if sys.stderr.isatty() else Lines()
+    return Bars() if stderr.is_terminal() else Lines()
 
 
 class Lines:
@@ -39,7 +40,7 @@ class Lines:
     def start(self, name: str, attempt: Path, config: Config) -> None:
         self._name, self._config, self._attempt = name, config, attempt
         self._tail = Tail(attempt / "metrics.jsonl")
-        _tell(f"{name}: started")
+        tell(f"{name}: started")
 
     def poll(self) -> None:
         known, slow = len(self._tail.evaluations), len(self._tail.stragglers)
@@ -47,12 +48,12 @@ class Lines:
         for count in range(known + 1, len(self._tail.evaluations) + 1):
             seen = self._tail.evaluations[:count]
             speed, status = self._tail.samples_per_s, _status(self._attempt)
-            _tell(line(self._name, seen, self._config, samples_per_s=speed, status=status))
+            tell(line(self._name, seen, self._config, samples_per_s=speed, status=status))
         for straggler in self._tail.stragglers[slow:]:
-            _tell(f"{self._name}: warning: {straggler}")
+            tell(f"{self._name}: warning: {straggler}")
 
     def end(self, outcome: str) -> None:
-        _tell(f"{self._name}: {outcome}")
+        tell(f"{self._name}: {outcome}")
 
     def close(self) -> None:
         pass
@@ -85,7 +86,6 @@ class Bars:
     """A bar per run, filled by samples up to the step limit."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (
@@ -93,7 +93,7 @@ class Bars:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
         )
-        self._display = Progress(*columns, console=Console(stderr=True), refresh_per_second=4)
+        self._display = Progress(*columns, console=stderr.console(), refresh_per_second=4)
         self._display.start()
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
@@ -142,7 +142,3 @@ def _status(attempt: Path) -> Mapping[str, Any]:
     """What the training said last; empty before it spoke."""
     status = files.read_json(attempt / "status.json")
     return status if isinstance(status, dict) else {}
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.config.file import resolve
+from harness.config.profile_choice import choose_profile
 from harness.doctor import gpu, host, nodes, software
 from harness.doctor.checks import VERDICTS, Check, Finding, Patient, examine
 from harness.machine.accelerators import accelerators
-from harness.main_job import choose_profile
 
 _QUICK_S, _FULL_S = 55.0, 600.0
 _LONGEST = 600  # characters of a line
@@ -60,7 +60,7 @@ def _patient(args: argparse.Namespace) -> Patient:
     gpus, profile = accelerators(), args.profile
     if profile is None:
         profile, why = choose_profile(args.overrides)
-        print(f"profile: {profile}, because {why}", file=sys.stderr)
+        tell(f"profile: {profile}, because {why}")
     config = resolve(profile, overrides=args.overrides).config
     return Patient(config=config, gpus=gpus, needs_gpus=profile == "llama31_8b", quick=args.quick)
 

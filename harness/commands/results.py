@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from harness.analysis import public_index, run_figures
 from harness.base.errors import EXIT_OK, UsageError, UserError
+from harness.base.stderr import tell
 from harness.base.text import number, printable, spreadsheet_cell
 from harness.contract.files import replace_text
 
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "index" and args.out:
         is_table = args.out.suffix.lower() == ".csv"
         replace_text(args.out, _csv(rows) if is_table else public_index.document(entries))
-        print(f"{len(entries)} systems, {sum(row['runs'] for row in rows)} runs: {args.out}", file=sys.stderr)
+        tell(f"{len(entries)} systems, {sum(row['runs'] for row in rows)} runs: {args.out}")
     console = Console()
     _show(rows, console if console.is_terminal else Console(width=_WIDTH))
     return EXIT_OK
@@ -85,7 +85,7 @@ def _parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
             try:
                 one = public_index.entry(directory)
             except UserError as error:
-                print(f"left out: {error}", file=sys.stderr)
+                tell(f"left out: {error}")
                 continue
             found[public_index.key(one)] = one
     if not found:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from harness.base.errors import EXIT_OK
+from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.runner import run_job
 from harness.commands import upload
 from harness.conclude import conclude
+from harness.config.profile_choice import require_accelerators
 from harness.data import ensure
 from harness.machine import page_caches
-from harness.main_job import require_accelerators
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     worst = EXIT_OK
     for job in store.select(store.output_directory(), args.campaigns):
         left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
-        print(f"job {job.stamp}: {left} runs left", file=sys.stderr)
+        tell(f"job {job.stamp}: {left} runs left")
         config = job.campaigns[0].config
         if left:
             require_accelerators(config)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from harness.base.stderr import tell
 from harness.commands.options import positive
 from harness.config.file import resolve
+from harness.config.profile_choice import choose_profile, fit_proxy
 from harness.machine.accelerators import accelerators
-from harness.main_job import choose_profile, fit_proxy, start
+from harness.main_job import start
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,5 +34,5 @@ def main(args: argparse.Namespace) -> int:
     profile = args.profile or ("llama31_8b" if args.preset else None)
     if profile is None:
         profile, why = choose_profile(args.overrides)
-        print(f"profile: {profile}\nbecause {why}", file=sys.stderr)
+        tell(f"profile: {profile}\nbecause {why}")
     return start(fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()))

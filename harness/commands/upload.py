@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.base.errors import EXIT_OK, UsageError, UserError
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.campaign import campaign, store
 from harness.campaign.campaign import Campaign
@@ -103,4 +103,4 @@ def after(job: Job) -> None:
     except UserError as error:
         names = [str(made.directory) for made in job.campaigns]
         again = shlex.join(["./run.sh", "upload", *names, "--to", *wanted])
-        print(f"{error}; again: {again}", file=sys.stderr)
+        tell(f"{error}; again: {again}")

@@ -14,8 +14,8 @@ from rich.table import Table
 from harness.base.errors import EXIT_OK
 from harness.config import checkpoint_rules, memory
 from harness.config.file import Origin, Resolved, leaves_of, resolve
+from harness.config.profile_choice import default_profile
 from harness.contract.config import Config, to_mapping
-from harness.machine.accelerators import accelerators
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,6 @@ def main(args: argparse.Namespace) -> int:
         _print(resolved)
     memory.require_fit(resolved.config)
     return EXIT_OK
-
-
-def default_profile() -> str:
-    """The profile of the main job: the benchmark where an accelerator is, the proxy elsewhere."""
-    return "llama31_8b" if accelerators() else "proxy"
 
 
 def tflop_per_sequence(config: Config) -> float:

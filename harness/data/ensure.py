@@ -1,6 +1,7 @@
 """Command `data`: fetch, build or verify the tokens of either profile."""
 
 from __future__ import annotations
+from harness.base.stderr import tell
 
 import argparse
 import sys
@@ -37,9 +38,9 @@ def main(args: argparse.Namespace) -> int:
         return raw_c4.main(args)
     config = resolve(args.profile or "proxy", overrides=args.overrides).config
     if args.action == "build" and not build(config, force=args.force):
-        _tell(f"{config.data.directory}: already built; --force replaces it")
+        tell(f"{config.data.directory}: already built; --force replaces it")
     full = args.full or (config.data.corpus != "c4" and not args.fast)
-    problems = verify(config, full=full, report=_tell)
+    problems = verify(config, full=full, report=tell)
     for problem in problems:
         print(problem)
     if not problems:
@@ -89,6 +90,3 @@ def build(config: Config, *, force: bool) -> bool:
         )
     return proxy.build(config, force=force)
 
-
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """`data fetch`: the published data, verified against its manifest, from where an earlier attempt ended."""
 
 from __future__ import annotations
+from harness.base.stderr import tell
 
 import argparse
 import contextlib
@@ -147,7 +148,7 @@ def _get(one: Wanted, source: Source, patience_s: Sequence[float]) -> None:
         resumed = one.part.exists()
         found = _fill(one, source, meter, patience_s)
         if found != one.file.md5 and resumed:  # which byte is wrong nobody can say
-            print(f"{one.part}: what was there is damaged; fetching it anew", file=sys.stderr)
+            tell(f"{one.part}: what was there is damaged; fetching it anew")
             one.part.unlink()
             meter.close()
             meter.restart()

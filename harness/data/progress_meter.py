@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from harness.base import stderr
 from harness.records.metrics import duration
 
 _EVERY_S = 0.5  # between two looks of the line on a terminal
@@ -17,7 +18,7 @@ class Meter:
     """Progress of one job on stderr; time to the end from the share done since the meter began."""
 
     def __init__(self, name: str, *, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
-        self._name, self._out, self._clock = name, out or sys.stderr, clock
+        self._name, self._out, self._clock = name, out or stderr.stream(), clock
         self._terminal = self._out.isatty()
         self._began, self._told = clock(), -_EVERY_S
         self._first: float | None = None  # share there was before: a continued job has not been that fast

@@ -1,6 +1,7 @@
 """The proxy's corpus: built from what every Python installation carries, verified against its own manifest."""
 
 from __future__ import annotations
+from harness.base.stderr import tell
 
 import contextlib
 import fcntl
@@ -64,11 +65,7 @@ def build(config: Config, *, force: bool) -> bool:
         fresh = directory.with_name(f"{directory.name}.building")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        print(
-            f"building the corpus in {directory} from {_WHOSE[config.data.corpus]}",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(f"building the corpus in {directory} from {_WHOSE[config.data.corpus]}")
         _write_manifest(fresh, config, _run_builder(fresh, config))
         shutil.rmtree(directory, ignore_errors=True)
         fresh.rename(directory)

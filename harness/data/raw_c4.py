@@ -1,6 +1,7 @@
 """`data build --input`: raw C4 to tokens. Starts the builder as a process and shows how far it is."""
 
 from __future__ import annotations
+from harness.base.stderr import tell
 
 import argparse
 import glob
@@ -103,7 +104,7 @@ def _inputs(patterns: list[str]) -> Iterator[Path]:
 
 def _show(meter: Meter, facts: dict[str, Any]) -> None:
     if "continued_at" in facts:
-        print(f"continuing behind document {facts['continued_at']:,}", file=sys.stderr)
+        tell(f"continuing behind document {facts['continued_at']:,}")
         return
     meter.show(facts["fraction"], f"{facts['tokens']:,} tokens, {facts['tokens_per_s']:,.0f} tokens/s")
 

@@ -20,6 +20,7 @@ from scipy import optimize
 from compliance import mllog, reference_points, scoring
 from harness.analysis.public_logs import TARGET, PublicSystem, systems
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.projection import systems as projection_systems
 from harness.projection.page import page
 from harness.projection.step_time import FOUR_BIT, Constants, Forecast, forecast, relative_error
@@ -156,7 +157,7 @@ def _paces(path: Path) -> tuple[float, float]:
 def main(arguments: Sequence[str]) -> int:
     found = systems([Path(name) for name in arguments])
     if not found:
-        print(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/llama31_8b below", file=sys.stderr)
+        tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/llama31_8b below")
         return 2
     made = document(found)
     text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)

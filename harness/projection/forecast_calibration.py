@@ -18,6 +18,7 @@ from compliance import scoring
 from harness.analysis import forecast
 from harness.analysis.public_logs import TARGET, PublicSystem, systems
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.projection.forecast_page import page
 
 PROGRESS = tuple(round(0.05 * step, 2) for step in range(2, 21))
@@ -180,11 +181,11 @@ def _system(system: PublicSystem, held_out: Sequence[dict[str, Any]]) -> dict[st
 
 def main(arguments: Sequence[str]) -> int:
     if not arguments:
-        print(__doc__, file=sys.stderr)
+        tell(__doc__)
         return 2
     found = systems([Path(name) for name in arguments])
     if not found:
-        print(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/llama31_8b below", file=sys.stderr)
+        tell(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/llama31_8b below")
         return 2
     made = document(found)
     text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)

@@ -6,23 +6,23 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from compliance import mllog, runlog
 from harness.base.errors import EXIT_OK, ConfigError, UsageError
+from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
 from harness.commands.options import positive
 from harness.config import rules
 from harness.config.file import resolve
+from harness.config.profile_choice import fit_proxy, require_accelerators
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine.accelerators import accelerators
-from harness.main_job import fit_proxy, require_accelerators
 from harness.study import analysis, grid, pool, workers
 from harness.study.results import conclude, read_table
 
@@ -162,8 +162,8 @@ def _new(args: argparse.Namespace, plain: Config, cells: list[grid.Cell]) -> Job
     job = store.create(config)
     told = {"grid": args.grid, "target": _chosen_target(args, plain)}
     (job.directory / "study.json").write_text(json.dumps(told), encoding="utf-8")
-    print(f"study {job.stamp}: {len(cells)} cells x {args.seeds} seeds x {config.schedule.max_steps} steps; "
-          f"./run.sh study --grid {args.grid} --resume {job.stamp} continues it", file=sys.stderr)  # fmt: skip
+    tell(f"study {job.stamp}: {len(cells)} cells x {args.seeds} seeds x {config.schedule.max_steps} steps; "
+          f"./run.sh study --grid {args.grid} --resume {job.stamp} continues it")  # fmt: skip
     return job
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,8 +20,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from harness.base import stderr
 from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, TrainingFailed, UserError
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.campaign import campaign
 from harness.campaign import process as campaign_process
 from harness.campaign.process import Interrupted
@@ -121,7 +122,7 @@ def _start(directories: Sequence[str], worker: int, log: int) -> subprocess.Pope
 def _progress(job: Job) -> Iterator[Callable[[], None]]:
     """Runs done of all: a bar on a terminal, else a line for each run."""
     total = sum(len(arm.runs) for arm in job.campaigns)
-    console = Console(stderr=True)
+    console = stderr.console()
     columns: list[ProgressColumn] = [
         TextColumn("study"),
         BarColumn(),
@@ -144,7 +145,7 @@ def _progress(job: Job) -> Iterator[Callable[[], None]]:
             left = f"about {left_s / 60:.0f} min left"
             bar.update(task, completed=done, left=left)
             if not console.is_terminal:
-                print(f"study: {done} of {total} runs, {left}", file=sys.stderr, flush=True)
+                tell(f"study: {done} of {total} runs, {left}")
 
         yield show
 
@@ -170,7 +171,7 @@ def main(directories: Sequence[str]) -> int:
     try:
         run_job(Job(stamp=campaigns[0].job, campaigns=campaigns))
     except UserError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         return error.exit_code
     return EXIT_OK
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.contract.config import Config
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, amd, nvidia
@@ -87,7 +88,7 @@ def prepare(config: Config, *, root: Path = Path("/")) -> Meter:
         text = f"power: {asked}; informative, not an MLPerf Power result"
     else:
         text = f"power: no sensor, the run goes on without ({'; '.join(found.why)})"
-    print(printable(text, 400), file=sys.stderr)
+    tell(printable(text, 400))
     return Meter(sources=found.names, every_s=every_s, root=root)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import main_job
 from harness.base.errors import EXIT_ENVIRONMENT, EnvironmentFailure
 from harness.campaign import torchrun
+from harness.config import profile_choice
 from harness.config.file import resolve
 from harness.machine import accelerators
 from tests.harness.scripted_harness import scripted_config
@@ -66,32 +66,32 @@ def test_gpus_are_counted_by_their_device_files(tmp_path):
 
 
 def test_without_a_gpu_the_main_job_is_the_proxy(monkeypatch):
-    monkeypatch.setattr(main_job, "accelerators", lambda: 0)
-    profile, why = main_job.choose_profile([])
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 0)
+    profile, why = profile_choice.choose_profile([])
     assert profile == "proxy" and "no GPU" in why
 
 
 def test_with_gpus_the_data_decides(monkeypatch, tmp_path):
-    monkeypatch.setattr(main_job, "accelerators", lambda: 8)
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 8)
     overrides = [f"data.directory={tmp_path}", "data.train_prefix=a", "data.valid_prefix=b"]
-    profile, why = main_job.choose_profile(overrides)
+    profile, why = profile_choice.choose_profile(overrides)
     assert profile == "proxy" and "a.idx" in why
     devices(tmp_path, "a.idx", "a.bin", "b.idx", "b.bin")
-    assert main_job.choose_profile(overrides)[0] == "llama31_8b"
+    assert profile_choice.choose_profile(overrides)[0] == "llama31_8b"
 
 
 def test_more_ranks_than_gpus_are_refused_before_anything_starts(monkeypatch, tmp_path):
-    monkeypatch.setattr(main_job, "accelerators", lambda: 1)
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 1)
     config = scripted_config(tmp_path, parallelism__gpus_per_node=2, batch__micro_batch_size=4)
     with pytest.raises(EnvironmentFailure, match="this machine has 1") as refused:
-        main_job.require_accelerators(config)
+        profile_choice.require_accelerators(config)
     assert refused.value.exit_code == EXIT_ENVIRONMENT
-    monkeypatch.setattr(main_job, "accelerators", lambda: 0)
-    main_job.require_accelerators(config)  # CPU processes
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 0)
+    profile_choice.require_accelerators(config)  # CPU processes
 
 
 @pytest.mark.parametrize("gpus, ranks", [(0, 2), (1, 1), (2, 2), (8, 2)])
 def test_the_proxy_takes_one_rank_per_gpu_where_a_machine_has_a_single_one(gpus, ranks):
-    config = main_job.fit_proxy(resolve("proxy", aliases={}).config, gpus)
+    config = profile_choice.fit_proxy(resolve("proxy", aliases={}).config, gpus)
     assert config.parallelism.gpus_per_node == ranks
     assert config.micro_batches * config.parallelism.data * config.batch.micro_batch_size == 8

@@ -6,6 +6,7 @@ import pytest
 
 from harness import cli
 from harness.config import derived as config_derived
+from harness.config import profile_choice
 from harness.config.file import resolve
 
 
@@ -56,7 +57,7 @@ def test_the_table_shows_every_key_once_and_every_formula(capsys):
 
 def test_without_a_profile_the_machine_decides(capsys, monkeypatch):
     for accelerators, profile in ((0, "proxy"), (8, "llama31_8b")):
-        monkeypatch.setattr(config_derived, "accelerators", lambda count=accelerators: count)
+        monkeypatch.setattr(profile_choice, "accelerators", lambda count=accelerators: count)
         assert document(capsys)["profile"] == profile
 
 
