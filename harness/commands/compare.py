@@ -14,7 +14,8 @@ from rich.text import Text
 
 from harness.analysis import comparison, energy, public_index, submission_loader
 from harness.base.errors import EXIT_OK, UsageError
-from harness.base.text import FACTORS, WHOLE_RUNS, gap_lines, number, p_value, ratio_cells, summary
+from harness.base.text import number, p_value
+from harness.report.rows import FACTORS, WHOLE_RUNS, gap_lines, ratio_cells, summary
 
 _MOST_COLUMNS = 4  # submissions that a terminal shows side by side
 

@@ -1,8 +1,29 @@
-"""Values of command-line options that several commands take."""
+"""Options that several commands take: each is declared here once."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+
+
+def add_profile(parser: argparse.ArgumentParser, text: str, *, default: str | None = None) -> None:
+    parser.add_argument("--profile", default=default, help=text)
+
+
+def add_preset(parser: argparse.ArgumentParser, *, over: str) -> None:
+    parser.add_argument("--preset", metavar="S", help=f"a system of benchmark.yaml, laid over {over}")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, default: str) -> None:
+    parser.add_argument("--ruleset", metavar="R", help=f"{' | '.join(names)}; default: {default}")
 
 
 def positive(text: str) -> int:

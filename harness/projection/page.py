@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from harness.base.text import markdown_table
 from harness.projection import systems
-from harness.projection.forecast_page import table
 from harness.projection.step_time import PRECISIONS
 
 _HEAD = """# Projected time to train
@@ -126,7 +126,7 @@ _MEANINGS = {
 
 def _constants(made: Mapping[str, Any]) -> str:
     rows = [[name.upper(), f"{value:g}", _MEANINGS[name]] for name, value in made["constants"].items()]
-    return table(["constant", "value", "meaning"], rows)
+    return markdown_table(["constant", "value", "meaning"], rows)
 
 
 def _validation(made: Mapping[str, Any]) -> str:
@@ -137,7 +137,7 @@ def _validation(made: Mapping[str, Any]) -> str:
         ]
         for name, found in made["validation"].items()
     ]
-    return table(["predicted", "median", "nine of ten below", "largest", "step time, median"], rows)
+    return markdown_table(["predicted", "median", "nine of ten below", "largest", "step time, median"], rows)
 
 
 def _systems(made: Mapping[str, Any]) -> str:
@@ -148,7 +148,7 @@ def _systems(made: Mapping[str, Any]) -> str:
         figures = [str(setup.global_batch_size), f"{1000 * row.step_s:.0f}", f"{row.minutes:.2f}"]
         rows.append([row.key, system, *figures, *(f"{time:+.1f}" for time, _ in errors)])
     folds = [f"error % without its {name}" for name in made["validation"]]
-    return table(["system", "accelerators", "batch", "step ms", "minutes, measured", *folds], rows)
+    return markdown_table(["system", "accelerators", "batch", "step ms", "minutes, measured", *folds], rows)
 
 
 def _hardware() -> str:
@@ -159,4 +159,4 @@ def _hardware() -> str:
         rows.append(
             [board.name, *peaks, f"{board.memory_tb_s:g}", f"{board.power_w:g}", *links, board.source]
         )
-    return table(["accelerator", *PRECISIONS, "memory", "W", "link", "network", "source"], rows)
+    return markdown_table(["accelerator", *PRECISIONS, "memory", "W", "link", "network", "source"], rows)

@@ -11,11 +11,12 @@ import jinja2
 from harness.analysis import energy, required_notices
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
-from harness.base.text import FACTORS, WHOLE_RUNS, number, p_value, printable, ratio_cells, summary
+from harness.base.text import number, p_value, printable
 from harness.contract.files import replace_json, replace_text
 from harness.report import pair_plots, plots
 from harness.report import rows as report_rows
 from harness.report.canvas import DARK, MANY, PALETTE
+from harness.report.rows import FACTORS, WHOLE_RUNS, ratio_cells, summary
 
 _BUDGET = "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up off the clock."
 
