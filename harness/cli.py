@@ -11,7 +11,7 @@ from harness.base.stderr import tell
 
 COMMANDS = {
     "main": (
-        "harness.main_job",
+        "harness.commands.main",
         "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
     ),
     "plan": ("harness.config.derived", "every derived number and where each value comes from; needs no GPU"),
@@ -32,12 +32,12 @@ COMMANDS = {
     ),
     "resume": ("harness.commands.resume", "continue an interrupted campaign"),
     "check": (
-        "harness.check.log_directory",
+        "harness.commands.check",
         "check a log, a campaign, a package or (--all) a results repository against a ruleset",
     ),
-    "score": ("harness.analysis.score_files", "run results and olympic mean"),
+    "score": ("harness.commands.score", "run results and olympic mean"),
     "rcp": (
-        "harness.analysis.reference_check",
+        "harness.commands.rcp",
         "convergence against the reference points, normalised score; plan --gbs N",
     ),
     "compare": ("harness.commands.compare", "A against the baseline B: time, speed and convergence"),

@@ -1,38 +1,76 @@
-"""The main job: choose the profile that fits this machine, train every arm, check, compare, report."""
+"""The main job: train every arm, check, compare, report."""
 
 from __future__ import annotations
 
-import argparse
+from collections import Counter
+from collections.abc import Callable
 
-from harness.base.stderr import tell
+from compliance import checker
+from compliance.checker import Violation
+from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.campaign import store
+from harness.campaign.campaign import Campaign
 from harness.campaign.runner import run_job
+from harness.campaign.store import Job
 from harness.commands import upload
-from harness.conclude import conclude
 from harness.config import memory
-from harness.config.file import resolve
-from harness.config.profile_choice import choose_profile, fit_proxy, require_accelerators
+from harness.config.profile_choice import require_accelerators
 from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine import page_caches
-from harness.machine.accelerators import accelerators
+
+_SHOWN = 5  # violations; `check` shows them all
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+def start(config: Config, say: Callable[[str], None]) -> int:
+    """Everything a job is, from its data to its report; returns the exit code.
 
-
-def main(args: argparse.Namespace) -> int:
-    profile, why = choose_profile(args.overrides)
-    tell(f"profile: {profile}\nbecause {why}")
-    return start(fit_proxy(resolve(profile, overrides=args.overrides).config, accelerators()))
-
-
-def start(config: Config) -> int:
-    """Everything a job is, from its data to its report; returns the exit code."""
+    Args:
+        say: takes each line of the answer.
+    """
     require_accelerators(config)
     memory.require_fit(config)
     page_caches.require(config)
     upload.require(config)
     ensure.ensure(config)
-    return conclude(run_job(store.create(config)))
+    return conclude(run_job(store.create(config)), say)
+
+
+def conclude(job: Job, say: Callable[[str], None]) -> int:
+    """Judge a finished job.
+
+    Args:
+        say: takes each line of the answer.
+
+    Returns:
+        EXIT_OK when every run reached the target and no check failed, else EXIT_FAILED.
+    """
+    # scipy and matplotlib take seconds that need not pass before the training begins
+    from harness.analysis import comparison, submission_loader
+    from harness.report import page as report_page
+
+    broken = [error for made in job.campaigns for error in _check(made, say)]
+    loaded = [submission_loader.load(made.directory) for made in job.campaigns]
+    document = comparison.compare(loaded)
+    page = report_page.write_report(loaded, document, job.directory)
+    say(report_page.headline(document))
+    say(f"report: {page}")
+    upload.after(job)
+    converged = all(run.outcome == "success" for made in job.campaigns for run in made.runs)
+    return EXIT_OK if converged and not broken else EXIT_FAILED
+
+
+def _check(made: Campaign, say: Callable[[str], None]) -> list[Violation]:
+    """Say what the logs of a campaign are; returns the errors."""
+    ruleset = checker.load(checker.choose_ruleset(made.config.benchmark, None))
+    violations = checker.check_directory([made.result(run.index) for run in made.runs], ruleset)
+    errors = [violation for violation in violations if violation.severity == "error"]
+    counted = Counter(f"{run.outcome} ({run.reason})" for run in made.runs)
+    ends = ", ".join(f"{count} x {end}" for end, count in counted.items())
+    say(f"{made.arm}: {ends}; {len(errors) or 'no'} violations of ruleset {ruleset.name}")
+    for error in errors[:_SHOWN]:
+        found = f"{error.rule} {error.key}: found {error.found!r}, expected {error.expected}"
+        say(f"  {error.file}:{error.line}: {found}; {error.message}")
+    if len(errors) > _SHOWN:
+        say(f"  and {len(errors) - _SHOWN} more: ./run.sh check {made.directory}")
+    return errors

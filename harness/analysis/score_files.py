@@ -1,9 +1,7 @@
-"""Command `score`: run results and olympic mean of logs."""
+"""Run results of a directory's logs, their olympic mean, and what keeps it from being a valid score."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,28 +9,9 @@ from typing import Any
 from compliance import checker, runlog, scoring
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
-from harness.base.errors import EXIT_FAILED, EXIT_OK
-from harness.base.text import printable
-from harness.records.log_groups import Group, groups
+from harness.records.log_groups import Group
 
 NOTICE = "Result not verified by MLCommons Association."
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a log, a directory of result_<i>.txt, a campaign"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-
-
-def main(args: argparse.Namespace) -> int:
-    scored = [scores(group) for group in groups(args.paths)]
-    if args.json:
-        print(json.dumps({"scores": scored, "notice": NOTICE}, indent=2))
-    else:
-        print("\n".join([*(line for one in scored for line in _report(one)), f"Unverified. {NOTICE}"]))
-    failed = [one for one in scored if one["olympic_mean_min"] is None and not _all_converged(one)]
-    return EXIT_FAILED if failed else EXIT_OK
 
 
 def scores(group: Group) -> dict[str, Any]:
@@ -105,32 +84,10 @@ def _samples_to_target(log: RunLog, target: float) -> float | None:
         return None
 
 
-def _all_converged(scored: dict[str, Any]) -> bool:
+def all_converged(scored: dict[str, Any]) -> bool:
     return all(run["converged"] for run in scored["runs"])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _report(scored: dict[str, Any]) -> list[str]:
-    lines = [f"{printable(scored['directory'], 400)}  ({printable(scored['benchmark'])})"]
-    lines.append(f"  {'log':<20} {'minutes':>10} {'samples':>10} {'to target':>12}  status")
-    for run in scored["runs"]:
-        name, status = printable(run["file"].rpartition("/")[2]), printable(run["status"])
-        counts = "" if run["converged"] else ", not converged: counts as the slowest"
-        row = f"{_cell(run['minutes'], 3):>10} {_cell(run['samples_at_stop']):>10}"
-        lines.append(f"  {name:<20} {row} {_cell(run['samples_to_target'], 1):>12}  {status}{counts}")
-    mean, samples = scored["olympic_mean_min"], scored["samples_at_stop_mean"]
-    lines.append(f"  olympic mean {_cell(mean, 3)} min, mean samples at stop {_cell(samples, 1)}")
-    if scored["window"]:
-        names = ", ".join(printable(path.rpartition("/")[2]) for path in scored["window"])
-        lines.append(
-            f"  of {len(scored['runs'])} runs the ten consecutive ones with the median score: {names}"
-        )
-    return lines + ([f"  not a valid score: {scored['problem']}"] if scored["problem"] else [])
-
-
-def _cell(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"

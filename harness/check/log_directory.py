@@ -1,26 +1,24 @@
-"""Command `check`: logs, campaigns, packages and whole repositories against a ruleset and the official checker."""
+"""Logs, campaigns and packages against a ruleset, directory by directory, the official checkers beside our rules."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from compliance import checker, repository, rules_page
+from compliance import checker, repository
 from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
 from compliance.repository import ResultDirectory
 from compliance.rule_input import Case, Violation
 from compliance.rules import directory_rules, submission_rules, system_rules, tree_rules
-from compliance.ruleset import NAMES, Ruleset, RulesetError
+from compliance.ruleset import Ruleset, RulesetError
 from compliance.submission import Submission, read_system
-from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.errors import UsageError
 from harness.records import attempt
 from harness.records.log_groups import Group, groups
 
@@ -45,61 +43,28 @@ class Checked:
         return [violation for violation in self.violations if violation.severity == "error"]
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="a log, a directory of result_<i>.txt, a campaign, a package"
-    )
-    parser.add_argument(
-        "--ruleset", metavar="R", help=f"{' | '.join(NAMES)}; default: the benchmark's newest"
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="PATH is a results repository: a line per result, then the totals"
-    )
-    parser.add_argument(
-        "--skip-official", action="store_true", help="our own check alone, without the official checker"
-    )
-    parser.add_argument("--rules", action="store_true", help="print the rule reference and stop")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+def judge(
+    paths: Sequence[str], requested: str | None, *, skip_official: bool
+) -> tuple[list[Checked], list[Oracle]]:
+    """Our verdicts and the official ones on everything the paths name, and the official one on each package.
 
-
-def main(args: argparse.Namespace) -> int:
-    if args.rules:
-        print(rules_page.page(), end="")
-        return EXIT_OK
-    if not args.paths:
-        raise UsageError(
-            "check: found no PATH; allowed: a log, a directory, a campaign, a package; or --rules"
-        )
-    known_ruleset(args.ruleset)
-    if args.all:
-        from harness.check import results_repository
-
-        return results_repository.run(args)
-    from harness.check import grouped_text
-
+    Raises:
+        UsageError: a path that is no log, a ruleset that does not exist.
+    """
+    if skip_official:
+        return examine(paths, requested, skip_official=True), []
     with ThreadPoolExecutor(1) as beside_us:  # the package checker takes longer than all of ours
-        asked = beside_us.submit(_ask, args)
-        checked = examine(args.paths, args.ruleset, skip_official=True)
+        asked = beside_us.submit(_ask_package_checker, paths, requested)
+        checked = examine(paths, requested, skip_official=True)
         packages = asked.result()
-    if not args.skip_official:
-        clean = {tree for tree, oracle in packages.items() if oracle.verdict == "pass"}
-        checked = [with_official(one, clean) for one in checked]
-    verdicts = list(packages.values())
-    if args.json:
-        print(json.dumps(document(checked, verdicts), indent=2))
-    else:
-        print("\n".join(line for one in checked for line in grouped_text.lines(one)))
-        print("".join(grouped_text.package(oracle) for oracle in verdicts), end="")
-    ok = all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in verdicts)
-    return EXIT_OK if ok else EXIT_FAILED
+    clean = {tree for tree, oracle in packages.items() if oracle.verdict == "pass"}
+    return [with_official(one, clean) for one in checked], list(packages.values())
 
 
-def _ask(args: argparse.Namespace) -> dict[Path, Oracle]:
+def _ask_package_checker(paths: Sequence[str], requested: str | None) -> dict[Path, Oracle]:
     """The official package checker about every path that is a package."""
-    trees = [path for path in map(Path, args.paths) if path.is_dir() and repository.result_directories(path)]
-    name = checker.load(checker.choose_ruleset(repository.BENCHMARK, args.ruleset)).official
-    if args.skip_official:
-        return {}
+    trees = [path for path in map(Path, paths) if path.is_dir() and repository.result_directories(path)]
+    name = checker.load(checker.choose_ruleset(repository.BENCHMARK, requested)).official
     return {tree.resolve(): package_checker.ask(tree, name, ("package_checker",))[0] for tree in trees}
 
 
@@ -225,33 +190,3 @@ def submission_of(group: Group, ruleset: Ruleset) -> Submission:
         organisation=place.organisation.name if place else None,
         now_ms=time.time_ns() // 1_000_000,
     )
-
-
-def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> dict[str, Any]:
-    """The JSON that other people's scripts read (docs: design, Commands)."""
-    names = _names([path for one in checked for path in one.paths])
-    verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
-    return {
-        "ok": all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages),
-        "ruleset": ", ".join(dict.fromkeys(one.ruleset for one in checked)),
-        "files": sum(len(one.paths) for one in checked),
-        "violations": [asdict(violation) for one in checked for violation in one.violations],
-        "official": {
-            "version": compliance_checker.version(),
-            "compliance_checker": {name: verdict.verdict for name, verdict in verdicts.items()},
-            "compliance_checker_notes": {name: verdict.note for name, verdict in verdicts.items()},
-            "package_checker": _worst([oracle.verdict for oracle in packages]),
-            "package_checker_notes": [oracle.note for oracle in packages],
-        },
-    }
-
-
-def _worst(verdicts: Sequence[str]) -> str:
-    return next((verdict for verdict in ("fail", "not run", "pass") if verdict in verdicts), "not run")
-
-
-def _names(paths: Sequence[Path]) -> dict[str, str]:
-    """What a file is called in the document: its name, where that is unique, else its path."""
-    names = [path.name for path in paths]
-    unique = len(set(names)) == len(names)
-    return {str(path): path.name if unique else str(path) for path in paths}

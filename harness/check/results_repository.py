@@ -1,11 +1,9 @@
-"""`check --all TREE`: every result directory of a results repository, as each is done, then the totals."""
+"""Every result directory of a results repository, one after the other, as `check --all TREE` shows them."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,35 +11,20 @@ from typing import Any
 from compliance import repository, scoring
 from compliance.rule_input import Case
 from compliance.scoring import ScoreError
-from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check.grouped_text import shown
 from harness.check.log_directory import Checked, beside, examined
 from harness.records.log_groups import group_of
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print a line, or an element of one JSON list, per result directory.
+def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool) -> Iterator[Checked]:
+    """The verdict on every result directory below the paths, as each is done.
 
     Raises:
         UsageError: a tree without results/<system>/llama31_8b.
     """
-    failed = results = logs = 0
-    for number, checked in enumerate(_checked(args)):
-        if args.json:
-            print(("[" if number == 0 else ",") + json.dumps(_element(checked), indent=1), flush=True)
-        else:
-            print(_line(checked), flush=True)
-        results, logs, failed = results + 1, logs + len(checked.paths), failed + (not checked.ok)
-    if args.json:
-        print("]")
-    else:
-        print(f"{results} results, {logs} logs: {results - failed} pass, {failed} fail")
-    return EXIT_FAILED if failed else EXIT_OK
-
-
-def _checked(args: argparse.Namespace) -> Iterator[Checked]:
-    for name in args.paths:
+    for name in paths:
         organisations = list(repository.organisations(Path(name)))
         places = {home: repository.result_directories(home) for home in organisations}
         if not any(places.values()):
@@ -52,11 +35,12 @@ def _checked(args: argparse.Namespace) -> Iterator[Checked]:
         for home in organisations:
             before: list[tuple[Case, ...]] = []
             for place in places[home]:
-                checked = examined(group_of(place), args.ruleset, skip_official=args.skip_official)
-                yield beside(checked, before)
+                found = examined(group_of(place), requested, skip_official=skip_official)
+                yield beside(found, before)
 
 
-def _element(checked: Checked) -> dict[str, Any]:
+def element(checked: Checked) -> dict[str, Any]:
+    """A result directory in the JSON list of `check --all`."""
     passed = sum(verdict.verdict == "pass" for verdict in checked.official)
     return {
         "directory": str(checked.directory),
@@ -71,7 +55,8 @@ def _element(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _line(checked: Checked) -> str:
+def line(checked: Checked) -> str:
+    """The same for people."""
     counted = Counter((violation.severity, violation.rule) for violation in checked.violations)
     told = [
         f"{severity} {rule} x {count}"

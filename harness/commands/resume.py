@@ -9,10 +9,10 @@ from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.runner import run_job
 from harness.commands import upload
-from harness.conclude import conclude
 from harness.config.profile_choice import require_accelerators
 from harness.data import ensure
 from harness.machine import page_caches
+from harness.main_job import conclude
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,5 +35,5 @@ def main(args: argparse.Namespace) -> int:
             page_caches.require(config)
             upload.require(config)
             ensure.ensure(config)
-        worst = max(worst, conclude(run_job(job)))
+        worst = max(worst, conclude(run_job(job), print))
     return worst

@@ -35,4 +35,6 @@ def main(args: argparse.Namespace) -> int:
     if profile is None:
         profile, why = choose_profile(args.overrides)
         tell(f"profile: {profile}\nbecause {why}")
-    return start(fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()))
+    return start(
+        fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()), print
+    )

@@ -32,7 +32,7 @@ def test_a_closed_run_is_refused_with_what_to_do_before_anything_starts(stuck, m
     for owner, name in ((ensure, "ensure"), (store, "create")):
         monkeypatch.setattr(owner, name, lambda config: pytest.fail("something started"))
     with pytest.raises(EnvironmentFailure) as refused:
-        main_job.start(config())
+        main_job.start(config(), print)
     said = str(refused.value)
     assert said.startswith("page caches: cannot be dropped by this user; the closed division drops them")
     assert "run as root" in said and "system.division=open" in said and "\n" not in said

@@ -1,0 +1,70 @@
+"""Command `check`: logs, campaigns, packages and whole repositories against a ruleset and the official checker."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from compliance import rules_page
+from compliance.ruleset import NAMES
+from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.check import grouped_text, results_repository
+from harness.check.document import document
+from harness.check.log_directory import judge, known_ruleset
+from harness.commands.options import add_json, add_ruleset
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help="a log, a directory of result_<i>.txt, a campaign, a package"
+    )
+    add_ruleset(parser, NAMES, default="the benchmark's newest")
+    parser.add_argument(
+        "--all", action="store_true", help="PATH is a results repository: a line per result, then the totals"
+    )
+    parser.add_argument(
+        "--skip-official", action="store_true", help="our own check alone, without the official checker"
+    )
+    parser.add_argument("--rules", action="store_true", help="print the rule reference and stop")
+    add_json(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.rules:
+        print(rules_page.page(), end="")
+        return EXIT_OK
+    if not args.paths:
+        raise UsageError(
+            "check: found no PATH; allowed: a log, a directory, a campaign, a package; or --rules"
+        )
+    known_ruleset(args.ruleset)
+    return _repository(args) if args.all else _paths(args)
+
+
+def _paths(args: argparse.Namespace) -> int:
+    checked, packages = judge(args.paths, args.ruleset, skip_official=args.skip_official)
+    found = document(checked, packages)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(line for one in checked for line in grouped_text.lines(one)))
+        print("".join(grouped_text.package(oracle) for oracle in packages), end="")
+    return EXIT_OK if found["ok"] else EXIT_FAILED
+
+
+def _repository(args: argparse.Namespace) -> int:
+    """A line, or an element of one JSON list, per result directory."""
+    failed = results = logs = 0
+    found = results_repository.checked(args.paths, args.ruleset, skip_official=args.skip_official)
+    for number, checked in enumerate(found):
+        if args.json:
+            element = json.dumps(results_repository.element(checked), indent=1)
+            print(("[" if number == 0 else ",") + element, flush=True)
+        else:
+            print(results_repository.line(checked), flush=True)
+        results, logs, failed = results + 1, logs + len(checked.paths), failed + (not checked.ok)
+    if args.json:
+        print("]")
+    else:
+        print(f"{results} results, {logs} logs: {results - failed} pass, {failed} fail")
+    return EXIT_FAILED if failed else EXIT_OK

@@ -1,0 +1,22 @@
+"""Command `main`, what ./run.sh does without arguments: the profile that fits this machine, every arm of it."""
+
+from __future__ import annotations
+
+import argparse
+
+from harness import main_job
+from harness.base.stderr import tell
+from harness.commands.options import add_set
+from harness.config.file import resolve
+from harness.config.profile_choice import choose_profile, fit_proxy
+from harness.machine.accelerators import accelerators
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_set(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    profile, why = choose_profile(args.overrides)
+    tell(f"profile: {profile}\nbecause {why}")
+    return main_job.start(fit_proxy(resolve(profile, overrides=args.overrides).config, accelerators()), print)
