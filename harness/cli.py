@@ -58,7 +58,7 @@ COMMANDS = {
         "harness.commands.upload",
         "curves of runs that have stopped: --to tensorboard DIR | wandb PROJECT | mlflow URI",
     ),
-    "package": ("harness.package.build", "build a submission tree from campaigns, or verify anybody's"),
+    "package": ("harness.commands.package", "build a submission tree from campaigns, or verify anybody's"),
     "kernels": ("harness.commands.kernels", "verify | prove | bench | quantize: the MXFP4 kernels"),
     "bench": (
         "harness.commands.bench",

@@ -18,7 +18,8 @@ from compliance.runlog import Evaluation, RunLog
 from harness.analysis import submission_loader
 from harness.analysis.run_figures import HYPERPARAMETERS
 from harness.analysis.submission_loader import Submission
-from harness.base.errors import UsageError
+from harness.base.errors import UsageError, UserError
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.records.timing import Timing
 
@@ -213,3 +214,28 @@ def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
     """Submissions of an index by name."""
     entries = read(path) if names else []
     return [submission(find(entries, name)) for name in names]
+
+
+def parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
+    """Entries of every submission below the trees, in the order of their keys.
+
+    What cannot be read is named on stderr and left out.
+
+    Raises:
+        UsageError: no such tree, or no log of the benchmark in any of them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for tree in trees:
+        if not tree.is_dir():
+            raise UsageError(f"{printable(tree)}: no such directory")
+        for directory in directories(tree):
+            try:
+                one = entry(directory)
+            except UserError as error:
+                tell(f"left out: {error}")
+                continue
+            found[key(one)] = one
+    if not found:
+        wanted = "a repository with ORG/results/SYSTEM/llama31_8b/result_*.txt"
+        raise UsageError(f"{', '.join(map(printable, trees))}: found no llama31_8b logs; allowed: {wanted}")
+    return [found[key] for key in sorted(found)]

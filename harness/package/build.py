@@ -1,8 +1,7 @@
-"""Command `package`: build a submission tree from campaigns, or verify anybody's."""
+"""Builds a submission tree from campaigns: checked as a whole, and in its place only when every check passed."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import json
@@ -15,12 +14,10 @@ from typing import Any
 
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
-from compliance.ruleset import NAMES
 from compliance.system_description import ALSO, FIELDS
-from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.errors import UsageError
 from harness.campaign import campaign
 from harness.check import grouped_text
-from harness.check.log_directory import known_ruleset
 from harness.package import archive, eligibility, tree_writer
 from harness.package import verify as package_verify
 from harness.package.eligibility import Submittable
@@ -28,7 +25,6 @@ from harness.package.system_fields import placeholders
 from harness.package.tree_writer import Written
 from harness.package.verify import Verdict
 
-_ROUNDS = [name for name in NAMES if name != "proxy"]
 _OF_THE_RUNS = ("submitter", "division", "status", "system_name", "number_of_nodes", "accelerators_per_node")
 
 
@@ -48,50 +44,28 @@ class Built:
     archive: Path | None = None
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="action", required=True, metavar="build | verify")
-    wording = "a tree from finished campaigns, in place only if every check passes"
-    build = commands.add_parser("build", help=wording)
-    build.add_argument("campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a directory under runs/")
-    wording = "the tree is made as DIR/<submitter>"
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help=wording)
-    wording = "a field of the system description, for example cooling=liquid; may be repeated"
-    build.add_argument("--field", action="append", default=[], metavar="name=value", help=wording)
-    build.add_argument("--fields", type=Path, metavar="F.json", help="the same from a JSON object")
-    verify = commands.add_parser("verify", help="check a tree: DIR/<submitter>, or DIR with several")
-    verify.add_argument("tree", type=Path, metavar="TREE")
-    for one in (build, verify):
-        one.add_argument("--ruleset", metavar="R", help=f"{' | '.join(_ROUNDS)}; default: the newest")
-        one.add_argument("--json", action="store_true", help="one JSON document on stdout")
+def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], requested: str | None) -> Built:
+    """Build the tree `out`/<submitter>; it is in its place only when every check passed.
 
+    Args:
+        given: the submitter's own fields of the system description.
+        requested: a ruleset's name; None: the newest.
 
-def main(args: argparse.Namespace) -> int:
-    known_ruleset(args.ruleset)
-    if args.ruleset is not None and args.ruleset not in _ROUNDS:
-        raise UsageError(
-            f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"
-        )
-    if args.action == "verify":
-        return package_verify.run(args)
-    built = _build(args)
-    print(json.dumps(_document(built), indent=2) if args.json else "\n".join(_lines(built)))
-    return EXIT_OK if built.target else EXIT_FAILED
-
-
-def _build(args: argparse.Namespace) -> Built:
-    given = _given(args)
-    sources = [eligibility.examined(campaign.load(path.resolve())) for path in args.campaigns]
-    target = args.out / _submitter(sources)
+    Raises:
+        UsageError: campaigns that do not go together, or a target that exists.
+    """
+    sources = [eligibility.examined(campaign.load(path.resolve())) for path in campaigns]
+    target = out / _submitter(sources)
     for path in (target, target.with_name(target.name + ".tar.gz")):
         if path.exists() or path.is_symlink():
             raise UsageError(f"{path}: exists; allowed: a new directory, nothing is overwritten")
     if refused := tuple(violation for source in sources for violation in source.violations):
         return Built(refused=refused)
-    with _staging(args.out, target.name) as staging:
+    with _staging(out, target.name) as staging:
         beside = staging / target.name
         written = tree_writer.write(sources, beside, given)
         archive.seal(beside)
-        verdict = package_verify.verified(beside, args.ruleset, quiet=[tree_rules.answers])
+        verdict = package_verify.verified(beside, requested, quiet=[tree_rules.answers])
         violations = tuple(_traced(violation, staging, written) for violation in verdict.violations)
         verdict = replace(verdict, organisation=target, violations=violations)
         if not verdict.ok:
@@ -136,22 +110,22 @@ def _submitter(sources: Sequence[Submittable]) -> str:
     return tree_writer.name_of(submitters[0])
 
 
-def _given(args: argparse.Namespace) -> dict[str, str]:
-    """The submitter's own fields: a JSON file, then --field.
+def own_fields(file: Path | None, pairs: Sequence[str]) -> dict[str, str]:
+    """The submitter's own fields of the system description: a JSON file, then name=value pairs.
 
     Raises:
         UsageError: a file or an argument that gives none.
     """
     given: dict[str, str] = {}
-    if args.fields:
+    if file:
         try:
-            document = json.loads(args.fields.read_text(encoding="utf-8"))
+            document = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{args.fields}: found no JSON object ({error})") from None
+            raise UsageError(f"{file}: found no JSON object ({error})") from None
         if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
-            raise UsageError(f"{args.fields}: found something else than text; allowed: an object of texts")
+            raise UsageError(f"{file}: found something else than text; allowed: an object of texts")
         given.update(document)
-    for pair in args.field:
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"--field: found {pair!r}; allowed: name=value")
@@ -179,7 +153,8 @@ def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
     return replace(violation, file=str(written.origins.get(inside, inside)))
 
 
-def _document(built: Built) -> Mapping[str, Any]:
+def document(built: Built) -> Mapping[str, Any]:
+    """The JSON form."""
     verdict = package_verify.document(built.verdict) if built.verdict else {"violations": [], "official": {}}
     verdict["violations"] += [asdict(violation) for violation in built.refused]
     described = built.written.described
@@ -193,7 +168,8 @@ def _document(built: Built) -> Mapping[str, Any]:
     }
 
 
-def _lines(built: Built) -> list[str]:
+def lines(built: Built) -> list[str]:
+    """For a terminal."""
     if built.refused:
         told = [grouped_text.sentence(violation) for violation in built.refused]
         return [*told, f"FAIL not built, and nothing was written; reasons: {len(built.refused)}"]

@@ -1,9 +1,7 @@
-"""`package verify TREE`: our rules, the official tools and the checksums on anybody's tree."""
+"""Our rules, the official tools and the checksums on anybody's submission tree."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +13,7 @@ from compliance.official import compliance_checker, package_checker
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
-from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import grouped_text
 from harness.check.log_directory import examine
@@ -42,26 +40,17 @@ class Verdict:
         return clean and all(oracle.verdict == "pass" for oracle in self.asked) and not self.changed
 
 
-def run(args: argparse.Namespace) -> int:
-    """Verify the tree of one organisation, or of several below a directory.
+def organisations(tree: Path) -> list[Path]:
+    """The tree itself, or those of several organisations below it.
 
     Raises:
         UsageError: no tree.
     """
-    found = [args.tree] if (args.tree / "results").is_dir() else list(repository.organisations(args.tree))
+    found = [tree] if (tree / "results").is_dir() else list(repository.organisations(tree))
     if not found:
         allowed = "a tree with systems/, results/ and benchmarks/, or a directory of such trees"
-        raise UsageError(f"{printable(args.tree)}: found no results/; allowed: {allowed}")
-    documents, ok = [], True
-    for organisation in found:
-        verdict = verified(organisation, args.ruleset)
-        documents.append(document(verdict))
-        ok = ok and verdict.ok
-        if not args.json:
-            print("\n".join(lines(verdict)), flush=True)
-    if args.json:
-        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
-    return EXIT_OK if ok else EXIT_FAILED
+        raise UsageError(f"{printable(tree)}: found no results/; allowed: {allowed}")
+    return found
 
 
 def verified(

@@ -6,11 +6,12 @@ import json
 import shutil
 
 import pytest
+from rich.console import Console
 
 from harness.analysis import comparison, energy, submission_loader
 from harness.analysis.energy import of_attempt, text
-from harness.commands import compare
 from harness.report import page as report_page
+from harness.report import terminal
 from tests.harness.logs import write_submission
 
 START_S = 1_700_000_000.0
@@ -135,7 +136,7 @@ def test_compare_and_report_show_energy_as_informative(campaign, capsys, tmp_pat
     (row,) = document["submissions"][0]["power"]
     assert (row["devices"], row["runs"], row["label"]) == (2, 1, energy.LABEL)
     assert row["energy_kwh"] == pytest.approx(0.0614, rel=0.01) and row["mean_w"] == pytest.approx(3600)
-    compare.show(document, compare.Console(width=200))
+    terminal.show(document, Console(width=200))
     said = capsys.readouterr().out
     assert (
         "informative, not an MLPerf Power result" in said

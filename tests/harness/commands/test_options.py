@@ -7,22 +7,23 @@ import pytest
 from harness import cli
 from harness.base.errors import ConfigError, UsageError
 from harness.campaign import launch_files, store
-from harness.commands import results, run
+from harness.commands import run
 from harness.config.file import resolve
+from harness.report import index_table
 from harness.study import grid
 from harness.study import run as study_run
 
 
 def test_arms_that_are_named_one_by_one_are_all_trained(monkeypatch):
     seen = []
-    monkeypatch.setattr(run, "start", lambda config: seen.append(config.runs.arms) or 0)
+    monkeypatch.setattr(run, "start", lambda config, say: seen.append(config.runs.arms) or 0)
     assert cli.main(["run", "--profile", "proxy", "--arm", "bf16", "--arm", "mxfp4", "fp8"]) == 0
     assert seen == [("bf16", "mxfp4", "fp8")]
 
 
 def test_run_takes_the_profile_that_fits_the_machine_and_says_why(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(run, "start", lambda config: seen.append(config.profile) or 0)
+    monkeypatch.setattr(run, "start", lambda config, say: seen.append(config.profile) or 0)
     monkeypatch.setattr(run, "choose_profile", lambda overrides: ("llama31_8b", "GPUs are here"))
     assert cli.main(["run"]) == 0 and cli.main(["run", "--profile", "proxy"]) == 0
     assert seen == ["llama31_8b", "proxy"]
@@ -60,7 +61,7 @@ def test_a_launch_file_of_a_system_has_its_nodes_and_trains_by_its_preset(capsys
 def test_names_of_published_systems_are_whole_in_a_pipe(capsys):
     assert cli.main(["results", "list"]) == 0
     assert "v5.1/AMD/MI355X_EPYC_9575F_pytorch" in capsys.readouterr().out
-    assert results._WIDTH < 200
+    assert index_table.WIDTH < 200
 
 
 def test_nothing_is_concluded_from_a_study_that_has_not_run(tmp_path):

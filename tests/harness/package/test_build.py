@@ -11,8 +11,8 @@ import tarfile
 import pytest
 
 from harness import cli
+from harness.commands import package
 from harness.package import archive, tree_writer
-from harness.package import build as package_build
 from tests.harness.package_campaign import content_tools, finished, git, shared, work_in
 
 FIELDS = {"accelerator_model_name": "AMD Instinct MI355X", "cooling": "liquid"}
@@ -218,5 +218,5 @@ def test_one_submitter_and_one_campaign_for_each_system(made, here, tmp_path, ca
     arguments = ["package", "build", str(made.directory), str(made.directory), "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == 2
     assert "found box_mxfp4 twice" in capsys.readouterr().err
-    assert package_build._ROUNDS == ["5.1.0", "6.0.0", "6.1.0"]
+    assert package._ROUNDS == ["5.1.0", "6.0.0", "6.1.0"]
     assert build(made, tmp_path / "out", "--ruleset", "proxy") == 2

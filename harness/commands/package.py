@@ -1,0 +1,63 @@
+"""Command `package`: build a submission tree from campaigns, or verify anybody's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from compliance.ruleset import NAMES
+from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.check.log_directory import known_ruleset
+from harness.commands.options import add_json, add_ruleset
+from harness.package import build, verify
+
+_ROUNDS = [name for name in NAMES if name != "proxy"]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="build | verify")
+    wording = "a tree from finished campaigns, in place only if every check passes"
+    building = commands.add_parser("build", help=wording)
+    building.add_argument(
+        "campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a directory under runs/"
+    )
+    wording = "the tree is made as DIR/<submitter>"
+    building.add_argument("--out", type=Path, required=True, metavar="DIR", help=wording)
+    wording = "a field of the system description, for example cooling=liquid; may be repeated"
+    building.add_argument("--field", action="append", default=[], metavar="name=value", help=wording)
+    building.add_argument("--fields", type=Path, metavar="F.json", help="the same from a JSON object")
+    verifying = commands.add_parser("verify", help="check a tree: DIR/<submitter>, or DIR with several")
+    verifying.add_argument("tree", type=Path, metavar="TREE")
+    for one in (building, verifying):
+        add_ruleset(one, _ROUNDS, default="the newest")
+        add_json(one)
+
+
+def main(args: argparse.Namespace) -> int:
+    known_ruleset(args.ruleset)
+    if args.ruleset is not None and args.ruleset not in _ROUNDS:
+        raise UsageError(
+            f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"
+        )
+    return _build(args) if args.action == "build" else _verify(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    built = build.build(args.campaigns, args.out, build.own_fields(args.fields, args.field), args.ruleset)
+    print(json.dumps(build.document(built), indent=2) if args.json else "\n".join(build.lines(built)))
+    return EXIT_OK if built.target else EXIT_FAILED
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """The tree of one organisation, or of several below a directory."""
+    documents, ok = [], True
+    for organisation in verify.organisations(args.tree):
+        verdict = verify.verified(organisation, args.ruleset)
+        documents.append(verify.document(verdict))
+        ok = ok and verdict.ok
+        if not args.json:
+            print("\n".join(verify.lines(verdict)), flush=True)
+    if args.json:
+        print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
+    return EXIT_OK if ok else EXIT_FAILED

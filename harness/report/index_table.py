@@ -1,0 +1,73 @@
+"""The table of published submissions: rows, CSV and the view of a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.analysis import public_index, run_figures
+from harness.base.text import number, printable, spreadsheet_cell
+
+_COLUMNS = (
+    ("round", "round", 0),
+    ("organisation", "organisation", 0),
+    ("system", "system", 0),
+    ("accelerators", "accelerators", 0),
+    ("precision", "precision", 0),
+    ("GBS", "global_batch_size", 0),
+    ("runs", "runs", 0),
+    ("minutes", "time_to_train_min", 3),
+    ("normalised", "time_to_train_normalized_min", 3),
+    ("samples at stop", "samples_at_stop_mean", 0),
+    ("to target", "samples_to_target_mean", 0),
+    ("samples/s", "samples_per_s", 2),
+    ("step, s", "step_time_s", 3),
+)
+
+_NARROW = (
+    "name",
+    "precision",
+    "global_batch_size",
+    "time_to_train_min",
+)  # what a small terminal has room for
+WIDTH = 170  # characters of a row, names whole
+
+
+def row(one: dict[str, Any]) -> dict[str, Any]:
+    """Directory names tell systems apart, so they stand for organisation and system."""
+    summary = run_figures.summary(public_index.submission(one))
+    said = {"organisation": printable(one["org"]), "system": printable(one["system"])}
+    return {**summary, **said, "name": printable(public_index.key(one))}
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The table as CSV, with names that no spreadsheet takes for a formula."""
+    names = [key for _, key, _ in _COLUMNS]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([spreadsheet_cell(row[name]) for name in names])
+    return text.getvalue()
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print the table; a narrow console gets fewer columns."""
+    table = Table(title="llama31_8b, recomputed from logs (unverified)", title_justify="left")
+    shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three in one word, which --public takes
+    columns = [one for one in shown if console.width >= WIDTH or one[1] in _NARROW]
+    for title, key, digits in columns:
+        numeric = digits or key in ("accelerators", "global_batch_size", "runs", "samples_at_stop_mean")
+        table.add_column(
+            title, justify="right" if numeric else "left", overflow="fold", no_wrap=key == "name"
+        )
+    for row in rows:
+        table.add_row(*(Text(number(row[key], digits)) for _, key, digits in columns))
+    console.print(table)
+    console.print(Text("Result not verified by MLCommons Association."))
