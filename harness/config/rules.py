@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.config import checkpoint_rules, diagnostics_rules, recipes_rules, watchdog_rules
+from harness.config import checkpoint_rules, recipes_rules
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 
@@ -57,6 +57,9 @@ _NOT_NEGATIVE = {
     "runs": "seed",
     "checkpoint": "every_steps",
 }
+
+_GROUP = 32  # rows that diagnostics look at together
+_LEAST_S = 5.0  # ranks tell one another of themselves every half second, and a machine may be busy
 
 UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
 
@@ -259,6 +262,42 @@ def _closed_division(config: Config) -> None:
             )
 
 
+def _watchdog_patience(config: Config) -> None:
+    for name in ("init_s", "hang_s", "silence_s"):
+        value = getattr(config.watchdog, name)
+        if 0 < value < _LEAST_S:
+            allowed = f"0 (endless), or at least {_LEAST_S:g} seconds"
+            raise ConfigProblem(f"watchdog.{name}", f"{value:g}", allowed)
+
+
+def _straggler_ratio(config: Config) -> None:
+    ratio = config.watchdog.straggler_ratio
+    if 0 < ratio <= 1:
+        raise ConfigProblem(
+            "watchdog.straggler_ratio", f"{ratio:g}", "0 (never), or a number > 1: 1.5 is half as slow again"
+        )
+
+
+def _diagnostics_numbers(config: Config) -> None:
+    found = config.diagnostics
+    if found.every_steps < 0:
+        raise ConfigProblem("diagnostics.every_steps", str(found.every_steps), "0 (none) or more")
+    longest = max(1, found.every_steps)
+    if not 1 <= found.consecutive_steps <= longest:
+        allowed = f"1 to {longest}, the steps from one look to the next"
+        raise ConfigProblem("diagnostics.consecutive_steps", str(found.consecutive_steps), allowed)
+    if found.rows and found.rows < _GROUP:
+        raise ConfigProblem("diagnostics.rows", str(found.rows), f"0 (all) or at least {_GROUP}")
+
+
+def _diagnostics_linears(config: Config) -> None:
+    """Only our linears show their operands."""
+    for name in config.runs.arms if config.diagnostics.every_steps else ():
+        if config.arms[name].transformer_engine != "none":
+            allowed = f"0 with the arm {name}: Transformer Engine's linears show no operands"
+            raise ConfigProblem("diagnostics.every_steps", str(config.diagnostics.every_steps), allowed)
+
+
 def _multiple(path: str, value: int, divisor: int, meaning: str) -> None:
     if value % divisor:
         raise ConfigProblem(path, str(value), f"a multiple of {meaning} = {divisor}")
@@ -281,6 +320,8 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _schedule,
     *recipes_rules.RULES,
     *checkpoint_rules.RULES,
-    *watchdog_rules.RULES,
-    *diagnostics_rules.RULES,
+    _watchdog_patience,
+    _straggler_ratio,
+    _diagnostics_numbers,
+    _diagnostics_linears,
 )
