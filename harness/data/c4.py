@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.contract.config import Config
-from harness.data.verify import md5, problems_of_index, problems_of_split, read_index
-from harness.data.progress_meter import Meter
-from harness.data.published import (TOKEN_TYPE, TRAIN_BYTES, TRAIN_PREFIX, VALID_DOCUMENTS, VALID_PREFIX, WHAT, ManifestError, files, read_manifest)
 from harness.base.errors import EnvironmentFailure
+from harness.contract.config import Config
+from harness.data.progress_meter import Meter
+from harness.data.published import (
+    TOKEN_TYPE,
+    TRAIN_BYTES,
+    TRAIN_PREFIX,
+    VALID_DOCUMENTS,
+    VALID_PREFIX,
+    WHAT,
+    ManifestError,
+    files,
+    read_manifest,
+)
+from harness.data.verify import md5, problems_of_index, problems_of_split, read_index
 
 _FETCH = "./run.sh data fetch"
 

@@ -1,16 +1,16 @@
 """Command `data`: fetch, build or verify the tokens of either profile."""
 
 from __future__ import annotations
-from harness.base.stderr import tell
 
 import argparse
-import sys
 from collections.abc import Callable
 
-from harness.data import c4 as data_c4, fetch, proxy, raw_c4
-from harness.contract.config import Config
-from harness.config.file import resolve
 from harness.base.errors import EXIT_FAILED, EXIT_OK, EnvironmentFailure, UsageError
+from harness.base.stderr import tell
+from harness.config.file import resolve
+from harness.contract.config import Config
+from harness.data import c4 as data_c4
+from harness.data import fetch, proxy, raw_c4
 
 _ACTIONS = (
     "fetch the published C4, build the proxy's corpus or (--input) tokens from raw C4, verify the files"
@@ -89,4 +89,3 @@ def build(config: Config, *, force: bool) -> bool:
             "./run.sh data fetch gets it; --input FILE .. --tokenizer PATH --out PREFIX makes tokens of raw C4"
         )
     return proxy.build(config, force=force)
-

@@ -1,7 +1,6 @@
 """`data fetch`: the published data, verified against its manifest, from where an earlier attempt ended."""
 
 from __future__ import annotations
-from harness.base.stderr import tell
 
 import argparse
 import contextlib
@@ -9,20 +8,29 @@ import fcntl
 import hashlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from harness.contract import files as contract_files
-from harness.config.file import resolve
-from harness.data.verify import md5
-from harness.data.progress_meter import Meter
-from harness.data.published import (DOWNLOADER, METADATA, WHAT, Dataset, File, ManifestError, files, read_manifest)
-from harness.data.source import Folder, Interruption, Source, Web, is_address
 from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
+from harness.base.stderr import tell
+from harness.config.file import resolve
+from harness.contract import files as contract_files
+from harness.data.progress_meter import Meter
+from harness.data.published import (
+    DOWNLOADER,
+    METADATA,
+    WHAT,
+    Dataset,
+    File,
+    ManifestError,
+    files,
+    read_manifest,
+)
+from harness.data.source import Folder, Interruption, Source, Web, is_address
+from harness.data.verify import md5
 
 RECORD = "fetch.json"
 _CHUNK = 1 << 20

@@ -1,7 +1,6 @@
 """The proxy's corpus: built from what every Python installation carries, verified against its own manifest."""
 
 from __future__ import annotations
-from harness.base.stderr import tell
 
 import contextlib
 import fcntl
@@ -13,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.contract.config import Config
-from harness.data.verify import MANIFEST, problems_of_files, problems_of_split, sha256
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
+from harness.contract.config import Config
+from harness.data.verify import MANIFEST, problems_of_files, problems_of_split, sha256
 
 _BUILD = "./run.sh data build"
 _WHOSE = {
@@ -85,7 +85,15 @@ def summary(config: Config, *, full: bool) -> str:
 
 
 def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
-    command = [sys.executable, "-m", "submission.corpus.corpus", "--out", str(directory), "--of", config.data.corpus]
+    command = [
+        sys.executable,
+        "-m",
+        "submission.corpus.corpus",
+        "--out",
+        str(directory),
+        "--of",
+        config.data.corpus,
+    ]
     command += ["--vocab", str(config.model.vocab_size)]
     command += ["--train-prefix", config.data.train_prefix, "--valid-prefix", config.data.valid_prefix]
     process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -1,7 +1,6 @@
 """`data build --input`: raw C4 to tokens. Starts the builder as a process and shows how far it is."""
 
 from __future__ import annotations
-from harness.base.stderr import tell
 
 import argparse
 import glob
@@ -14,6 +13,7 @@ from typing import Any
 
 from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.contract import environment
 from harness.data.progress_meter import Meter

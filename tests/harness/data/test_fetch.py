@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.base.errors import EnvironmentFailure, UsageError
+from harness.base.paths import ROOT
 from harness.data import fetch as data_fetch
 from harness.data.published import DOWNLOADER, TRAIN_PREFIX, WHAT
 from harness.data.source import Folder, Web
-from harness.base.errors import EnvironmentFailure, UsageError
-from harness.base.paths import ROOT
 from tests.harness.published_server import C4, TOKENIZER, TRAIN, contents, serving
 
 ALL = list(WHAT.values())

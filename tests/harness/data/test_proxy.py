@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from harness import cli
-from harness.data import ensure, c4
-from harness.config.file import resolve
-from harness.data.verify import MANIFEST, read_index, sha256
 from harness.base.errors import EnvironmentFailure, UsageError
+from harness.config.file import resolve
+from harness.data import c4, ensure
+from harness.data.verify import MANIFEST, read_index, sha256
 from submission.corpus import corpus
 
 FILES = ["manifest.json", "tokenizer.json", "train.bin", "train.idx", "valid.bin", "valid.idx"]

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from harness import cli
-from harness.data.verify import problems_of_index, problems_of_split, read_index
 from harness.base.paths import ROOT
+from harness.data.verify import problems_of_index, problems_of_split, read_index
 from submission.corpus.corpus import train_tokenizer
 from tests.submission.c4_texts import lines, texts, zipped
 

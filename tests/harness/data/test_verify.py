@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from harness import cli
-from harness.data import c4 as data_c4
 from harness.config.file import resolve
-from harness.data.verify import problems_of_index, read_index
+from harness.data import c4 as data_c4
 from harness.data.progress_meter import Meter
 from harness.data.published import TRAIN_BYTES, TRAIN_PREFIX, VALID_DOCUMENTS, VALID_PREFIX
+from harness.data.verify import problems_of_index, read_index
 from tests.harness.published_server import C4, manifest
 
 
