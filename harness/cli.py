@@ -14,7 +14,7 @@ COMMANDS = {
         "harness.commands.main",
         "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
     ),
-    "plan": ("harness.config.derived", "every derived number and where each value comes from; needs no GPU"),
+    "plan": ("harness.commands.plan", "every derived number and where each value comes from; needs no GPU"),
     "doctor": (
         "harness.commands.doctor",
         "is this node fit to train? a line per check; or which of many nodes",

@@ -1,21 +1,11 @@
-"""Command `plan`: every configured value with its origin, every derived number with its formula, and what to mind."""
+"""Numbers that follow from the configuration, each with its formula, and what the rules say about such a result."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
-from harness.base.errors import EXIT_OK
-from harness.config import checkpoint_rules, memory
-from harness.config.file import Origin, Resolved, leaves_of, resolve
-from harness.config.profile_choice import default_profile
-from harness.contract.config import Config, to_mapping
+from harness.config import checkpoint_rules
+from harness.contract.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +20,6 @@ class Derived:
     name: str
     value: int | float
     formula: str
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", help="default: the one that fits this machine")
-    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over llama31_8b")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-
-
-def main(args: argparse.Namespace) -> int:
-    profile = args.profile or ("llama31_8b" if args.preset else default_profile())
-    resolved = resolve(profile, overrides=args.overrides, preset=args.preset)
-    if args.json:
-        print(json.dumps(_document(resolved), indent=2))
-    else:
-        _print(resolved)
-    memory.require_fit(resolved.config)
-    return EXIT_OK
 
 
 def tflop_per_sequence(config: Config) -> float:
@@ -128,82 +100,3 @@ def lint(config: Config) -> list[str]:
     if config.system.submitter == "reference" or config.system.name == "unnamed_system":
         notes.append("system: submitter or name is still the placeholder; both go into every log")
     return notes or ["nothing to mind"]
-
-
-def _document(resolved: Resolved) -> dict[str, Any]:
-    config = resolved.config
-    values = {
-        path: {"value": value, "origin": asdict(resolved.origins[path])}
-        for path, value in _configured(config)
-    }
-    return {
-        "profile": config.profile,
-        "configured": values,
-        "derived": {item.name: {"value": item.value, "formula": item.formula} for item in derived(config)},
-        "memory": {**asdict(memory.predicted(config)), "total": memory.predicted(config).total},
-        "lint": lint(config),
-    }
-
-
-def _configured(config: Config) -> list[tuple[str, Any]]:
-    return [(path, value) for path, value in leaves_of(to_mapping(config)) if path != "profile"]
-
-
-def _print(resolved: Resolved) -> None:
-    config, console = resolved.config, _console()
-    console.print(f"profile {config.profile}", highlight=False)
-    console.print(_configured_table(config, resolved.origins))
-    table = Table(title="derived", title_justify="left", box=None, pad_edge=False)
-    table.add_column("number", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("formula")
-    for item in derived(config):
-        table.add_row(
-            item.name, f"{item.value:,}" if isinstance(item.value, int) else f"{item.value:g}", item.formula
-        )
-    console.print(table)
-    if config.profile != "proxy":
-        console.print(_memory_line(config), highlight=False, markup=False, soft_wrap=True)
-    for note in lint(config):
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _memory_line(config: Config) -> str:
-    need = memory.predicted(config)
-    parts = [f"{name.replace('_', ' ')} {value / 2**30:.1f}" for name, value in asdict(need).items() if value]
-    have = config.system.accelerator_memory_gib
-    there = (
-        f" of {have:.0f}"
-        if have
-        else ", of an accelerator whose memory nobody told (system.accelerator_memory_gib)"
-    )
-    return f"memory per accelerator, predicted: {need.total / 2**30:.0f} GiB{there}: {', '.join(parts)}"
-
-
-def _configured_table(config: Config, origins: Mapping[str, Origin]) -> Table:
-    table = Table(title="configured", title_justify="left", box=None, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("origin", overflow="fold")
-    for path, value in _configured(config):
-        table.add_row(path, _shown(value), describe(origins[path]))
-    return table
-
-
-def describe(origin: Origin) -> str:
-    """An origin as the plan prints it."""
-    if origin.line is not None:
-        return f"{origin.kind} {origin.file}:{origin.line}"
-    return origin.kind if origin.kind != "env" else f"env {origin.name}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"\\[{', '.join(map(str, value))}]"  # rich reads a bare bracket as markup
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _console() -> Console:
-    console = Console()
-    # a pipe has no width: a fixed one keeps every row on one line for grep
-    return console if console.is_terminal else Console(width=160)

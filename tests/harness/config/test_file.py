@@ -7,7 +7,8 @@ import pytest
 from harness import cli
 from harness.base.errors import ConfigError
 from harness.base.paths import ROOT
-from harness.config import derived, yaml_lines
+from harness.commands import plan
+from harness.config import yaml_lines
 from harness.config.file import resolve
 
 SAMPLE = ROOT / "tests/harness/benchmark.yaml"
@@ -136,7 +137,7 @@ def edited(tmp_path, old, new):
 
 def plan_fails(monkeypatch, capsys, file, *options):
     """The one line `plan` says about a configuration it must refuse with exit code 2."""
-    monkeypatch.setattr(derived, "resolve", functools.partial(resolve, file=file))
+    monkeypatch.setattr(plan, "resolve", functools.partial(resolve, file=file))
     assert cli.main(["plan", "--profile", "proxy", *options]) == 2
     answer, message = capsys.readouterr()
     assert answer == "" and message.count("\n") == 1

@@ -1,0 +1,43 @@
+"""Command `plan`: every configured value with its origin, every derived number with its formula, and what to mind."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+
+from harness.base.errors import EXIT_OK
+from harness.commands.options import add_json, add_preset, add_profile, add_set
+from harness.config import memory, plan_text
+from harness.config.file import resolve
+from harness.config.profile_choice import default_profile
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser, "default: the one that fits this machine")
+    add_preset(parser, over="llama31_8b")
+    add_set(parser)
+    add_json(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    profile = args.profile or ("llama31_8b" if args.preset else default_profile())
+    resolved = resolve(profile, overrides=args.overrides, preset=args.preset)
+    if args.json:
+        print(json.dumps(plan_text.document(resolved), indent=2))
+    else:
+        console = _console()
+        for part in plan_text.renderables(resolved):
+            if isinstance(part, str):
+                console.print(part, highlight=False, markup=False, soft_wrap=True)
+            else:
+                console.print(part)
+    memory.require_fit(resolved.config)
+    return EXIT_OK
+
+
+def _console() -> Console:
+    console = Console()
+    # a pipe has no width: a fixed one keeps every row on one line for grep
+    return console if console.is_terminal else Console(width=160)
