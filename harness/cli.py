@@ -19,7 +19,7 @@ COMMANDS = {
         "harness.commands.doctor",
         "is this node fit to train? a line per check; or which of many nodes",
     ),
-    "data": ("harness.data.ensure", "fetch | build | verify the training data"),
+    "data": ("harness.commands.data", "fetch | build | verify the training data"),
     "run": ("harness.commands.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
     "status": ("harness.commands.status", "how far the campaigns are"),
     "follow": (

@@ -1,8 +1,7 @@
-"""`data fetch`: the published data, verified against its manifest, from where an earlier attempt ended."""
+"""Fetches the published data, verified against its manifest, from where an earlier attempt ended."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
+from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.stderr import tell
-from harness.config.file import resolve
 from harness.contract import files as contract_files
 from harness.data.progress_meter import Meter
 from harness.data.published import (
@@ -53,42 +51,32 @@ class Wanted:
         return self.path.with_name(f"{self.path.name}.part")
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("fetch")
-    group.add_argument(
-        "--to", metavar="DIR", help="directory to fill (default: data.directory of llama31_8b)"
-    )
-    group.add_argument("--what", default=",".join(WHAT), help=f"default {','.join(WHAT)}")
-    group.add_argument("--offline", metavar="DIR", help="copy from a directory instead of the network")
-    group.add_argument(
-        "--url", default=METADATA, help="where the .uri and .md5 files lie (default MLCommons)"
-    )
+def datasets(what: str) -> list[Dataset]:
+    """The data sets that a list with commas names.
 
-
-def main(args: argparse.Namespace) -> int:
-    directory = Path(
-        args.to or resolve(args.profile or "llama31_8b", overrides=args.overrides).config.data.directory
-    )
-    names = [name.strip() for name in args.what.split(",") if name.strip()]
+    Raises:
+        UsageError: it names none, or one that is not published.
+    """
+    names = [name.strip() for name in what.split(",") if name.strip()]
     unknown = [name for name in names if name not in WHAT]
     if unknown or not names:
-        raise UsageError(
-            f"--what: found '{args.what}'; allowed: one or more of {', '.join(WHAT)}, with commas"
-        )
-    fetched = fetch([WHAT[name] for name in names], directory, _source(args))
-    size = sum(wanted.size for wanted in fetched)
-    print(f"{directory}: {len(fetched)} files, {size:,} bytes, MD5 as published")
-    return EXIT_OK
+        raise UsageError(f"--what: found '{what}'; allowed: one or more of {', '.join(WHAT)}, with commas")
+    return [WHAT[name] for name in names]
 
 
-def _source(args: argparse.Namespace) -> Source:
-    if args.offline:
-        if not Path(args.offline).is_dir():
-            raise UsageError(f"--offline: {args.offline} is no directory")
-        return Folder(Path(args.offline))
-    if not is_address(args.url):
-        raise UsageError(f"--url: found '{args.url}'; expected an address such as {METADATA}")
-    return Web(args.url)
+def source_of(*, offline: str | None, url: str) -> Source:
+    """Where the files come from: a directory, or else an address.
+
+    Raises:
+        UsageError: neither.
+    """
+    if offline:
+        if not Path(offline).is_dir():
+            raise UsageError(f"--offline: {offline} is no directory")
+        return Folder(Path(offline))
+    if not is_address(url):
+        raise UsageError(f"--url: found '{url}'; expected an address such as {METADATA}")
+    return Web(url)
 
 
 def fetch(

@@ -1,13 +1,13 @@
-"""`data build --input`: raw C4 to tokens. Starts the builder as a process and shows how far it is."""
+"""Makes tokens of raw C4: starts the builder as a process and shows how far it is."""
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,38 @@ from harness.data.progress_meter import Meter
 _END_S = 10.0  # an interrupted builder writes its last checkpoint
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("build from raw C4")
-    group.add_argument("--input", nargs="+", metavar="FILE", help="c4-train.*.json.gz, names or a pattern")
-    group.add_argument(
-        "--tokenizer", metavar="PATH", help="a tokenizer.json, or the directory that holds one"
-    )
-    group.add_argument("--out", metavar="PREFIX", help="writes PREFIX.bin and PREFIX.idx")
-    group.add_argument(
-        "--workers", type=int, default=environment.cores(), help="processes (default: all cores)"
-    )
-    group.add_argument(
-        "--append-eod", metavar="TOKEN", help="end every document with this token (published: none)"
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is to be built.
+
+    Args:
+        input: names or patterns of c4-train.*.json.gz.
+        tokenizer: a tokenizer.json, or the directory that holds one.
+        out: writes out.bin and out.idx.
+        append_eod: token that ends every document.
+    """
+
+    input: Sequence[str]
+    tokenizer: str
+    out: str
+    workers: int
+    append_eod: str | None
+    force: bool
 
 
-def main(args: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", "submission.corpus.c4_build", *_options(args)]
+def build(order: Order) -> tuple[int, str]:
+    """Build the tokens.
+
+    Returns:
+        The exit code, and what was built; nothing where the builder failed, which said why.
+
+    Raises:
+        UsageError: an order that cannot be built.
+    """
+    command = [sys.executable, "-m", "submission.corpus.c4_build", *_options(order)]
     env = environment.training_environment(threads=1, on_cpu=False)
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
-    meter = Meter(Path(args.out).name)
+    meter = Meter(Path(order.out).name)
     facts: dict[str, Any] = {}
     try:
         for line in process.stdout or ():
@@ -53,41 +65,37 @@ def main(args: argparse.Namespace) -> int:
     finally:
         meter.close()
     if code or not facts.get("finished"):
-        return code or EnvironmentFailure.exit_code
-    print(
-        f"{args.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; "
+        return code or EnvironmentFailure.exit_code, ""
+    return EXIT_OK, (
+        f"{order.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; "
         f"{facts['tokens_per_s']:,.0f} tokens/s with {facts['workers']} workers"
         if facts["new_tokens"]
-        else f"{args.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; was built already"
+        else f"{order.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; was built already"
     )
-    return EXIT_OK
 
 
-def _options(args: argparse.Namespace) -> list[str]:
-    missing = [name for name in ("input", "tokenizer", "out") if getattr(args, name) is None]
-    if missing:
-        raise UsageError(f"data build from raw C4: missing --{', --'.join(missing)}")
-    if args.workers < 1:
-        raise UsageError(f"--workers: found {args.workers}; allowed: 1 or more")
-    tokenizer = Path(args.tokenizer)
+def _options(order: Order) -> list[str]:
+    if order.workers < 1:
+        raise UsageError(f"--workers: found {order.workers}; allowed: 1 or more")
+    tokenizer = Path(order.tokenizer)
     if tokenizer.is_dir():
         tokenizer /= "tokenizer.json"
     if not tokenizer.is_file():
         raise UsageError(
             f"--tokenizer: {tokenizer} is no file; ./run.sh data fetch --what tokenizer gets Llama's"
         )
-    out = Path(args.out)
+    out = Path(order.out)
     if not out.name or out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"--out: found {args.out}; expected PREFIX of files in an existing directory")
-    options = ["--input", *(str(path.absolute()) for path in _inputs(args.input))]
+        raise UsageError(f"--out: found {order.out}; expected PREFIX of files in an existing directory")
+    options = ["--input", *(str(path.absolute()) for path in _inputs(order.input))]
     options += ["--tokenizer", str(tokenizer.absolute()), "--out", str(out.absolute())]
-    options += ["--workers", str(args.workers)]
-    if args.append_eod is not None:
-        options += ["--append-eod", args.append_eod]
-    return [*options, "--force"] if args.force else options
+    options += ["--workers", str(order.workers)]
+    if order.append_eod is not None:
+        options += ["--append-eod", order.append_eod]
+    return [*options, "--force"] if order.force else options
 
 
-def _inputs(patterns: list[str]) -> Iterator[Path]:
+def _inputs(patterns: Sequence[str]) -> Iterator[Path]:
     """The files in the order of their documents: as given, a pattern's by name."""
     seen: set[Path] = set()
     for pattern in patterns:
