@@ -23,11 +23,11 @@ COMMANDS = {
     "run": ("harness.commands.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
     "status": ("harness.commands.status", "how far the campaigns are"),
     "follow": (
-        "harness.campaign.follower",
+        "harness.commands.follow",
         "on every node of a job but the first: train what that one trains",
     ),
     "launch": (
-        "harness.campaign.launch_files",
+        "harness.commands.launch",
         "--emit KIND: a launch file for torchrun, Slurm, containers or Kubernetes",
     ),
     "resume": ("harness.commands.resume", "continue an interrupted campaign"),

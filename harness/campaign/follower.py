@@ -1,8 +1,7 @@
-"""Command `follow`: on every node but the first, trains what the first node's campaigns train, until that one ends."""
+"""Trains on every node but the first what the first node's campaigns train, until that one ends."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import signal
@@ -17,7 +16,7 @@ from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, U
 from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.campaign import nodes as campaign_nodes
-from harness.campaign import process, store, torchrun
+from harness.campaign import process, torchrun
 from harness.campaign.nodes import Sign
 from harness.campaign.runner import Command
 from harness.config.profile_choice import require_accelerators
@@ -50,26 +49,6 @@ class FirstNodeLost(UserError):
 
 class _LeftAlone(Exception):
     """The attempt that is joined here trains no longer on the first node."""
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=1800.0,
-        metavar="S",
-        help="seconds to wait for the first node to begin (default 1800)",
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    place = campaign_nodes.here()
-    if place.node_rank == 0:
-        raise UsageError(
-            "environment NODE_RANK: found 0; allowed: 1 or more, the first node takes ./run.sh run"
-        )
-    with _terminated_like_interrupted():
-        return follow(store.output_directory(), place, patience_s=args.patience)
 
 
 class Watcher:
@@ -222,7 +201,7 @@ def _require_likeness(directory: Path, mine: Path) -> None:
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """Between runs SIGTERM ends this process as Ctrl-C does; while one trains, supervise has handlers of its own."""
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:

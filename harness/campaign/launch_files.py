@@ -1,4 +1,4 @@
-"""Command `launch --emit KIND`: writes the file that starts this benchmark under a launcher or scheduler.
+"""Renders the files that start this benchmark under a launcher or scheduler.
 
 Everything that is a scheduler's own ends in that file: it tells each node NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT
 and GPUS_PER_NODE, torchrun tells each rank RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and no rank reads
@@ -7,18 +7,14 @@ anything else of where it runs.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 
-from harness.base.errors import EXIT_OK, ConfigError, UsageError
+from harness.base.errors import ConfigError, UsageError
 from harness.base.paths import ROOT
-from harness.base.stderr import tell
-from harness.commands.options import positive
 from harness.config.file import resolve
 from harness.contract.config import Config
 
@@ -48,39 +44,6 @@ KINDS = {
     "apptainer": Kind(template="launch_node.j2", file="apptainer.sh"),
     "kubernetes": Kind(template="launch_kubernetes.j2", file="kubernetes.yaml", nodes=2),
 }
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--emit", required=True, choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
-    parser.add_argument(
-        "--nodes", type=positive, metavar="N", help="default: the preset's, else as in launch/"
-    )
-    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over llama31_8b")
-    parser.add_argument("--profile", default="llama31_8b", help="what is trained (default llama31_8b)")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
-    parser.add_argument("--out", type=Path, metavar="F", help="a new file (default: stdout)")
-
-
-def main(args: argparse.Namespace) -> int:
-    kind = KINDS[args.emit]
-    nodes = args.nodes or (_nodes_of(args) if args.preset else kind.nodes)
-    text = render(args.emit, nodes=nodes, profile=args.profile, preset=args.preset, overrides=args.overrides)
-    if args.out is None:
-        print(text, end="")
-        return EXIT_OK
-    try:
-        with args.out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"--out: found {args.out}, which exists; allowed: a new file") from None
-    if kind.file.endswith(".sh"):
-        args.out.chmod(0o755)
-    tell(args.out)
-    return EXIT_OK
-
-
-def _nodes_of(args: argparse.Namespace) -> int:
-    return resolve(args.profile, overrides=args.overrides, preset=args.preset).config.parallelism.nodes
 
 
 def render(

@@ -16,6 +16,7 @@ import yaml
 from harness.base.errors import ConfigError, UsageError
 from harness.base.paths import ROOT
 from harness.campaign import launch_files
+from harness.commands import launch as launch_command
 from tests.harness.emit_cluster import run_file
 
 SHELL = [name for name, kind in launch_files.KINDS.items() if kind.file.endswith(".sh")]
@@ -114,8 +115,8 @@ def test_a_batch_that_no_such_cluster_can_share_is_refused():
 
 def launch(*options: str) -> int:
     parser = argparse.ArgumentParser()
-    launch_files.arguments(parser)
-    return launch_files.main(parser.parse_args(options))
+    launch_command.arguments(parser)
+    return launch_command.main(parser.parse_args(options))
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path):
