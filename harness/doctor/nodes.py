@@ -122,8 +122,14 @@ def _found(report: Report, name: str) -> str:
     return next((str(row["found"]) for row in rows if row["name"] == name), "")
 
 
+def document(nodes: Sequence[Node]) -> dict[str, Any]:
+    """The judgement as plain data."""
+    rows = [{"host": node.host, "ok": not node.complaints, "complaints": node.complaints} for node in nodes]
+    return {"ok": not any(node.complaints for node in nodes), "nodes": rows}
+
+
 def table(nodes: Sequence[Node]) -> list[str]:
-    """A line per complaint, then both lists, ready for a host file."""
+    """The same for people: a line per complaint, then both lists, ready for a host file."""
     lines = [printable(f"bad     {node.host}: {words}", 600) for node in nodes for words in node.complaints]
     good = [node.host for node in nodes if not node.complaints]
     bad = [node.host for node in nodes if node.complaints]

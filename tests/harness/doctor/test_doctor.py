@@ -14,8 +14,8 @@ from harness.base.ask_program import ask_program
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
 from harness.commands import doctor
 from harness.config.file import resolve
+from harness.doctor import gpu, node_report, software
 from harness.doctor import nodes as doctor_nodes
-from harness.doctor import software
 from harness.doctor.checks import Check, Finding, Patient, examine
 
 
@@ -51,17 +51,17 @@ def test_a_machine_without_gpu_can_train_the_proxy_within_a_minute(capsys):
 
 
 def test_the_benchmark_without_gpus_fails(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "accelerators", lambda: 0)
-    monkeypatch.setattr(doctor, "all_checks", doctor.gpu.checks)
+    monkeypatch.setattr(node_report, "accelerators", lambda: 0)
+    monkeypatch.setattr(node_report, "all_checks", gpu.checks)
     assert command("--profile", "llama31_8b") == EXIT_ENVIRONMENT
     said = capsys.readouterr().out
     assert "fail    gpu            none; expected: 8; fix:" in said and "cannot train llama31_8b" in said
 
 
 def test_without_a_profile_the_doctor_takes_the_one_that_would_run(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "accelerators", lambda: 0)
-    monkeypatch.setattr(doctor, "choose_profile", lambda overrides: ("proxy", "of the test"))
-    monkeypatch.setattr(doctor, "all_checks", doctor.gpu.checks)
+    monkeypatch.setattr(node_report, "accelerators", lambda: 0)
+    monkeypatch.setattr(node_report, "choose_profile", lambda overrides: ("proxy", "of the test"))
+    monkeypatch.setattr(node_report, "all_checks", gpu.checks)
     assert command() == EXIT_OK
     assert "profile: proxy, because of the test" in capsys.readouterr().err
 
@@ -110,14 +110,14 @@ def test_a_program_that_does_not_answer_is_an_answer(program, why):
 
 def test_all_checks_together_know_their_time():
     """--quick promises a minute."""
-    assert doctor._QUICK_S < 60 and all(check.patience_s <= 60 for check in doctor.all_checks())
-    names = [check.name for check in doctor.all_checks()]
+    assert node_report._QUICK_S < 60 and all(check.patience_s <= 60 for check in node_report.all_checks())
+    names = [check.name for check in node_report.all_checks()]
     assert len(names) == len(set(names))
 
 
 def test_text_of_a_machine_cannot_move_the_cursor():
-    document = doctor.describe(patient(), [fine(found="\x1b[2J\u202egpu")], seconds=1.0)
-    assert all(line.isprintable() for line in doctor.table(document))
+    document = node_report.describe(patient(), [fine(found="\x1b[2J\u202egpu")], seconds=1.0)
+    assert all(line.isprintable() for line in node_report.table(document))
 
 
 def test_a_sum_that_takes_too_long_fails(monkeypatch):
@@ -161,7 +161,7 @@ def test_an_arm_that_no_engine_serves_fails():
 
 
 def report(path, host: str, *findings: Finding):
-    document = doctor.describe(patient(), findings, seconds=1.0)
+    document = node_report.describe(patient(), findings, seconds=1.0)
     path.write_text(json.dumps({**document, "host": host}), encoding="utf-8")
     return path
 

@@ -1,0 +1,74 @@
+"""What the doctor says of this node: every check, as plain data and as lines."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.base.stderr import tell
+from harness.base.text import printable
+from harness.config.file import resolve
+from harness.config.profile_choice import choose_profile
+from harness.doctor import gpu, host, software
+from harness.doctor.checks import VERDICTS, Check, Finding, Patient, examine
+from harness.machine.accelerators import accelerators
+
+_QUICK_S, _FULL_S = 55.0, 600.0
+_LONGEST = 600  # characters of a line
+
+
+def report(profile: str | None, overrides: list[str], *, quick: bool) -> dict[str, Any]:
+    """Ask every check of this node.
+
+    Args:
+        profile: what the node is to train; None for what the main job would choose.
+        quick: less than a minute.
+    """
+    began = time.monotonic()
+    patient = _patient(profile, overrides, quick=quick)
+    findings = examine(patient, all_checks(), budget_s=_QUICK_S if quick else _FULL_S)
+    return describe(patient, findings, seconds=time.monotonic() - began)
+
+
+def all_checks() -> list[Check]:
+    return [*gpu.checks(), *software.checks(), *host.checks()]
+
+
+def _patient(profile: str | None, overrides: list[str], *, quick: bool) -> Patient:
+    gpus = accelerators()
+    if profile is None:
+        profile, why = choose_profile(overrides)
+        tell(f"profile: {profile}, because {why}")
+    config = resolve(profile, overrides=overrides).config
+    return Patient(config=config, gpus=gpus, needs_gpus=profile == "llama31_8b", quick=quick)
+
+
+def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> dict[str, Any]:
+    """The node as plain data; it is fit when nothing failed."""
+    return {
+        "ok": all(finding.verdict != "fail" for finding in findings),
+        "host": platform.node(),
+        "profile": patient.config.profile,
+        "gpus": patient.gpus,
+        "seconds": round(seconds, 1),
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def table(document: dict[str, Any]) -> list[str]:
+    """The same for people, worst last."""
+    lines = []
+    for row in sorted(document["findings"], key=lambda row: VERDICTS.index(row["verdict"])):
+        wanted = f"; expected: {row['expected']}" if row["expected"] and row["verdict"] != "ok" else ""
+        fix = f"; fix: {row['fix']}" if row["fix"] else ""
+        lines.append(
+            printable(f"{row['verdict']:<7} {row['name']:<14} {row['found']}{wanted}{fix}", _LONGEST)
+        )
+    failed = sum(row["verdict"] == "fail" for row in document["findings"])
+    fit = f"{document['host']} can train {document['profile']}"
+    if failed:
+        fit = f"{document['host']} cannot train {document['profile']}: {failed} of {len(lines)} checks failed"
+    return [*lines, printable(f"{fit} ({document['seconds']:.0f} s)")]
