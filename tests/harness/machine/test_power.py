@@ -15,9 +15,8 @@ import pytest
 
 from harness.base.errors import ConfigError
 from harness.base.paths import ROOT
-from harness.campaign import store
+from harness.campaign import status_rows, store
 from harness.campaign.runner import run_job
-from harness.commands import status
 from harness.config.file import resolve
 from harness.contract.config import Config
 from harness.machine.power import recorder, sampler
@@ -215,13 +214,13 @@ def test_a_run_is_sampled_and_status_tells_its_energy(tmp_path, monkeypatch, cap
     assert (
         "power: nvidia-smi, 2 values every 0.2 s; informative, not an MLPerf Power" in capsys.readouterr().err
     )
-    (run,) = status.describe(job.campaigns[0])["runs"]
+    (run,) = status_rows.describe(job.campaigns[0])["runs"]
     (use,) = run["power"]
     assert use["source"] == "nvidia-smi" and use["devices"] == 2 and use["mean_w"] == pytest.approx(7200)
     seconds = use["energy_kwh"] * 3.6e6 / 7200
     assert 0 < seconds < 5, "the run lasts that long"
     assert "kWh, mean 7,200 W, peak 7,200 W (nvidia-smi, 2 devices" in "\n".join(
-        status.table([status.describe(job.campaigns[0])])
+        status_rows.table([status_rows.describe(job.campaigns[0])])
     )
 
 
