@@ -43,7 +43,7 @@ COMMANDS = {
     "compare": ("harness.commands.compare", "A against the baseline B: time, speed and convergence"),
     "results": ("harness.commands.results", "published submissions: index TREE --out F, list"),
     "study": (
-        "harness.study.run",
+        "harness.commands.study",
         "the same training under many recipes, paired by seed: gaps and their intervals",
     ),
     "diagnose": (

@@ -148,3 +148,30 @@ def cells_of(grid: str, config: Config) -> list[Cell]:
 def arms_and_recipes(cells: list[Cell]) -> tuple[dict[str, Arm], dict[str, Recipe]]:
     """What the configuration calls them; the baseline comes last."""
     return {cell.name: Arm(recipe=cell.name) for cell in cells}, {cell.name: cell.recipe for cell in cells}
+
+
+def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
+    """The named cells, and the baseline; without names all.
+
+    Raises:
+        UsageError: no cell of that name.
+    """
+    known = {cell.name for cell in cells}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UsageError(f"--cells: found {unknown[0]}; allowed: {', '.join(sorted(known))}")
+    return [cell for cell in cells if not names or cell.name in names or cell.name == BASELINE]
+
+
+def describe(cell: Cell) -> str:
+    """What differs from the plain formats, for a line of text."""
+    rows: dict[str, Any] = dataclasses.asdict(cell.recipe)
+    plain = {field.name: field.default for field in dataclasses.fields(type(cell.recipe.fprop))}
+    parts = []
+    for name, row in rows.items():
+        if isinstance(row, dict):
+            options = [f"{k}={v}" for k, v in row.items() if k != "format" and v != plain[k]]
+            parts.append(f"{name}: {' '.join([row['format'], *options])}")
+        elif row:
+            parts.append(f"{name}={row}")
+    return "; ".join(parts)

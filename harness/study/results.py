@@ -6,13 +6,13 @@ import csv
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.study import analysis, conclusions, grid
 from harness.study import page as study_page
@@ -22,10 +22,26 @@ from harness.study.pool import Curves
 _COLUMNS = ["cell", "seed", "samples", "log_perplexity"]
 
 
-def conclude(
-    curves: Curves, told: dict[str, Any], cells: Sequence[grid.Cell], place: Path, *, as_json: bool
-) -> int:
-    """Analyse, write the table, the page and its figures into `place`, and print.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a study says.
+
+    Args:
+        document: all of it as plain data.
+        table: a row per cell.
+        says: the conclusions, in sentences.
+        complete: every cell has a run.
+    """
+
+    document: dict[str, Any]
+    table: Table
+    says: list[str]
+    page: Path
+    complete: bool
+
+
+def conclude(curves: Curves, told: dict[str, Any], cells: Sequence[grid.Cell], place: Path) -> Outcome:
+    """Analyse, and write the table, the page and its figures into `place`.
 
     Args:
         told: what the document says besides: "study", "grid" and "target" (None: the baseline's at half its samples).
@@ -43,13 +59,13 @@ def conclude(
     (place / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     _write_table(place / "study.csv", curves)
     page = study_page.write(place / "study.html", results, curves, by_name, told["target"], says)
-    if as_json:
-        print(json.dumps(document, indent=1))
-    else:
-        _print(results, by_name)
-        print("\n".join(says))
-        print(f"page: {page}")
-    return EXIT_OK if all(result.runs for result in results) else EXIT_FAILED
+    return Outcome(
+        document=document,
+        table=_table(results, by_name),
+        says=says,
+        page=page,
+        complete=all(result.runs for result in results),
+    )
 
 
 def read_table(path: Path) -> Curves:
@@ -86,7 +102,7 @@ def _write_table(path: Path, curves: Curves) -> None:
             )
 
 
-def _print(results: list[Result], cells: dict[str, grid.Cell]) -> None:
+def _table(results: list[Result], cells: dict[str, grid.Cell]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in (
         "cell",
@@ -104,7 +120,7 @@ def _print(results: list[Result], cells: dict[str, grid.Cell]) -> None:
         holm = "-" if r.holm_p is None else f"{r.holm_p:.3f}"
         numbers = [shown(r.gap_nats, 4), shown(r.extra_samples_pct, 1), shown(r.extra_to_target_pct, 1), holm]
         table.add_row(printable(r.cell), str(r.runs), str(r.failed), *numbers, claim(cell))
-    Console(width=150).print(table)
+    return table
 
 
 def shown(value: Estimate | None, digits: int) -> str:

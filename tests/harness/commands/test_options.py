@@ -69,7 +69,7 @@ def test_nothing_is_concluded_from_a_study_that_has_not_run(tmp_path):
     plain = resolve("proxy", overrides=[f"runs.output={tmp_path}"], aliases={}).config
     job = store.create(study_run.study_config(plain, cells, seeds=1, steps=60))
     with pytest.raises(UsageError, match=rf"study {job.stamp}: found 2 runs left; allowed: a finished study"):
-        study_run._of_jobs([job], cells, as_json=False)
+        study_run.of_jobs([job], cells)
 
 
 def test_a_page_goes_into_a_directory_that_exists(tmp_path, capsys):

@@ -9,7 +9,7 @@ from harness import cli
 from harness.base.errors import ConfigError, UsageError
 from harness.campaign import campaign, store
 from harness.config.file import resolve
-from harness.study import analysis, conclusions, pool
+from harness.study import analysis, conclusions, pool, workers
 from harness.study import grid as study_grid
 from harness.study import run as study_run
 from harness.study.analysis import crossing, estimate, failed
@@ -185,7 +185,7 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     from tests.harness.scripted_submission import command
 
     monkeypatch.setattr(
-        study_run.workers,
+        workers,
         "run_job",
         lambda job: runner.run_job(job, command=command("step_limit"), wait_s=5),
     )

@@ -1,0 +1,80 @@
+"""Command `study`: the same training under many recipes, paired by seed, and what the differences are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.base.errors import EXIT_FAILED, EXIT_OK
+from harness.commands.options import add_json, add_profile, add_set, positive
+from harness.config.file import resolve
+from harness.contract.config import Config
+from harness.study import grid, run, workers
+from harness.study.grid import Cell
+from harness.study.results import Outcome
+
+_UNSAID = -1.0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--grid", default="paper", metavar="G", help=f"{' | '.join(grid.NAMES)} | a YAML file of recipes")
+    only = "only these cells of the grid; fp8 is always there"
+    add("--cells", nargs="+", action="extend", metavar="C", help=only)
+    add("--seeds", type=positive, default=3, help="runs per cell, paired over cells (default 3)")
+    add("--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)")
+    add_profile(parser, "proxy | study (one GPU) | llama31_8b (default proxy)", default="proxy")
+    half = "half: what the baseline has after half of its steps (default: proxy 4.2, else half)"
+    add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
+    add_set(parser)
+    add("--jobs", type=positive, metavar="N", help="runs side by side (default: one per GPU, or per core)")
+    add("--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp")
+    pool = "no training: analyse these finished studies together"
+    add("--pool", nargs="+", action="extend", metavar="JOB", help=pool)
+    add("--table", type=Path, metavar="CSV", help="no training: analyse a study.csv, ours or anybody's")
+    add("--list", action="store_true", help="print the cells and stop")
+    add_json(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    plain = resolve(args.profile, overrides=args.overrides).config
+    cells = grid.select(grid.cells_of(args.grid, plain), args.cells)
+    if args.list:
+        print("\n".join(f"{cell.name:<20} {grid.describe(cell)}" for cell in cells))
+        return EXIT_OK
+    outcome = _outcome(args, plain, cells)
+    if args.json:
+        print(json.dumps(outcome.document, indent=1))
+    else:
+        Console(width=150).print(outcome.table)
+        print("\n".join([*outcome.says, f"page: {outcome.page}"]))
+    return EXIT_OK if outcome.complete else EXIT_FAILED
+
+
+def _outcome(args: argparse.Namespace, plain: Config, cells: list[Cell]) -> Outcome:
+    target = run.usual_target(plain) if args.target is _UNSAID else args.target
+    if args.table:
+        return run.of_table(args.table, cells, grid_name=args.grid, target=target)
+    if args.pool:
+        return run.of_jobs([run.find(stamp, plain, "--pool") for stamp in args.pool], cells)
+    if args.resume:
+        job = run.find(args.resume, plain, "--resume")
+    else:
+        sizes = {"seeds": args.seeds, "steps": args.steps, "jobs": args.jobs}
+        job = run.new(plain, cells, grid_name=args.grid, target=target, **sizes)
+    job = workers.run(job, workers.number(job.campaigns[0].config, args.jobs))
+    return run.of_jobs([job], cells)
+
+
+def _target(text: str) -> float | None:
+    """Log perplexity; None for half."""
+    if text == "half":
+        return None
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or nats above 0")
+    return value
