@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from harness.base.paths import ROOT
 from harness.base.text import printable
-from harness.commands import diagnose
 from harness.contract.files import replace_text
 from harness.report.canvas import DARK, INK, PALETTE, canvas, colours, legend, short, svg
 from harness.study.quantisation.looks import GEMMS
+from harness.study.quantisation.tables import tables
 
 _STYLES = {"error": "-", "rest": "--", "gradient": ":"}
 _GAP = 16  # steps
@@ -31,7 +31,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     loader = jinja2.FileSystemLoader(ROOT / "harness" / "study" / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("diagnostics.html.j2").render(
-        tables=diagnose.tables(attempts),
+        tables=tables(attempts),
         figures=[figure for draw in _FIGURES if (figure := draw(attempts)) is not None],
         palette=list(zip(PALETTE, DARK, strict=True)),
     )
