@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from compliance import reference_points
-from harness.base.errors import EXIT_OK, UsageError
-from harness.base.text import printable
-from harness.projection import systems
-from harness.projection.step_time import INTERVAL_SAMPLES, PRECISIONS, Accelerator, Setup, forecast
-from harness.projection.systems import Measured
-
-_DEFAULT = ("MI355X", "MI350X", "MI300X", "B200", "B300", "GB200", "GB300", "H200", "H100")
-_GBS = 32
-_MAX_TENSOR = 8
-_NOTICES = (
-    "modelled: every time but those of the column 'public', which are olympic means of published logs",
-    "no projection is a result; results not verified by MLCommons Association",
-)
+from harness.base.errors import EXIT_OK
+from harness.commands.options import add_json
+from harness.projection import estimate
+from harness.projection.step_time import PRECISIONS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +23,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="such as 8xMI355X or 72xGB300 (default: eight of each known)",
     )
     parser.add_argument(
-        "--gbs", type=int, default=_GBS, metavar="N", help=f"global batch size (default: {_GBS})"
+        "--gbs",
+        type=int,
+        default=estimate.GBS,
+        metavar="N",
+        help=f"global batch size (default: {estimate.GBS})",
     )
     parser.add_argument(
         "--precision",
@@ -50,189 +42,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="context parallel size (default: what the batch needs)"
     )
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="pipeline parallel size")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    names = args.systems or [f"8x{name}" for name in _DEFAULT]
-    rows = [describe(_setup(name, args)) for name in names]
+    names = args.systems or [f"8x{name}" for name in estimate.DEFAULT]
+    options = {
+        name: getattr(args, name) for name in ("precision", "attention", "tensor", "context", "pipeline")
+    }
+    setups = [estimate.setup(name, global_batch_size=args.gbs, **options) for name in names]
+    rows = [estimate.describe(setup) for setup in setups]
     if args.json:
-        print(json.dumps({"projections": rows, "notices": list(_NOTICES)}, indent=1))
+        print(json.dumps({"projections": rows, "notices": list(estimate.NOTICES)}, indent=1))
     else:
         _print(rows)
     return EXIT_OK
 
 
-def _setup(name: str, args: argparse.Namespace) -> Setup:
-    board, count = parse(name)
-    precision = args.precision or next(one for one in ("mxfp4", "nvfp4", "fp8") if _favoured(board, one))
-    attention = args.attention or systems.attention_of(precision)
-    for one in (precision, attention):
-        if one not in board.tflops:
-            raise UsageError(f"{board.name}: found precision {one}; allowed: {', '.join(board.tflops)}")
-    fixed = args.tensor * args.pipeline
-    setup = Setup(
-        accelerator=board,
-        accelerators=count,
-        global_batch_size=args.gbs,
-        precision=precision,
-        attention=attention,
-        tensor=args.tensor,
-        context=args.context if args.context is not None else max(1, count // max(1, fixed * args.gbs)),
-        pipeline=args.pipeline,
-        interval_samples=-(-INTERVAL_SAMPLES // max(1, args.gbs)) * args.gbs,
-    )
-    _require(setup)
-    return setup
-
-
-def _favoured(board: Accelerator, precision: str) -> bool:
-    """Four-bit training on NVIDIA's accelerators is NVFP4 in every public run."""
-    return precision in board.tflops and not (precision == "mxfp4" and "nvfp4" in board.tflops)
-
-
-def parse(name: str) -> tuple[Accelerator, int]:
-    """`8xMI355X`: an accelerator and how many.
-
-    Raises:
-        UsageError: another form, or an accelerator without data.
-    """
-    known = systems.accelerators()
-    found = re.fullmatch(r"([1-9]\d{0,4}) ?x ?(\w+)", name.strip(), re.IGNORECASE)
-    board = known.get(found[2].upper()) if found else None
-    if found is None or board is None:
-        allowed = f"<number>x<accelerator>, of {', '.join(known)}"
-        raise UsageError(f"project: found {printable(name)!r}; allowed: {allowed}")
-    return board, int(found[1])
-
-
-def _require(setup: Setup) -> None:
-    """A split that can run.
-
-    Raises:
-        UsageError: it cannot, or there is no reference point for the batch size.
-    """
-    sizes = {"tensor": setup.tensor, "context": setup.context, "pipeline": setup.pipeline}
-    for name, size in sizes.items():
-        if size < 1 or (name == "tensor" and size > _MAX_TENSOR):
-            most = f" .. {_MAX_TENSOR}" if name == "tensor" else " and more"
-            raise UsageError(f"--{name}: found {size}; allowed: 1{most}")
-    try:
-        reference_points.reference(setup.global_batch_size)
-    except reference_points.RcpError as error:
-        raise UsageError(f"--gbs: {error}") from None
-    group = setup.tensor * setup.context * setup.pipeline
-    if setup.accelerators % group:
-        raise UsageError(
-            f"{setup.accelerators} accelerators are no multiple of tensor * context * pipeline = {group}; "
-            "allowed: sizes whose product divides the accelerators"
-        )
-    if setup.global_batch_size % setup.data_parallel:
-        raise UsageError(
-            f"--gbs: found {setup.global_batch_size}; allowed: multiples of {setup.data_parallel}, "
-            "the data parallel size (accelerators / tensor / context / pipeline)"
-        )
-
-
-def describe(setup: Setup) -> dict[str, Any]:
-    """A projection as plain data."""
-    made = forecast(setup, systems.load(), systems.constants())
-    rows = systems.measurements(systems.fitted())
-    fold, flags = confidence(setup, rows)
-    return {
-        "system": f"{setup.accelerators}x{setup.accelerator.name}",
-        "precision": setup.precision,
-        "attention": setup.attention,
-        "global_batch_size": setup.global_batch_size,
-        "tensor": setup.tensor,
-        "context": setup.context,
-        "pipeline": setup.pipeline,
-        "step_s": made.step_s,
-        "parts_s": dict(made.parts_s),
-        "samples_per_s": setup.global_batch_size / made.step_s,
-        "evaluation_s": made.evaluation_s,
-        "evaluation_share": made.evaluations * made.evaluation_s / made.time_s,
-        "samples_to_target": made.samples_to_target,
-        "samples_at_stop": made.samples_at_stop,
-        "time_to_train_min": made.time_s / 60,
-        "error_pct": systems.fitted()["validation"][fold]["p90_pct"],
-        "error_from": f"nine of ten public systems, each predicted without its {fold}",
-        "public": [_public(row) for row in rows if _same(row, setup)],
-        "flags": flags,
-    }
-
-
-def _public(row: Measured) -> dict[str, Any]:
-    return {
-        "system": row.key,
-        "time_to_train_min": row.minutes,
-        "step_s": row.step_s,
-        "samples_to_target": row.samples,
-    }
-
-
-def _same(row: Measured, setup: Setup) -> bool:
-    keys = ("accelerator", "accelerators", "global_batch_size", "precision", "tensor", "context", "pipeline")
-    return all(getattr(row.setup, key) == getattr(setup, key) for key in keys)
-
-
-def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
-    """Which validation speaks for a setup, and everything about it that no public run shows."""
-    name = setup.accelerator.name
-    own = [row.setup for row in rows if row.setup.accelerator.name == name]
-    unseen, beyond = [], []
-    if not own:
-        unseen.append(f"no public run on {name}")
-    elif not any(one.precision == setup.precision for one in own):
-        unseen.append(f"no public run of {setup.precision} on {name}")
-    if setup.precision == "bf16":
-        beyond.append("no public run with linear layers in bf16")
-    if setup.precision == "mxfp4" and "nvfp4" in setup.accelerator.tflops:
-        beyond.append("no public MXFP4 run on NVIDIA's accelerators")
-    if setup.pipeline > 1:
-        beyond.append("no public run uses a pipeline")
-    if setup.tensor > max(row.setup.tensor for row in rows):
-        beyond.append(f"no public run with tensor parallel size {setup.tensor}")
-    most = max((one.accelerators for one in own), default=setup.accelerator.domain)
-    if setup.accelerators > most:
-        beyond.append(f"no public run on more than {most} {name}")
-    sizes = sorted({row.setup.global_batch_size for row in rows})
-    if setup.global_batch_size not in sizes:
-        public = ", ".join(map(str, sizes))
-        unseen.append(f"no public run at batch size {setup.global_batch_size} (there are {public})")
-    fold = "maker" if beyond else "accelerator" if unseen else "submitter"
-    return fold, unseen + beyond
-
-
 def _print(rows: Sequence[dict[str, Any]]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
-    heads = ("system", "linear", "GBS", "TPxCPxPP", "step ms", "samples/s", "evaluation", "samples to 3.3")
-    for head in (*heads, "minutes", "public"):
-        table.add_column(head, justify="left" if head in ("system", "linear") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row))
-    console.print(table)
+    console.print(estimate.table(rows))
     for row in rows:
         for flag in row["flags"]:
             console.print(f"note: {row['system']}: {flag}", highlight=False, markup=False, soft_wrap=True)
-    for notice in _NOTICES:
+    for notice in estimate.NOTICES:
         console.print(notice, highlight=False, markup=False, soft_wrap=True)
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    measured = sorted(one["time_to_train_min"] for one in row["public"])
-    low, high = (f"{measured[0]:.1f}", f"{measured[-1]:.1f}") if measured else ("–", "–")
-    return [
-        row["system"],
-        row["precision"],
-        str(row["global_batch_size"]),
-        f"{row['tensor']}x{row['context']}x{row['pipeline']}",
-        f"{1000 * row['step_s']:.0f}",
-        f"{row['samples_per_s']:.1f}",
-        f"{row['evaluation_share']:.1%}",
-        f"{row['samples_to_target']:,.0f}",
-        f"{row['time_to_train_min']:.1f} +-{row['error_pct']:.0f} %",
-        low if low == high else f"{low}-{high}",
-    ]

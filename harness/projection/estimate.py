@@ -1,0 +1,212 @@
+"""Estimates the time to train on named systems, and says how far each estimate can be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from compliance import reference_points
+from harness.base.errors import UsageError
+from harness.base.text import printable
+from harness.projection import systems
+from harness.projection.step_time import INTERVAL_SAMPLES, Accelerator, Setup, forecast
+from harness.projection.systems import Measured
+
+DEFAULT = ("MI355X", "MI350X", "MI300X", "B200", "B300", "GB200", "GB300", "H200", "H100")
+GBS = 32  # global batch size where none is asked for
+_MAX_TENSOR = 8
+NOTICES = (
+    "modelled: every time but those of the column 'public', which are olympic means of published logs",
+    "no projection is a result; results not verified by MLCommons Association",
+)
+
+
+def setup(
+    name: str,
+    *,
+    global_batch_size: int,
+    precision: str | None,
+    attention: str | None,
+    tensor: int,
+    context: int | None,
+    pipeline: int,
+) -> Setup:
+    """What is to be projected on a system such as `8xMI355X`.
+
+    Args:
+        precision: of the linear layers; None for the narrowest that runs natively.
+        attention: precision of the attention products; None for that of the public runs.
+        context: context parallel size; None for what the batch needs.
+
+    Raises:
+        UsageError: an unknown system, or a split that cannot run.
+    """
+    board, count = parse(name)
+    precision = precision or next(one for one in ("mxfp4", "nvfp4", "fp8") if _favoured(board, one))
+    attention = attention or systems.attention_of(precision)
+    for one in (precision, attention):
+        if one not in board.tflops:
+            raise UsageError(f"{board.name}: found precision {one}; allowed: {', '.join(board.tflops)}")
+    fixed = tensor * pipeline
+    made = Setup(
+        accelerator=board,
+        accelerators=count,
+        global_batch_size=global_batch_size,
+        precision=precision,
+        attention=attention,
+        tensor=tensor,
+        context=context if context is not None else max(1, count // max(1, fixed * global_batch_size)),
+        pipeline=pipeline,
+        interval_samples=-(-INTERVAL_SAMPLES // max(1, global_batch_size)) * global_batch_size,
+    )
+    _require(made)
+    return made
+
+
+def _favoured(board: Accelerator, precision: str) -> bool:
+    """Four-bit training on NVIDIA's accelerators is NVFP4 in every public run."""
+    return precision in board.tflops and not (precision == "mxfp4" and "nvfp4" in board.tflops)
+
+
+def parse(name: str) -> tuple[Accelerator, int]:
+    """`8xMI355X`: an accelerator and how many.
+
+    Raises:
+        UsageError: another form, or an accelerator without data.
+    """
+    known = systems.accelerators()
+    found = re.fullmatch(r"([1-9]\d{0,4}) ?x ?(\w+)", name.strip(), re.IGNORECASE)
+    board = known.get(found[2].upper()) if found else None
+    if found is None or board is None:
+        allowed = f"<number>x<accelerator>, of {', '.join(known)}"
+        raise UsageError(f"project: found {printable(name)!r}; allowed: {allowed}")
+    return board, int(found[1])
+
+
+def _require(setup: Setup) -> None:
+    """A split that can run.
+
+    Raises:
+        UsageError: it cannot, or there is no reference point for the batch size.
+    """
+    sizes = {"tensor": setup.tensor, "context": setup.context, "pipeline": setup.pipeline}
+    for name, size in sizes.items():
+        if size < 1 or (name == "tensor" and size > _MAX_TENSOR):
+            most = f" .. {_MAX_TENSOR}" if name == "tensor" else " and more"
+            raise UsageError(f"--{name}: found {size}; allowed: 1{most}")
+    try:
+        reference_points.reference(setup.global_batch_size)
+    except reference_points.RcpError as error:
+        raise UsageError(f"--gbs: {error}") from None
+    group = setup.tensor * setup.context * setup.pipeline
+    if setup.accelerators % group:
+        raise UsageError(
+            f"{setup.accelerators} accelerators are no multiple of tensor * context * pipeline = {group}; "
+            "allowed: sizes whose product divides the accelerators"
+        )
+    if setup.global_batch_size % setup.data_parallel:
+        raise UsageError(
+            f"--gbs: found {setup.global_batch_size}; allowed: multiples of {setup.data_parallel}, "
+            "the data parallel size (accelerators / tensor / context / pipeline)"
+        )
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """A projection as plain data."""
+    made = forecast(setup, systems.load(), systems.constants())
+    rows = systems.measurements(systems.fitted())
+    fold, flags = confidence(setup, rows)
+    return {
+        "system": f"{setup.accelerators}x{setup.accelerator.name}",
+        "precision": setup.precision,
+        "attention": setup.attention,
+        "global_batch_size": setup.global_batch_size,
+        "tensor": setup.tensor,
+        "context": setup.context,
+        "pipeline": setup.pipeline,
+        "step_s": made.step_s,
+        "parts_s": dict(made.parts_s),
+        "samples_per_s": setup.global_batch_size / made.step_s,
+        "evaluation_s": made.evaluation_s,
+        "evaluation_share": made.evaluations * made.evaluation_s / made.time_s,
+        "samples_to_target": made.samples_to_target,
+        "samples_at_stop": made.samples_at_stop,
+        "time_to_train_min": made.time_s / 60,
+        "error_pct": systems.fitted()["validation"][fold]["p90_pct"],
+        "error_from": f"nine of ten public systems, each predicted without its {fold}",
+        "public": [_public(row) for row in rows if _same(row, setup)],
+        "flags": flags,
+    }
+
+
+def _public(row: Measured) -> dict[str, Any]:
+    return {
+        "system": row.key,
+        "time_to_train_min": row.minutes,
+        "step_s": row.step_s,
+        "samples_to_target": row.samples,
+    }
+
+
+def _same(row: Measured, setup: Setup) -> bool:
+    keys = ("accelerator", "accelerators", "global_batch_size", "precision", "tensor", "context", "pipeline")
+    return all(getattr(row.setup, key) == getattr(setup, key) for key in keys)
+
+
+def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
+    """Which validation speaks for a setup, and everything about it that no public run shows."""
+    name = setup.accelerator.name
+    own = [row.setup for row in rows if row.setup.accelerator.name == name]
+    unseen, beyond = [], []
+    if not own:
+        unseen.append(f"no public run on {name}")
+    elif not any(one.precision == setup.precision for one in own):
+        unseen.append(f"no public run of {setup.precision} on {name}")
+    if setup.precision == "bf16":
+        beyond.append("no public run with linear layers in bf16")
+    if setup.precision == "mxfp4" and "nvfp4" in setup.accelerator.tflops:
+        beyond.append("no public MXFP4 run on NVIDIA's accelerators")
+    if setup.pipeline > 1:
+        beyond.append("no public run uses a pipeline")
+    if setup.tensor > max(row.setup.tensor for row in rows):
+        beyond.append(f"no public run with tensor parallel size {setup.tensor}")
+    most = max((one.accelerators for one in own), default=setup.accelerator.domain)
+    if setup.accelerators > most:
+        beyond.append(f"no public run on more than {most} {name}")
+    sizes = sorted({row.setup.global_batch_size for row in rows})
+    if setup.global_batch_size not in sizes:
+        public = ", ".join(map(str, sizes))
+        unseen.append(f"no public run at batch size {setup.global_batch_size} (there are {public})")
+    fold = "maker" if beyond else "accelerator" if unseen else "submitter"
+    return fold, unseen + beyond
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Projections for people, a row each."""
+    table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
+    heads = ("system", "linear", "GBS", "TPxCPxPP", "step ms", "samples/s", "evaluation", "samples to 3.3")
+    for head in (*heads, "minutes", "public"):
+        table.add_column(head, justify="left" if head in ("system", "linear") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    measured = sorted(one["time_to_train_min"] for one in row["public"])
+    low, high = (f"{measured[0]:.1f}", f"{measured[-1]:.1f}") if measured else ("–", "–")
+    return [
+        row["system"],
+        row["precision"],
+        str(row["global_batch_size"]),
+        f"{row['tensor']}x{row['context']}x{row['pipeline']}",
+        f"{1000 * row['step_s']:.0f}",
+        f"{row['samples_per_s']:.1f}",
+        f"{row['evaluation_share']:.1%}",
+        f"{row['samples_to_target']:,.0f}",
+        f"{row['time_to_train_min']:.1f} +-{row['error_pct']:.0f} %",
+        low if low == high else f"{low}-{high}",
+    ]
