@@ -11,7 +11,7 @@ from compliance import reference_points
 from harness.analysis import forecast
 from harness.analysis.public_logs import systems
 from harness.base.paths import ROOT
-from harness.projection import forecast_calibration, forecast_page
+from harness.projection import forecast_calibration
 from harness.records.metrics import Evaluation
 
 PUBLIC = ROOT.parent / "shared" / "public_results"
@@ -121,7 +121,7 @@ def test_the_curves_fall_to_the_target_and_lie_in_order_of_batch_size():
 
 def test_the_page_says_what_the_constants_say():
     document = yaml.safe_load(forecast.CONSTANTS.read_text())
-    assert (ROOT / "docs" / "prediction.md").read_text() == forecast_page.page(document)
+    assert (ROOT / "docs" / "prediction.md").read_text() == forecast_calibration.page(document)
 
 
 def test_the_shipped_error_meets_the_promise():
