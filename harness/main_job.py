@@ -12,12 +12,12 @@ from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.runner import run_job
 from harness.campaign.store import Job
-from harness.commands import upload
 from harness.config import memory
 from harness.config.profile_choice import require_accelerators
 from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine import page_caches
+from harness.upload import job_upload
 
 _SHOWN = 5  # violations; `check` shows them all
 
@@ -31,7 +31,7 @@ def start(config: Config, say: Callable[[str], None]) -> int:
     require_accelerators(config)
     memory.require_fit(config)
     page_caches.require(config)
-    upload.require(config)
+    job_upload.require(config)
     ensure.ensure(config)
     return conclude(run_job(store.create(config)), say)
 
@@ -55,7 +55,7 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
     page = report_page.write_report(loaded, document, job.directory)
     say(report_page.headline(document))
     say(f"report: {page}")
-    upload.after(job)
+    job_upload.after(job, say=say)
     converged = all(run.outcome == "success" for made in job.campaigns for run in made.runs)
     return EXIT_OK if converged and not broken else EXIT_FAILED
 

@@ -8,11 +8,11 @@ from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.runner import run_job
-from harness.commands import upload
 from harness.config.profile_choice import require_accelerators
 from harness.data import ensure
 from harness.machine import page_caches
 from harness.main_job import conclude
+from harness.upload import job_upload
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
         if left:
             require_accelerators(config)
             page_caches.require(config)
-            upload.require(config)
+            job_upload.require(config)
             ensure.ensure(config)
         worst = max(worst, conclude(run_job(job), print))
     return worst

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Sequence
-from pathlib import Path
 
-from harness.base.errors import EXIT_OK, UsageError, UserError
-from harness.base.stderr import tell
-from harness.base.text import printable
-from harness.campaign import campaign, store
-from harness.campaign.campaign import Campaign
-from harness.campaign.store import Job
+from harness.base.errors import EXIT_OK, UsageError
+from harness.campaign import store
 from harness.config import rules
 from harness.contract.build import ConfigProblem
-from harness.contract.config import Config
-from harness.records import attempt, lock
-from harness.upload import targets
-from harness.upload.upload_record import gather
+from harness.upload import job_upload, targets
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,72 +25,7 @@ def main(args: argparse.Namespace) -> int:
     except ConfigProblem as problem:
         raise UsageError(str(problem)) from None
     targets.module(kind)
-    _send([path for name in args.paths for path in select(store.output_directory(), name)], kind, place)
+    output = store.output_directory()
+    attempts = [path for name in args.paths for path in job_upload.select(output, name)]
+    job_upload.send(attempts, kind, place, say=print)
     return EXIT_OK
-
-
-def _send(attempts: Sequence[Path], kind: str, place: str) -> None:
-    """Each once; one that cannot be uploaded stops all of them, before the first is sent."""
-    records = {path: gather(path) for path in attempts}
-    for path, record in records.items():
-        print(targets.send(kind, place, record, beside=path.parents[2]))
-
-
-def select(output: Path, name: str) -> list[Path]:
-    """The attempts that a name means: itself, or those of a campaign that gave its results.
-
-    Raises:
-        UsageError: none, or its job trains: an upload would disturb it.
-    """
-    path = Path(name)
-    if (path / "config.json").is_file():
-        directory = path.resolve()
-        _require_rest(campaign.load(directory.parents[1]))
-        return [directory]
-    made = store.find(output, name)
-    _require_rest(made)
-    if found := _results(made):
-        return found
-    raise UsageError(
-        f"{printable(name)}: found no run that has ended by the rules; ./run.sh status tells more"
-    )
-
-
-def _results(made: Campaign) -> list[Path]:
-    """The attempts whose logs were promoted."""
-    runs = [
-        attempt.directories(made.run_directory(run.index)) for run in made.runs if run.state == "promoted"
-    ]
-    return [ended[0] for paths in runs if (ended := [path for path in paths if attempt.result(path)])]
-
-
-def _require_rest(made: Campaign) -> None:
-    siblings = [made.directory, *made.directory.parent.glob(f"{made.job}_*")]
-    if training := sorted({pid for place in siblings for pid in lock.trainers(place)}):
-        pids = ", ".join(map(str, training))
-        raise UsageError(
-            f"{made.directory}: found processes that train this job ({pids}); allowed: jobs at rest, after run_stop"
-        )
-
-
-def require(config: Config) -> None:
-    """Before a job that is to be uploaded begins.
-
-    Raises:
-        EnvironmentFailure: what uploads it is not installed.
-    """
-    if config.runs.upload:
-        targets.module(config.runs.upload[0])
-
-
-def after(job: Job) -> None:
-    """Upload a job that has ended, where its configuration asks for it. A failure costs no result."""
-    wanted = job.campaigns[0].config.runs.upload
-    if not wanted:
-        return
-    try:
-        _send([path for made in job.campaigns for path in _results(made)], *wanted)
-    except UserError as error:
-        names = [str(made.directory) for made in job.campaigns]
-        again = shlex.join(["./run.sh", "upload", *names, "--to", *wanted])
-        tell(f"{error}; again: {again}")

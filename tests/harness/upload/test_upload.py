@@ -12,11 +12,10 @@ import pytest
 from harness import cli
 from harness.base.errors import ConfigError, EnvironmentFailure, UsageError
 from harness.campaign import store
-from harness.commands import upload
 from harness.config import rules
 from harness.config.file import resolve
 from harness.records import attempt, lock
-from harness.upload import targets, upload_record
+from harness.upload import job_upload, targets, upload_record
 from tests.harness.scripted_harness import scripted_config
 from tests.harness.uploads import SECRET, START_S, attempt_of, finished_job, packages
 
@@ -157,13 +156,13 @@ def test_a_job_that_trains_another_run_is_not_disturbed(job, installed, monkeypa
     monkeypatch.setattr(lock, "trainers", lambda directory: [4242] if directory == trained else [])
     for name in (job.campaigns[0].directory.name, str(attempt_of(job.campaigns[0]))):
         with pytest.raises(UsageError, match=r"found processes that train this job \(4242\)"):
-            upload.select(store.output_directory(), name)
+            job_upload.select(store.output_directory(), name)
 
 
 def test_a_campaign_without_results_has_nothing_to_upload(tmp_path, monkeypatch):
     (made, _) = store.create(scripted_config(tmp_path, runs=1)).campaigns
     with pytest.raises(UsageError, match="found no run that has ended by the rules"):
-        upload.select(tmp_path, made.directory.name)
+        job_upload.select(tmp_path, made.directory.name)
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
@@ -201,11 +200,11 @@ def with_upload(job, *wanted):
 def test_a_configured_upload_follows_the_last_run_and_its_failure_costs_no_result(
     job, installed, tmp_path, capsys
 ):
-    upload.after(job)
+    job_upload.after(job, say=print)
     assert not (tmp_path / "tb").exists(), "nobody asked"
-    upload.after(with_upload(job, "tensorboard", str(tmp_path / "tb")))
+    job_upload.after(with_upload(job, "tensorboard", str(tmp_path / "tb")), say=print)
     assert len(list((tmp_path / "tb").iterdir())) == 2
-    upload.after(with_upload(job, "wandb", "offended"))
+    job_upload.after(with_upload(job, "wandb", "offended"), say=print)
     said = capsys.readouterr().err
     assert "again: ./run.sh upload" in said and "--to wandb offended" in said
 
@@ -214,8 +213,8 @@ def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = resolve("proxy", overrides=["runs.upload=[wandb, p]"], aliases={}).config
     with pytest.raises(EnvironmentFailure, match="pip install wandb"):
-        upload.require(config)
-    upload.require(resolve("proxy", aliases={}).config)
+        job_upload.require(config)
+    job_upload.require(resolve("proxy", aliases={}).config)
 
 
 @pytest.mark.parametrize(
