@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.base.errors import EXIT_OK, TrainingFailed
 from harness.base.paths import ROOT
-from harness.commands.options import positive
+from harness.commands.options import add_json, add_profile, add_set, positive
 from harness.config.file import resolve
 from harness.contract import environment
 from harness.contract.config import Config, to_mapping
@@ -30,12 +30,12 @@ _LAUNCH = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="proxy", help="whose model is timed (default proxy)")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    add_profile(parser, "whose model is timed (default proxy)", default="proxy")
+    add_set(parser)
     parser.add_argument(
         "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:

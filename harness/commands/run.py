@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.base.stderr import tell
-from harness.commands.options import positive
+from harness.commands.options import add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
 from harness.config.profile_choice import choose_profile, fit_proxy
 from harness.machine.accelerators import accelerators
@@ -13,16 +13,14 @@ from harness.main_job import start
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--profile",
-        help="a profile of benchmark.yaml (default: the one that fits this machine; llama31_8b with --preset)",
-    )
-    parser.add_argument("--preset", metavar="S", help="a system of benchmark.yaml, laid over the profile")
+    fits = "the one that fits this machine; llama31_8b with --preset"
+    add_profile(parser, f"a profile of benchmark.yaml (default: {fits})")
+    add_preset(parser, over="the profile")
     parser.add_argument(
         "--arm", nargs="+", action="extend", metavar="A", help="arms to train; the last one is the baseline"
     )
     parser.add_argument("--runs", type=positive, metavar="N", help="runs per arm")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    add_set(parser)
 
 
 def main(args: argparse.Namespace) -> int:
