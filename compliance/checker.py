@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compliance import mllog
 from compliance.mllog import Parsed
-from compliance.rule_input import Case, Rule, Violation, case_of
+from compliance.rule_input import Case, Rule, Submission, Violation, case_of
 from compliance.rules import (
     clock_rules,
     directory_rules,
@@ -23,7 +23,6 @@ from compliance.rules import (
 )
 from compliance.ruleset import Ruleset, RulesetError, choose_ruleset, load
 from compliance.runlog import text
-from compliance.submission import Submission
 
 __all__ = [
     "RULES",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compliance.submission import read_json
+from compliance.rule_input import read_json
 
 BENCHMARK = "llama31_8b"
 _DEPTHS = ("results", "*/results", "*/*/results")  # an organisation, a repository, several rounds

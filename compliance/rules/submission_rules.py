@@ -10,8 +10,7 @@ from statistics import median
 from compliance import reference_points as compliance_reference_points
 from compliance import scoring
 from compliance.reference_points import RcpError
-from compliance.rule_input import Case, Violation
-from compliance.submission import Submission
+from compliance.rule_input import Case, Submission, Violation
 
 RESULT = re.compile(r"result_(0|[1-9][0-9]*)\.txt")
 _SWITCHES = ("package_checker_params",)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from compliance.rule_input import Case, Violation
+from compliance.rule_input import Case, Submission, System, Violation
 from compliance.rules.submission_rules import SubmissionRule
 from compliance.runlog import integer, text
-from compliance.submission import Submission, System
 
 TFLOP_PER_SEQUENCE = 421.59  # forward and backward of one sequence of 8,192 tokens; facts of the model, TR
 _ANY_PEAK = 15_000.0  # TFLOP/s, the fastest of accelerators.yaml

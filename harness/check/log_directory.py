@@ -14,10 +14,9 @@ from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
 from compliance.repository import ResultDirectory
-from compliance.rule_input import Case, Violation
+from compliance.rule_input import Case, Submission, Violation, read_system
 from compliance.rules import directory_rules, submission_rules, system_rules, tree_rules
 from compliance.ruleset import Ruleset, RulesetError
-from compliance.submission import Submission, read_system
 from harness.base.errors import UsageError
 from harness.records import attempt
 from harness.records.log_groups import Group, groups

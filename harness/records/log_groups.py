@@ -9,8 +9,8 @@ from pathlib import Path
 from compliance import mllog, repository
 from compliance.mllog import Parsed
 from compliance.repository import ResultDirectory
+from compliance.rule_input import Unreadable
 from compliance.rules.submission_rules import RESULT
-from compliance.submission import Unreadable
 from harness.base.errors import UsageError
 from harness.base.text import printable
 

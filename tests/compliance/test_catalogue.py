@@ -7,7 +7,7 @@ import json
 import pytest
 
 from compliance import checker, mllog
-from compliance.submission import Submission
+from compliance.rule_input import Submission
 from harness.check.log_directory import examine
 from tests.compliance import defects_clock, defects_evaluation, defects_keys, defects_lines, defects_runs
 from tests.compliance.logs import compliant_log, lines, write
