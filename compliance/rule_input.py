@@ -60,6 +60,12 @@ class Case:
         """The value of a key's first record, where it is a number."""
         return runlog.number(self.log.points[key].value) if key in self.log.points else None
 
+    def integers(self, *keys: str) -> list[int] | None:
+        """The values of these keys, where all are logged as integers from 1 on."""
+        found = [runlog.integer(self.number(key)) for key in keys]
+        known = [value for value in found if value is not None and value >= 1]
+        return known if len(known) == len(keys) else None
+
     @property
     def aborted(self) -> bool:
         return self.log.run_status == "aborted"

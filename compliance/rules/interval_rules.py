@@ -1,20 +1,15 @@
-"""Rules on blocks and evaluations as intervals: C6, and C16 inside one run."""
+"""Rules on blocks and evaluations as intervals: C6."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from statistics import median
 
 from compliance.mllog import Event
 from compliance.rule_input import Case, Rule, Violation
 from compliance.rules.clock_rules import RUN_PHASE
+from compliance.rules.plausibility_rules import even_speed
 from compliance.runlog import integer, samples_of
-
-_TIMED_MS = 1_000  # a shorter block is scripted: its speed says nothing
-_FASTEST, _FAST = 0.75, 0.9  # of the median block's time; public logs: 0.979 and more
-_SLOW, _PAUSED = 3, 5  # times the median block; public logs: at most 1.4
-_EVALUATION = 0.3  # of the time its forward passes should take; public logs: 0.62 and more
 
 
 def intervals(case: Case) -> Iterator[Violation]:
@@ -154,64 +149,6 @@ def steps(case: Case) -> Iterator[Violation]:
             message = f"samples_count is not the step x {gbs}: more or fewer samples than were trained on"
             yield case.error("C6", event, f"step {step}, samples_count {samples}", step * gbs, message)
             return
-
-
-def even_speed(case: Case) -> Iterator[Violation]:
-    """C16: no block is much faster or slower than the others; evaluations take the time of their forward passes.
-
-    Source: training_rules, Run Results (never paused); public logs: blocks take 0.979 to 1.402 of the median one.
-    Breaks it: a block of 60 s among blocks of 300 s; a pause or a splice of an hour; an evaluation in 10 ms
-    (warning).
-    """
-    blocks, evaluations = _durations(case, "block"), _durations(case, "eval")
-    if len(blocks) < 3 or not case.of("eval_accuracy") or not case.ruleset.even_speed:
-        return
-    typical = median(duration for _, duration in blocks)
-    if typical < _TIMED_MS:
-        return
-    event, fastest = min(blocks, key=lambda block: block[1])
-    if fastest < _FAST * typical:
-        report = case.error if fastest < _FASTEST * typical else case.warning
-        message = "a block is as long as the others: a time was edited, or samples were skipped"
-        yield report("C16", event, f"{fastest} ms", f"about {typical:.0f} ms, as the median block", message)
-    yield from _pauses(case, typical)
-    samples = (samples_of(case.of("eval_accuracy")[0]) or 0) or case.ruleset.eval_interval_samples
-    forward_ms = typical / samples * case.ruleset.eval_samples / 3  # backward costs twice the forward pass
-    took_time = [evaluation for evaluation in evaluations if evaluation[1]]  # none: C6
-    shortest = min(took_time, key=lambda evaluation: evaluation[1], default=None)
-    if shortest and shortest[1] < _EVALUATION * forward_ms:
-        message = f"{case.ruleset.eval_samples} sequences cannot be evaluated that fast"
-        yield case.warning("C16", shortest[0], f"{shortest[1]} ms", f"about {forward_ms:.0f} ms", message)
-
-
-def _pauses(case: Case, typical: float) -> Iterator[Violation]:
-    """The longest time without a record, against the blocks and against the other records of its key."""
-    marks = [event for event in case.parsed.events if event.key in RUN_PHASE]
-    gaps: dict[str, list[tuple[int, Event]]] = {}
-    for before, after in itertools.pairwise(marks):
-        gaps.setdefault(after.key, []).append((after.time_ms - before.time_ms, after))
-    for found in gaps.values():
-        usual = max(typical, median(gap for gap, _ in found))
-        longest, event = max(found, key=lambda gap: gap[0])
-        if longest > _SLOW * usual:
-            report = case.error if longest > _PAUSED * usual else case.warning
-            message = "the clock of a run is never paused: a hang, or parts of two runs in one file"
-            yield report(
-                "C16", event, f"{longest} ms since the record before", f"about {usual:.0f} ms", message
-            )
-
-
-def _durations(case: Case, name: str) -> list[tuple[Event, int]]:
-    """Stops of whole intervals with their milliseconds; an aborted run's last one is cut short."""
-    found: list[tuple[Event, int]] = []
-    opened: Event | None = None
-    for event in case.parsed.events:
-        if event.key == f"{name}_start":
-            opened = event
-        elif event.key == f"{name}_stop" and opened is not None:
-            found.append((event, event.time_ms - opened.time_ms))
-            opened = None
-    return found[:-1] if case.aborted else found
 
 
 RULES: tuple[Rule, ...] = (intervals, interval_samples, steps, even_speed)

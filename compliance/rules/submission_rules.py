@@ -1,21 +1,20 @@
-"""Rules over a whole submission: C16, C19, C20 and the reference convergence points."""
+"""Rules over a whole submission: C19, C20 and the reference convergence points."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from statistics import median
 
 from compliance import reference_points as compliance_reference_points
 from compliance import scoring
 from compliance.reference_points import RcpError
 from compliance.rule_input import Case, Submission, Violation
+from compliance.rules.plausibility_rules import even_runs
 
 RESULT = re.compile(r"result_(0|[1-9][0-9]*)\.txt")
 _SWITCHES = ("package_checker_params",)
 _TOOLS = ("scaling.json",)  # written by the official package checker
-_SLOWEST, _FASTEST = 0.9, 0.75  # of the median run's time per sample; public sets: 0.94 and more
 _DAY_MS = 86_400_000
 _DEVIATIONS = 4  # of the reference's runs; a single run that is further below is no chance
 
@@ -131,32 +130,6 @@ def failures(submission: Submission) -> Iterator[Violation]:
 
 def _converged(case: Case) -> bool:
     return scoring.converged(case.log, case.ruleset.target_log_perplexity)
-
-
-def even_runs(submission: Submission) -> Iterator[Violation]:
-    """C16: no run is much faster per sample than the others of its submission.
-
-    Source: the published sets: one system and one configuration give times per sample within 6 %.
-    Breaks it: the clock of one of ten runs halved; eight of its intervals cut out.
-    """
-    timed = [(case, speed) for case in submission.cases if (speed := _ms_per_sample(case)) is not None]
-    if len(timed) < 3:
-        return
-    typical = median(speed for _, speed in timed)
-    for case, speed in timed:
-        if speed < _SLOWEST * typical and case.ruleset.even_speed:
-            report = case.error if speed < _FASTEST * typical else case.warning
-            message = "this run is faster per sample than the others: another system, or an edited clock"
-            at = case.log.points["run_stop"]
-            yield report(
-                "C16", at, f"{speed:.3f} ms per sample", f"about {typical:.3f}, as the median run", message
-            )
-
-
-def _ms_per_sample(case: Case) -> float | None:
-    """None for a run too short to say anything (scripted)."""
-    samples, seconds = case.log.samples_at_stop, case.log.duration_s
-    return 1000 * seconds / samples if samples and seconds and samples > 0 and seconds > 10 else None
 
 
 def reference_points(submission: Submission) -> Iterator[Violation]:

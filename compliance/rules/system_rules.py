@@ -1,18 +1,15 @@
-"""Rules that hold the logs against the system description: C10, C11, C12 and C16."""
+"""Rules that hold the logs against the system description: C10, C11 and C12."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 
-from compliance.rule_input import Case, Submission, System, Violation
+from compliance.rule_input import Case, Submission, Violation
+from compliance.rules.plausibility_rules import tflops_per_accelerator, throughput
 from compliance.rules.submission_rules import SubmissionRule
-from compliance.runlog import integer, text
+from compliance.runlog import text
 
-TFLOP_PER_SEQUENCE = 421.59  # forward and backward of one sequence of 8,192 tokens; facts of the model, TR
-_ANY_PEAK = 15_000.0  # TFLOP/s, the fastest of accelerators.yaml
-_CERTAIN = 3  # times that, where only the log says how many accelerators ran
-_SCRIPTED_S = 10.0
 _NARROWEST_FIRST = ("mxfp4", "nvfp4", "mxfp6", "mxfp8", "fp8", "bf16")
 _DISCLOSED = {"bf16": ("bfloat16", "fp32")}  # not quantised: the parameters' own width
 _NOT_NATIVE = {"emulated", "reference"}
@@ -28,8 +25,8 @@ def data_parallel(submission: Submission) -> Iterator[Violation]:
     """
     accelerators = submission.system.accelerators if submission.system else None
     for case in submission.cases[:1] if accelerators else ():
-        ways = _integers(case, "tensor_parallelism", "pipeline_parallelism", "context_parallelism")
-        batch = _integers(case, "micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
+        ways = case.integers("tensor_parallelism", "pipeline_parallelism", "context_parallelism")
+        batch = case.integers("micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
         if accelerators is None or not ways or not batch:
             continue
         parallel, at = math.prod(ways), case.log.points["global_batch_size"]
@@ -44,13 +41,6 @@ def data_parallel(submission: Submission) -> Iterator[Violation]:
             yield case.error("C10", at, batch[2], expected, message)
 
 
-def _integers(case: Case, *keys: str) -> list[int] | None:
-    """Their values, where all are logged as integers from 1 on."""
-    found = [integer(case.number(key)) for key in keys]
-    known = [value for value in found if value is not None and value >= 1]
-    return known if len(known) == len(keys) else None
-
-
 def precision_exists(submission: Submission) -> Iterator[Violation]:
     """C11: the accelerator has the logged precision, and the run is not faster than that precision allows.
 
@@ -63,7 +53,7 @@ def precision_exists(submission: Submission) -> Iterator[Violation]:
         precision = text(point.value) if point else None
         if system is None or point is None or precision not in _NATIVE:
             continue
-        peak, rate = system.peaks.get(precision), _rate(case, system)
+        peak, rate = system.peaks.get(precision), tflops_per_accelerator(case, system)
         if peak is None:
             message = "the accelerator has no such format: the run was emulated or the log is wrong"
             yield case.error("C11", point, precision, ", ".join(system.peaks), f"{system.model}: {message}")
@@ -92,44 +82,6 @@ def precision_ran(case: Case, proof: object) -> Iterator[Violation]:
     if case.ruleset.benchmark == "llama31_8b" and backends & _NOT_NATIVE:
         message = "emulated GEMMs are no result of the closed division; package build refuses them"
         yield case.warning("C11", point, ", ".join(sorted(backends)), "native", message)
-
-
-def throughput(submission: Submission) -> Iterator[Violation]:
-    """C16: the throughput is physically possible on the named accelerators.
-
-    Source: 421.59 TFLOP per sequence; data sheets; the published logs reach 376 .. 2,355 TFLOP/s.
-    Breaks it: a clock divided by ten; 8 accelerators named where 72 ran; 184,320 samples in a minute.
-    """
-    system = submission.system
-    for case in submission.cases:
-        rate, peak, name = _rate(case, system), 0.0, "an accelerator"
-        if system is not None and system.peaks:
-            peak, name = max(system.peaks.values()), system.model
-        elif rate is None or case.ruleset.benchmark != "llama31_8b":
-            continue
-        if rate is not None and rate > (peak or _ANY_PEAK):
-            certain = peak or rate > _CERTAIN * _ANY_PEAK
-            report = case.error if certain else case.warning
-            message = "faster than the accelerator: edited times, or more accelerators than the log says"
-            expected = f"<= {peak or _ANY_PEAK} TFLOP/s of {name}"
-            at = case.log.points["run_stop"]
-            yield report("C16", at, f"{rate:.0f} TFLOP/s per accelerator", expected, message)
-
-
-def _rate(case: Case, system: System | None) -> float | None:
-    """TFLOP/s of one accelerator over the run, evaluations included; None for a scripted run of seconds."""
-    samples, seconds = case.log.samples_at_stop, case.log.duration_s
-    accelerators = (system.accelerators if system else None) or _accelerators(case)
-    if not accelerators or not samples or not seconds or seconds < _SCRIPTED_S:
-        return None
-    return TFLOP_PER_SEQUENCE * samples / seconds / accelerators
-
-
-def _accelerators(case: Case) -> int | None:
-    """As batch and parallelism of the log imply: data parallel x tensor x pipeline x context."""
-    ways = _integers(case, "tensor_parallelism", "pipeline_parallelism", "context_parallelism")
-    batch = _integers(case, "global_batch_size", "micro_batch_size", "gradient_accumulation_steps")
-    return max(1, batch[0] // (batch[1] * batch[2])) * math.prod(ways) if ways and batch else None
 
 
 def identity(submission: Submission) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from compliance import reference_points, scoring
-from compliance.rules.system_rules import TFLOP_PER_SEQUENCE
+from compliance.rules.plausibility_rules import TFLOP_PER_SEQUENCE
 from compliance.runlog import RunLog
 from compliance.scoring import olympic_mean, samples_to_target
 from harness.analysis.submission_loader import Submission
