@@ -10,9 +10,10 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
-from kernels.matmul.engine import Engine, Prepared, Request, Use
+from kernels.matmul.engine import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, how, uses
 from kernels.observe.observer import Multiplied, Observer
+from kernels.operand_use import Use
 from kernels.philox import Randomness
 from kernels.recipe import Gemm, LinearRecipe, Rounding, Signs
 from kernels.weights import WeightCache

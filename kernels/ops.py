@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from kernels.formats import BLOCK
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
 from kernels.recipe import Quantizer, ScaleRule
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from kernels import architectures
 from kernels.formats import E2M1
-from kernels.matmul.engine import Engine, Prepared, Request, Use
+from kernels.matmul.engine import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, uses
 from kernels.nn import AMD_TE
+from kernels.operand_use import Use
 from kernels.philox import Randomness
 from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Rounding, Signs
 from submission.te import te_fixes

@@ -9,17 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.architectures import Platform
-from kernels.philox import Draw
+from kernels.operand_use import Use
 from kernels.recipe import Quantizer
-
-
-@dataclass(frozen=True)
-class Use:
-    """One quantisation: how, and with which random numbers."""
-
-    quantizer: Quantizer
-    draw: Draw | None = None
-    signs: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import How, Ledger
 from kernels.matmul.emulated import Emulated
-from kernels.matmul.engine import Engine, Prepared, Request, Use
+from kernels.matmul.engine import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
+from kernels.operand_use import Use
 from kernels.philox import Randomness
 from kernels.recipe import Gemm, GemmRecipe, Operand, Quantizer, Rounding, Signs
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from kernels import architectures
 from kernels.formats import E2M1, require_blocks
 from kernels.hadamard import matrix
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.quantize import tile
 from kernels.recipe import Rounding
 

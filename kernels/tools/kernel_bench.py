@@ -15,7 +15,7 @@ from kernels import architectures
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.quantize import fp8, reference, triton
 from kernels.recipe import Format, GemmRecipe, LinearRecipe, Quantizer, ScaleRule
 from kernels.tools import inputs, oracles

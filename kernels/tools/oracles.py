@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.formats import unpack
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.recipe import Quantizer, ScaleRule
 from kernels.tools.verify_twins import reference_parts
 

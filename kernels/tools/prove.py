@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from kernels.architectures import Platform
 from kernels.formats import E4M3
 from kernels.matmul import triton as gemm
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.quantize import triton as quantize
 from kernels.quantize import triton_fp8
 from kernels.recipe import Format, Quantizer, Rounding

@@ -12,7 +12,7 @@ from kernels import architectures
 from kernels.formats import E2M1
 from kernels.matmul import triton as gemm
 from kernels.matmul import tune
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.quantize import triton
 from kernels.recipe import Quantizer
 from kernels.tools import inputs, kernel_bench

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.formats import E2M1, E4M3, E5M2, unpack
-from kernels.matmul.engine import Use
+from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import cpu, reference
 from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs

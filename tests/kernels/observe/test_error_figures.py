@@ -14,11 +14,12 @@ from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.matmul.emulated import Emulated
-from kernels.matmul.engine import Prepared, Use
+from kernels.matmul.engine import Prepared
 from kernels.matmul.gemm import uses
 from kernels.matmul.native import ScaledMm
 from kernels.observe import error_figures
 from kernels.observe.collector import OPERAND, Collector
+from kernels.operand_use import Use
 from kernels.philox import Randomness
 from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, ScaleRule, Signs, Stochastic

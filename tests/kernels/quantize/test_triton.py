@@ -9,8 +9,8 @@ pytest.importorskip("triton", reason="triton is not installed: the GPU kernels a
 
 from kernels.formats import E4M3, E5M2
 from kernels.matmul import triton as triton_gemm
-from kernels.matmul.engine import Use
 from kernels.matmul.triton import Tiling
+from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import reference, triton, triton_fp8
 from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs

@@ -1,0 +1,19 @@
+"""How an operand is quantised, with its random numbers: what quantisers, engines and observers are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kernels.philox import Draw
+from kernels.recipe import Quantizer
+
+
+@dataclass(frozen=True)
+class Use:
+    """One quantisation: how, and with which random numbers."""
+
+    quantizer: Quantizer
+    draw: Draw | None = None
+    signs: Tensor | None = None
