@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 
-COMMANDS = {
+from kernels.tools import commands
+
+COMMANDS = {  # name -> its options, what runs it, and what it shows
     "verify": (
-        "kernels.tools.commands.verify",
+        commands.verify_arguments,
+        commands.verify,
         "every implementation against the specification, element by element",
     ),
     "prove": (
-        "kernels.tools.commands.prove",
+        commands.prove_arguments,
+        commands.prove,
         "instructions, registers and spills on GPUs that are not there",
     ),
-    "bench": ("kernels.tools.commands.bench", "speed, after verifying: --cpu, or the GPU's kernels"),
+    "bench": (
+        commands.bench_arguments,
+        commands.bench,
+        "speed, after verifying: --cpu, or the GPU's kernels",
+    ),
     "quantize": (
-        "kernels.tools.commands.quantize",
+        commands.quantize_arguments,
+        commands.quantize,
         "test vectors: elements, scales and dequantised values of an array",
     ),
 }
@@ -25,14 +33,15 @@ COMMANDS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run.sh kernels")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    added = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    for name, (module, text) in COMMANDS.items():
-        added = commands.add_parser(name, help=text, description=text)
+    for name, (arguments, _, text) in COMMANDS.items():
+        command = added.add_parser(name, help=text, description=text)
         if name == wanted:  # only the command that is asked for pays for its imports
-            importlib.import_module(module).arguments(added)
+            arguments(command)
     args = parser.parse_args()
-    return importlib.import_module(COMMANDS[args.command][0]).main(args)
+    _, run, _ = COMMANDS[args.command]
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from kernels.matmul import tune
 from kernels.matmul.triton import Tiling
 from kernels.quantize import reference
 from kernels.recipe import Quantizer
-from kernels.tools import inputs, verify_twins
-from kernels.tools.commands import bench
-from kernels.tools.commands.verify import poisoned_outputs
+from kernels.tools import commands, inputs, verify_twins
+from kernels.tools.commands import poisoned_outputs
 from tests.kernels.conftest import DEVICE
 
 
@@ -123,7 +122,7 @@ def test_an_implementation_that_leaves_outputs_unwritten_is_found():
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU is here: kernels bench itself measures")
 def test_the_gpu_bench_runs_through_in_the_interpreter(capsys):
     """Speed means nothing here; the command that will be typed on a GPU is tried as far as a CPU can."""
-    assert bench.report(DEVICE, small=True, as_json=True) == 0
+    assert commands.bench_report(DEVICE, small=True, as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["quantisers"][0]["what"] == "copy (BF16)"
     assert all(

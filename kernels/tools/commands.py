@@ -1,0 +1,324 @@
+"""The commands of `python -m kernels`: options and output. Each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from kernels.formats import Element
+    from kernels.recipe import Format, Quantizer
+    from kernels.tools import verify_twins
+    from kernels.tools.verify_twins import Outcome
+
+_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # of verify
+_TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # of prove
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=2, help="inputs of each kind (default 2)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def verify(args: argparse.Namespace) -> int:
+    """`kernels verify`: every implementation against the specification, element by element."""
+    import numpy as np
+
+    from kernels.tools.devices import device_of, triton_missing
+
+    device = device_of(args.device)
+    if device is None:
+        print("--device: found cuda; allowed: cpu, no GPU is visible to torch", file=sys.stderr)
+        return 3
+    missing = triton_missing(device)
+    np.seterr(all="ignore")  # the interpreter computes with NumPy, and NaN is among the inputs
+    outcomes: list[Outcome] = []
+    skipped: dict[str, str] = {}
+    for name, reason, make in _twins(device, args.seeds, missing):
+        if reason:
+            skipped[name] = reason
+            continue
+        with poisoned_outputs():
+            found = make()
+        outcomes += found
+        if not args.json:
+            _print_outcomes(found)
+    ok = all(outcome.difference is None for outcome in outcomes)
+    if args.json:
+        document = {
+            "ok": ok,
+            "device": _device_name(device),
+            "twins": [asdict(o) for o in outcomes],
+            "skipped": skipped,
+        }
+        print(json.dumps(document, indent=1))
+    else:
+        for name, reason in skipped.items():
+            print(f"{name:<34} NOT COMPARED: {reason}")
+        print(f"{'all equal' if ok else 'DIFFERENCES'} on {_device_name(device)}")
+    return 0 if ok else 1
+
+
+@contextlib.contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """Fresh outputs begin as NaN and 255: what a kernel does not write cannot look right by accident."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    filling = torch.utils.deterministic
+    filled, filling.fill_uninitialized_memory = filling.fill_uninitialized_memory, True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        filling.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def _twins(
+    device: torch.device, seeds: int, missing: str | None
+) -> Iterator[tuple[str, str | None, Callable[[], list[Outcome]]]]:
+    """Name, why it cannot be compared, and what compares it."""
+    import torch
+
+    from kernels.recipe import Format
+    from kernels.tools import oracles, verify_gemm, verify_twins
+
+    everything = verify_twins.quantizers()
+    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
+    home = torch.device("cpu")
+
+    def one(
+        name: str, twin: verify_twins.Twin, on: torch.device, chosen: list[Quantizer], **options: Any
+    ) -> list[Outcome]:
+        found = verify_twins.run(name, twin, device=on, shapes=_SHAPES, seeds=seeds, chosen=chosen, **options)
+        return [found]
+
+    yield "cpu", None, lambda: one("cpu", verify_twins.cpu_values, home, everything)
+    why = oracles.torchao_missing()
+    yield (
+        "torchao",
+        why and f"no torchao ({why})",
+        lambda: one("torchao", oracles.torchao, home, oracles.quantizers(), kinds=oracles.KINDS),
+    )
+    yield (
+        "triton packed",
+        missing,
+        lambda: one("triton packed", verify_twins.triton_packed, device, mx, order_is_free=True),
+    )
+    yield (
+        "triton values",
+        missing,
+        lambda: one("triton values", verify_twins.triton_values, device, mx, order_is_free=True),
+    )
+    yield "gemm", None, lambda: verify_gemm.run(device)
+
+
+def _print_outcomes(outcomes: list[Outcome]) -> None:
+    for one in outcomes:
+        verdict = "equal" if one.difference is None else f"DIFFERS: {one.difference}"
+        moved = f", {one.moved} moved by a sum's order" if one.moved else ""
+        print(
+            f"{one.twin:<34} {one.cases:5d} cases {one.elements / 1e6:8.1f} M elements{moved}  {verdict}",
+            flush=True,
+        )
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, Triton in its interpreter"
+
+
+def prove_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", choices=_TARGETS, action="append", help="only this one; may be repeated")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def prove(args: argparse.Namespace) -> int:
+    """`kernels prove`: what the compiler makes of every kernel for GPUs that are not there."""
+    try:
+        from kernels.tools import prove
+    except ImportError as error:
+        print(f"kernels prove: found no {error.name}; pip install triton", file=sys.stderr)
+        return 3
+    found = []
+    for target in args.target or _TARGETS:
+        for case in prove.cases(target):
+            found.append(prove.compiled(target, case))
+            if not args.json:
+                print(prove.line(found[-1]), flush=True)
+    complaints = [text for one in found for text in prove.complaints(one)]
+    if args.json:
+        rows = [asdict(one) for one in found]
+        print(json.dumps({"ok": not complaints, "kernels": rows, "complaints": complaints}, indent=1))
+    else:
+        print(
+            "\n".join(complaints)
+            or f"{len(found)} kernels: every instruction that the targets have is used, no spills"
+        )
+    return 1 if complaints else 0
+
+
+def bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cpu", action="store_true", help="the CPU path instead of the GPU's kernels")
+    parser.add_argument(
+        "--tune", action="store_true", help="measure tilings of native products and keep the best"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """`kernels bench`: verifies, then measures."""
+    if args.cpu:
+        from kernels.tools import bench_cpu
+
+        return bench_cpu.main(json=args.json)
+    from kernels.tools.devices import device_of
+
+    device = device_of("cuda")
+    if device is None:
+        print("kernels bench: no GPU is visible to torch; --cpu measures the CPU path", file=sys.stderr)
+        return 3
+    if args.tune:
+        return _tune(device)
+    return bench_report(device, small=False, as_json=args.json)
+
+
+def bench_report(device: torch.device, *, small: bool, as_json: bool) -> int:
+    """Verify, measure, print; `small` shapes try the code itself where speed means nothing."""
+    import torch
+
+    from kernels.tools import kernel_bench
+
+    measure, checks = kernel_bench.timer(device), _checks(device, small)
+    wrong = [f"{check.twin}: {check.difference}" for check in checks if check.difference]
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        return 1
+    tokens = 128 if small else kernel_bench.TOKENS
+    layers = {"tiny": (64, 96)} if small else kernel_bench.LAYERS
+    groups: dict[str, Iterator[Any]] = {
+        "quantisers": kernel_bench.quantisers(
+            device, (128, 256) if small else (kernel_bench.TOKENS, 4096), measure
+        ),
+        "products": kernel_bench.gemms(device, tokens, layers, measure),
+        "linears": kernel_bench.linears(device, tokens, layers, measure),
+    }
+    machine = f"{_device_name(device)}, torch {torch.__version__}"
+    if not as_json:
+        print(f"{machine}; verified: {', '.join(check.twin for check in checks)}; medians", flush=True)
+    document: dict[str, Any] = {"machine": machine, "verified": [asdict(check) for check in checks]}
+    for name, rows in groups.items():
+        document[name] = []
+        for row in rows:
+            document[name].append(asdict(row))
+            if not as_json:
+                print(_bench_line(name, row), flush=True)
+    if as_json:
+        print(json.dumps(document, indent=1))
+    return 0
+
+
+def _checks(device: torch.device, small: bool) -> list[Any]:
+    """What is measured is verified first, on shapes that end inside tiles."""
+    from kernels.recipe import Quantizer, ScaleRule
+    from kernels.tools import verify_gemm, verify_twins
+
+    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in ScaleRule for h in (0, 16)]
+    twins = (("triton packed", verify_twins.triton_packed), ("triton values", verify_twins.triton_values))
+    shapes = ((96, 128),) if small else ((192, 256),)
+    options: dict[str, Any] = {"device": device, "shapes": shapes, "seeds": 1, "order_is_free": True}
+    found = [verify_twins.run(name, twin, chosen=chosen, **options) for name, twin in twins]
+    return [*found, *verify_gemm.run(device)]
+
+
+def _bench_line(group: str, row: Any) -> str:
+    text = f"{row.what:<62} {row.time_s * 1e6:10.1f} us"
+    if row.moved_bytes:
+        text += f" {row.moved_bytes / row.time_s / 1e12:7.3f} TB/s"
+    if row.flops:
+        text += f" {row.flops / row.time_s / 1e12:7.1f} TFLOP/s"
+    if row.share is not None:
+        text += (
+            f"  {100 * row.share:5.1f} % of copy" if group == "quantisers" else f"  {row.share:5.2f}x BF16"
+        )
+    return text + "".join(f"  {ratio:.1f}x {name}" for name, ratio in row.ratios.items())
+
+
+def _tune(device: torch.device) -> int:
+    from kernels.tools import tuning
+
+    path = tuning.run(device)
+    if path is None:
+        print("kernels bench --tune: this GPU multiplies no MX elements: nothing to tune", file=sys.stderr)
+        return 3
+    print(path)
+    return 0
+
+
+def quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule
+
+    parser.add_argument("source", type=Path, metavar="IN.npy")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
+    parser.add_argument("--format", choices=_formats(), default="mxfp4")
+    parser.add_argument("--scale-rule", choices=[rule.value for rule in ScaleRule], default="even")
+    parser.add_argument("--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points, 0 for none")
+    parser.add_argument("--signs", action="store_true", help="random signs before the transform, from --seed")
+    parser.add_argument("--rounding", choices=[one.value for one in Rounding], default="nearest")
+    parser.add_argument("--prescale", type=float, default=1.0, help="1.0, or for example 0.75")
+    parser.add_argument("--rows", type=int, default=1, help="rows of a block: 1, or the block's columns")
+    parser.add_argument("--seed", type=int, default=0, help="of stochastic rounding and signs")
+    parser.add_argument("--axis", type=int, default=-1, help="the contraction dimension (default -1)")
+
+
+def quantize(args: argparse.Namespace) -> int:
+    """`kernels quantize IN.npy --out OUT.npz ..`: test vectors."""
+    from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
+    from kernels.tools.vectors import VectorError, quantize_file
+
+    format, element = _formats()[args.format]
+    try:
+        quantizer = Quantizer(
+            format=format,
+            element=element,
+            scale_rule=ScaleRule(args.scale_rule),
+            rounding=Rounding(args.rounding),
+            prescale=args.prescale,
+            hadamard=args.hadamard,
+            signs=Signs.FIXED if args.signs else Signs.NONE,
+            rows=args.rows,
+        )
+        shape = quantize_file(args.source, args.out, quantizer, axis=args.axis, seed=args.seed)
+    except (VectorError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{args.out}: {error.strerror}", file=sys.stderr)
+        return 3
+    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}"
+    print(f"{args.out}: {shape}, {args.format}, {how}, blocks along axis {args.axis}")
+    return 0
+
+
+def _formats() -> dict[str, tuple[Format, Element]]:
+    """The formats and elements of `kernels quantize` by the names of its option."""
+    from kernels.formats import E2M1, E4M3, E5M2
+    from kernels.recipe import Format
+
+    return {
+        "mxfp4": (Format.MXFP4, E2M1),
+        "mxfp8-e4m3": (Format.MXFP8, E4M3),
+        "mxfp8-e5m2": (Format.MXFP8, E5M2),
+        "nvfp4": (Format.NVFP4, E2M1),
+    }
