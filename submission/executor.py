@@ -19,7 +19,7 @@ from submission.assemble import assemble
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
 from submission.step import StepResult, Trainer, train_step, validation_loss
-from submission.te.te_linear import linears_of
+from submission.te.te_linear import linear_kinds, linears_of
 from submission.watchdog import nonfinite
 from submission.watchdog.stragglers import Stragglers
 
@@ -214,7 +214,7 @@ class MegatronExecutor:
             labels=[
                 label
                 for chunk in self.trainer.chunks
-                for label, _ in precision.linear_layers(model.unwrap(chunk))
+                for label, _ in precision.linear_layers(model.unwrap(chunk), linear_kinds())
             ],
             phase=self._linears.phase,
             forward_passes=backward * (2 if self._config.parallelism.recompute == "full" else 1)

@@ -16,6 +16,8 @@ from kernels.philox import Randomness
 from kernels.weights import WeightCache
 from submission.phases import Phase
 
+PARALLEL_LINEARS: tuple[type, ...] = (ColumnParallelLinear, RowParallelLinear)
+
 
 class Linears:
     """The two linear classes of a model under an arm's recipes, the ledger of what ran, and the quantised weights.
@@ -119,15 +121,12 @@ class Linears:
 
     def name(self, model: torch.nn.Module) -> None:
         """Give every linear of the transformer layers its label, numbered over all pipeline stages."""
-        for label, module in linear_layers(model):
+        for label, module in linear_layers(model, PARALLEL_LINEARS):
             module.label = label
 
 
-def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every parallel linear inside the transformer layers, whoever implements it: what a recipe must reach."""
-    from submission.te.te_linear import classes  # which is made of this module's
-
-    kinds = (ColumnParallelLinear, RowParallelLinear, *classes())
+def linear_layers(model: torch.nn.Module, kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """Every linear of these classes inside the transformer layers, with its label."""
     for layer in model.decoder.layers:  # type: ignore[union-attr]
         for name, module in layer.named_modules():
             if isinstance(module, kinds):

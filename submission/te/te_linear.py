@@ -79,9 +79,8 @@ class TeLinears(precision.Linears):
         }
 
     def name(self, model: torch.nn.Module) -> None:
-        """Give every linear of the transformer layers its label, and watch it."""
-        super().name(model)
-        for label, module in precision.linear_layers(model):
+        """Watch every linear of the transformer layers under its label."""
+        for label, module in precision.linear_layers(model, linear_kinds()):
             self._modules.append(module)
             module.register_forward_pre_hook(functools.partial(self._begin, label))
             module.register_forward_hook(functools.partial(self._end, label))
@@ -112,10 +111,14 @@ class _Now:
     running: tuple[Ledger, str] | None = None
 
 
-def classes() -> tuple[type, ...]:
-    """Transformer Engine's linears as Megatron wraps them; none where nothing has imported it."""
+def linear_kinds() -> tuple[type, ...]:
+    """Classes of all parallel linears, whoever implements them: what a recipe must reach.
+
+    Transformer Engine's, as Megatron wraps them, are among them once something has imported it.
+    """
     extension = sys.modules.get("megatron.core.extensions.transformer_engine")
-    return (extension.TELinear,) if extension is not None and extension.HAVE_TE else ()
+    theirs = (extension.TELinear,) if extension is not None and extension.HAVE_TE else ()
+    return (*precision.PARALLEL_LINEARS, *theirs)
 
 
 def _body() -> dict[str, Any]:
