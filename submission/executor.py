@@ -174,7 +174,13 @@ class MegatronExecutor:
             return train_step(self.trainer, self._train_batches)
 
     def culprits(self) -> str:
-        return nonfinite.culprits(self.trainer)
+        trainer = self.trainer
+        return nonfinite.culprits(
+            trainer.own.losses,
+            trainer.chunks,
+            trainer.home,
+            distributed_optimizer=trainer.config.parallelism.distributed_optimizer,
+        )
 
     def diagnosis(self) -> list[dict[str, Any]]:
         return self._diagnoser.found

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-
-from submission.step import Trainer
+from megatron.core.distributed import DistributedDataParallel
 
 _NONE = -1
 
@@ -27,10 +26,22 @@ class Own:
     gradient: bool
 
 
-def culprits(trainer: Trainer) -> str:
-    """The ranks whose own values were not finite, in words. A collective."""
-    own = torch.tensor([_micro_batch(trainer), float(_own_gradient(trainer))], device=trainer.home)
-    rows = torch.empty(2 * dist.get_world_size(), device=trainer.home)
+def culprits(
+    losses: list[torch.Tensor],
+    chunks: Sequence[DistributedDataParallel],
+    home: torch.device,
+    *,
+    distributed_optimizer: bool,
+) -> str:
+    """The ranks whose own values were not finite, in words. A collective.
+
+    Args:
+        losses: of the last step's forward passes on this rank; none before the last pipeline stage.
+        chunks: this rank's pipeline stages, with the gradients of the last step.
+    """
+    gradient = float(_own_gradient(chunks, home, distributed_optimizer))
+    own = torch.tensor([_micro_batch(losses), gradient], device=home)
+    rows = torch.empty(2 * dist.get_world_size(), device=home)
     dist.all_gather_into_tensor(rows, own)
     return tell([Own(micro_batch=int(batch), gradient=bool(bad)) for batch, bad in rows.view(-1, 2).tolist()])
 
@@ -57,15 +68,16 @@ def tell(found: Sequence[Own]) -> str:
     return "every rank's own losses are finite; whose gradients are not cannot be told after their reduction"
 
 
-def _micro_batch(trainer: Trainer) -> int:
-    losses = trainer.own.losses
+def _micro_batch(losses: list[torch.Tensor]) -> int:
     if not losses:
         return _NONE
     bad = (~torch.isfinite(torch.stack(losses))).any(1).nonzero()
     return int(bad[0]) + 1 if len(bad) else 0
 
 
-def _own_gradient(trainer: Trainer) -> bool:
+def _own_gradient(
+    chunks: Sequence[DistributedDataParallel], home: torch.device, distributed_optimizer: bool
+) -> bool:
     """Whether this rank added something that is not finite to its data-parallel group's gradients.
 
     The distributed optimizer reduces each rank's own shard in place and leaves the others as they were computed here.
@@ -73,15 +85,15 @@ def _own_gradient(trainer: Trainer) -> bool:
     """
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    if size > 1 and not trainer.config.parallelism.distributed_optimizer:
+    if size > 1 and not distributed_optimizer:
         return False  # reduced in whole: every rank holds the sum
-    shards = torch.zeros(size, device=trainer.home)
-    for chunk in trainer.chunks:
+    shards = torch.zeros(size, device=home)
+    for chunk in chunks:
         for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
             parts = bucket.grad_data.view(size, -1)
             largest = torch.stack([torch.linalg.vector_norm(part, float("inf")) for part in parts])
             shards += (~torch.isfinite(largest)).float()
-    rows = torch.empty(size * size, device=trainer.home)
+    rows = torch.empty(size * size, device=home)
     dist.all_gather_into_tensor(rows, shards, group=group)
     return guilty((rows > 0).view(size, size).tolist(), rank)
 
