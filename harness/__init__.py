@@ -1,0 +1,3 @@
+"""The harness: configuration, campaigns, checks, comparisons and reports. It starts processes and reads files; it
+never imports torch.
+"""

@@ -1,0 +1,1 @@
+"""The official checkers, run on copies in processes of their own."""

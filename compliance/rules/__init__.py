@@ -1,0 +1,1 @@
+"""The rules, as functions: what a log, a directory, a submission or a tree must not break."""

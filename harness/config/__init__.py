@@ -1,0 +1,3 @@
+"""From benchmark.yaml to one checked configuration, the numbers that follow from it, and the profile that fits a
+machine.
+"""

@@ -1,0 +1,1 @@
+"""Whether a node is fit to train: checks of accelerators, host, software and other nodes."""

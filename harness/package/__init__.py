@@ -1,0 +1,1 @@
+"""Submission trees: eligibility, system description, files, archive and verification."""

@@ -1,0 +1,1 @@
+"""Time to train on other hardware, from a model that is fitted to published systems."""

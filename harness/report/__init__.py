@@ -1,0 +1,1 @@
+"""Comparisons as pages, plots, tables and CSV."""

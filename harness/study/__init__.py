@@ -1,0 +1,1 @@
+"""The same training under many recipes: grid, runs, analysis and page."""

@@ -1,0 +1,1 @@
+"""Curves and settings of finished runs for TensorBoard, Weights & Biases and MLflow."""

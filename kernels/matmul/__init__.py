@@ -1,0 +1,1 @@
+"""GEMM engines, and the choice between them."""

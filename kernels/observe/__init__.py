@@ -1,0 +1,1 @@
+"""What quantising does to operands and products, measured while a linear runs."""

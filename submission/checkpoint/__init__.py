@@ -1,0 +1,1 @@
+"""Checkpoints of development runs, in Megatron's sharded format."""

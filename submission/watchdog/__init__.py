@@ -1,0 +1,1 @@
+"""Notices a hung, lost, slow or diverging rank, and ends the run with a reason."""
