@@ -1,4 +1,4 @@
-"""Model, optimizer and schedule of one arm, put together on the ranks that exist."""
+"""Linears, model, optimizer and schedule of one arm, put together on the ranks that exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import torch
 
 from harness.contract.config import Config
 from submission import device, model, optimizer, schedule
+from submission.phases import phases_of
 from submission.precision import Linears
 from submission.step import Trainer, connect
+from submission.te.te_linear import TeLinears
 
 
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
@@ -21,3 +23,12 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
     )
     connect(trainer)
     return trainer
+
+
+def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> Linears:
+    """The linears of an arm: ours, or Transformer Engine's where the arm says so."""
+    phases, settings = phases_of(config, arm), config.arms[arm]
+    if settings.transformer_engine != "none":
+        return TeLinears(phases[0].recipe, settings.transformer_engine)
+    keep = config.micro_batches > 1
+    return Linears(phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep)

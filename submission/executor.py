@@ -15,11 +15,11 @@ from harness.contract.config import Config
 from harness.contract.environment import Ranks
 from submission import batches as submission_batches
 from submission import model, modules, parallel, precision, proof, warmup
-from submission.assemble import assemble
+from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
 from submission.step import StepResult, Trainer, train_step, validation_loss
-from submission.te.te_linear import linear_kinds, linears_of
+from submission.te.te_linear import linear_kinds
 from submission.watchdog import nonfinite
 from submission.watchdog.stragglers import Stragglers
 

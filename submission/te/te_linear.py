@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from harness.contract.config import Config
 from kernels.formats import BF16, E4M3, E5M2, Element
 from kernels.ledger import How, Ledger
 from kernels.matmul.gemm import BackendError
 from kernels.recipe import Format, Gemm, LinearRecipe, Quantizer, ScaleRule
 from submission import precision
-from submission.phases import Phase, phases_of
+from submission.phases import Phase
 
 # name -> the format a recipe of ours must have, so that the proof compares like with like
 SCALINGS = {"delayed": Format.FP8, "tensorwise": Format.FP8, "mxfp8": Format.MXFP8}
@@ -29,15 +28,6 @@ _QUANTIZERS = {  # by the name of the class that quantised an operand
 }
 _LAYOUTS = {"NN": Gemm.DGRAD, "NT": Gemm.WGRAD}  # of backward products; forward ones are TN
 _LABEL = "transformer engine linear"
-
-
-def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> precision.Linears:
-    """The linears of an arm: ours, or Transformer Engine's where the arm says so."""
-    phases, settings = phases_of(config, arm), config.arms[arm]
-    if settings.transformer_engine != "none":
-        return TeLinears(phases[0].recipe, settings.transformer_engine)
-    keep = config.micro_batches > 1
-    return precision.Linears(phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep)
 
 
 class TeLinears(precision.Linears):

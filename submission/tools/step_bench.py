@@ -74,9 +74,8 @@ def main() -> None:
 
 def _arm_step(config: Config, arm: str, home: torch.device) -> Callable[[], Any]:
     from submission import batches
-    from submission.assemble import assemble
+    from submission.assemble import assemble, linears_of
     from submission.step import train_step
-    from submission.te.te_linear import linears_of
 
     trainer = assemble(config, linears_of(config, arm, seed=0, rank=0), home)
     synthetic: Iterator[batches.Batch] = batches.synthetic_batches(config, device=home)
