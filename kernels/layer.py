@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
-from kernels.matmul.engine import Engine, Prepared, Request
+from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, how, uses
 from kernels.observe.observer import Multiplied, Observer
 from kernels.operand_use import Use

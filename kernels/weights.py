@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from kernels.matmul.engine import Prepared
+from kernels.matmul.engine_protocol import Prepared
 from kernels.recipe import Gemm
 
 

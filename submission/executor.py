@@ -18,7 +18,8 @@ from submission import model, modules, parallel, precision, proof, warmup
 from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
-from submission.step import StepResult, Trainer, train_step, validation_loss
+from submission.evaluation import validation_loss
+from submission.step import StepResult, Trainer, train_step
 from submission.te.te_linear import linear_kinds
 from submission.watchdog import nonfinite
 from submission.watchdog.stragglers import Stragglers

@@ -1,4 +1,4 @@
-"""One optimizer step, and one pass over the validation sequences, through Megatron's schedules."""
+"""One optimizer step through Megatron's schedules."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
         for chunk in trainer.chunks:
             chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
-        stats = _forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
+        stats = forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
         updated, gradient_norm, _ = trainer.optimizer.step()
     trainer.linears.weights_changed()
     trainer.scheduler.step(increment=trainer.config.batch.global_batch_size)
@@ -78,27 +78,10 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
     return StepResult(loss=loss if updated else float("nan"), learning_rate=learning_rate, gradient_norm=norm)
 
 
-def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches: int) -> float:
-    """Mean token cross entropy in nats over `micro_batches` per rank; weights and gradients stay as they are."""
-    config = trainer.config.parallelism
-    hooks = config.overlap and config.distributed_optimizer
-    with device.megatron():
-        for chunk in trainer.chunks:
-            if hooks:  # parameters of the last step may still be on their way
-                chunk.disable_forward_pre_hook()
-            chunk.eval()
-        with torch.no_grad():
-            stats = _forward_backward(trainer, batches, micro_batches, forward_only=True)
-        for chunk in trainer.chunks:
-            chunk.train()
-            if hooks:
-                chunk.enable_forward_pre_hook()
-    return parallel.mean_loss(stats, trainer.home)
-
-
-def _forward_backward(
+def forward_backward(
     trainer: Trainer, batches: Iterator[Batch], micro_batches: int, *, forward_only: bool
 ) -> list[dict[str, torch.Tensor]]:
+    """Run the micro batches forward, and backward unless `forward_only`; each one's summed loss and token count."""
     stats: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
         forward_step_func=_forward_step(trainer),
         # every interleaved stage asks for the same micro batches

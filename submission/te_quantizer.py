@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kernels import architectures
 from kernels.formats import E2M1
-from kernels.matmul.engine import Engine, Prepared, Request
+from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, uses
 from kernels.nn import AMD_TE
 from kernels.operand_use import Use

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.architectures import Platform
-from kernels.matmul.engine import Prepared, Request, factor
+from kernels.matmul.engine_protocol import Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
 from kernels.recipe import Format

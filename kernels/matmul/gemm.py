@@ -11,7 +11,7 @@ from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import How, Ledger
 from kernels.matmul.emulated import Emulated
-from kernels.matmul.engine import Engine, Prepared, Request
+from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
 from kernels.operand_use import Use
 from kernels.philox import Randomness

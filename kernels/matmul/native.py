@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
-from kernels.matmul.engine import Prepared, Request, factor
+from kernels.matmul.engine_protocol import Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
 from kernels.recipe import Format

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.formats import E2M1, E4M3, E8M0_BIAS, values
 from kernels.hadamard import matrix
-from kernels.matmul.engine import Prepared
+from kernels.matmul.engine_protocol import Prepared
 from kernels.operand_use import Use
 from kernels.quantize import reference
 from kernels.recipe import Format, Quantizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kernels.matmul.engine import Prepared
+from kernels.matmul.engine_protocol import Prepared
 from kernels.operand_use import Use
 from kernels.recipe import Gemm
 

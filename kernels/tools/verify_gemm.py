@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import architectures
-from kernels.matmul.engine import Engine, Request
+from kernels.matmul.engine_protocol import Engine, Request
 from kernels.matmul.gemm import ENGINES, uses
 from kernels.philox import Randomness
 from kernels.quantize import reference

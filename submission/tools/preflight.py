@@ -61,7 +61,7 @@ def precision(path: Path) -> dict[str, Any]:
 def _engines(config: Config, home: torch.device) -> dict[str, Any]:
     from kernels import architectures
     from kernels.matmul import gemm
-    from kernels.matmul.engine import Request
+    from kernels.matmul.engine_protocol import Request
     from kernels.recipe import Gemm, Operand
     from submission.phases import phases_of
 

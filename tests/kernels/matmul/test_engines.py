@@ -5,7 +5,7 @@ import torch
 
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
-from kernels.matmul.engine import Request
+from kernels.matmul.engine_protocol import Request
 from kernels.matmul.gemm import BackendError, choose, gemm, uses
 from kernels.philox import Randomness
 from kernels.quantize import reference

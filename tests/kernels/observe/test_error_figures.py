@@ -14,7 +14,7 @@ from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.matmul.emulated import Emulated
-from kernels.matmul.engine import Prepared
+from kernels.matmul.engine_protocol import Prepared
 from kernels.matmul.gemm import uses
 from kernels.matmul.native import ScaledMm
 from kernels.observe import error_figures
