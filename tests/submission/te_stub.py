@@ -48,7 +48,7 @@ def sources() -> Path | None:
 def child(module: str) -> dict[str, Any]:
     """What a test module's process of its own found: these stubs would mislead every later test of this one."""
     command = [sys.executable, "-m", f"tests.submission.{module}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=840)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
