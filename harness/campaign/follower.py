@@ -202,7 +202,7 @@ def _require_likeness(directory: Path, mine: Path) -> None:
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Between runs SIGTERM ends this process as Ctrl-C does; while one trains, supervise has handlers of its own."""
+    """Between runs SIGTERM ends this process as Ctrl-C does. While a run trains, process.train has its own handlers."""
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield

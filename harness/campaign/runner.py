@@ -162,7 +162,7 @@ def _progress() -> Iterator[Progress]:
 @contextlib.contextmanager
 def _words_for_the_user(job: Job) -> Iterator[None]:
     """Turn what may strike anywhere into one line: interruption and a full disk."""
-    # for the time between runs; while one trains, supervise has handlers of its own
+    # for the time between runs; while one trains, process.train has handlers of its own
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield
