@@ -110,7 +110,7 @@ fi
 # for a contract test, beside the environment: Megatron fails on Transformer Engine's package without its library
 if [[ ${1:-} == test && ! -d $venv/transformer_engine_sources ]]; then
     pip --target "$venv/transformer_engine_sources" transformer_engine==2.20.2 pydantic==2.13.0 ||
-        say "without Transformer Engine's Python sources: tests/submission/test_te_*.py will be skipped"
+        say "without Transformer Engine's Python sources: tests/submission/te will be skipped"
 fi
 
 # Safe path: a yaml.py in the caller's directory must not shadow ours (Python 3.11 and later).

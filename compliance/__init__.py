@@ -1,1 +1,1 @@
-"""MLLOG text to records to rules to scores. It works on anybody's logs and imports nothing else of this project."""
+"""Reads MLLOG logs, checks them against the rules and scores them. Imports nothing else of this project."""

@@ -1,4 +1,4 @@
-"""What a rule is given, a log or the logs of one submission with their system, and what it gives back."""
+"""What a rule takes, one log or the logs of a submission with its system description, and what it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an operand is quantised, with its random numbers: what quantisers, engines and observers are given."""
+"""Defines `Use`: how one operand is quantised, with its random draw and its signs."""
 
 from __future__ import annotations
 

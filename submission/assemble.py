@@ -1,4 +1,4 @@
-"""Linears, model, optimizer and schedule of one arm, put together on the ranks that exist."""
+"""Builds the linears, model, optimizer and schedule of one arm, once the process groups exist."""
 
 from __future__ import annotations
 

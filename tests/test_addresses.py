@@ -12,6 +12,7 @@ import pytest
 
 from harness import cli
 from harness.base.paths import ROOT
+from tests.test_architecture import ROOMS, imports, module_of, room_of
 
 COMMANDS = [
     *("main", "plan", "doctor", "data", "run", "status", "follow", "launch", "resume", "check", "score"),
@@ -116,6 +117,19 @@ def test_a_path_in_a_document_is_there(path):
         text,
     ):
         assert (ROOT / name).is_file(), f"{path.name}: {name}"
+
+
+def test_the_architecture_page_draws_the_arrows_that_the_code_has():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {name: text.split() for name, text in re.findall(r"^(\w+) +-> ([\w ]+)$", page, re.M)}
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "harness").rglob("*.py"):
+        room = room_of(module_of(path))
+        theirs = {room_of(name) for name in imports(path) if name.startswith("harness.")}
+        found.setdefault(room, set()).update(theirs - {room, "base", "contract"})
+    order = [room for rooms in reversed(ROOMS) for room in rooms]
+    assert drawn == {room: [one for one in order if one in found[room]] for room in drawn}
+    assert drawn.keys() == {room for room, others in found.items() if others} - {"__main__"}
 
 
 def test_the_architecture_page_has_a_paragraph_for_every_room():

@@ -1,1 +1,1 @@
-"""The ground of the harness: errors with exit codes, paths, text, standard error, and asking programs."""
+"""What every other room uses: errors with exit codes, paths, text for display, standard error, running programs."""

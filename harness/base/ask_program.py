@@ -1,4 +1,4 @@
-"""Asks a program of this machine something: what it prints, or why it prints nothing."""
+"""Runs a program with a time limit; returns what it printed, or why it failed."""
 
 from __future__ import annotations
 

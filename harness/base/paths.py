@@ -1,5 +1,8 @@
-"""Where things lie. The rule for relative paths: a path on the command line belongs to the caller's directory, a path
-in the configuration (benchmark.yaml, an alias, --set) to the repository; run.sh never changes directory."""
+"""The paths of the repository and of benchmark.yaml, and the rule for relative paths.
+
+A path on the command line belongs to the caller's directory, a path in the configuration (benchmark.yaml, an alias,
+--set) to the repository; run.sh never changes directory.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and foreign text as a terminal, a table cell or a spreadsheet may show them."""
+"""Formats numbers, and text that strangers wrote, for terminals, tables and spreadsheets."""
 
 from __future__ import annotations
 

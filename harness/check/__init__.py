@@ -1,1 +1,1 @@
-"""Logs, packages and results repositories against a ruleset, and the words and the JSON of that verdict."""
+"""Checks logs, campaigns, packages and results repositories; writes the verdict as text and as JSON."""

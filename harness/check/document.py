@@ -13,7 +13,7 @@ from harness.check.log_directory import Checked
 
 
 def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> dict[str, Any]:
-    """The JSON that other people's scripts read (docs: design, Commands)."""
+    """The JSON that other people's scripts read."""
     names = _names([path for one in checked for path in one.paths])
     verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
     return {

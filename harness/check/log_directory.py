@@ -1,4 +1,4 @@
-"""Logs, campaigns and packages against a ruleset, directory by directory, the official checkers beside our rules."""
+"""Checks each directory of logs against a ruleset, and with the official checkers."""
 
 from __future__ import annotations
 

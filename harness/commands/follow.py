@@ -1,4 +1,4 @@
-"""Command `follow`: on every node but the first, trains what the first node's campaigns train, until that one ends."""
+"""Command `follow`: on every node but the first, joins the trainings of the first node until that node ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command `resume`: what is left of a job, then the same ending as the main job."""
+"""Command `resume`: trains the runs that a job still lacks, then checks, compares and reports like the main job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command `test`: the whole test suite; pytest prints its own closing line."""
+"""Command `test`: runs the tests with pytest, without the slow ones unless --slow is given."""
 
 from __future__ import annotations
 

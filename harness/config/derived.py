@@ -1,4 +1,4 @@
-"""Numbers that follow from the configuration, each with its formula, and what the rules say about such a result."""
+"""Numbers that follow from the configuration, each with its formula, and notes on what the rules say about it."""
 
 from __future__ import annotations
 

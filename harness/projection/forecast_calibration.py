@@ -1,7 +1,8 @@
-"""Calibrates and validates the prediction: python -m harness.projection.forecast_calibration TREE ..
+"""Calibrates and validates the forecast of samples to target, on published logs.
 
-Writes harness/analysis/public/prediction.yaml and docs/prediction.md. TREE is a checkout of a public results repository
-(github.com/mlcommons/training_results_v5.1) or a directory of such; numbers are derived, no log is copied.
+python -m harness.projection.forecast_calibration TREE .. writes harness/analysis/public/prediction.yaml and
+docs/prediction.md. TREE is a checkout of a public results repository (github.com/mlcommons/training_results_v5.1) or a
+directory of such; numbers are derived, no log is copied.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a run leaves behind, read from its files: attempts, metrics, logs, times, and the lock of a campaign."""
+"""The files of a run and of its attempts, created and read; their logs and times; the lock of a campaign."""

@@ -1,4 +1,4 @@
-"""What a study says, in sentences: each with its interval, and what it does not say."""
+"""The conclusions of a study as sentences: what its intervals decide, and what they leave open."""
 
 from __future__ import annotations
 

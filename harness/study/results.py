@@ -1,4 +1,4 @@
-"""The ending of a study: figures, sentences, a table for others to analyse, and the page."""
+"""Analyses finished curves; writes study_results.json, study.csv and the page of a study."""
 
 from __future__ import annotations
 

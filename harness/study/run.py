@@ -1,4 +1,4 @@
-"""Makes, finds and analyses studies: the same training under many recipes, paired by seed."""
+"""Creates, finds and analyses studies: the same training under many recipes, paired by seed."""
 
 from __future__ import annotations
 

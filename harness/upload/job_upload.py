@@ -1,4 +1,4 @@
-"""Uploads the runs of a campaign or a job, none of which may still train."""
+"""Uploads the finished runs of a campaign or a job; refuses a job that still trains."""
 
 from __future__ import annotations
 

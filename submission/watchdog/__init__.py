@@ -1,1 +1,1 @@
-"""Notices a hung, lost, slow or diverging rank, and ends the run with a reason."""
+"""Ends a run whose rank hangs or is lost, names slow ranks, and finds the rank that made a value not finite."""

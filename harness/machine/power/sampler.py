@@ -156,7 +156,7 @@ def measure(
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="power_meter")
+    parser = argparse.ArgumentParser(prog="python -m harness.machine.power.sampler")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--every", type=float, required=True)
     parser.add_argument("--source", action="append", required=True)
