@@ -51,9 +51,9 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
 
     broken = [error for made in job.campaigns for error in _check(made, say)]
     loaded = [submission_loader.load(made.directory) for made in job.campaigns]
-    document = comparison.compare(loaded)
-    page = report_page.write_report(loaded, document, job.directory)
-    say(report_page.headline(document))
+    compared = comparison.compare(loaded)
+    page = report_page.write_report(loaded, compared, job.directory)
+    say(report_page.headline(compared))
     say(f"report: {page}")
     job_upload.after(job, say=say)
     converged = all(run.outcome == "success" for made in job.campaigns for run in made.runs)

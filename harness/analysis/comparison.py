@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from harness.analysis import (
     conclusions,
@@ -14,16 +14,73 @@ from harness.analysis import (
     required_notices,
     run_figures,
 )
+from harness.analysis.conclusions import Conclusions
+from harness.analysis.decomposition import Factor
+from harness.analysis.energy import MeanUse
 from harness.analysis.intervals import Estimate, Ratio
 from harness.analysis.loss_gap import Gap
+from harness.analysis.run_figures import RunFigures
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
 EFFECT_PCT = 2.0  # the difference that `runs_needed` is stated for
+NO_RATIO = "no ratio: a side without a converged run"
 
 
-def compare(submissions: Sequence[Submission]) -> dict[str, Any]:
-    """The document of `compare --json`: every submission, each but the last against the last, differences, notices.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ratios:
+    """A over B; a value below 1 says that A has or needs less.
+
+    Args:
+        samples_to_target: of the means over all converged runs, interpolated; so are the next three.
+        throughput: samples per second.
+        factors: of the ratio of times, over the runs that the olympic mean keeps; those that both sides have.
+        paired_samples_to_target: over runs of the same seed; None where seeds and data order are not shared.
+        minimum_detectable_effect_pct: of the time, with 80 % power; None where the runs are too few.
+        runs_needed_for_2pct: a side, with 80 % power.
+        loss_gap: A's log perplexity less B's at equal samples.
+    """
+
+    time_to_train: Ratio
+    samples_to_target: Ratio | None
+    samples_at_stop: Ratio
+    throughput: Ratio
+    seconds_per_sample: Ratio
+    factors: Mapping[Factor, Ratio]
+    paired_samples_to_target: Ratio | None
+    minimum_detectable_effect_pct: float | None
+    runs_needed_for_2pct: int | None
+    loss_gap: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A submission against the baseline; no ratios where a side has no converged run."""
+
+    submission: str
+    baseline: str
+    ratios: Ratios | None
+    verdict: str
+    conclusions: Conclusions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Submissions, the last of which is the baseline of every pair.
+
+    Args:
+        power: of each submission, a value for each source that was sampled.
+    """
+
+    submissions: tuple[RunFigures, ...]
+    power: tuple[tuple[MeanUse, ...], ...]
+    pairs: tuple[Pair, ...]
+    differences: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def compare(submissions: Sequence[Submission]) -> Comparison:
+    """Every submission, each but the last against the last, differences, notices.
 
     Raises:
         UsageError: submissions of different benchmarks or targets.
@@ -31,14 +88,15 @@ def compare(submissions: Sequence[Submission]) -> dict[str, Any]:
     _refuse_different_goals(submissions)
     others, baseline = submissions[:-1], submissions[-1]
     known = [decomposition.estimates(one) if run_figures.converged(one) else {} for one in submissions]
-    return {
-        "submissions": [{**run_figures.summary(one), "power": energy.document(one)} for one in submissions],
-        "ratios": [
+    return Comparison(
+        submissions=tuple(run_figures.of(one) for one in submissions),
+        power=tuple(energy.of_submission(one) for one in submissions),
+        pairs=tuple(
             _against(one, baseline, mine, known[-1]) for one, mine in zip(others, known, strict=False)
-        ],
-        "differences": [line for other in others for line in required_notices.differences(other, baseline)],
-        "notices": required_notices.notices(submissions),
-    }
+        ),
+        differences=tuple(line for other in others for line in required_notices.differences(other, baseline)),
+        notices=tuple(required_notices.notices(submissions)),
+    )
 
 
 def _refuse_different_goals(submissions: Sequence[Submission]) -> None:
@@ -52,47 +110,53 @@ def _refuse_different_goals(submissions: Sequence[Submission]) -> None:
 
 
 def _against(
-    a: Submission, b: Submission, mine: Mapping[str, Estimate], theirs: Mapping[str, Estimate]
-) -> dict[str, Any]:
-    names = {"submission": a.name, "baseline": b.name}
+    a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
+) -> Pair:
     if not mine or not theirs:
-        return {
-            **names,
-            **dict.fromkeys(("time_to_train", "samples_to_target", "throughput")),
-            "verdict": "no ratio: a side without a converged run",
-            "conclusions": {"can": [], "cannot": ["Nothing: a side has no converged run."]},
-        }
-    parts = decomposition.ratios(mine, theirs)
-    speed = intervals.ratio(*(intervals.mean_of(run_figures.rates(side)) for side in (a, b)))
-    whole = {**_samples(a, b), "throughput": speed, "seconds_per_sample": speed.inverse()}
-    paired = paired_samples(a, b)
-    times = mine["time_to_train"], theirs["time_to_train"]
-    effect = intervals.minimum_detectable_effect_pct(*times)
-    needed = intervals.runs_needed(*times, EFFECT_PCT)
-    gaps = loss_gaps(a, b)
+        nothing = Conclusions(can=(), cannot=("Nothing: a side has no converged run.",))
+        return Pair(submission=a.name, baseline=b.name, ratios=None, verdict=NO_RATIO, conclusions=nothing)
+    ratios = _ratios(a, b, mine, theirs)
     found = conclusions.Found(
-        time=parts["time_to_train"], samples=whole["samples_to_target"], speed=speed,
-        paired=paired, effect_pct=effect, runs_needed=needed, gap=gaps[-1] if gaps else None,
-    )  # fmt: skip
-    minutes = run_figures.run_minutes(a), run_figures.run_minutes(b)
-    return {
-        **names,
-        "time_to_train": _document(parts["time_to_train"]),
-        **{name: _document(ratio) for name, ratio in whole.items()},
-        "decomposition": {name: _document(ratio) for name, ratio in parts.items()},
-        "paired_samples_to_target": _document(paired),
-        "welch_p": intervals.welch_p(*minutes),
-        "permutation_p": intervals.permutation_p(*minutes),
-        "minimum_detectable_effect_pct": effect,
-        "runs_needed_for_2pct": needed,
-        "loss_gap": [_gap(gap) for gap in gaps],
-        "verdict": conclusions.sentence(a, b, found),
-        "conclusions": conclusions.conclusions(a, b, found),
-    }
+        time=ratios.time_to_train,
+        samples=ratios.samples_to_target,
+        speed=ratios.throughput,
+        paired=ratios.paired_samples_to_target,
+        effect_pct=ratios.minimum_detectable_effect_pct,
+        runs_needed=ratios.runs_needed_for_2pct,
+        gap=ratios.loss_gap[-1] if ratios.loss_gap else None,
+    )
+    return Pair(
+        submission=a.name,
+        baseline=b.name,
+        ratios=ratios,
+        verdict=conclusions.sentence(a, b, found),
+        conclusions=conclusions.conclusions(a, b, found),
+    )
 
 
-def _samples(a: Submission, b: Submission) -> dict[str, Ratio | None]:
-    """Ratios of mean samples over all converged runs, as the contract of `compare --json` defines its columns."""
+def _ratios(
+    a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
+) -> Ratios:
+    factors = decomposition.ratios(mine, theirs)
+    speed = intervals.ratio(*(intervals.mean_of(run_figures.rates(side)) for side in (a, b)))
+    times = mine[Factor.TIME_TO_TRAIN], theirs[Factor.TIME_TO_TRAIN]
+    to_target, at_stop = _samples(a, b)
+    return Ratios(
+        time_to_train=factors[Factor.TIME_TO_TRAIN],
+        samples_to_target=to_target,
+        samples_at_stop=at_stop,
+        throughput=speed,
+        seconds_per_sample=speed.inverse(),
+        factors=factors,
+        paired_samples_to_target=paired_samples(a, b),
+        minimum_detectable_effect_pct=intervals.minimum_detectable_effect_pct(*times),
+        runs_needed_for_2pct=intervals.runs_needed(*times, EFFECT_PCT),
+        loss_gap=tuple(loss_gaps(a, b)),
+    )
+
+
+def _samples(a: Submission, b: Submission) -> tuple[Ratio | None, Ratio]:
+    """Ratios of mean samples to target and at stop over all converged runs, as `compare --json` defines them."""
     exact = [run_figures.target_samples(side) for side in (a, b)]
     target = [intervals.mean_of(values) if values else None for values in exact]
     floors = [one.variance if one and one.runs >= intervals.FEWEST_RUNS else 0.0 for one in target]
@@ -100,10 +164,8 @@ def _samples(a: Submission, b: Submission) -> dict[str, Ratio | None]:
         intervals.mean_of(run_figures.stop_samples(side), floor=floor)
         for side, floor in zip((a, b), floors, strict=True)
     ]
-    return {
-        "samples_to_target": intervals.ratio(target[0], target[1]) if target[0] and target[1] else None,
-        "samples_at_stop": intervals.ratio(*stop),
-    }
+    to_target = intervals.ratio(target[0], target[1]) if target[0] and target[1] else None
+    return to_target, intervals.ratio(*stop)
 
 
 def shares_data_order(a: Submission, b: Submission) -> bool:
@@ -133,14 +195,3 @@ def loss_gaps(a: Submission, b: Submission) -> list[Gap]:
         return loss_gap.gaps(a.runs, b.runs, paired=False)
     sides = [sorted(side.runs, key=lambda run: run.seed or 0) for side in (a, b)]
     return loss_gap.gaps(*sides, paired=True)
-
-
-def _gap(gap: Gap) -> dict[str, Any]:
-    interval = None if gap.low is None else [gap.low, gap.high]
-    return {"samples": gap.samples, "gap": gap.gap, "ci95": interval}
-
-
-def _document(ratio: Ratio | None) -> dict[str, Any] | None:
-    if ratio is None:
-        return None
-    return {"ratio": ratio.ratio, "ci95": None if ratio.low is None else [ratio.low, ratio.high]}

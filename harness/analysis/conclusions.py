@@ -30,6 +30,14 @@ class Found:
     gap: Gap | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conclusions:
+    """Sentences: what these runs show, and what they do not."""
+
+    can: tuple[str, ...]
+    cannot: tuple[str, ...]
+
+
 def sentence(a: Submission, b: Submission, found: Found) -> str:
     """The answer in one or two sentences, with what these runs do not decide."""
     runs = min(len(run_figures.converged(a)), len(run_figures.converged(b)))
@@ -61,8 +69,8 @@ def _proxy_sentences(
     return [needs or "Both arms reach the target.", caution], [("samples", ratio)]
 
 
-def conclusions(a: Submission, b: Submission, found: Found) -> dict[str, list[str]]:
-    """`can` and `cannot`: lists of sentences."""
+def conclusions(a: Submission, b: Submission, found: Found) -> Conclusions:
+    """What can and what cannot be concluded from the ratios of A to B."""
     asked = [("samples to target", found.paired or found.samples, "fewer", "more")]
     if not a.is_proxy:
         asked = [
@@ -82,7 +90,7 @@ def conclusions(a: Submission, b: Submission, found: Found) -> dict[str, list[st
         decided = not found.gap.low <= 0 <= found.gap.high
         (can if decided else cannot).append(_loss(a, b, found.gap, decided=decided))
     resolution = [] if a.is_proxy else _resolution(found)
-    return {"can": can, "cannot": [*cannot, *_causes(a, b), *resolution]}
+    return Conclusions(can=tuple(can), cannot=(*cannot, *_causes(a, b), *resolution))
 
 
 def _loss(a: Submission, b: Submission, gap: Gap, *, decided: bool) -> str:

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from harness.analysis import intervals, run_figures
 from harness.analysis.intervals import Estimate, Ratio
 from harness.analysis.submission_loader import Submission
+
+
+class Factor(StrEnum):
+    """What the ratio of times is made of; the values are the names in `compare --json`."""
+
+    TIME_TO_TRAIN = "time_to_train"
+    SAMPLES_AT_STOP = "samples_at_stop"
+    SAMPLES_TO_TARGET = "samples_to_target"
+    EVALUATION_GRID = "evaluation_grid"  # samples at stop / samples to target
+    SECONDS_PER_SAMPLE = "seconds_per_sample"
+    TRAINING_SECONDS_PER_SAMPLE = "training_seconds_per_sample"
+    EVALUATION_OVERHEAD = "evaluation_overhead"  # time to train / time outside of evaluations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +63,7 @@ def runs_of(submission: Submission) -> Runs:
     )
 
 
-def factors(runs: Runs, picks: np.ndarray) -> dict[str, np.ndarray]:
+def factors(runs: Runs, picks: np.ndarray) -> dict[Factor, np.ndarray]:
     """Figures of resampled submissions.
 
     Args:
@@ -64,22 +77,22 @@ def factors(runs: Runs, picks: np.ndarray) -> dict[str, np.ndarray]:
         np.mean(values[kept], axis=-1) for values in (runs.minutes, runs.stop, runs.target, runs.training)
     )
     return {
-        "time_to_train": time,
-        "samples_at_stop": stop,
-        "samples_to_target": target,
-        "evaluation_grid": stop / target,
-        "seconds_per_sample": 60 * time / stop,
-        "training_seconds_per_sample": 60 * training / stop,
-        "evaluation_overhead": time / training,
+        Factor.TIME_TO_TRAIN: time,
+        Factor.SAMPLES_AT_STOP: stop,
+        Factor.SAMPLES_TO_TARGET: target,
+        Factor.EVALUATION_GRID: stop / target,
+        Factor.SECONDS_PER_SAMPLE: 60 * time / stop,
+        Factor.TRAINING_SECONDS_PER_SAMPLE: 60 * training / stop,
+        Factor.EVALUATION_OVERHEAD: time / training,
     }
 
 
-def estimates(submission: Submission) -> dict[str, Estimate]:
+def estimates(submission: Submission) -> dict[Factor, Estimate]:
     """Every factor that a submission's logs give, with its uncertainty."""
     return estimates_of(runs_of(submission))
 
 
-def estimates_of(runs: Runs) -> dict[str, Estimate]:
+def estimates_of(runs: Runs) -> dict[Factor, Estimate]:
     """Every factor that these runs give, with its uncertainty.
 
     Run results that sit on one evaluation look more certain than they are: their variance is never taken for less
@@ -90,8 +103,8 @@ def estimates_of(runs: Runs) -> dict[str, Estimate]:
     point = factors(runs, np.arange(count))
     drawn = factors(runs, intervals.picks(count)) if count >= intervals.FEWEST_RUNS else {}
     variance = {name: intervals.variance_of_log(values) for name, values in drawn.items()}
-    floor = np.nan_to_num(variance.get("samples_to_target", 0.0))
-    for name in ("time_to_train", "samples_at_stop"):
+    floor = np.nan_to_num(variance.get(Factor.SAMPLES_TO_TARGET, 0.0))
+    for name in (Factor.TIME_TO_TRAIN, Factor.SAMPLES_AT_STOP):
         if name in variance:
             variance[name] = max(variance[name], float(floor))
     return {
@@ -101,6 +114,6 @@ def estimates_of(runs: Runs) -> dict[str, Estimate]:
     }
 
 
-def ratios(a: Mapping[str, Estimate], b: Mapping[str, Estimate]) -> dict[str, Ratio]:
+def ratios(a: Mapping[Factor, Estimate], b: Mapping[Factor, Estimate]) -> dict[Factor, Ratio]:
     """A over B for every factor that both have."""
     return {name: intervals.ratio(a[name], b[name]) for name in a if name in b}

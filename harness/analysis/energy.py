@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from compliance import mllog, runlog
 from compliance.runlog import RunLog
@@ -47,6 +46,26 @@ class Use:
     mean_w: float
     peak_w: float
     coverage: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanUse:
+    """Means of one source over the runs of a submission; a row of `power` in `compare --json`.
+
+    Args:
+        runs: that have readings of this source.
+        peak_w: the highest of all runs.
+        coverage: the smallest of all runs.
+    """
+
+    source: str
+    devices: int
+    runs: int
+    energy_kwh: float
+    mean_w: float
+    peak_w: float
+    coverage: float
+    label: str = LABEL
 
 
 def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> list[Use]:
@@ -159,11 +178,11 @@ def _pieces(
         yield end - begin, w0 + slope * (begin - t0), w0 + slope * (end - t0)
 
 
-def document(submission: Submission) -> list[dict[str, Any]]:
-    """Means over the runs of a submission, a row a source; empty where nobody sampled."""
+def of_submission(submission: Submission) -> tuple[MeanUse, ...]:
+    """Means over the runs of a submission, one for each source; empty where nothing was sampled."""
     used = [use for run in submission.runs for use in _of_run(submission, run)]
     sources = dict.fromkeys(use.source for use in used)
-    return [{**_mean([use for use in used if use.source == one]), "label": LABEL} for one in sources]
+    return tuple(_mean([use for use in used if use.source == one]) for one in sources)
 
 
 def _of_run(submission: Submission, run: RunLog) -> list[Use]:
@@ -175,28 +194,30 @@ def _of_run(submission: Submission, run: RunLog) -> list[Use]:
     return of_attempt(attempts[-1], run.run_start_ms, run.run_stop_ms)
 
 
-def _mean(known: Sequence[Use]) -> dict[str, Any]:
-    means = {name: fmean(getattr(use, name) for use in known) for name in ("energy_kwh", "mean_w")}
-    devices = max(use.devices for use in known)
-    return {
-        "source": printable(known[0].source), "devices": devices, "runs": len(known), **means,
-        "peak_w": max(use.peak_w for use in known), "coverage": min(use.coverage for use in known),
-    }  # fmt: skip
+def _mean(known: Sequence[Use]) -> MeanUse:
+    return MeanUse(
+        source=printable(known[0].source),
+        devices=max(use.devices for use in known),
+        runs=len(known),
+        energy_kwh=fmean(use.energy_kwh for use in known),
+        mean_w=fmean(use.mean_w for use in known),
+        peak_w=max(use.peak_w for use in known),
+        coverage=min(use.coverage for use in known),
+    )
 
 
-def lines(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`mxfp4, mean of 10 runs: 5.213 kWh, ..`, a line for each source of each submission of a comparison."""
-    return [f"{one['name']}, {_over(row['runs'])}: {text(row)}" for one in summaries for row in one["power"]]
+def lines(name: str, used: Sequence[MeanUse]) -> list[str]:
+    """`mxfp4, mean of 10 runs: 5.213 kWh, ..`: a line for each source of one submission."""
+    return [f"{name}, {_over(use.runs)}: {text(use)}" for use in used]
 
 
 def _over(runs: int) -> str:
     return f"mean of {runs} runs" if runs > 1 else "one run"
 
 
-def text(use: Use | Mapping[str, Any]) -> str:
+def text(use: Use | MeanUse) -> str:
     """`5.213 kWh, mean 4,812 W, peak 5,377 W (nvidia-smi, 8 devices; ..)`."""
-    row = asdict(use) if isinstance(use, Use) else use
-    count = f"{row['devices']} device{'s' * (row['devices'] != 1)}"
-    part = "" if row["coverage"] >= _WHOLE else f", {100 * row['coverage']:.0f} % of the run"
-    figures = f"{row['energy_kwh']:.3g} kWh, mean {row['mean_w']:,.0f} W, peak {row['peak_w']:,.0f} W"
-    return f"{figures} ({printable(row['source'])}, {count}{part}; {LABEL})"
+    count = f"{use.devices} device{'s' * (use.devices != 1)}"
+    part = "" if use.coverage >= _WHOLE else f", {100 * use.coverage:.0f} % of the run"
+    figures = f"{use.energy_kwh:.3g} kWh, mean {use.mean_w:,.0f} W, peak {use.peak_w:,.0f} W"
+    return f"{figures} ({printable(use.source)}, {count}{part}; {LABEL})"

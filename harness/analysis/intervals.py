@@ -38,6 +38,11 @@ class Ratio:
         """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1.0 <= self.high
 
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """Both bounds; None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     def inverse(self) -> Ratio:
         low = 1 / self.high if self.high else None
         return Ratio(ratio=1 / self.ratio, low=low, high=1 / self.low if self.low else None)
@@ -135,26 +140,3 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
         return Ratio(ratio=math.exp(centre), low=None, high=None)
     half = _t(_LEVEL, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Ratio(ratio=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
-
-
-def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's test on the logarithms; None where a variance is missing or both vanish."""
-    if min(len(a), len(b)) < 2 or (len(set(a)) == 1 and len(set(b)) == 1):
-        return None
-    sides = [[math.log(value) for value in values] for values in (a, b)]
-    x, y = (Estimate(value=fmean(s), variance=stdev(s) ** 2 / len(s), runs=len(s)) for s in sides)
-    score = abs(x.value - y.value) / math.sqrt(x.variance + y.variance)
-    return 2 * float(special.stdtr(_freedom(x, y), -score))
-
-
-def permutation_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of a permutation test on the difference of mean logarithms."""
-    if min(len(a), len(b)) < 2:
-        return None
-    logs = np.log(np.concatenate([a, b]))
-    shuffled = np.random.default_rng(_SEED).permuted(np.tile(logs, (_RESAMPLES, 1)), axis=1)
-    means = [np.mean(values[..., : len(a)], axis=-1) for values in (shuffled, logs)]
-    distance = [
-        abs(one - np.mean(logs)) for one in means
-    ]  # both groups' means lie on one line through the whole
-    return float((1 + np.sum(distance[0] >= distance[1] - 1e-12)) / (1 + _RESAMPLES))

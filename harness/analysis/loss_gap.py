@@ -31,6 +31,11 @@ class Gap:
     low: float | None
     high: float | None
 
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """Both bounds; None where there is no interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def gaps(a: Sequence[RunLog], b: Sequence[RunLog], *, paired: bool) -> list[Gap]:
     """At every evaluation of B that all runs of both sides reach: later, only the slow runs are left.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from compliance import reference_points, runlog, scoring
+from compliance import reference_points, scoring
 from compliance.reference_points import RcpError, Reference
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
@@ -15,43 +16,82 @@ from harness.base.text import printable
 from harness.records.log_groups import Group
 
 
-def judge(group: Group) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferencePoint:
+    """The reference at a global batch size, as `rcp --json` names it."""
+
+    global_batch_size: int
+    reference_mean_samples: float
+    smallest_mean_samples: float  # a smaller mean fails
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """An element of `rcp --json`, whose keys are the fields.
+
+    Args:
+        valid: ten runs or more.
+        window: of more than ten runs the files that are judged, else None.
+        mean_samples: trimmed mean of samples at stop; None where it is undecided.
+        margin_pct: of that mean above the smallest that passes.
+        normalisation: factor on the time; None unless the verdict is pass.
+        verdict: pass | fail | undecided.
+        why: where it is not pass.
+    """
+
+    directory: str
+    runs: int
+    runs_converged: int
+    valid: bool
+    window: tuple[str, ...] | None = None
+    global_batch_size: int
+    reference_mean_samples: float
+    smallest_mean_samples: float
+    mean_samples: float | None = None
+    margin_pct: float | None = None
+    normalisation: float | None = None
+    time_to_train_min: float | None = None
+    time_to_train_normalized_min: float | None = None
+    verdict: str
+    why: str | None = None
+
+
+def judge(group: Group) -> Verdict:
     """RCP verdict of one directory of logs (training_rules, Reference Convergence Points; closed form of the checker).
 
     Raises:
         UsageError: another benchmark, or no single batch size: there is nothing to hold the logs against.
     """
-    logs = [runlog.build(parsed) for parsed in group.logs]
+    logs = group.runs
     reference = _reference(group, logs)
-    verdict: dict[str, Any] = {
-        "directory": str(group.directory),
-        "runs": len(logs),
-        "runs_converged": sum(scoring.converged(log, rules_target(log)) for log in logs),
-        "valid": len(logs) >= scoring.RUNS,
-        "window": None,
-        **reference_document(reference),
-        "mean_samples": None,
-        "margin_pct": None,
-        "normalisation": None,
-        "time_to_train_min": None,
-        "time_to_train_normalized_min": None,
-    }
+    undecided = Verdict(
+        directory=str(group.directory),
+        runs=len(logs),
+        runs_converged=sum(scoring.converged(log, rules_target(log)) for log in logs),
+        valid=len(logs) >= scoring.RUNS,
+        global_batch_size=reference.global_batch_size,
+        reference_mean_samples=reference.mean_samples,
+        smallest_mean_samples=reference.smallest_mean,
+        verdict="undecided",
+    )
     try:
         scored = window(logs)
         minutes = scoring.olympic_mean([scoring.run_result_s(log, rules_target(log)) for log in scored]) / 60
         mean = reference_points.trimmed_mean([_samples(log) for log in scored])
     except (RcpError, ScoreError) as error:
-        return {**verdict, "verdict": "undecided", "why": str(error)}
-    if len(scored) < len(logs):
-        verdict["window"] = [log.path for log in scored]
-    margin = 100 * (mean / reference.smallest_mean - 1)
-    verdict.update(mean_samples=mean, margin_pct=margin, time_to_train_min=minutes)
+        return replace(undecided, why=str(error))
+    known = replace(
+        undecided,
+        window=tuple(log.path for log in scored) if len(scored) < len(logs) else None,
+        mean_samples=mean,
+        margin_pct=100 * (mean / reference.smallest_mean - 1),
+        time_to_train_min=minutes,
+    )
     try:
         factor = reference_points.normalisation(reference.global_batch_size, mean)
     except RcpError as error:
-        return {**verdict, "verdict": "fail", "why": str(error)}
-    verdict.update(normalisation=factor, time_to_train_normalized_min=minutes * factor)
-    return {**verdict, "verdict": "pass", "why": None}
+        return replace(known, verdict="fail", why=str(error))
+    return replace(known, verdict="pass", normalisation=factor, time_to_train_normalized_min=minutes * factor)
 
 
 def _samples(log: RunLog) -> float:
@@ -59,7 +99,7 @@ def _samples(log: RunLog) -> float:
     return float(log.samples_at_stop or 0) if scoring.converged(log, rules_target(log)) else math.inf
 
 
-def _reference(group: Group, logs: list[RunLog]) -> Reference:
+def _reference(group: Group, logs: Sequence[RunLog]) -> Reference:
     where = printable(group.directory)
     if {log.benchmark for log in logs} != {"llama31_8b"}:
         found = ", ".join(sorted({printable(log.benchmark) for log in logs}))
@@ -70,25 +110,25 @@ def _reference(group: Group, logs: list[RunLog]) -> Reference:
     size = sizes.pop()
     if sizes or size is None:
         raise UsageError(f"{where}: found no single global_batch_size; allowed: the same in every log")
-    return reference_at(size)
+    return _at(size)
 
 
-def reference_at(size: int) -> Reference:
+def point(size: int) -> ReferencePoint:
     """The reference convergence point of a global batch size.
 
     Raises:
         UsageError: there is none for this size.
     """
+    reference = _at(size)
+    return ReferencePoint(
+        global_batch_size=reference.global_batch_size,
+        reference_mean_samples=reference.mean_samples,
+        smallest_mean_samples=reference.smallest_mean,
+    )
+
+
+def _at(size: int) -> Reference:
     try:
         return reference_points.reference(size)
     except RcpError as error:
         raise UsageError(f"rcp: {error}") from None
-
-
-def reference_document(reference: Reference) -> dict[str, Any]:
-    """The reference point as the JSON of `rcp` names it."""
-    return {
-        "global_batch_size": reference.global_batch_size,
-        "reference_mean_samples": reference.mean_samples,
-        "smallest_mean_samples": reference.smallest_mean,
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from harness.analysis import run_figures
 from harness.analysis.submission_loader import Submission
@@ -23,6 +22,8 @@ _RECIPE = (
     ("pipeline parallelism", "pipeline_parallelism"),
     ("context parallelism", "context_parallelism"),
 )
+Fact = str | int | float | None
+
 PRECISION = "precision of the linear layers"
 
 
@@ -58,12 +59,12 @@ def confounders(a: Submission, b: Submission) -> list[str]:
     return [what for what, x, y in _rows(a, b) if x != y and what in names]
 
 
-def _rows(a: Submission, b: Submission) -> list[tuple[str, Any, Any]]:
+def _rows(a: Submission, b: Submission) -> list[tuple[str, Fact, Fact]]:
     theirs = _facts(b)
     return [(what, value, theirs[what]) for what, value in _facts(a).items()]
 
 
-def _facts(one: Submission) -> dict[str, Any]:
+def _facts(one: Submission) -> dict[str, Fact]:
     return {
         "round": one.round,
         **{what: one.scalar(key) for what, key in _POINTS},
@@ -93,7 +94,7 @@ def _interval(submission: Submission) -> int | None:
     return samples[-1] - samples[-2] if len(samples) > 1 else None
 
 
-def _known(value: Any) -> str:
+def _known(value: Fact) -> str:
     return "not stated" if value in (None, "") else printable(value)
 
 

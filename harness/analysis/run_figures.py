@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from compliance import reference_points, scoring
 from compliance.rules.plausibility_rules import TFLOP_PER_SEQUENCE
@@ -20,6 +20,48 @@ HYPERPARAMETERS = (
     "opt_adamw_weight_decay", "opt_gradient_clip_norm", "gradient_accumulation_steps", "micro_batch_size",
     "max_sequence_length", "tensor_parallelism", "pipeline_parallelism", "context_parallelism",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFigures:
+    """What the runs of one submission say: a row of `compare --json`, whose keys are the fields.
+
+    Args:
+        time_to_train_min: olympic mean before normalisation; None where no run converged.
+        samples_to_target_mean: interpolated between the two evaluations that bracket the target.
+        samples_per_s: samples at stop / (run_stop - run_start), mean over runs.
+        step_time_s: of an optimizer step, evaluations not counted; None unless every run says.
+        evaluation_share: part of the run result that went into evaluations, 0 to 1.
+        init_s: start-up before run_start.
+        tflops_per_accelerator: model arithmetic, TFLOP/s.
+        hyperparameters: log key to the value in the first run.
+        reconstructed: rebuilt from published key events.
+    """
+
+    name: str
+    org: str
+    system: str
+    round: str | None
+    accelerator: str | None
+    accelerators: int | None
+    framework: str | None
+    precision: str
+    runs: int
+    runs_converged: int
+    global_batch_size: int | None
+    time_to_train_min: float | None
+    time_to_train_normalized_min: float | None
+    samples_at_stop_mean: float | None
+    samples_at_stop_sd: float | None
+    samples_to_target_mean: float | None
+    samples_to_target_sd: float | None
+    samples_per_s: float | None
+    step_time_s: float | None
+    evaluation_share: float | None
+    init_s: float | None
+    tflops_per_accelerator: float | None
+    hyperparameters: Mapping[str, str | int | float | None]
+    reconstructed: bool
 
 
 def converged(submission: Submission) -> list[RunLog]:
@@ -131,35 +173,35 @@ def tflops_per_accelerator(submission: Submission) -> float | None:
     return TFLOP_PER_SEQUENCE * rate / submission.accelerators
 
 
-def summary(submission: Submission) -> dict[str, Any]:
-    """One row of `compare --json`; units end the names, *_share is a part of one."""
+def of(submission: Submission) -> RunFigures:
+    """The figures of one submission, from its logs and the files beside them."""
     time, samples, stops = time_to_train_min(submission), target_samples(submission), stop_samples(submission)
-    return {
-        "name": submission.name,
-        "org": submission.org,
-        "system": submission.system,
-        "round": submission.round,
-        "accelerator": submission.accelerator,
-        "accelerators": submission.accelerators,
-        "framework": submission.framework,
-        "precision": submission.precision,
-        "runs": len(submission.runs),
-        "runs_converged": len(converged(submission)),
-        "global_batch_size": submission.global_batch_size,
-        "time_to_train_min": time,
-        "time_to_train_normalized_min": normalized(submission, time),
-        "samples_at_stop_mean": _mean(stops),
-        "samples_at_stop_sd": stdev(stops) if len(stops) > 1 else None,
-        "samples_to_target_mean": _mean(samples),
-        "samples_to_target_sd": stdev(samples) if len(samples) > 1 else None,
-        "samples_per_s": _mean(rates(submission)),
-        "step_time_s": _mean_of(submission, step_time_s),
-        "evaluation_share": _mean_of(submission, evaluation_share),
-        "init_s": _mean_of(submission, _init_s),
-        "tflops_per_accelerator": tflops_per_accelerator(submission),
-        "hyperparameters": {key: submission.scalar(key) for key in HYPERPARAMETERS},
-        "reconstructed": submission.reconstructed,
-    }
+    return RunFigures(
+        name=submission.name,
+        org=submission.org,
+        system=submission.system,
+        round=submission.round,
+        accelerator=submission.accelerator,
+        accelerators=submission.accelerators,
+        framework=submission.framework,
+        precision=submission.precision,
+        runs=len(submission.runs),
+        runs_converged=len(converged(submission)),
+        global_batch_size=submission.global_batch_size,
+        time_to_train_min=time,
+        time_to_train_normalized_min=normalized(submission, time),
+        samples_at_stop_mean=_mean(stops),
+        samples_at_stop_sd=stdev(stops) if len(stops) > 1 else None,
+        samples_to_target_mean=_mean(samples),
+        samples_to_target_sd=stdev(samples) if len(samples) > 1 else None,
+        samples_per_s=_mean(rates(submission)),
+        step_time_s=_mean_of(submission, step_time_s),
+        evaluation_share=_mean_of(submission, evaluation_share),
+        init_s=_mean_of(submission, _init_s),
+        tflops_per_accelerator=tflops_per_accelerator(submission),
+        hyperparameters={key: submission.scalar(key) for key in HYPERPARAMETERS},
+        reconstructed=submission.reconstructed,
+    )
 
 
 def normalized(submission: Submission, minutes: float | None) -> float | None:
@@ -171,7 +213,5 @@ def normalized(submission: Submission, minutes: float | None) -> float | None:
         return None
     try:
         return minutes * reference_points.normalisation(gbs, reference_points.trimmed_mean(samples))
-    except (
-        reference_points.RcpError
-    ):  # no reference point for this batch size, or faster than the reference allows
+    except reference_points.RcpError:  # none for this batch size, or faster than the reference allows
         return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from compliance import checker, runlog, scoring
+from compliance import checker, scoring
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
 from harness.records.log_groups import Group
@@ -14,9 +14,50 @@ from harness.records.log_groups import Group
 NOTICE = "Result not verified by MLCommons Association."
 
 
-def scores(group: Group) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRun:
+    """One log; None where it does not say.
+
+    Args:
+        minutes: run_stop - run_start.
+        samples_to_target: interpolated between the two evaluations that bracket the target.
+    """
+
+    file: str
+    minutes: float | None
+    samples_at_stop: int | None
+    samples_to_target: float | None
+    status: str
+    converged: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """An element of `score --json`, whose keys are the fields.
+
+    Args:
+        window: of more than ten runs the files that are scored, else None.
+        valid: a score by the rules: ten runs of the benchmark with an olympic mean.
+        problem: why it is none.
+    """
+
+    directory: str
+    benchmark: str | None
+    runs: tuple[ScoredRun, ...]
+    window: tuple[str, ...] | None
+    olympic_mean_min: float | None
+    samples_at_stop_mean: float | None
+    valid: bool
+    problem: str | None
+
+    @property
+    def all_converged(self) -> bool:
+        return all(run.converged for run in self.runs)
+
+
+def score(group: Group) -> Score:
     """Run results of one directory, their olympic mean, and what keeps it from being a valid score."""
-    logs = [runlog.build(parsed) for parsed in group.logs]
+    logs = list(group.runs)
     targets = [rules_target(log) for log in logs]
     scored, mean_s, problem = logs, None, None
     try:
@@ -27,17 +68,16 @@ def scores(group: Group) -> dict[str, Any]:
         )
     except ScoreError as error:
         problem = str(error)
-    runs = [_run(log, target) for log, target in zip(logs, targets, strict=True)]
-    return {
-        "directory": str(group.directory),
-        "benchmark": logs[0].benchmark,
-        "runs": runs,
-        "window": [log.path for log in scored] if len(scored) < len(logs) else None,
-        "olympic_mean_min": None if mean_s is None else mean_s / 60,
-        "samples_at_stop_mean": _mean([log.samples_at_stop for log in scored]),
-        "valid": problem is None and logs[0].benchmark == "llama31_8b",
-        "problem": problem,
-    }
+    return Score(
+        directory=str(group.directory),
+        benchmark=logs[0].benchmark,
+        runs=tuple(_run(log, target) for log, target in zip(logs, targets, strict=True)),
+        window=tuple(log.path for log in scored) if len(scored) < len(logs) else None,
+        olympic_mean_min=None if mean_s is None else mean_s / 60,
+        samples_at_stop_mean=_mean([log.samples_at_stop for log in scored]),
+        valid=problem is None and logs[0].benchmark == "llama31_8b",
+        problem=problem,
+    )
 
 
 def window(logs: Sequence[RunLog]) -> list[RunLog]:
@@ -65,16 +105,16 @@ def rules_target(log: RunLog) -> float:
     return checker.load(checker.choose_ruleset(log.benchmark, None)).target_log_perplexity
 
 
-def _run(log: RunLog, target: float) -> dict[str, Any]:
+def _run(log: RunLog, target: float) -> ScoredRun:
     seconds = log.duration_s
-    return {
-        "file": log.path,
-        "minutes": None if seconds is None else seconds / 60,
-        "samples_at_stop": log.samples_at_stop,
-        "samples_to_target": _samples_to_target(log, target),
-        "status": log.run_status or "incomplete",
-        "converged": scoring.converged(log, target),
-    }
+    return ScoredRun(
+        file=log.path,
+        minutes=None if seconds is None else seconds / 60,
+        samples_at_stop=log.samples_at_stop,
+        samples_to_target=_samples_to_target(log, target),
+        status=log.run_status or "incomplete",
+        converged=scoring.converged(log, target),
+    )
 
 
 def _samples_to_target(log: RunLog, target: float) -> float | None:
@@ -82,10 +122,6 @@ def _samples_to_target(log: RunLog, target: float) -> float | None:
         return scoring.samples_to_target(log, target)
     except ScoreError:
         return None
-
-
-def all_converged(scored: dict[str, Any]) -> bool:
-    return all(run["converged"] for run in scored["runs"])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -78,7 +78,7 @@ def load(path: Path) -> Submission:
     group = _group(path)
     timed = [
         (run, timing.of(parsed))
-        for run, parsed in ((runlog.build(parsed), parsed) for parsed in group.logs)
+        for run, parsed in zip(group.runs, group.logs, strict=True)
         if run.run_start_ms is not None and run.run_stop_ms is not None
     ]
     if not timed:

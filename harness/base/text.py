@@ -15,11 +15,6 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
-def p_value(value: float | None) -> str:
-    """Two figures are enough, and a p of zero does not exist."""
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def spreadsheet_cell(value: Any) -> Any:
     """A spreadsheet must not take a stranger's name for a formula; nothing is an empty cell."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):

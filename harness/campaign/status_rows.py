@@ -100,7 +100,7 @@ def _row(run: dict[str, Any]) -> str:
     live = [f"public runs {band['low']:.3f}-{band['high']:.3f}"] if band else []
     live += [run["prediction"]["text"]] if run["state"] == "running" and run["prediction"] else []
     live += [memory] if (memory := forecast_text.memory(run["memory_bytes"])) else []
-    live += [energy.text(use) for use in run["power"]]
+    live += [energy.text(energy.Use(**use)) for use in run["power"]]
     return "  ".join(
         [
             f"  run {run['index']:<2} {state:<20} {run['samples']:>8} samples  log perplexity {loss:>7}",

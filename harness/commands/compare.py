@@ -11,7 +11,7 @@ from rich.console import Console
 from harness.analysis import comparison, public_index, submission_loader
 from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.options import add_json
-from harness.report import terminal
+from harness.report import comparison_json, terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +49,13 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--html: found {args.html}; allowed: a file in a directory that exists")
     found = [submission_loader.load(path) for path in args.paths]
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
-    document = comparison.compare(loaded)
+    compared = comparison.compare(loaded)
     if args.html:
         from harness.report import page  # matplotlib takes a second that the table need not wait for
 
-        page.write(loaded, document, args.html)
+        page.write(loaded, compared, args.html)
     if args.json:
-        print(json.dumps(document, indent=1))
+        print(json.dumps(comparison_json.document(compared), indent=1))
     else:
-        terminal.show(document, Console())
+        terminal.show(compared, Console())
     return EXIT_OK

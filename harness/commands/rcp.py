@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from dataclasses import asdict
 
 from compliance import scoring
-from harness.analysis.reference_check import judge, reference_at, reference_document
+from harness.analysis.reference_check import Verdict, judge, point
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.base.text import printable
 from harness.commands.options import add_json
@@ -31,43 +31,44 @@ def main(args: argparse.Namespace) -> int:
         return _plan(args.gbs, as_json=args.json)
     verdicts = [judge(group) for group in groups(args.paths)]
     if args.json:
-        print(json.dumps({"rcp": verdicts}, indent=1))
+        print(json.dumps({"rcp": [asdict(one) for one in verdicts]}, indent=1))
     else:
         print("\n".join(line for verdict in verdicts for line in _report(verdict)))
-    return EXIT_OK if all(verdict["verdict"] == "pass" for verdict in verdicts) else EXIT_FAILED
+    return EXIT_OK if all(verdict.verdict == "pass" for verdict in verdicts) else EXIT_FAILED
 
 
 def _plan(size: int, *, as_json: bool) -> int:
-    reference = reference_at(size)
+    reference = point(size)
     if as_json:
-        print(json.dumps(reference_document(reference), indent=1))
+        print(json.dumps(asdict(reference), indent=1))
         return EXIT_OK
-    print(f"global batch size {size}: the reference needs {reference.mean_samples:,.2f} samples")
-    print(f"  a mean below {reference.smallest_mean:,.2f} fails; between the two the score is multiplied by")
-    print(f"  {reference.mean_samples:,.2f} / mean; at or above the reference it stays as it is")
+    mean, smallest = reference.reference_mean_samples, reference.smallest_mean_samples
+    print(f"global batch size {size}: the reference needs {mean:,.2f} samples")
+    print(f"  a mean below {smallest:,.2f} fails; between the two the score is multiplied by")
+    print(f"  {mean:,.2f} / mean; at or above the reference it stays as it is")
     return EXIT_OK
 
 
-def _report(verdict: dict[str, Any]) -> list[str]:
-    head = f"{verdict['verdict']:<9} {printable(verdict['directory'], 400)}: batch size {verdict['global_batch_size']}"
+def _report(verdict: Verdict) -> list[str]:
+    head = f"{verdict.verdict:<9} {printable(verdict.directory, 400)}: batch size {verdict.global_batch_size}"
     bounds = (
-        f"reference {verdict['reference_mean_samples']:,.2f} samples, "
-        f"smallest that passes {verdict['smallest_mean_samples']:,.2f}"
+        f"reference {verdict.reference_mean_samples:,.2f} samples, "
+        f"smallest that passes {verdict.smallest_mean_samples:,.2f}"
     )
     lines = [f"{head}, {bounds}"]
-    if verdict["window"]:
-        names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict["window"])
-        lines.append(f"  of {verdict['runs']} runs the ten consecutive ones with the median score: {names}")
-    if verdict["mean_samples"] is not None:
-        text = f"  trimmed mean {verdict['mean_samples']:,.1f} samples, {verdict['margin_pct']:+.1f} % above what fails"
-        if verdict["normalisation"] is not None:
+    if verdict.window:
+        names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
+        lines.append(f"  of {verdict.runs} runs the ten consecutive ones with the median score: {names}")
+    if verdict.mean_samples is not None:
+        text = f"  trimmed mean {verdict.mean_samples:,.1f} samples, {verdict.margin_pct:+.1f} % above what fails"
+        if verdict.normalisation is not None:
             text += (
-                f"; {verdict['time_to_train_min']:.3f} min x {verdict['normalisation']:.5f}"
-                f" = {verdict['time_to_train_normalized_min']:.3f} min"
+                f"; {verdict.time_to_train_min:.3f} min x {verdict.normalisation:.5f}"
+                f" = {verdict.time_to_train_normalized_min:.3f} min"
             )
         lines.append(text)
-    if verdict["why"]:
-        lines.append(f"  {printable(verdict['why'], 400)}")
-    if not verdict["valid"]:
-        lines.append(f"  {verdict['runs']} runs; a valid score needs {scoring.RUNS}")
+    if verdict.why:
+        lines.append(f"  {printable(verdict.why, 400)}")
+    if not verdict.valid:
+        lines.append(f"  {verdict.runs} runs; a valid score needs {scoring.RUNS}")
     return lines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from dataclasses import asdict
 
-from harness.analysis.score_files import NOTICE, all_converged, scores
+from harness.analysis.score_files import NOTICE, Score, score
 from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.base.text import printable
 from harness.commands.options import add_json
@@ -21,31 +21,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scored = [scores(group) for group in groups(args.paths)]
+    scored = [score(group) for group in groups(args.paths)]
     if args.json:
-        print(json.dumps({"scores": scored, "notice": NOTICE}, indent=2))
+        print(json.dumps({"scores": [asdict(one) for one in scored], "notice": NOTICE}, indent=2))
     else:
         print("\n".join([*(line for one in scored for line in _report(one)), f"Unverified. {NOTICE}"]))
-    failed = [one for one in scored if one["olympic_mean_min"] is None and not all_converged(one)]
+    failed = [one for one in scored if one.olympic_mean_min is None and not one.all_converged]
     return EXIT_FAILED if failed else EXIT_OK
 
 
-def _report(scored: dict[str, Any]) -> list[str]:
-    lines = [f"{printable(scored['directory'], 400)}  ({printable(scored['benchmark'])})"]
+def _report(scored: Score) -> list[str]:
+    lines = [f"{printable(scored.directory, 400)}  ({printable(scored.benchmark)})"]
     lines.append(f"  {'log':<20} {'minutes':>10} {'samples':>10} {'to target':>12}  status")
-    for run in scored["runs"]:
-        name, status = printable(run["file"].rpartition("/")[2]), printable(run["status"])
-        counts = "" if run["converged"] else ", not converged: counts as the slowest"
-        row = f"{_cell(run['minutes'], 3):>10} {_cell(run['samples_at_stop']):>10}"
-        lines.append(f"  {name:<20} {row} {_cell(run['samples_to_target'], 1):>12}  {status}{counts}")
-    mean, samples = scored["olympic_mean_min"], scored["samples_at_stop_mean"]
+    for run in scored.runs:
+        name, status = printable(run.file.rpartition("/")[2]), printable(run.status)
+        counts = "" if run.converged else ", not converged: counts as the slowest"
+        row = f"{_cell(run.minutes, 3):>10} {_cell(run.samples_at_stop):>10}"
+        lines.append(f"  {name:<20} {row} {_cell(run.samples_to_target, 1):>12}  {status}{counts}")
+    mean, samples = scored.olympic_mean_min, scored.samples_at_stop_mean
     lines.append(f"  olympic mean {_cell(mean, 3)} min, mean samples at stop {_cell(samples, 1)}")
-    if scored["window"]:
-        names = ", ".join(printable(path.rpartition("/")[2]) for path in scored["window"])
-        lines.append(
-            f"  of {len(scored['runs'])} runs the ten consecutive ones with the median score: {names}"
-        )
-    return lines + ([f"  not a valid score: {scored['problem']}"] if scored["problem"] else [])
+    if scored.window:
+        names = ", ".join(printable(path.rpartition("/")[2]) for path in scored.window)
+        lines.append(f"  of {len(scored.runs)} runs the ten consecutive ones with the median score: {names}")
+    return lines + ([f"  not a valid score: {scored.problem}"] if scored.problem else [])
 
 
 def _cell(value: float | None, digits: int = 0) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compliance import mllog, repository
+from compliance import mllog, repository, runlog
 from compliance.mllog import Parsed
 from compliance.repository import ResultDirectory
 from compliance.rule_input import Unreadable
 from compliance.rules.submission_rules import RESULT
+from compliance.runlog import RunLog
 from harness.base.errors import UsageError
 from harness.base.text import printable
 
@@ -32,6 +33,11 @@ class Group:
     kind: str = "logs"
     names: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def runs(self) -> tuple[RunLog, ...]:
+        """What each log says of its run, in the order of the logs."""
+        return tuple(runlog.build(log) for log in self.logs)
 
     @property
     def paths(self) -> list[Path]:

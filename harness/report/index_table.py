@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -41,7 +42,7 @@ WIDTH = 170  # characters of a row, names whole
 
 def row(one: dict[str, Any]) -> dict[str, Any]:
     """Directory names tell systems apart, so they stand for organisation and system."""
-    summary = run_figures.summary(public_index.submission(one))
+    summary = asdict(run_figures.of(public_index.submission(one)))
     said = {"organisation": printable(one["org"]), "system": printable(one["system"])}
     return {**summary, **said, "name": printable(public_index.key(one))}
 

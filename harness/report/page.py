@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from harness.analysis import energy, required_notices
+from harness.analysis.comparison import Comparison, Pair, Ratios
+from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
-from harness.base.text import number, p_value, printable
+from harness.base.text import number, printable
 from harness.contract.files import replace_json, replace_text
-from harness.report import pair_plots, plots
+from harness.report import comparison_json, pair_plots, plots
 from harness.report import rows as report_rows
 from harness.report.canvas import DARK, MANY, PALETTE
-from harness.report.rows import FACTORS, WHOLE_RUNS, ratio_cells, summary
+from harness.report.rows import factors, ratio_cells, summary, whole_runs
 
 _BUDGET = "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up off the clock."
 
 
-def write_report(submissions: Sequence[Submission], comparison: Mapping[str, Any], directory: Path) -> Path:
+def write_report(submissions: Sequence[Submission], comparison: Comparison, directory: Path) -> Path:
     """Write report.html, report.json and report.csv.
 
     Args:
@@ -34,7 +35,7 @@ def write_report(submissions: Sequence[Submission], comparison: Mapping[str, Any
     return write(submissions, comparison, directory / "report.html")
 
 
-def write(submissions: Sequence[Submission], comparison: Mapping[str, Any], page: Path) -> Path:
+def write(submissions: Sequence[Submission], comparison: Comparison, page: Path) -> Path:
     """Write the page and, under its name, .json and .csv.
 
     Raises:
@@ -45,68 +46,67 @@ def write(submissions: Sequence[Submission], comparison: Mapping[str, Any], page
         raise UsageError(
             f"--html: found {found}; allowed: a name like report.html (.json, .csv come beside it)"
         )
-    document = {**comparison, "curves": [report_rows.curves(submission) for submission in submissions]}
-    replace_json(page.with_suffix(".json"), document)
+    replace_json(page.with_suffix(".json"), comparison_json.with_curves(comparison, submissions))
     replace_text(page.with_suffix(".csv"), report_rows.as_csv(submissions))
     replace_text(page, render(submissions, comparison))
     return page
 
 
-def headline(comparison: Mapping[str, Any]) -> str:
+def headline(comparison: Comparison) -> str:
     """The sentence people came for."""
-    if comparison["ratios"]:
-        return str(comparison["ratios"][0]["verdict"])
-    only = comparison["submissions"][0]
-    minutes = only["time_to_train_min"]
-    if minutes is None:
-        return f"{only['name']}: no run reached the target."
-    samples = only["samples_at_stop_mean"]
-    return f"{only['name']} reaches the target in {minutes:.3f} minutes, after {samples:,.0f} samples."
+    if comparison.pairs:
+        return comparison.pairs[0].verdict
+    only = comparison.submissions[0]
+    if only.time_to_train_min is None:
+        return f"{only.name}: no run reached the target."
+    samples = number(only.samples_at_stop_mean, 0)
+    return f"{only.name} reaches the target in {only.time_to_train_min:.3f} minutes, after {samples} samples."
 
 
-def render(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> str:
+def render(submissions: Sequence[Submission], comparison: Comparison) -> str:
     """The page as text; everything that comes from logs is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, p_value=p_value)
-    pairs = [pair for pair in comparison["ratios"] if pair["time_to_train"]]
+    environment.filters.update(number=number)
+    pairs = _with_ratios(comparison)
+    used = zip(comparison.submissions, comparison.power, strict=True)
     return environment.get_template("report.html.j2").render(
         palette=list(zip(PALETTE, DARK, strict=True)),
         headline=headline(comparison),
         comparison=comparison,
         is_proxy=submissions[0].is_proxy,
-        tiles=report_rows.tiles(pairs[0]) if pairs and not submissions[0].is_proxy else [],
-        summary=summary(comparison["submissions"]),
+        tiles=report_rows.tiles(pairs[0][1]) if pairs and not submissions[0].is_proxy else [],
+        summary=summary(comparison.submissions),
         pairs=pairs,
-        factors=[*_cells(pairs, FACTORS, "decomposition"), *_cells(pairs, WHOLE_RUNS)],
+        factors=[*_cells(pairs, factors), *_cells(pairs, whole_runs)],
         figures=_figures(submissions, comparison),
-        power=energy.lines(comparison["submissions"]),
+        power=[line for one, power in used for line in energy.lines(one.name, power)],
         configuration=required_notices.configuration(submissions),
-        runs=[{"name": one.name, "rows": report_rows.runs(one)} for one in submissions],
+        runs=[(one.name, report_rows.runs(one)) for one in submissions],
         proofs=[row for one in submissions for row in report_rows.proofs(one)],
-        unproved=[row for row in comparison["submissions"] if not _proved(submissions, row["name"])],
+        unproved=[one for one in submissions if not one.proofs],
     )
 
 
-def _proved(submissions: Sequence[Submission], name: str) -> bool:
-    return any(one.name == name and one.proofs for one in submissions)
+def _with_ratios(comparison: Comparison) -> list[tuple[Pair, Ratios]]:
+    return [(pair, pair.ratios) for pair in comparison.pairs if pair.ratios is not None]
 
 
 def _cells(
-    pairs: Sequence[Mapping[str, Any]], rows: Sequence[tuple[str, str]], group: str | None = None
+    pairs: Sequence[tuple[Pair, Ratios]], rows: Callable[[Ratios], list[tuple[str, Ratio | None]]]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """Ratio and interval of every pair, for the quantities that any of them has."""
-    table = []
-    for label, key in rows:
-        values = [(pair[group] if group else pair).get(key) for pair in pairs]
-        if any(values):
-            table.append((label, [ratio_cells(value) if value else ("–", "") for value in values]))
-    return table
+    lines = zip(*(rows(ratios) for _, ratios in pairs), strict=True)
+    return [
+        (line[0][0], [ratio_cells(ratio) for _, ratio in line])
+        for line in lines
+        if any(ratio for _, ratio in line)
+    ]
 
 
-def _figures(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _figures(submissions: Sequence[Submission], comparison: Comparison) -> list[tuple[str, str]]:
     """Plots and captions. The SVG is matplotlib's, which escapes the text it draws."""
     band = "" if submissions[0].is_proxy else " Grey: where 90 % of the public runs of that batch size were."
     budget = plots.time_budget(submissions)
@@ -124,12 +124,12 @@ def _figures(submissions: Sequence[Submission], comparison: Mapping[str, Any]) -
             plots.samples_dots(submissions),
             "Discs: interpolated, with their mean. Squares: the evaluation at which the run stopped.",
         ),
-        *_pair_figures([pair for pair in comparison["ratios"] if pair["time_to_train"]]),
+        *_pair_figures(_with_ratios(comparison)),
         *([(budget, _BUDGET)] if budget else []),
     ]
 
 
-def _pair_figures(pairs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _pair_figures(pairs: Sequence[tuple[Pair, Ratios]]) -> list[tuple[str, str]]:
     if not pairs:
         return []
     rest = f" The first {MANY} of {len(pairs)} pairs." if len(pairs) > MANY else ""

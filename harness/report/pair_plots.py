@@ -3,55 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from harness.analysis.comparison import Pair, Ratios
+from harness.analysis.decomposition import Factor
+from harness.analysis.intervals import Ratio
 from harness.report.canvas import INK, canvas, colours, legend, short, svg
 
 _FACTORS = (  # they multiply to the first
-    ("time to train", "time_to_train"),
-    ("samples to target", "samples_to_target"),
-    ("evaluation grid", "evaluation_grid"),
-    ("training, s/sample", "training_seconds_per_sample"),
-    ("evaluations", "evaluation_overhead"),
+    ("time to train", Factor.TIME_TO_TRAIN),
+    ("samples to target", Factor.SAMPLES_TO_TARGET),
+    ("evaluation grid", Factor.EVALUATION_GRID),
+    ("training, s/sample", Factor.TRAINING_SECONDS_PER_SAMPLE),
+    ("evaluations", Factor.EVALUATION_OVERHEAD),
 )
 _WITHOUT_TIMING = (
-    ("time to train", "time_to_train"),
-    ("samples to target", "samples_to_target"),
-    ("evaluation grid", "evaluation_grid"),
-    ("seconds per sample", "seconds_per_sample"),
+    ("time to train", Factor.TIME_TO_TRAIN),
+    ("samples to target", Factor.SAMPLES_TO_TARGET),
+    ("evaluation grid", Factor.EVALUATION_GRID),
+    ("seconds per sample", Factor.SECONDS_PER_SAMPLE),
 )
-_SHORTEST = (("time to train", "time_to_train"), ("samples at stop", "samples_at_stop"),
-             ("seconds per sample", "seconds_per_sample"))  # fmt: skip
+_SHORTEST = (
+    ("time to train", Factor.TIME_TO_TRAIN),
+    ("samples at stop", Factor.SAMPLES_AT_STOP),
+    ("seconds per sample", Factor.SECONDS_PER_SAMPLE),
+)
 _PERCENT = FuncFormatter(lambda value, _: f"{100 * (math.exp(value) - 1):+.0f} %" if value else "0 %")
 
 
-def decomposition(ratios: Sequence[Mapping[str, Any]]) -> str:
+def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
     """Ratio of time as a product of factors, with 95 % intervals, on a logarithmic axis: bars add up."""
-    usable = [pair for pair in ratios if pair["time_to_train"]]
-    rows = _rows(usable)
+    rows = _rows([ratios for _, ratios in usable])
     height = 1.4 + 0.5 * len(rows) * max(1.0, 0.45 * len(usable))
     with canvas("Why: factors of the ratio of times", "left of 0 is better", height=height) as axes:
         step = 0.8 / len(usable)
-        for offset, (pair, colour) in enumerate(zip(usable, colours(), strict=False)):
-            for row, (_, key) in enumerate(rows):
-                _bar(
-                    axes,
-                    pair["decomposition"][key],
-                    -row - step * (offset - (len(usable) - 1) / 2),
-                    step,
-                    colour,
-                )
-            axes.plot(
-                [],
-                [],
-                color=colour,
-                lw=6,
-                label=f"{short(pair['submission'], 20)} / {short(pair['baseline'], 20)}",
-            )
+        for offset, ((pair, ratios), colour) in enumerate(zip(usable, colours(), strict=False)):
+            for row, (_, factor) in enumerate(rows):
+                place = -row - step * (offset - (len(usable) - 1) / 2)
+                _bar(axes, ratios.factors[factor], place, step, colour)
+            label = f"{short(pair.submission, 20)} / {short(pair.baseline, 20)}"
+            axes.plot([], [], color=colour, lw=6, label=label)
         axes.axvline(0.0, color=INK, lw=1)
         axes.axhline(-0.5, color=INK, lw=0.6, alpha=0.5)
         axes.set_yticks([-row for row in range(len(rows))], [f"{'×' if row > 1 else '=' if row else ''} {name}"
@@ -61,7 +55,7 @@ def decomposition(ratios: Sequence[Mapping[str, Any]]) -> str:
         axes.grid(axis="y", visible=False)
         if len(usable) > 1:
             axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), fontsize=8.5)
-        text = "; ".join(_spoken(pair, rows) for pair in usable)
+        text = "; ".join(_spoken(pair, ratios, rows) for pair, ratios in usable)
         return svg(axes, f"Factors of the ratio of times: {text}", "decomposition")
 
 
@@ -77,61 +71,54 @@ def _percent_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(_PERCENT)
 
 
-def _rows(pairs: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+def _rows(pairs: Sequence[Ratios]) -> tuple[tuple[str, Factor], ...]:
     """The finest factors that every pair has."""
     for rows in (_FACTORS, _WITHOUT_TIMING):
-        if all(key in pair["decomposition"] for pair in pairs for _, key in rows):
+        if all(factor in ratios.factors for ratios in pairs for _, factor in rows):
             return rows
     return _SHORTEST
 
 
-def _bar(axes: Axes, value: Mapping[str, Any], y: float, height: float, colour: str) -> None:
-    centre = math.log(value["ratio"])
+def _bar(axes: Axes, value: Ratio, y: float, height: float, colour: str) -> None:
+    centre = math.log(value.ratio)
     axes.barh(y, centre, height=0.8 * height, color=colour, alpha=0.45, lw=0)
-    low, high = [math.log(bound) for bound in value["ci95"]] if value["ci95"] else [centre, centre]
+    low, high = map(math.log, value.ci95) if value.ci95 else (centre, centre)
     axes.plot([low, high], [y, y], color=INK, lw=1.6, solid_capstyle="butt")
     axes.plot([centre], [y], "o", color=colour, ms=6)
     end, side = (max(high, 0.0), "left") if centre >= 0 else (min(low, 0.0), "right")
     offset = 6 if side == "left" else -6
-    text = f"{100 * (value['ratio'] - 1):+.1f} %"
+    text = f"{100 * (value.ratio - 1):+.1f} %"
     axes.annotate(
         text, (end, y), xytext=(offset, 0), textcoords="offset points", va="center", ha=side, fontsize=9
     )
 
 
-def _spoken(pair: Mapping[str, Any], rows: Sequence[tuple[str, str]]) -> str:
-    values = [f"{name} {100 * (pair['decomposition'][key]['ratio'] - 1):+.1f} %" for name, key in rows]
-    return f"{pair['submission']} against {pair['baseline']}: {', '.join(values)}"
+def _spoken(pair: Pair, ratios: Ratios, rows: Sequence[tuple[str, Factor]]) -> str:
+    values = [f"{name} {100 * (ratios.factors[factor].ratio - 1):+.1f} %" for name, factor in rows]
+    return f"{pair.submission} against {pair.baseline}: {', '.join(values)}"
 
 
-def loss_gap(ratios: Sequence[Mapping[str, Any]]) -> str | None:
+def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
     """Loss of each submission minus the baseline's at equal samples, with 95 % bands; None where they never meet."""
     usable = [
-        (pair, colour)
-        for pair, colour in zip(ratios, colours(), strict=False)
-        if len(pair.get("loss_gap", [])) > 1
+        (pair, ratios.loss_gap, colour)
+        for (pair, ratios), colour in zip(pairs, colours(), strict=False)
+        if len(ratios.loss_gap) > 1
     ]
     if not usable:
         return None
     with canvas("Loss gap at equal samples", "training sequences", "nats; above 0: behind") as axes:
         tops = []
-        for pair, colour in usable:
-            rows = pair["loss_gap"]
-            xs, ys = [row["samples"] for row in rows], [row["gap"] for row in rows]
-            if all(row["ci95"] for row in rows):
-                low, high = zip(*(row["ci95"] for row in rows), strict=True)
+        for pair, gaps, colour in usable:
+            xs, ys = [one.samples for one in gaps], [one.gap for one in gaps]
+            bounds = [one.ci95 for one in gaps if one.ci95]
+            if len(bounds) == len(gaps):
+                low, high = zip(*bounds, strict=True)
                 axes.fill_between(xs, low, high, color=colour, alpha=0.2, lw=0)
-            axes.plot(
-                xs,
-                ys,
-                color=colour,
-                marker="o",
-                ms=4,
-                lw=1.6,
-                label=f"{short(pair['submission'], 20)} − {short(pair['baseline'], 20)}",
-            )
-            late = rows[len(rows) // 4 :]
-            tops += [abs(bound) for row in late for bound in (row["ci95"] or [row["gap"]])]
+            label = f"{short(pair.submission, 20)} − {short(pair.baseline, 20)}"
+            axes.plot(xs, ys, color=colour, marker="o", ms=4, lw=1.6, label=label)
+            late = gaps[len(gaps) // 4 :]
+            tops += [abs(bound) for one in late for bound in (one.ci95 or [one.gap])]
         axes.axhline(0.0, color=INK, lw=1, ls="--")
         room = max(*tops, 1e-4)  # nats; of two equal curves nothing has a size
         axes.set_ylim(-1.1 * room, 1.5 * room)
@@ -140,7 +127,7 @@ def loss_gap(ratios: Sequence[Mapping[str, Any]]) -> str | None:
             FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
         )
         legend(axes)
-        ends = ", ".join(f"{pair['submission']} {pair['loss_gap'][-1]['gap']:+.4f}" for pair, _ in usable)
+        ends = ", ".join(f"{pair.submission} {gaps[-1].gap:+.4f}" for pair, gaps, _ in usable)
         return svg(
             axes, f"Gap of log perplexity to the baseline; at the last common evaluation: {ends}", "gap"
         )

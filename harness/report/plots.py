@@ -201,23 +201,23 @@ def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 def time_budget(submissions: Sequence[Submission]) -> str | None:
     """Minutes of training and of evaluation on the clock, of start-up before it; None where no log says."""
-    rows = [(submission, run_figures.summary(submission)) for submission in submissions]
-    usable = [(one, row) for one, row in rows if row["evaluation_share"] is not None]
+    rows = [(submission, run_figures.of(submission)) for submission in submissions]
+    usable = [(one, row, row.evaluation_share) for one, row in rows if row.evaluation_share is not None]
     if not usable:
         return None
     height = max(2.4, 1.5 + (0.5 if len(usable) <= MANY else 0.27) * len(usable))
     with canvas("Where the time goes, mean run", "minutes; 0 is run_start", height=height) as axes:
-        for place, ((one, row), colour) in enumerate(zip(usable, colours(), strict=False)):
-            minutes = sum(run_figures.run_minutes(one)) / row["runs_converged"]
-            evaluation = row["evaluation_share"] * minutes
+        for place, ((one, row, share), colour) in enumerate(zip(usable, colours(), strict=False)):
+            minutes = sum(run_figures.run_minutes(one)) / row.runs_converged
+            evaluation = share * minutes
             axes.barh(-place, minutes - evaluation, height=0.55, **_fill(colour))
             axes.barh(
                 -place, evaluation, left=minutes - evaluation, height=0.55, **_fill(colour, striped=True)
             )
-            axes.barh(-place, -(row["init_s"] or 0.0) / 60, height=0.55, color=colour, alpha=0.3)
-            _beside(axes, f"{100 * row['evaluation_share']:.1f} %", (minutes, -place))
+            axes.barh(-place, -(row.init_s or 0.0) / 60, height=0.55, color=colour, alpha=0.3)
+            _beside(axes, f"{100 * share:.1f} %", (minutes, -place))
         axes.axvline(0, color=INK, lw=1)
         axes.margins(x=0.12)
-        _name_rows(axes, [one.name for one, _ in usable])
+        _name_rows(axes, [one.name for one, _, _ in usable])
         text = "Time budget: training solid, evaluation striped, start-up before the clock pale on the left"
         return svg(axes, text, "budget")

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from harness.analysis import comparison, energy, submission_loader
 from harness.analysis.energy import of_attempt, text
+from harness.report import comparison_json, terminal
 from harness.report import page as report_page
-from harness.report import terminal
 from tests.harness.logs import write_submission
 
 START_S = 1_700_000_000.0
@@ -132,24 +132,24 @@ def campaign(tmp_path):
 
 def test_compare_and_report_show_energy_as_informative(campaign, capsys, tmp_path):
     loaded = [submission_loader.load(campaign)]
-    document = comparison.compare(loaded)
-    (row,) = document["submissions"][0]["power"]
+    compared = comparison.compare(loaded)
+    (row,) = comparison_json.document(compared)["submissions"][0]["power"]
     assert (row["devices"], row["runs"], row["label"]) == (2, 1, energy.LABEL)
     assert row["energy_kwh"] == pytest.approx(0.0614, rel=0.01) and row["mean_w"] == pytest.approx(3600)
-    terminal.show(document, Console(width=200))
+    terminal.show(compared, Console(width=200))
     said = capsys.readouterr().out
     assert (
         "informative, not an MLPerf Power result" in said
         and "mean 3,600 W" in said
         and "\x1b[31m" not in said
     )
-    page = report_page.write_report(loaded, document, tmp_path).read_text()
+    page = report_page.write_report(loaded, compared, tmp_path).read_text()
     assert "mean 3,600 W" in page and "<b>smi" not in page and "&lt;b&gt;smi" in page
     assert energy.of_log(campaign / "run_0/attempt_1")[0].mean_w == pytest.approx(3600)
 
 
 def test_a_submission_without_readings_says_nothing_of_power(tmp_path, capsys):
     place = write_submission(tmp_path / "theirs", ends=[(3.4, 3.2)])
-    document = comparison.compare([submission_loader.load(place)])
-    assert document["submissions"][0]["power"] == []
-    assert "Power" not in report_page.render([submission_loader.load(place)], document)
+    compared = comparison.compare([submission_loader.load(place)])
+    assert comparison_json.document(compared)["submissions"][0]["power"] == []
+    assert "Power" not in report_page.render([submission_loader.load(place)], compared)

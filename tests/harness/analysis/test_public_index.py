@@ -52,9 +52,7 @@ def test_an_index_gives_what_the_logs_give(tree, tmp_path, capsys):
     from_logs = comparison.compare([submission_loader.load(place) for place in places])
     from_index = comparison.compare(public_index.named(["two", "box_one"], index))
     assert from_index == from_logs
-    assert (
-        from_index["submissions"][1]["accelerators"] == 8 and from_index["submissions"][1]["round"] == "v9.9"
-    )
+    assert from_index.submissions[1].accelerators == 8 and from_index.submissions[1].round == "v9.9"
 
 
 def test_compare_takes_names_of_an_index(tree, tmp_path, capsys):

@@ -1,0 +1,81 @@
+"""A comparison as JSON: the document of `compare --json` and of report.json (design.md states its keys)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.analysis.comparison import Comparison, Pair, Ratios
+from harness.analysis.intervals import Ratio
+from harness.analysis.submission_loader import Submission
+
+Json = dict[str, Any]
+
+
+def document(comparison: Comparison) -> Json:
+    """What `compare --json` prints."""
+    rows = zip(comparison.submissions, comparison.power, strict=True)
+    return {
+        "submissions": [{**asdict(one), "power": [asdict(use) for use in power]} for one, power in rows],
+        "ratios": [_pair(pair) for pair in comparison.pairs],
+        "differences": list(comparison.differences),
+        "notices": list(comparison.notices),
+    }
+
+
+def with_curves(comparison: Comparison, submissions: Sequence[Submission]) -> Json:
+    """The same with every run's evaluations, which a plot of one's own needs."""
+    return {**document(comparison), "curves": [_curves(submission) for submission in submissions]}
+
+
+def _pair(pair: Pair) -> Json:
+    ratios = pair.ratios
+    found = _ratios(ratios) if ratios else dict.fromkeys(("time_to_train", "samples_to_target", "throughput"))
+    return {
+        "submission": pair.submission,
+        "baseline": pair.baseline,
+        **found,
+        "verdict": pair.verdict,
+        "conclusions": asdict(pair.conclusions),
+    }
+
+
+def _ratios(ratios: Ratios) -> Json:
+    return {
+        "time_to_train": _ratio(ratios.time_to_train),
+        "samples_to_target": _ratio(ratios.samples_to_target),
+        "samples_at_stop": _ratio(ratios.samples_at_stop),
+        "throughput": _ratio(ratios.throughput),
+        "seconds_per_sample": _ratio(ratios.seconds_per_sample),
+        "decomposition": {factor: _ratio(ratio) for factor, ratio in ratios.factors.items()},
+        "paired_samples_to_target": _ratio(ratios.paired_samples_to_target),
+        "minimum_detectable_effect_pct": ratios.minimum_detectable_effect_pct,
+        "runs_needed_for_2pct": ratios.runs_needed_for_2pct,
+        "loss_gap": [
+            {"samples": one.samples, "gap": one.gap, "ci95": _bounds(one.ci95)} for one in ratios.loss_gap
+        ],
+    }
+
+
+def _ratio(ratio: Ratio | None) -> Json | None:
+    return None if ratio is None else {"ratio": ratio.ratio, "ci95": _bounds(ratio.ci95)}
+
+
+def _bounds(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _curves(submission: Submission) -> Json:
+    return {
+        "name": submission.name,
+        "runs": [
+            {
+                "seed": run.seed,
+                "samples": [one.samples for one in run.evaluations],
+                "log_perplexity": [one.log_perplexity for one in run.evaluations],
+                "minutes": [(one.time_ms - (run.run_start_ms or 0)) / 60_000 for one in run.evaluations],
+            }
+            for run in submission.runs
+        ],
+    }
