@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compliance import runlog, scoring
 from compliance.runlog import RunLog
+from harness.analysis import submission_loader
+from harness.base.errors import UsageError
 
 TARGET = runlog.TARGET_LOG_PERPLEXITY
 
@@ -47,23 +47,16 @@ def systems(trees: Sequence[Path]) -> list[PublicSystem]:
 
 def _below(tree: Path) -> Iterator[PublicSystem]:
     for directory in sorted(tree.glob("**/results/*/llama31_8b")):
-        org = directory.parents[2]
-        runs = tuple(
-            run
-            for run in map(runlog.read, sorted(directory.glob("result_*.txt")))
-            if scoring.converged(run, TARGET) and run.global_batch_size
-        )
-        stated = re.search(r"v\d+\.\d+", org.parent.resolve().name)
-        if runs and stated:
-            name = directory.parent.name
+        try:
+            loaded = submission_loader.load(directory)
+        except UsageError:
+            continue  # a directory without a finished log
+        runs = tuple(run for run in loaded.runs if scoring.converged(run, TARGET) and run.global_batch_size)
+        if runs and loaded.round:
             yield PublicSystem(
-                round=stated[0], org=org.name, name=name, runs=runs, accelerator=_accelerator(org, name)
+                round=loaded.round,
+                org=directory.parents[2].name,
+                name=directory.parent.name,
+                runs=runs,
+                accelerator=loaded.accelerator,
             )
-
-
-def _accelerator(org: Path, name: str) -> str | None:
-    try:
-        described = json.loads((org / "systems" / f"{name}.json").read_text(encoding="utf-8"))
-        return str(described["accelerator_model_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

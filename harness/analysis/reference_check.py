@@ -11,9 +11,9 @@ from compliance.reference_points import RcpError, Reference
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
 from harness.analysis.score_files import rules_target, window
+from harness.analysis.submission_loader import ResultSet
 from harness.base.errors import UsageError
 from harness.base.text import printable
-from harness.records.log_groups import Group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ class Verdict:
     why: str | None = None
 
 
-def judge(group: Group) -> Verdict:
+def judge(group: ResultSet) -> Verdict:
     """RCP verdict of one directory of logs (training_rules, Reference Convergence Points; closed form of the checker).
 
     Raises:
@@ -99,7 +99,7 @@ def _samples(log: RunLog) -> float:
     return float(log.samples_at_stop or 0) if scoring.converged(log, rules_target(log)) else math.inf
 
 
-def _reference(group: Group, logs: Sequence[RunLog]) -> Reference:
+def _reference(group: ResultSet, logs: Sequence[RunLog]) -> Reference:
     where = printable(group.directory)
     if {log.benchmark for log in logs} != {"llama31_8b"}:
         found = ", ".join(sorted({printable(log.benchmark) for log in logs}))

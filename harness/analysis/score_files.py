@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from compliance import checker, scoring
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
-from harness.records.log_groups import Group
+from harness.analysis.submission_loader import ResultSet
 
 NOTICE = "Result not verified by MLCommons Association."
 
@@ -55,7 +55,7 @@ class Score:
         return all(run.converged for run in self.runs)
 
 
-def score(group: Group) -> Score:
+def score(group: ResultSet) -> Score:
     """Run results of one directory, their olympic mean, and what keeps it from being a valid score."""
     logs = list(group.runs)
     targets = [rules_target(log) for log in logs]

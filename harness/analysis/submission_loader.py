@@ -1,24 +1,54 @@
-"""A submission, loaded from wherever its logs lie: a campaign, a directory of logs, a package's results, one log."""
+"""The one loader of submissions: which logs a path means, and what they and the files around them say.
+
+A path is a log, a directory of logs, a campaign, a package, or a directory with one of these below it.
+"""
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compliance import runlog
+from compliance import mllog, repository, runlog
+from compliance.mllog import Parsed
+from compliance.repository import ResultDirectory
+from compliance.rule_input import Unreadable
 from compliance.runlog import RunLog
-from harness.analysis import published_precision
+from harness.analysis import published_precision, side_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
-from harness.records import attempt, timing
-from harness.records.log_groups import Group, groups
+from harness.records import timing
 from harness.records.timing import Timing
+
+_HEAD_BYTES = 65536
+_DEEPEST = 5  # directories below a path that are searched for logs
+_NUMBERED = re.compile(r"result_(\d{1,6})\.txt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultSet:
+    """The logs of one directory: the runs of one submission.
+
+    Args:
+        runs: what each of the logs says of its run.
+        kind: logs (named one by one), campaign, directory, or results (of a package).
+        names: every entry of the directory.
+        unreadable: result files that are no log; only a lenient reading has them.
+    """
+
+    directory: Path
+    logs: tuple[Parsed, ...]
+    runs: tuple[RunLog, ...]
+    kind: str = "logs"
+    names: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [Path(log.path) for log in self.logs]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,31 +100,43 @@ class Submission:
 
 
 def load(path: Path) -> Submission:
-    """Load the runs below a path.
+    """Load the finished runs of the one set of logs that a path means.
 
     Raises:
-        UsageError: nothing there, no logs, or logs without a single timed run.
+        UsageError: nothing there, no logs, several sets of logs, or logs without a single timed run.
     """
-    group = _group(path)
+    sets = result_sets([str(path)])
+    if len(sets) > 1:
+        names = ", ".join(_below(one.directory, path) for one in sets[:4])
+        more = ", .." if len(sets) > 4 else ""
+        raise UsageError(
+            f"{printable(path)}: found {len(sets)} sets of logs ({names}{more}); allowed: one of them"
+        )
+    found = sets[0]
     timed = [
         (run, timing.of(parsed))
-        for run, parsed in zip(group.runs, group.logs, strict=True)
+        for run, parsed in zip(found.runs, found.logs, strict=True)
         if run.run_start_ms is not None and run.run_stop_ms is not None
     ]
     if not timed:
-        found = f"{len(group.logs)} logs without run_start and run_stop"
+        said = f"{len(found.logs)} logs without run_start and run_stop"
         raise UsageError(
-            f"{printable(path)}: found {found}; allowed: finished logs of llama31_8b or its proxy"
+            f"{printable(path)}: found {said}; allowed: finished logs of llama31_8b or its proxy"
         )
-    return _built(path, group.directory, tuple(run for run, _ in timed), tuple(one for _, one in timed))
+    return _built(path, found.directory, tuple(run for run, _ in timed), tuple(one for _, one in timed))
+
+
+def _below(directory: Path, path: Path) -> str:
+    return printable(directory.relative_to(path) if directory.is_relative_to(path) else directory)
 
 
 def _built(path: Path, directory: Path, runs: tuple[RunLog, ...], timings: tuple[Timing, ...]) -> Submission:
     """The runs with what the files beside them say."""
-    campaign = _json(directory / "campaign.json")
-    place = _package_place(directory)
-    system = _json(place.parents[1] / "systems" / f"{place.name}.json") if place else {}
-    first, stated, rebuilt = runs[0], _round(directory), _is_reconstructed(directory)
+    campaign = side_files.campaign(directory)
+    place = side_files.package_place(directory)
+    system = side_files.system(place)
+    first, stated = runs[0], side_files.stated_round(directory)
+    rebuilt = side_files.is_reconstructed(directory)
     known = published_precision.precision(stated, place.parents[1].name, place.name) if place else None
     return Submission(
         name=printable(_name(path, campaign)),
@@ -102,7 +144,7 @@ def _built(path: Path, directory: Path, runs: tuple[RunLog, ...], timings: tuple
         runs=runs,
         org=printable(_text(system.get("submitter")) or first.submission_org or "unknown"),
         system=printable(system.get("system_name") or first.submission_platform or "unknown"),
-        accelerators=_accelerators(system, campaign, first),
+        accelerators=side_files.accelerators(system, campaign, first),
         precision=printable(first.precision or known or "unknown"),
         timings=tuple(replace(one, init_ms=None) for one in timings) if rebuilt else timings,
         round=stated,
@@ -110,8 +152,17 @@ def _built(path: Path, directory: Path, runs: tuple[RunLog, ...], timings: tuple
         accelerator=_text(system.get("accelerator_model_name")),
         framework=_text(system.get("framework")),
         campaign=campaign or None,
-        proofs=tuple(filter(None, (_json(file) for file in _proof_files(directory, runs)))),
+        proofs=side_files.proofs(directory, runs),
     )
+
+
+def _name(path: Path, campaign: Mapping[str, Any]) -> str:
+    if campaign.get("arm"):
+        return str(campaign["arm"])
+    resolved = path.resolve()
+    if resolved.is_file():
+        return f"{resolved.parent.name}/{resolved.name}"
+    return resolved.parent.name if resolved.name.startswith("llama31_8b") else resolved.name
 
 
 def _text(value: Any) -> str | None:
@@ -137,105 +188,105 @@ def _place(path: Path) -> str:
     return "/".join((parts[:-1] if parts[-1].startswith("llama31_8b") else parts)[-2:])
 
 
-def _group(path: Path) -> Group:
-    """The one set of logs at or below a path."""
-    if path.is_dir() and not _logs(path):
-        nested = sorted({file.parent for file in path.rglob("result_*.txt")})
-        if len(nested) > 1:
-            names = ", ".join(printable(folder.relative_to(path)) for folder in nested[:4])
-            more = ", .." if len(nested) > 4 else ""
-            raise UsageError(
-                f"{printable(path)}: found {len(nested)} sets of logs ({names}{more}); allowed: one of them"
-            )
-        path = nested[0] if nested else path
-    logs = _logs(path) if path.is_dir() else []
-    return groups([str(file) for file in logs] or [str(path)])[0]
+def result_sets(paths: Sequence[str], *, lenient: bool = False) -> list[ResultSet]:
+    """Every log that the paths name, once, by directory.
 
+    Args:
+        lenient: a result file of a directory that is no log is kept as unreadable, not refused.
 
-def _logs(directory: Path) -> list[Path]:
-    """result_<i>.txt in the order of their numbers; published trees also count result_01, result_02 .."""
-    found = [
-        (int(name[1]), file)
-        for file in directory.iterdir()
-        if (name := re.fullmatch(r"result_(\d{1,6})\.txt", file.name))
+    Raises:
+        UsageError: a path that is missing, empty, or no log.
+    """
+    files: dict[Path, list[Path]] = {}
+    directories: dict[Path, str] = {}
+    for name in paths:
+        path = Path(name)
+        for directory, kind, members in _named(path):
+            known = files.setdefault(directory, [])
+            known += [file for file in members if file not in known]
+            if kind != "logs":
+                directories[directory] = kind
+    return [
+        _set(directory, directories.get(directory, "logs"), members, lenient=lenient)
+        for directory, members in files.items()
     ]
-    return [file for _, file in sorted(found)]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A side file's content; these files may be missing or torn, the logs are what counts."""
+def result_set_of(place: ResultDirectory) -> ResultSet:
+    """The logs of one result directory of a package; what is no log is kept as unreadable."""
+    return _set(place.path, "results", result_files(place.path), lenient=True)
+
+
+def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
+    """Directory, kind and result files of everything that a path means."""
+    if not path.exists():
+        raise UsageError(f"{printable(path)}: no such file or directory")
+    if not path.is_dir():
+        return [(path.parent, "logs", [path])]
+    if members := result_files(path):
+        inside = "results" if repository.holder(path) else "directory"
+        return [(path, "campaign" if (path / "campaign.json").exists() else inside, members)]
+    if places := repository.result_directories(path):
+        return [(place.path, "results", result_files(place.path)) for place in places]
+    patterns = ("*/" * depth + "result_*.txt" for depth in range(1, _DEEPEST + 1))
+    below = sorted({file.parent for pattern in patterns for file in path.glob(pattern)})
+    if len(below) == 1:
+        return _named(below[0])
+    raise UsageError(f"{printable(path)}: found {_nothing(path, below)}")
+
+
+def result_files(directory: Path) -> list[Path]:
+    """The files that the official tools take for logs, result_*.txt, in the order of their numbers."""
+    found = [file for file in directory.glob("result_*.txt") if _NUMBERED.fullmatch(file.name)]
+    return sorted(found, key=lambda file: (int(file.stem.removeprefix("result_")), file.name))
+
+
+def _nothing(path: Path, below: Sequence[Path]) -> str:
+    """What is there instead of logs, and where there are some."""
+    if (path / "campaign.json").exists():
+        return "no result_<i>.txt: no run of this campaign has ended by the rules yet"
+    if next(repository.organisations(path), None):
+        return "no result_<i>.txt; a whole results repository is checked with --all"
+    if not below:
+        return "no result_<i>.txt"
+    names = ", ".join(printable(place) for place in below[:3])
+    more = ", .." if len(below) > 3 else ""
+    return f"{len(below)} sets of logs ({names}{more}); allowed: one of them"
+
+
+def _set(directory: Path, kind: str, members: Sequence[Path], *, lenient: bool) -> ResultSet:
+    logs: list[Parsed] = []
+    unreadable: list[Unreadable] = []
+    for path in members:
+        reason = _unreadable(path)
+        parsed = mllog.read(path) if reason is None else None
+        if parsed is not None and not parsed.events and not parsed.malformed:
+            reason = f"holds no MLLOG record (no line with '{mllog.TOKEN}')"
+        if reason is None and parsed is not None:
+            logs.append(parsed)
+        elif lenient and kind != "logs":
+            unreadable.append(Unreadable(path=str(path), reason=reason or ""))
+        else:
+            raise UsageError(f"{printable(path)}: {reason}")
+        if kind == "results" and path.is_symlink():
+            unreadable.append(Unreadable(path=str(path), reason="a symbolic link"))
+    names = tuple(sorted(file.name for file in directory.iterdir())) if kind != "logs" else ()
+    return ResultSet(
+        directory=directory,
+        logs=tuple(logs),
+        runs=tuple(runlog.build(log) for log in logs),
+        kind=kind,
+        names=names,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.is_file():
+        return "not a file"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _package_place(directory: Path) -> Path | None:
-    """<org>/results/<system> above the logs of a package."""
-    above = directory.resolve()
-    return next((folder for folder in (above, above.parent) if folder.parent.name == "results"), None)
-
-
-def _accelerators(system: Mapping[str, Any], campaign: Mapping[str, Any], run: RunLog) -> int | None:
-    """From the system description, the campaign's layout, or the layout that the log discloses."""
-    try:
-        return int(system["accelerators_per_node"]) * int(system["number_of_nodes"])
-    except (KeyError, TypeError, ValueError):
-        pass
-    config = _mapping(campaign.get("config"))
-    parallelism = _mapping(config.get("parallelism"))
-    counts = [parallelism.get(key) for key in ("nodes", "gpus_per_node")]
-    if str(config.get("benchmark", "")).endswith("_proxy"):
-        return None
-    if all(type(one) is int for one in counts):
-        return math.prod(count for count in counts if count is not None)
-    return _disclosed_accelerators(run)
-
-
-def _disclosed_accelerators(run: RunLog) -> int | None:
-    """Data parallelism (GBS / micro batch / accumulation) x tensor x pipeline x context parallelism."""
-    names = ("tensor_parallelism", "pipeline_parallelism", "context_parallelism")
-    layout = [_integer_point(run, name) for name in names]
-    micro, steps = (_integer_point(run, key) for key in ("micro_batch_size", "gradient_accumulation_steps"))
-    if not micro or not steps or not run.global_batch_size or not all(layout):
-        return None
-    return run.global_batch_size // (micro * steps) * math.prod(one for one in layout if one) or None
-
-
-def _integer_point(run: RunLog, key: str) -> int | None:
-    event = run.points.get(key)
-    return runlog.integer(event.value) if event else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _round(directory: Path) -> str | None:
-    for part in reversed(directory.resolve().parts):
-        if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
-            return f"v{found[1]}"
-    return None
-
-
-def _is_reconstructed(directory: Path) -> bool:
-    return any(part.endswith("-reconstructed") for part in directory.resolve().parts)
-
-
-def _name(path: Path, campaign: Mapping[str, Any]) -> str:
-    if campaign.get("arm"):
-        return str(campaign["arm"])
-    resolved = path.resolve()
-    if resolved.is_file():
-        return f"{resolved.parent.name}/{resolved.name}"
-    return resolved.parent.name if resolved.name.startswith("llama31_8b") else resolved.name
-
-
-def _proof_files(directory: Path, runs: Sequence[RunLog]) -> list[Path]:
-    """proof.json of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
-    found = []
-    for run in runs:
-        attempts = attempt.directories(directory / Path(run.path).stem.replace("result_", "run_"))
-        found += [path / "proof.json" for path in attempts[-1:]]
-    return found
+        with path.open("rb") as file:
+            binary = b"\0" in file.read(_HEAD_BYTES)
+    except PermissionError:
+        return "cannot be read: permission denied"
+    return "a binary file, not an MLLOG text log" if binary else None

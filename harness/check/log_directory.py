@@ -17,9 +17,9 @@ from compliance.repository import ResultDirectory
 from compliance.rule_input import Case, Submission, Violation, read_system
 from compliance.rules import directory_rules, submission_rules, system_rules, tree_rules
 from compliance.ruleset import Ruleset, RulesetError
+from harness.analysis.submission_loader import ResultSet, result_sets
 from harness.base.errors import UsageError
 from harness.records import attempt
-from harness.records.log_groups import Group, groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def examine(
     known_ruleset(requested)
     before: dict[Path, list[tuple[Case, ...]]] = {}
     found: list[Checked] = []
-    for group in groups(paths, lenient=True):
+    for group in result_sets(paths, lenient=True):
         checked = examined(group, requested, skip_official=skip_official)
         place = repository.holder(group.directory)
         if place and place.organisation not in before:
@@ -131,7 +131,7 @@ def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:
     return replace(checked, violations=(*checked.violations, *shared))
 
 
-def examined(group: Group, requested: str | None, *, skip_official: bool = False) -> Checked:
+def examined(group: ResultSet, requested: str | None, *, skip_official: bool = False) -> Checked:
     inside = group.kind == "results"  # there the directory says which benchmark it is, not the log
     benchmark = repository.BENCHMARK if inside else checker.benchmark_of(group.logs)
     ruleset = checker.load(checker.choose_ruleset(benchmark, requested))
@@ -176,7 +176,7 @@ def _in_campaign(submission: Submission) -> list[Violation]:
     return found
 
 
-def submission_of(group: Group, ruleset: Ruleset) -> Submission:
+def submission_of(group: ResultSet, ruleset: Ruleset) -> Submission:
     """The logs with their directory and, inside a package, their system description."""
     place = repository.holder(group.directory)
     return Submission(

@@ -11,11 +11,11 @@ from typing import Any
 from compliance import repository, scoring
 from compliance.rule_input import Case
 from compliance.scoring import ScoreError
+from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check.grouped_text import shown
 from harness.check.log_directory import Checked, beside, examined
-from harness.records.log_groups import group_of
 
 
 def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool) -> Iterator[Checked]:
@@ -35,7 +35,7 @@ def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool)
         for home in organisations:
             before: list[tuple[Case, ...]] = []
             for place in places[home]:
-                found = examined(group_of(place), requested, skip_official=skip_official)
+                found = examined(result_set_of(place), requested, skip_official=skip_official)
                 yield beside(found, before)
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from compliance import scoring
 from harness.analysis.reference_check import Verdict, judge, point
+from harness.analysis.submission_loader import result_sets
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.base.text import printable
 from harness.commands.options import add_json
-from harness.records.log_groups import groups
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("rcp: found plan or --gbs alone; allowed: rcp PATH.. or rcp plan --gbs N")
     if args.gbs is not None:
         return _plan(args.gbs, as_json=args.json)
-    verdicts = [judge(group) for group in groups(args.paths)]
+    verdicts = [judge(group) for group in result_sets(args.paths)]
     if args.json:
         print(json.dumps({"rcp": [asdict(one) for one in verdicts]}, indent=1))
     else:

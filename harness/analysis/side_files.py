@@ -1,0 +1,100 @@
+"""What the files and directories around logs say of a submission: campaign.json, the system description, the round.
+
+These files may be missing or torn: the logs are what counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compliance import runlog
+from compliance.runlog import RunLog
+from harness.records import attempt
+
+Json = Mapping[str, Any]
+
+
+def campaign(directory: Path) -> Json:
+    """campaign.json beside the logs; empty where there is none."""
+    return _object(directory / "campaign.json")
+
+
+def package_place(directory: Path) -> Path | None:
+    """<org>/results/<system> above the logs of a package."""
+    above = directory.resolve()
+    return next((folder for folder in (above, above.parent) if folder.parent.name == "results"), None)
+
+
+def system(place: Path | None) -> Json:
+    """The system description of a package's <org>/results/<system>; empty where there is none."""
+    return _object(place.parents[1] / "systems" / f"{place.name}.json") if place else {}
+
+
+def proofs(directory: Path, runs: Sequence[RunLog]) -> tuple[Json, ...]:
+    """proof.json of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
+    found = []
+    for run in runs:
+        attempts = attempt.directories(directory / Path(run.path).stem.replace("result_", "run_"))
+        found += [_object(path / "proof.json") for path in attempts[-1:]]
+    return tuple(filter(None, found))
+
+
+def _object(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def accelerators(system: Json, campaign: Json, run: RunLog) -> int | None:
+    """From the system description, the campaign's layout, or the layout that the log discloses."""
+    try:
+        return int(system["accelerators_per_node"]) * int(system["number_of_nodes"])
+    except (KeyError, TypeError, ValueError):
+        pass
+    config = _mapping(campaign.get("config"))
+    parallelism = _mapping(config.get("parallelism"))
+    counts = [parallelism.get(key) for key in ("nodes", "gpus_per_node")]
+    if str(config.get("benchmark", "")).endswith("_proxy"):
+        return None
+    if all(type(one) is int for one in counts):
+        return math.prod(count for count in counts if count is not None)
+    return _disclosed_accelerators(run)
+
+
+def _disclosed_accelerators(run: RunLog) -> int | None:
+    """Data parallelism (GBS / micro batch / accumulation) x tensor x pipeline x context parallelism."""
+    names = ("tensor_parallelism", "pipeline_parallelism", "context_parallelism")
+    layout = [_integer_point(run, name) for name in names]
+    micro, steps = (_integer_point(run, key) for key in ("micro_batch_size", "gradient_accumulation_steps"))
+    if not micro or not steps or not run.global_batch_size or not all(layout):
+        return None
+    return run.global_batch_size // (micro * steps) * math.prod(one for one in layout if one) or None
+
+
+def _integer_point(run: RunLog, key: str) -> int | None:
+    event = run.points.get(key)
+    return runlog.integer(event.value) if event else None
+
+
+def _mapping(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def stated_round(directory: Path) -> str | None:
+    """v5.1, where a directory above says so."""
+    for part in reversed(directory.resolve().parts):
+        if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
+            return f"v{found[1]}"
+    return None
+
+
+def is_reconstructed(directory: Path) -> bool:
+    """Whether a directory above says that the logs are rebuilt from published key events."""
+    return any(part.endswith("-reconstructed") for part in directory.resolve().parts)
