@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from compliance import runlog
+from compliance.accelerator_names import known_name
 from compliance.mllog import Event, Parsed
 from compliance.ruleset import Ruleset
 from compliance.runlog import RunLog
@@ -200,10 +200,9 @@ def read_json(path: Path) -> Any:
 
 
 def peaks_of(model: str) -> Mapping[str, float]:
-    for name, peaks in _peaks().items():
-        if re.search(rf"(?<![A-Za-z0-9]){name}", model):
-            return peaks
-    return {}
+    """Dense TFLOP/s by format; empty for an accelerator that is not known."""
+    name = known_name(model, _peaks())
+    return _peaks()[name] if name else {}
 
 
 @cache

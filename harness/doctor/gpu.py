@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from harness.base.ask_program import ask_program
 from harness.doctor.checks import Check, Finding, Patient, Verdict
-from harness.machine.accelerators import Gpu, inventory, sheet
+from harness.machine import facts
+from harness.machine.accelerators import Gpu, inventory
 
 _THROTTLED = ["nvidia-smi", "--query-gpu=clocks_throttle_reasons.active", "--format=csv,noheader"]
 # bits of clocks_throttle_reasons.active that mean damage, not idleness or a power cap: NVML nvmlClocksEventReasons
@@ -105,7 +106,8 @@ def _ecc(gpus: Sequence[Gpu]) -> Finding:
 
 def _power(gpus: Sequence[Gpu]) -> Finding:
     limits = sorted({_number(gpu["power.limit"]) for gpu in gpus})
-    wanted = _number(gpus[0]["power.default_limit"]) or float(sheet(gpus[0]["name"]).get("power", 0))
+    known = facts.accelerator(gpus[0]["name"])
+    wanted = _number(gpus[0]["power.default_limit"]) or (known.watts if known else None)
     if not limits[0]:
         return _unsaid("gpu power")
     found = "/".join(f"{limit:.0f}" for limit in limits) + " W"

@@ -17,7 +17,8 @@ from harness.base.paths import ROOT
 from harness.campaign import torchrun as campaign_torchrun
 from harness.contract.config import to_mapping
 from harness.doctor.checks import Check, Finding, Patient, Verdict
-from harness.machine.accelerators import inventory, sheet
+from harness.machine import facts
+from harness.machine.accelerators import inventory
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine")
 # Share of one link's direction that a sum's bus bandwidth should reach: large messages of NCCL's ring come to 0.8, and
@@ -153,11 +154,10 @@ def _bandwidth(patient: Patient, answer: Mapping[str, Any], ranks: int) -> Findi
             name="all-reduce", verdict=verdict, found=found, expected=f"{_GLOO_GBPS} GB/s", fix=fix
         )
     gpus, _ = inventory(patient.root)
-    link = float(sheet(gpus[0]["name"]).get("link", 0)) if gpus else 0.0
+    known = facts.accelerator(gpus[0]["name"]) if gpus else None
+    link = known.link_gb_s if known else None
     if not link:
-        fix = (
-            "harness/analysis/public/hardware.yaml does not list this GPU: compare with your vendor's figure"
-        )
+        fix = "harness/machine/facts.yaml does not list this GPU's links: compare with your vendor's figure"
         return Finding(name="all-reduce", verdict="unknown", found=found, fix=fix)
     verdict = "ok" if speed >= _GOOD_SHARE * link else "warn" if speed >= _BAD_SHARE * link else "fail"
     fix = "" if verdict == "ok" else "NCCL_DEBUG=INFO says which transport; links down, ACS on, a busy GPU"

@@ -1,4 +1,4 @@
-"""The accelerators of this machine: how many there are, what the vendor's tool says of each, and their data sheets."""
+"""The accelerators of this machine: how many there are, and what the vendor's tool says of each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import Any
 import yaml
 
 from harness.base.ask_program import ask_program
-from harness.base.paths import ROOT
 
-SHEET = ROOT / "harness" / "analysis" / "public" / "hardware.yaml"
 _FIELDS = (
     "index",
     "name",
@@ -112,10 +110,3 @@ def _worded(card: Mapping[str, Any], *wanted: str) -> str:
     return next(
         (str(value) for key, value in card.items() for word in wanted if word in str(key).lower()), ""
     )
-
-
-def sheet(model: str) -> Mapping[str, Any]:
-    """What the vendor publishes of a model; empty for one that is not listed."""
-    known: Mapping[str, Mapping[str, Any]] = yaml.safe_load(SHEET.read_text(encoding="utf-8"))
-    names = sorted((name for name in known if re.search(rf"\b{name}\b", model)), key=len)
-    return known[names[-1]] if names else {}

@@ -1,13 +1,14 @@
-"""Fits and validates the constants of `project`: python -m harness.projection.fit TREE ..
+"""Fits and validates the constants of `project`: python -m harness.projection.fit [TREE ..]
 
 Writes harness/analysis/public/project.yaml and docs/project.md. TREE as in
-harness/projection/forecast_calibration.py; numbers are derived.
+harness/projection/forecast_calibration.py; numbers are derived. Without one the measurements that project.yaml
+holds are fitted anew: for a change of harness/machine/facts.yaml, which needs no logs.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -120,6 +121,12 @@ def document(found: Sequence[PublicSystem]) -> dict[str, Any]:
     return {**made, **conclusions(projection_systems.measurements(made))}
 
 
+def refitted(shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """A project.yaml with the measurements of another one."""
+    kept = {name: shipped[name] for name in ("made_by", "measured")}
+    return {**kept, **conclusions(projection_systems.measurements(shipped))}
+
+
 def conclusions(rows: Sequence[Measured]) -> dict[str, Any]:
     """Constants and validation that follow from the measured rows."""
     errors = {name: validate(rows, fold) for name, fold in FOLDS.items()}
@@ -156,10 +163,10 @@ def _paces(path: Path) -> tuple[float, float]:
 
 def main(arguments: Sequence[str]) -> int:
     found = systems([Path(name) for name in arguments])
-    if not found:
+    if arguments and not found:
         tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/llama31_8b below")
         return 2
-    made = document(found)
+    made = document(found) if arguments else refitted(projection_systems.fitted())
     text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)
     projection_systems.FITTED.write_text(text, encoding="utf-8")
     (ROOT / "docs" / "project.md").write_text(page(made), encoding="utf-8")

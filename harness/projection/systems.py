@@ -12,6 +12,7 @@ import yaml
 
 from harness.config.file import resolve
 from harness.contract.config import Model
+from harness.machine import facts
 from harness.projection.step_time import PRECISIONS, Accelerator, Constants, Setup, Work, work
 
 PUBLIC = Path(__file__).parents[1] / "analysis" / "public"
@@ -45,20 +46,27 @@ class Measured:
 
 @lru_cache(maxsize=1)
 def accelerators() -> dict[str, Accelerator]:
-    """By name, as hardware.yaml has them."""
-    return {name: _accelerator(name, row) for name, row in _yaml(PUBLIC / "hardware.yaml").items()}
+    """By name, in the order of facts.yaml: those whose figures the model has all."""
+    known = (_accelerator(board) for board in facts.accelerators().values())
+    return {board.name: board for board in known if board is not None}
 
 
-def _accelerator(name: str, row: Mapping[str, Any]) -> Accelerator:
+def _accelerator(board: facts.Accelerator) -> Accelerator | None:
+    """In the units of the model; None where a figure is unknown."""
+    bandwidth_gb_s, watts, network_gb_s = board.bandwidth_gb_s, board.watts, board.network_gb_s
+    if bandwidth_gb_s is None or watts is None or network_gb_s is None:
+        return None
+    if board.link_gb_s is None or board.domain is None:
+        return None
     return Accelerator(
-        name=name,
-        tflops={one: float(row[one]) for one in PRECISIONS if one in row},
-        memory_tb_s=row["memory"],
-        power_w=row["power"],
-        link_gb_s=row["link"],
-        domain=row["domain"],
-        network_gb_s=row["network"],
-        source=row["source"],
+        name=board.name,
+        tflops={one: board.dense_tflops[one] for one in PRECISIONS if one in board.dense_tflops},
+        memory_tb_s=bandwidth_gb_s / 1000,
+        power_w=watts,
+        link_gb_s=board.link_gb_s,
+        domain=board.domain,
+        network_gb_s=network_gb_s,
+        source=board.sources["dense_tflops"],
     )
 
 

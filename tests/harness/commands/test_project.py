@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from harness.analysis.public_logs import systems
 from harness.base.errors import UsageError
@@ -166,6 +167,22 @@ def test_the_promise_also_holds_with_the_logs_at_hand_alone(rows):
     alone = [row.key for row in few if row.setup.tensor > 1]
     assert len(alone) == 1
     assert fit.summary({key: found for key, found in errors.items() if key not in alone})["max_pct"] <= 25
+
+
+def test_without_a_tree_the_shipped_measurements_are_fitted_anew(tmp_path, monkeypatch):
+    """As after a change of facts.yaml, which needs no logs."""
+    (tmp_path / "docs").mkdir()
+    written = tmp_path / "project.yaml"
+    shipped = projection_systems.fitted()
+    stale = {**shipped, "constants": {**shipped["constants"], "linear": 0.5}}
+    monkeypatch.setattr(fit.projection_systems, "fitted", lambda: stale)
+    monkeypatch.setattr(fit.projection_systems, "FITTED", written)
+    monkeypatch.setattr(fit, "ROOT", tmp_path)
+    assert fit.main([]) == 0
+    made = yaml.safe_load(written.read_text())
+    assert made["measured"] == shipped["measured"]
+    assert made["constants"] == pytest.approx(shipped["constants"], rel=2e-3)
+    assert (tmp_path / "docs" / "project.md").read_text() == page.page(made)
 
 
 def test_a_tree_without_logs_is_named(tmp_path, capsys):
