@@ -1,7 +1,7 @@
 """From benchmark.yaml, the aliases and --set to one checked Config that knows where every value was written.
 
 Order, later wins: dataclass defaults, the file's common sections, its chosen profile, a preset, environment aliases,
---set.
+--set. The memory of the accelerator comes from machine/facts.yaml where none of them has it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from harness.config import rules, yaml_lines
 from harness.contract import environment
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Config, to_mapping
+from harness.machine import facts
 
 _INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
 _CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
@@ -40,11 +41,11 @@ class Origin:
 
     Args:
         kind: which layer of the order above.
-        name: the file's name, the profile's, the variable's, or the text after --set.
+        name: the file's name, the profile's, the variable's, the text after --set, or the row of facts.yaml.
         line: in the file, for kind file, profile and preset.
     """
 
-    kind: Literal["default", "file", "profile", "preset", "env", "--set"]
+    kind: Literal["default", "file", "profile", "preset", "env", "--set", "facts"]
     name: str = ""
     line: int | None = None
     file: str = ""
@@ -54,6 +55,8 @@ class Origin:
         """The beginning of a message about this value."""
         if self.line is not None:
             return f"{self.file}:{self.line}"
+        if self.kind == "facts":
+            return f"{self.file}, {self.name}"
         return f"environment {self.name}" if self.kind == "env" else f"--set {self.name}"
 
 
@@ -94,6 +97,7 @@ def resolve(
                 f"{origin.where}: found no key and value; allowed: key=value, for example runs.count=1"
             )
         tree.override(path.strip(), value, origin)
+    tree.add_facts()
     try:
         config = build(Config, {**tree.value, "profile": profile}, "")
         rules.check(config)
@@ -210,6 +214,16 @@ class _Tree:
             nested = {key: nested}
         above = [parent for parent in sections if path.startswith(f"{parent}.")]
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
+
+    def add_facts(self) -> None:
+        """The memory of the accelerator that is named, where nobody wrote it; 0, unknown, for one without a row."""
+        path = "system.accelerator_memory_gib"
+        if not isinstance(self._get("system"), dict) or self._get(path) is not None:
+            return
+        known = facts.accelerator(str(self._get("system.accelerator") or ""))
+        self._put(path, known.memory_gib if known and known.memory_gib else 0.0)
+        if known and known.memory_gib:
+            self.places[path] = Origin(kind="facts", name=known.name, file=facts.FACTS.name)
 
     def message(self, problem: ConfigProblem) -> str:
         """`where: key: found ..; allowed ..`, with the nearest known place and a suggestion for a misspelt key."""

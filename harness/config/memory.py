@@ -16,7 +16,7 @@ from harness.contract.config import Config
 
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
-_USABLE = 0.95  # of an accelerator's memory: the rest is lost to fragmentation and the driver
+_USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +139,7 @@ def require_fit(config: Config) -> None:
     nearest = next((text for text, other in variants(config) if predicted(other).total / _GIB <= have), None)
     advice = f"--set {nearest}" if nearest else "more accelerators, or ones with more memory"
     raise ConfigError(
-        f"memory: found {need:.0f} GiB needed of {config.system.accelerator_memory_gib:.0f} GiB; "
+        f"memory: found {need:.0f} GiB needed of {config.system.accelerator_memory_gib:g} GiB; "
         f"allowed: {have:.0f} GiB; nearest that fits: {advice}"
     )
 

@@ -37,7 +37,7 @@ def renderables(resolved: Resolved) -> Iterator[str | Table]:
     yield _configured_table(config, resolved.origins)
     yield _derived_table(config)
     if config.profile != "proxy":
-        yield _memory_line(config)
+        yield _memory_line(config, resolved.origins["system.accelerator_memory_gib"])
     yield from (f"note: {note}" for note in lint(config))
 
 
@@ -67,22 +67,25 @@ def _derived_table(config: Config) -> Table:
     return table
 
 
-def _memory_line(config: Config) -> str:
+def _memory_line(config: Config, origin: Origin) -> str:
     need = memory.predicted(config)
     parts = [f"{name.replace('_', ' ')} {value / 2**30:.1f}" for name, value in asdict(need).items() if value]
     have = config.system.accelerator_memory_gib
     there = (
-        f" of {have:.0f}"
+        f" of {have:g} GiB ({describe(origin)})"
         if have
-        else ", of an accelerator whose memory nobody told (system.accelerator_memory_gib)"
+        else ", of an accelerator of unknown memory (system.accelerator_memory_gib)"
     )
-    return f"memory per accelerator, predicted: {need.total / 2**30:.0f} GiB{there}: {', '.join(parts)}"
+    total = f"memory per accelerator, predicted: {need.total / 2**30:.0f} GiB{there}"
+    return f"{total}; in GiB: {', '.join(parts)}"
 
 
 def describe(origin: Origin) -> str:
     """An origin as the plan prints it."""
     if origin.line is not None:
         return f"{origin.kind} {origin.file}:{origin.line}"
+    if origin.kind == "facts":
+        return origin.where
     return origin.kind if origin.kind != "env" else f"env {origin.name}"
 
 

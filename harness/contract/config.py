@@ -19,7 +19,7 @@ class System:
     division: Literal["closed", "open"] = "closed"
     status: Literal["onprem", "cloud", "preview", "research"] = "onprem"
     accelerator: str = ""  # model of one accelerator, for plan and the system description
-    accelerator_memory_gib: float = 0.0  # of one accelerator; 0: unknown, nothing is refused
+    accelerator_memory_gib: float = 0.0  # as its driver reports it; 0: unknown, nothing is refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,10 @@ import pytest
 from compliance import reference_points
 from harness import cli
 from harness.base.errors import ConfigError
+from harness.base.paths import BENCHMARK
 from harness.config import memory
 from harness.config.file import presets, resolve
+from harness.machine import facts
 
 NAMES = presets()
 REFERENCE_LR = {
@@ -44,8 +46,73 @@ def test_a_preset_keeps_the_rules_and_fits(name):
     assert reference_points.reference(batch.global_batch_size).mean_samples > 0
     nodes, gpus = name.split("_")[1].split("x")
     assert (parallel.nodes, parallel.gpus_per_node) == (int(nodes), int(gpus))
-    assert memory.predicted(config).total < 0.95 * config.system.accelerator_memory_gib * 2**30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_parts_of_a_preset_s_memory_sum_to_less_than_the_driver_reports(name):
+    config = preset(name)
+    reported = facts.accelerators()[config.system.accelerator].memory_gib
+    parts = dataclasses.asdict(memory.predicted(config))
+    assert config.system.accelerator_memory_gib == reported
+    assert sum(parts.values()) < reported * 2**30
     memory.require_fit(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "larger"),
+    [
+        ("h100_1x8", ["batch.micro_batch_size=2"]),
+        ("h100_1x8", ["parallelism.tensor=1", "parallelism.sequence_parallel=false"]),
+        ("h200_1x8", ["batch.micro_batch_size=2"]),
+    ],
+)
+def test_a_preset_of_a_small_accelerator_is_the_largest_that_fits(name, larger):
+    with pytest.raises(ConfigError, match="memory: found"):
+        memory.require_fit(preset(name, *larger))
+
+
+def test_what_fits_is_accepted():
+    """74 GiB of 79: refused while H100 was taken to have 74."""
+    config = preset("h100_1x8", "parallelism.gradient_reduce=fp32")
+    assert 73 < memory.predicted(config).total / 2**30 < 74
+    memory.require_fit(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory_gib", "kind"),
+    [
+        ([], 139, "facts"),
+        (["system.accelerator=NVIDIA H100 80GB HBM3"], 79, "facts"),
+        (["system.accelerator=NVIDIA H100 NVL"], 0, "file"),
+        (["system.accelerator_memory_gib=94"], 94, "--set"),
+        (["system.accelerator_memory_gib=0"], 0, "--set"),
+    ],
+)
+def test_memory_comes_from_facts_unless_somebody_wrote_it(overrides, memory_gib, kind):
+    resolved = resolve("llama31_8b", preset="h200_8x8", overrides=overrides, aliases={})
+    origin = resolved.origins["system.accelerator_memory_gib"]
+    assert (resolved.config.system.accelerator_memory_gib, origin.kind) == (memory_gib, kind)
+
+
+def test_a_number_in_the_file_wins(tmp_path):
+    text = BENCHMARK.read_text(encoding="utf-8")
+    file = tmp_path / "benchmark.yaml"
+    file.write_text(
+        text.replace("accelerator_memory_gib: null", "accelerator_memory_gib: 120"), encoding="utf-8"
+    )
+    resolved = resolve("llama31_8b", preset="h200_8x8", file=file, aliases={})
+    assert resolved.config.system.accelerator_memory_gib == 120
+    assert resolved.origins["system.accelerator_memory_gib"].kind == "file"
+
+
+def test_plan_says_where_memory_comes_from(capsys):
+    assert cli.main(["plan", "--preset", "h200_1x8"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "139.0" in text and "predicted: 118 GiB of 139 GiB (facts.yaml, H200); in GiB: weights 15.0" in text
+    )
+    assert cli.main(["plan", "--profile", "llama31_8b"]) == 0
+    assert "of an accelerator of unknown memory (system.accelerator_memory_gib)" in capsys.readouterr().out
 
 
 def test_plan_shows_a_preset_with_line_numbers_and_its_memory(capsys):
