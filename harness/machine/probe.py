@@ -38,7 +38,7 @@ def machine() -> dict[str, str]:
         "host_processor_vcpu_count": str(psutil.cpu_count() or ""),
         "host_processor_frequency": _frequency(),
         "host_processor_caches": _caches(_SYS),
-        "host_memory_capacity": f"{math.ceil(psutil.virtual_memory().total / 2**30)} GB",
+        "host_memory_capacity": f"{math.ceil(psutil.virtual_memory().total / 2**30)} GiB",
         "host_storage_type": _storage(_SYS),
         "host_storage_capacity": f"{shutil.disk_usage(Path.cwd()).total / 1e12:.1f} TB",
         "host_networking": _networking(_SYS),
@@ -101,9 +101,9 @@ def rocm(text: str) -> dict[str, str]:
 
 
 def _memory(text: str) -> str:
-    """`143771 MiB` as `140 GB`, what is no number as it is."""
+    """`143771 MiB` as `140 GiB`, what is no number as it is; amd-smi says MB of its MiB."""
     found = re.fullmatch(r"(\d+) (?:MiB|MB)", text)
-    return f"{round(int(found[1]) / 1024)} GB" if found else text
+    return f"{round(int(found[1]) / 1024)} GiB" if found else text
 
 
 def _json(text: str) -> Any:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from compliance.system_description import ALSO, FIELDS, MEANINGFUL, STATUSES
-from harness.contract.config import Config
-from harness.machine import probe
+from harness.contract.config import Config, System
+from harness.machine import facts, probe
 
 _STATUS = dict(zip(("onprem", "cloud", "research", "preview"), STATUSES, strict=True))
 _FRAMEWORKS = (("PyTorch", "torch"), ("Megatron-core", "megatron-core"))
@@ -20,7 +20,8 @@ class Field:
     """A value of the description.
 
     Args:
-        origin: probed | benchmark.yaml | the campaign | given | placeholder (empty: the submitter fills it in).
+        origin: probed | benchmark.yaml | facts.yaml | the campaign | given | placeholder (empty: the submitter fills
+            it in).
     """
 
     value: str
@@ -36,7 +37,8 @@ def describe(config: Config, recorded: Mapping[str, Any], given: Mapping[str, st
     """
     fields = {name: Field(value="", origin=PLACEHOLDER) for name in (*FIELDS, *ALSO)}
     for origin, values in (
-        ("benchmark.yaml", _of_the_preset(config)),
+        (facts.FACTS.name, _of_facts(config.system)),
+        ("benchmark.yaml", _of_the_preset(config.system)),
         ("probed", _probed(recorded)),
         ("the campaign", _of_runs(recorded)),
         ("benchmark.yaml", _of_config(config)),
@@ -74,12 +76,20 @@ def _of_config(config: Config) -> dict[str, str]:
     }
 
 
-def _of_the_preset(config: Config) -> dict[str, str]:
+def _of_facts(system: System) -> dict[str, str]:
+    """Memory of the accelerator that the preset names, where it says no other."""
+    known = facts.accelerator(system.accelerator)
+    memory_gib = known.memory_gib if known else None
+    return {"accelerator_memory_capacity": f"{memory_gib:g} GiB" if memory_gib else ""}
+
+
+def _of_the_preset(system: System) -> dict[str, str]:
     """What the machine that trained knows better, where it was asked."""
-    memory_gib = config.system.accelerator_memory_gib
+    memory = f"{system.accelerator_memory_gib:g} GiB" if system.accelerator_memory_gib else ""
+    same = memory == _of_facts(system)["accelerator_memory_capacity"]
     return {
-        "accelerator_model_name": config.system.accelerator,
-        "accelerator_memory_capacity": f"{memory_gib:g} GB" if memory_gib else "",
+        "accelerator_model_name": system.accelerator,
+        "accelerator_memory_capacity": "" if same else memory,
     }
 
 

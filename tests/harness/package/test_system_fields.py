@@ -34,7 +34,7 @@ def config():
 def test_nvidia_smi_is_read():
     assert probe.nvidia(H200) == {
         "accelerator_model_name": "NVIDIA H200",
-        "accelerator_memory_capacity": "140 GB",
+        "accelerator_memory_capacity": "140 GiB",
         "accelerator_frequency": "1980 MHz",
         "accelerator_host_interconnect": "PCIe Gen 5 x16",
         "driver": "NVIDIA driver 570.172.08",
@@ -45,13 +45,13 @@ def test_nvidia_smi_is_read():
 def test_amd_smi_and_rocm_smi_are_read():
     found = {
         "accelerator_model_name": "AMD Instinct MI355X",
-        "accelerator_memory_capacity": "288 GB",
+        "accelerator_memory_capacity": "288 GiB",
         "accelerator_memory_configuration": "HBM3E",
     }
     assert probe.amd(json.dumps(AMD)) == probe.amd(json.dumps({"gpu_data": AMD})) == found
     assert probe.rocm(json.dumps(ROCM)) == {
         "accelerator_model_name": "AMD Instinct MI300X",
-        "accelerator_memory_capacity": "192 GB",
+        "accelerator_memory_capacity": "192 GiB",
     }
 
 
@@ -133,7 +133,15 @@ def test_the_preset_names_the_accelerator_where_the_machine_did_not():
     config = resolve("llama31_8b", overrides=texts, aliases={}).config
     fields = system_fields.describe(config, {"cpu": "another"}, {})
     assert fields["accelerator_model_name"] == system_fields.Field(value="MI355X", origin="benchmark.yaml")
-    assert fields["accelerator_memory_capacity"].value == "288 GB"
+    assert fields["accelerator_memory_capacity"] == system_fields.Field(
+        value="288 GiB", origin="benchmark.yaml"
+    )
     recorded = {"cpu": "another", "accelerator": "AMD Instinct MI355X"}
     named = system_fields.describe(config, recorded, {})["accelerator_model_name"]
     assert named == system_fields.Field(value="AMD Instinct MI355X", origin="the campaign")
+
+
+def test_the_memory_that_nobody_wrote_or_probed_comes_from_facts():
+    config = resolve("llama31_8b", preset="h200_1x8", aliases={}).config
+    memory = system_fields.describe(config, {"cpu": "another"}, {})["accelerator_memory_capacity"]
+    assert memory == system_fields.Field(value="139 GiB", origin="facts.yaml")
