@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from compliance.benchmark import BENCHMARK
 from compliance.rule_input import read_json
 
-BENCHMARK = "llama31_8b"
 _DEPTHS = ("results", "*/results", "*/*/results")  # an organisation, a repository, several rounds
 
 
@@ -41,14 +41,14 @@ def organisations(tree: Path) -> Iterator[Path]:
 
 
 def result_directories(organisation: Path) -> list[ResultDirectory]:
-    found = sorted(path for path in (organisation / "results").glob(f"*/{BENCHMARK}") if path.is_dir())
+    found = sorted(path for path in (organisation / "results").glob(f"*/{BENCHMARK.name}") if path.is_dir())
     return [ResultDirectory(path=path, organisation=organisation) for path in found]
 
 
 def holder(path: Path) -> ResultDirectory | None:
     """The result directory that a path is, where it lies in a package."""
     place = path.resolve()
-    if place.name != BENCHMARK or place.parent.parent.name != "results":
+    if place.name != BENCHMARK.name or place.parent.parent.name != "results":
         return None
     return ResultDirectory(path=path, organisation=place.parent.parent.parent)
 

@@ -11,9 +11,12 @@ from typing import Any
 
 import yaml
 
+from compliance.benchmark import BENCHMARK, PROXY
+
 _DIRECTORY = Path(__file__).parent / "rulesets"
 NAMES = ("5.1.0", "6.0.0", "6.1.0", "proxy")
-_DEFAULTS = {"llama31_8b": "6.1.0", "llama31_8b_proxy": "proxy"}
+_NEWEST = "6.1.0"
+_DEFAULTS = {BENCHMARK.name: _NEWEST, PROXY.name: "proxy"}
 
 
 class RulesetError(ValueError):
@@ -66,6 +69,11 @@ class Ruleset:
     keys: Mapping[str, KeyRule]
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether it judges the proxy, whose logs are no result."""
+        return self.benchmark == PROXY.name
+
+    @property
     def required(self) -> frozenset[str]:
         return frozenset(key for key, rule in self.keys.items() if rule.required)
 
@@ -82,7 +90,7 @@ def choose_ruleset(benchmark: str | None, requested: str | None) -> str:
     """
     if requested is not None and requested not in NAMES:
         raise RulesetError(f"ruleset: found {requested!r}; allowed: {', '.join(NAMES)}")
-    return requested or _DEFAULTS.get(benchmark or "", "6.1.0")
+    return requested or _DEFAULTS.get(benchmark or "", _NEWEST)
 
 
 @cache

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from compliance import mllog
+from compliance.benchmark import BENCHMARK
 from compliance.mllog import Event, Parsed
 
-TARGET_LOG_PERPLEXITY = 3.3  # training_rules, llama31_8b, closed division
 _PRECISION_KEYS = (
     "lowest_numerical_precision_in_linear",
     "lowest_numerical_precision_linear",  # as AMD's published v6.0 logs spell it
@@ -82,7 +82,7 @@ class RunLog:
     def target(self) -> float:
         point = self.points.get("target_accuracy")
         stated = number(point.value) if point else None
-        return TARGET_LOG_PERPLEXITY if stated is None else stated
+        return BENCHMARK.target_log_perplexity if stated is None else stated
 
 
 def read(path: Path) -> RunLog:

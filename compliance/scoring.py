@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
+from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
-
-RUNS = 10  # training_rules: a valid llama31_8b score has ten runs
 
 
 class ScoreError(ValueError):
@@ -44,9 +43,10 @@ def median_window(run_results_s: Sequence[float]) -> range:
     Raises:
         ScoreError: fewer than ten runs, or a median window that is no valid result.
     """
-    if len(run_results_s) < RUNS:
-        raise ScoreError(f"{len(run_results_s)} runs; a valid score needs {RUNS}")
-    windows = [range(first, first + RUNS) for first in range(len(run_results_s) - RUNS + 1)]
+    runs = BENCHMARK.runs
+    if len(run_results_s) < runs:
+        raise ScoreError(f"{len(run_results_s)} runs; a valid score needs {runs}")
+    windows = [range(first, first + runs) for first in range(len(run_results_s) - runs + 1)]
     scored = sorted((_window_score([run_results_s[i] for i in window]), window.start) for window in windows)
     score, first = scored[len(scored) // 2]
     if math.isinf(score):

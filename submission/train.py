@@ -101,7 +101,7 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
     record.state("starting")
     events.point("cache_clear", record.caches_cleared)
     events.start("init_start")
-    events.point("submission_benchmark", config.benchmark)
+    events.point("submission_benchmark", config.benchmark.name)
     events.point("submission_org", config.system.submitter)
     events.point("submission_platform", config.system.name)
     events.point("submission_division", config.system.division)

@@ -58,7 +58,10 @@ ROOMS = [  # of harness: a room imports only rooms before it; rooms in one place
 ]
 PLOTTING = {"report", "study", "projection"}  # the rooms that import matplotlib
 OF_THE_TERMINAL = {"commands", "cli"}  # the rooms that read the command line and write to stdout
-SAME_NAME = {"harness/commands/kernels.py"}  # named like the command, which is named like the package
+SAME_NAME = {
+    "harness/commands/kernels.py",  # named like the command, which is named like the package
+    "harness/contract/benchmark.py",  # compliance has the same value, on its side of the wall
+}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 

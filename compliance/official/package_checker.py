@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compliance import repository
+from compliance.benchmark import BENCHMARK
 
 _TIMEOUT_S = 300
 TOOLS = ("package_checker", "result_summarizer", "repo_checker", "system_desc_checker")
@@ -94,7 +95,7 @@ def _scores(table: Path) -> list[float]:
     if not table.is_file():
         return []
     with table.open(encoding="utf-8", newline="") as file:
-        cells = [row.get(repository.BENCHMARK) or "" for row in csv.DictReader(file)]
+        cells = [row.get(BENCHMARK.name) or "" for row in csv.DictReader(file)]
     return [float(cell) for cell in cells if cell.replace(".", "", 1).isdigit()]
 
 

@@ -123,7 +123,7 @@ def parallelism(case: Case) -> Iterator[Violation]:
     Source: training_rules and the reference (Llama 3.1 8B); Megatron's arguments.
     Breaks it: tensor parallelism 64; pipeline parallelism 33; expert parallelism 8 of a dense model (warning).
     """
-    if case.ruleset.benchmark != "llama31_8b":
+    if case.ruleset.is_scaled:
         return
     ways = {name: integer(case.number(f"{name}_parallelism")) for name in ("tensor", "pipeline", "expert")}
     points = case.log.points

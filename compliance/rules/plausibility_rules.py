@@ -118,7 +118,7 @@ def throughput(submission: Submission) -> Iterator[Violation]:
         rate, peak, name = tflops_per_accelerator(case, system), 0.0, "an accelerator"
         if system is not None and system.peaks:
             peak, name = max(system.peaks.values()), system.model
-        elif rate is None or case.ruleset.benchmark != "llama31_8b":
+        elif rate is None or case.ruleset.is_scaled:
             continue
         if rate is not None and rate > (peak or _ANY_PEAK):
             certain = peak or rate > _CERTAIN * _ANY_PEAK

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from compliance import reference_points as compliance_reference_points
 from compliance import scoring
+from compliance.benchmark import BENCHMARK
 from compliance.reference_points import RcpError
 from compliance.rule_input import Case, Submission, Violation
 from compliance.rules.plausibility_rules import even_runs
@@ -25,7 +26,7 @@ def numbering(submission: Submission) -> Iterator[Violation]:
     Source: submission_rules, Training results; mlperf-logging, package_checker.py (an exact number of files).
     Breaks it: nine files of a package; eleven; result_4.txt missing; result_1 .. result_10 (warning).
     """
-    runs = submission.cases[0].ruleset.runs if submission.cases else 10
+    runs = submission.cases[0].ruleset.runs if submission.cases else BENCHMARK.runs
     if submission.kind in ("logs", "campaign") or not runs:
         return
     numbers = sorted(int(match[1]) for name in submission.names if (match := RESULT.fullmatch(name)))
@@ -138,7 +139,7 @@ def reference_points(submission: Submission) -> Iterator[Violation]:
     Source: training_rules, Reference Convergence Points; mlperf-logging, rcp_checker.py.
     Breaks it: ten runs of 172,032 samples at batch size 32; one run of 98,304; a batch size above 128.
     """
-    cases = [case for case in submission.cases if case.ruleset.benchmark == "llama31_8b"]
+    cases = [case for case in submission.cases if not case.ruleset.is_scaled]
     sizes = {case.log.global_batch_size for case in cases}
     gbs = sizes.pop() if len(sizes) == 1 else None  # else: C18
     if gbs is None or gbs < 1:

@@ -79,7 +79,7 @@ def precision_ran(case: Case, proof: object) -> Iterator[Violation]:
         message = "proof.json counts other formats than the log discloses"
         yield case.error("C11", point, point.value, " or ".join(allowed), message)
     backends = {str(row.get("backend")) for row in rows if isinstance(row, dict)}
-    if case.ruleset.benchmark == "llama31_8b" and backends & _NOT_NATIVE:
+    if not case.ruleset.is_scaled and backends & _NOT_NATIVE:
         message = "emulated GEMMs are no result of the closed division; package build refuses them"
         yield case.warning("C11", point, ", ".join(sorted(backends)), "native", message)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import system_description
-from compliance.repository import BENCHMARK
+from compliance.benchmark import BENCHMARK
 from compliance.rule_input import Violation
 from compliance.system_description import Description
 
@@ -24,7 +24,7 @@ _OTHERS = (  # beside llama31_8b: benchmark_meta.py, rounds 5.1, 6.0 and 6.1
     "bert dlrm_dcnv2 gnn rgat gpt3 llama2_70b_lora llama31_405b retinanet stable_diffusion flux1 gpt_oss_20b "
     "deepseekv3_671b qwen35_397b_grpo dlrmv4"
 )
-BENCHMARKS = (BENCHMARK, *_OTHERS.split())
+BENCHMARKS = (BENCHMARK.name, *_OTHERS.split())
 _LEFT_OVER = (".pyc", ".pyo", ".swp", ".swo", ".bak", ".orig", ".rej", ".tmp", ".part", "~")
 _UNPORTABLE = re.compile(r'[\s\x00-\x1f\x7f<>:"|?*\\]')
 _MOST = 50  # violations of one kind that are told one by one
@@ -138,11 +138,11 @@ def pairs(tree: Tree) -> Iterator[Violation]:
         yield tree.error(f"systems/{name}.json", "no results", f"results/{name}/", message)
     for name, benchmarks in tree.results.items():
         if not benchmarks:
-            yield tree.error(f"results/{name}", "empty", f"{BENCHMARK}/", "a system without results")
+            yield tree.error(f"results/{name}", "empty", f"{BENCHMARK.name}/", "a system without results")
         for benchmark in benchmarks:
             if benchmark not in BENCHMARKS:
                 message = "the official package checker skips a name it does not know without a word"
-                yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK, message)
+                yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK.name, message)
 
 
 def layout(tree: Tree) -> Iterator[Violation]:
@@ -214,9 +214,9 @@ def implementations(tree: Tree) -> Iterator[Violation]:
     Source: submission_rules, benchmarks/; training_rules, Source code; repo_checker.py.
     Breaks it: no benchmarks/llama31_8b/implementations; an empty README.md; a README alone.
     """
-    if not any(BENCHMARK in benchmarks for benchmarks in tree.results.values()):
+    if not any(BENCHMARK.name in benchmarks for benchmarks in tree.results.values()):
         return
-    place = f"benchmarks/{BENCHMARK}/implementations"
+    place = f"benchmarks/{BENCHMARK.name}/implementations"
     files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind == "file"]
     found = sorted({entry.path.split("/")[3] for entry in files if entry.path.count("/") >= 4})
     if not found:

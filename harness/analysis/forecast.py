@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import yaml
 
 from compliance import reference_points
+from compliance.benchmark import BENCHMARK
 from harness.records.metrics import Evaluation, samples_to_target
 
 CONSTANTS = Path(__file__).parent / "public" / "prediction.yaml"
@@ -121,7 +122,7 @@ def predict(
         return _silent(f"too early: {len(finite)} of {_ESTIMATES} evaluations")
     known = constants()
     curve = known.curve(global_batch_size)
-    if benchmark != "llama31_8b" or not math.isclose(target, known.target) or curve is None:
+    if benchmark != BENCHMARK.name or not math.isclose(target, known.target) or curve is None:
         return _extrapolated(finite, target)
     return _calibrated(finite, known, curve, global_batch_size)
 
@@ -181,7 +182,7 @@ def _extrapolated(finite: Sequence[Point], target: float) -> Outlook:
 
 def band(global_batch_size: int, samples: int, *, benchmark: str) -> Band | None:
     """Where public runs of this batch size were at this number of samples; None where there are too few."""
-    rows = constants().bands.get(global_batch_size, {}) if benchmark == "llama31_8b" else {}
+    rows = constants().bands.get(global_batch_size, {}) if benchmark == BENCHMARK.name else {}
     for (a, low), (b, high) in pairwise(sorted(rows.items())):
         if a <= samples <= b:
             share = math.log(samples / a) / math.log(b / a)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from compliance.benchmark import BENCHMARK
 from compliance.mllog import Event
 from compliance.runlog import Evaluation, RunLog
 from harness.analysis import submission_loader
@@ -23,8 +24,7 @@ from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.records.timing import Timing
 
-SHIPPED = Path(__file__).parent / "public" / "llama31_8b.json"
-_BENCHMARK = "llama31_8b"
+SHIPPED = Path(__file__).parent / "public" / f"{BENCHMARK.name}.json"
 _FORMAT = 1
 _POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
 _MOST_NAMED = 12  # candidates in an error message
@@ -32,7 +32,7 @@ _MOST_NAMED = 12  # candidates in an error message
 
 def directories(tree: Path) -> Iterator[Path]:
     """Every results directory of the benchmark in a repository, or in a folder of repositories."""
-    yield from sorted(path for path in tree.glob(f"**/results/*/{_BENCHMARK}") if path.is_dir())
+    yield from sorted(path for path in tree.glob(f"**/results/*/{BENCHMARK.name}") if path.is_dir())
 
 
 def entry(directory: Path) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def entry(directory: Path) -> dict[str, Any]:
         "target": loaded.target,
         "points": {key: loaded.scalar(key) for key in _POINTS if loaded.scalar(key) is not None},
         "source": {
-            "path": f"{org}/results/{system}/{_BENCHMARK}",
+            "path": f"{org}/results/{system}/{BENCHMARK.name}",
             "sha256": _digest(directory, [Path(run.path).name for run in loaded.runs]),
         },
         "runs": [_run(run, timing) for run, timing in zip(loaded.runs, loaded.timings, strict=True)],
@@ -94,7 +94,9 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
         head = json.dumps({key: value for key, value in one.items() if key != "runs"}, indent=1)
         runs = ",\n  ".join(json.dumps(run, separators=(",", ":")) for run in one["runs"])
         systems.append(f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}')
-    head = json.dumps({"format": _FORMAT, "benchmark": _BENCHMARK, "made_by": "results index", "systems": []})
+    head = json.dumps(
+        {"format": _FORMAT, "benchmark": BENCHMARK.name, "made_by": "results index", "systems": []}
+    )
     return head[: -len("]}")] + "\n" + ",\n".join(systems) + "\n]}\n"
 
 
@@ -106,13 +108,14 @@ def read(path: Path = SHIPPED) -> list[dict[str, Any]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == _FORMAT and content["benchmark"] == _BENCHMARK
+        known = content["format"] == _FORMAT and content["benchmark"] == BENCHMARK.name
         if known and all({"round", "org", "system", "runs"} <= one.keys() for one in content["systems"]):
             return list(content["systems"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UsageError(
-        f"{printable(path)}: no index of {_BENCHMARK} results; write one with ./run.sh results index TREE --out FILE"
+        f"{printable(path)}: no index of {BENCHMARK.name} results; "
+        "write one with ./run.sh results index TREE --out FILE"
     )
 
 
@@ -189,7 +192,7 @@ def _runlog(one: dict[str, Any], number: int, run: dict[str, Any]) -> RunLog:
     columns = zip(run["samples"], run["at_ms"], run["log_perplexity"], strict=True)
     return RunLog(
         path=f"{one['source']['path']}/run {number}",
-        benchmark=_BENCHMARK,
+        benchmark=BENCHMARK.name,
         submission_org=one["submitter"],
         submission_platform=one["points"].get("submission_platform"),
         division=one["points"].get("submission_division"),
@@ -236,6 +239,8 @@ def parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
                 continue
             found[key(one)] = one
     if not found:
-        wanted = "a repository with ORG/results/SYSTEM/llama31_8b/result_*.txt"
-        raise UsageError(f"{', '.join(map(printable, trees))}: found no llama31_8b logs; allowed: {wanted}")
+        wanted = f"a repository with ORG/results/SYSTEM/{BENCHMARK.name}/result_*.txt"
+        raise UsageError(
+            f"{', '.join(map(printable, trees))}: found no {BENCHMARK.name} logs; allowed: {wanted}"
+        )
     return [found[key] for key in sorted(found)]

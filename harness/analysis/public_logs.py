@@ -6,17 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compliance import runlog, scoring
+from compliance import scoring
+from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
 from harness.analysis import submission_loader
 from harness.base.errors import UsageError
 
-TARGET = runlog.TARGET_LOG_PERPLEXITY
+TARGET = BENCHMARK.target_log_perplexity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicSystem:
-    """One system's llama31_8b runs.
+    """One system's runs of the benchmark.
 
     Args:
         round: v5.1, from the directory's name.
@@ -40,13 +41,13 @@ class PublicSystem:
 
 
 def systems(trees: Sequence[Path]) -> list[PublicSystem]:
-    """Every llama31_8b system below the trees, in the order of their names."""
+    """Every system with results below the trees, in the order of their names."""
     found = {system.key: system for tree in trees for system in _below(tree)}
     return [found[key] for key in sorted(found)]
 
 
 def _below(tree: Path) -> Iterator[PublicSystem]:
-    for directory in sorted(tree.glob("**/results/*/llama31_8b")):
+    for directory in sorted(tree.glob(f"**/results/*/{BENCHMARK.name}")):
         try:
             loaded = submission_loader.load(directory)
         except UsageError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compliance import reference_points, scoring
+from compliance.benchmark import BENCHMARK
 from compliance.reference_points import RcpError, Reference
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
@@ -68,7 +69,7 @@ def judge(group: ResultSet) -> Verdict:
         directory=str(group.directory),
         runs=len(logs),
         runs_converged=sum(scoring.converged(log, rules_target(log)) for log in logs),
-        valid=len(logs) >= scoring.RUNS,
+        valid=len(logs) >= BENCHMARK.runs,
         global_batch_size=reference.global_batch_size,
         reference_mean_samples=reference.mean_samples,
         smallest_mean_samples=reference.smallest_mean,
@@ -101,10 +102,10 @@ def _samples(log: RunLog) -> float:
 
 def _reference(group: ResultSet, logs: Sequence[RunLog]) -> Reference:
     where = printable(group.directory)
-    if {log.benchmark for log in logs} != {"llama31_8b"}:
+    if {log.benchmark for log in logs} != {BENCHMARK.name}:
         found = ", ".join(sorted({printable(log.benchmark) for log in logs}))
         raise UsageError(
-            f"{where}: found benchmark {found}; allowed: llama31_8b, no other has reference points here"
+            f"{where}: found benchmark {found}; allowed: {BENCHMARK.name}, no other has reference points here"
         )
     sizes = {log.global_batch_size for log in logs}
     size = sizes.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compliance.benchmark import BENCHMARK
 from harness.analysis import run_figures
 from harness.analysis.submission_loader import Submission
 from harness.base.text import printable
@@ -114,9 +115,9 @@ def notices(submissions: Sequence[Submission]) -> list[str]:
 
 def _run_notices(submission: Submission) -> list[str]:
     runs, good, lines = len(submission.runs), len(run_figures.converged(submission)), []
-    if runs < run_figures.RUNS_BY_THE_RULES:
+    if runs < BENCHMARK.runs:
         mean = "olympic mean" if good > 2 else "plain mean"
-        needs = f"a score by the rules needs {run_figures.RUNS_BY_THE_RULES}"
+        needs = f"a score by the rules needs {BENCHMARK.runs}"
         lines.append(f"{submission.name}: {mean} of {good} run{'s' * (good != 1)}; {needs}.")
     if good < runs:
         lines.append(

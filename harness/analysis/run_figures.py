@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from compliance import reference_points, scoring
+from compliance.benchmark import BENCHMARK
 from compliance.rules.plausibility_rules import TFLOP_PER_SEQUENCE
 from compliance.runlog import RunLog
 from compliance.scoring import olympic_mean, samples_to_target
 from harness.analysis.submission_loader import Submission
 from harness.records.timing import Timing
 
-RUNS_BY_THE_RULES = 10
 HYPERPARAMETERS = (
     "opt_base_learning_rate", "opt_end_learning_rate", "opt_learning_rate_warmup_steps",
     "opt_learning_rate_decay_steps", "opt_adamw_beta_1", "opt_adamw_beta_2", "opt_adamw_epsilon",
@@ -168,7 +168,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def tflops_per_accelerator(submission: Submission) -> float | None:
     """Model arithmetic over the run result, evaluations on the clock but not counted as work (as rule C16 takes it)."""
     rate = _mean(rates(submission))
-    if submission.benchmark != "llama31_8b" or not submission.accelerators or rate is None:
+    if submission.benchmark != BENCHMARK.name or not submission.accelerators or rate is None:
         return None
     return TFLOP_PER_SEQUENCE * rate / submission.accelerators
 
@@ -207,9 +207,9 @@ def of(submission: Submission) -> RunFigures:
 def normalized(submission: Submission, minutes: float | None) -> float | None:
     """RCP normalisation, where the benchmark has reference points and ten runs to hold against them."""
     samples, gbs = stop_samples(submission), submission.global_batch_size
-    if submission.benchmark != "llama31_8b" or minutes is None or gbs is None:
+    if submission.benchmark != BENCHMARK.name or minutes is None or gbs is None:
         return None
-    if len(samples) < RUNS_BY_THE_RULES:
+    if len(samples) < BENCHMARK.runs:
         return None
     try:
         return minutes * reference_points.normalisation(gbs, reference_points.trimmed_mean(samples))

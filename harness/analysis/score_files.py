@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compliance import checker, scoring
+from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import ResultSet
@@ -64,7 +65,9 @@ def score(group: ResultSet) -> Score:
         scored = window(logs)
         mean_s = scoring.olympic_mean([scoring.run_result_s(log, rules_target(log)) for log in scored])
         problem = (
-            None if len(scored) == scoring.RUNS else f"{len(logs)} runs; a valid score needs {scoring.RUNS}"
+            None
+            if len(scored) == BENCHMARK.runs
+            else f"{len(logs)} runs; a valid score needs {BENCHMARK.runs}"
         )
     except ScoreError as error:
         problem = str(error)
@@ -75,7 +78,7 @@ def score(group: ResultSet) -> Score:
         window=tuple(log.path for log in scored) if len(scored) < len(logs) else None,
         olympic_mean_min=None if mean_s is None else mean_s / 60,
         samples_at_stop_mean=_mean([log.samples_at_stop for log in scored]),
-        valid=problem is None and logs[0].benchmark == "llama31_8b",
+        valid=problem is None and logs[0].benchmark == BENCHMARK.name,
         problem=problem,
     )
 
@@ -86,7 +89,7 @@ def window(logs: Sequence[RunLog]) -> list[RunLog]:
     Raises:
         ScoreError: more than ten runs without a valid median window.
     """
-    if len(logs) <= scoring.RUNS:
+    if len(logs) <= BENCHMARK.runs:
         return list(logs)
     ordered = sorted(logs, key=lambda log: (log.run_start_ms is None, log.run_start_ms or 0))
     return [ordered[i] for i in scoring.median_window([_result_s(log) for log in ordered])]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import mllog, repository, runlog
+from compliance.benchmark import BENCHMARK, PROXY
 from compliance.mllog import Parsed
 from compliance.repository import ResultDirectory
 from compliance.rule_input import Unreadable
@@ -82,7 +83,7 @@ class Submission:
 
     @property
     def is_proxy(self) -> bool:
-        return self.benchmark.endswith("_proxy")
+        return self.benchmark == PROXY.name
 
     @property
     def target(self) -> float:
@@ -121,7 +122,7 @@ def load(path: Path) -> Submission:
     if not timed:
         said = f"{len(found.logs)} logs without run_start and run_stop"
         raise UsageError(
-            f"{printable(path)}: found {said}; allowed: finished logs of llama31_8b or its proxy"
+            f"{printable(path)}: found {said}; allowed: finished logs of {BENCHMARK.name} or its proxy"
         )
     return _built(path, found.directory, tuple(run for run, _ in timed), tuple(one for _, one in timed))
 
@@ -162,7 +163,7 @@ def _name(path: Path, campaign: Mapping[str, Any]) -> str:
     resolved = path.resolve()
     if resolved.is_file():
         return f"{resolved.parent.name}/{resolved.name}"
-    return resolved.parent.name if resolved.name.startswith("llama31_8b") else resolved.name
+    return resolved.parent.name if resolved.name.startswith(BENCHMARK.name) else resolved.name
 
 
 def _text(value: Any) -> str | None:
@@ -185,7 +186,7 @@ def distinct(submissions: Sequence[Submission]) -> list[Submission]:
 def _place(path: Path) -> str:
     """The last two parts of a path that say whose logs these are."""
     parts = [part for part in path.resolve().parts if part not in ("results", "runs", "/")]
-    return "/".join((parts[:-1] if parts[-1].startswith("llama31_8b") else parts)[-2:])
+    return "/".join((parts[:-1] if parts[-1].startswith(BENCHMARK.name) else parts)[-2:])
 
 
 def result_sets(paths: Sequence[str], *, lenient: bool = False) -> list[ResultSet]:

@@ -11,7 +11,6 @@ from harness.analysis.forecast import Band, Outlook
 from harness.contract.config import Config
 from harness.records.metrics import Evaluation, duration
 
-_BENCHMARK = "llama31_8b"
 _IN_SIGHT = 10  # times the samples trained: no curve says more about what comes later
 
 
@@ -42,7 +41,7 @@ def look(
         evaluations,
         global_batch_size=size,
         target=config.evaluation.target_log_perplexity,
-        benchmark=config.benchmark,
+        benchmark=config.benchmark.name,
     )
     if found.samples is not None and samples and found.samples > _IN_SIGHT * samples:
         found = replace(found, samples=None, error_pct=None, why="the target is out of sight")
@@ -53,7 +52,7 @@ def look(
             error_s = found.samples * found.error_pct / 100 / samples_per_s
     at = evaluations[-1].samples if evaluations else 0
     return View(
-        band=forecast.band(size, at, benchmark=config.benchmark),
+        band=forecast.band(size, at, benchmark=config.benchmark.name),
         reference_samples=_reference(config),
         outlook=found,
         time_to_target_s=to_go_s,
@@ -62,7 +61,7 @@ def look(
 
 
 def _reference(config: Config) -> float | None:
-    if config.benchmark != _BENCHMARK:
+    if config.benchmark.is_scaled:
         return None
     try:
         return reference_points.reference(config.batch.global_batch_size).mean_samples

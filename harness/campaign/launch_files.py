@@ -72,7 +72,7 @@ def render(
     text = environment.get_template(kind.template).render(
         kind=name,
         name=f"launch/{kind.file}",
-        title=f"{config.benchmark} on {nodes} node{'s' * (nodes > 1)}",
+        title=f"{config.benchmark.name} on {nodes} node{'s' * (nodes > 1)}",
         made_by=shlex.join(made_by if overrides or preset or profile != "llama31_8b" else made_by[:6]),
         nodes=nodes,
         follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's

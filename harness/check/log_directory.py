@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compliance import checker, repository
+from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
@@ -63,7 +64,7 @@ def judge(
 def _ask_package_checker(paths: Sequence[str], requested: str | None) -> dict[Path, Oracle]:
     """The official package checker about every path that is a package."""
     trees = [path for path in map(Path, paths) if path.is_dir() and repository.result_directories(path)]
-    name = checker.load(checker.choose_ruleset(repository.BENCHMARK, requested)).official
+    name = checker.load(checker.choose_ruleset(BENCHMARK.name, requested)).official
     return {tree.resolve(): package_checker.ask(tree, name, ("package_checker",))[0] for tree in trees}
 
 
@@ -133,7 +134,7 @@ def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:
 
 def examined(group: ResultSet, requested: str | None, *, skip_official: bool = False) -> Checked:
     inside = group.kind == "results"  # there the directory says which benchmark it is, not the log
-    benchmark = repository.BENCHMARK if inside else checker.benchmark_of(group.logs)
+    benchmark = BENCHMARK.name if inside else checker.benchmark_of(group.logs)
     ruleset = checker.load(checker.choose_ruleset(benchmark, requested))
     submission = submission_of(group, ruleset)
     violations = checker.check_submission(submission)

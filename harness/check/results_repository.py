@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import repository, scoring
+from compliance.benchmark import BENCHMARK
 from compliance.rule_input import Case
 from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import result_set_of
@@ -29,7 +30,7 @@ def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool)
         places = {home: repository.result_directories(home) for home in organisations}
         if not any(places.values()):
             raise UsageError(
-                f"{printable(name)}: found no results/<system>/{repository.BENCHMARK} below it; "
+                f"{printable(name)}: found no results/<system>/{BENCHMARK.name} below it; "
                 "allowed: a package, or a directory of packages"
             )
         for home in organisations:
@@ -74,8 +75,8 @@ def line(checked: Checked) -> str:
 
 def _minutes(checked: Checked) -> float | None:
     """Olympic mean before normalisation, unverified."""
-    logs = [case.log for case in checked.cases]
+    logs, target = [case.log for case in checked.cases], BENCHMARK.target_log_perplexity
     try:
-        return scoring.olympic_mean([scoring.run_result_s(log, 3.3) for log in logs]) / 60
+        return scoring.olympic_mean([scoring.run_result_s(log, target) for log in logs]) / 60
     except ScoreError:
         return None

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from compliance import scoring
+from compliance.benchmark import BENCHMARK
 from harness.analysis.reference_check import Verdict, judge, point
 from harness.analysis.submission_loader import result_sets
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
@@ -70,5 +70,5 @@ def _report(verdict: Verdict) -> list[str]:
     if verdict.why:
         lines.append(f"  {printable(verdict.why, 400)}")
     if not verdict.valid:
-        lines.append(f"  {verdict.runs} runs; a valid score needs {scoring.RUNS}")
+        lines.append(f"  {verdict.runs} runs; a valid score needs {BENCHMARK.runs}")
     return lines

@@ -80,15 +80,14 @@ def derived(config: Config) -> list[Derived]:
 def lint(config: Config) -> list[str]:
     """What the rules would say about a result of this configuration, beyond what is refused outright."""
     notes = checkpoint_rules.notes(config)
-    if config.profile != "llama31_8b":
-        proxy = (
-            f"{config.profile}: a scaled model on other data; its log says llama31_8b_proxy and is no result"
-        )
+    if config.benchmark.is_scaled:
+        name = config.benchmark.name
+        proxy = f"{config.profile}: a scaled model on other data; its log says {name} and is no result"
         return [proxy, *notes]
     if not 16 <= config.batch.global_batch_size <= 128:
         notes.append("batch.global_batch_size: reference convergence points exist for 16 to 128 only")
-    if config.runs.count < 10:
-        notes.append(f"runs.count: {config.runs.count}; the rules score 10 runs")
+    if config.runs.count < (scored := config.benchmark.runs):
+        notes.append(f"runs.count: {config.runs.count}; the rules score {scored} runs")
     if config.runs.seed is not None:
         notes.append(
             "runs.seed: set by hand; a submission draws seeds from the clock or the system's randomness"

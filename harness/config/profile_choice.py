@@ -30,7 +30,7 @@ def choose_profile(overrides: list[str]) -> tuple[str, str]:
 def fit_proxy(config: Config, gpus: int) -> Config:
     """The proxy is made for two ranks; on a machine with a single GPU it takes one, with twice the micro batches."""
     wanted = config.parallelism.gpus_per_node
-    if config.profile == "llama31_8b" or not 0 < gpus < wanted:
+    if not config.benchmark.is_scaled or not 0 < gpus < wanted:
         return config
     tell(f"{gpus} of {wanted} ranks: one per GPU")
     return replace(config, parallelism=replace(config.parallelism, gpus_per_node=gpus))
@@ -43,7 +43,7 @@ def require_accelerators(config: Config) -> None:
         EnvironmentFailure: fewer GPUs than ranks on this node.
     """
     found, wanted = accelerators(), config.parallelism.gpus_per_node
-    if found < wanted and (found or config.profile == "llama31_8b"):
+    if found < wanted and (found or not config.benchmark.is_scaled):
         raise EnvironmentFailure(
             f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
             "allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile proxy on a machine without"

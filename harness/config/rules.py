@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.config import checkpoint_rules, recipes_rules
+from harness.contract.benchmark import BENCHMARK, PROXY
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 
 # The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
-_CLOSED: dict[str, Any] = {
+_CLOSED: Mapping[str, float] = {
     "model.layers": 32,
     "model.hidden_size": 4096,
     "model.ffn_hidden_size": 14336,
@@ -30,9 +31,9 @@ _CLOSED: dict[str, Any] = {
     "optimizer.gradient_clip_norm": 1.0,
     "schedule.max_steps": 1_200_000,
     "schedule.end_lr_fraction": 0.1,
-    "evaluation.interval_samples": 12288,
-    "evaluation.sequences": 1024,
-    "evaluation.target_log_perplexity": 3.3,
+    "evaluation.interval_samples": BENCHMARK.evaluation_interval_samples,
+    "evaluation.sequences": BENCHMARK.evaluation_sequences,
+    "evaluation.target_log_perplexity": BENCHMARK.target_log_perplexity,
     "diagnostics.every_steps": 0,
 }
 
@@ -135,13 +136,10 @@ def _text(config: Config) -> None:
 
 
 def _benchmark(config: Config) -> None:
-    wanted = "llama31_8b" if config.profile == "llama31_8b" else "llama31_8b_proxy"
-    if config.benchmark != wanted:
-        raise ConfigProblem(
-            "benchmark",
-            config.benchmark,
-            f"{wanted} with the profile {config.profile}: a log names what was trained",
-        )
+    """Also the open division trains the benchmark on C4 (training_rules, Data)."""
+    if not config.benchmark.is_scaled and config.data.corpus != "c4":
+        allowed = f"{PROXY.name} with the corpus {config.data.corpus}: a log names what was trained"
+        raise ConfigProblem("benchmark", config.benchmark.name, allowed)
 
 
 def _corpus(config: Config) -> None:
@@ -258,7 +256,7 @@ def _closed_division(config: Config) -> None:
             raise ConfigProblem(
                 path,
                 str(value_of(config, path)),
-                f"{fixed}, fixed by the closed division (training_rules, llama31_8b); or system.division: open",
+                f"{fixed}, fixed by the closed division (training_rules, {BENCHMARK.name}); or system.division: open",
             )
 
 

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from harness.contract import benchmark
+
 
 class ConfigProblem(Exception):
     """A value that cannot be used; the caller knows where it was written and says so.
@@ -29,6 +31,8 @@ def build(kind: Any, value: Any, path: str) -> Any:
     Raises:
         ConfigProblem: wrong type, unknown or missing key.
     """
+    if kind is benchmark.Benchmark:
+        return _benchmark(value, path)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -71,8 +75,21 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     return kind(**{key: build(hints[key], item, _join(path, key)) for key, item in value.items()})
 
 
+def _benchmark(value: Any, path: str) -> benchmark.Benchmark:
+    """A benchmark is written as its name."""
+    if not isinstance(value, str) or value not in benchmark.BY_NAME:
+        raise ConfigProblem(path, repr(value), " | ".join(benchmark.BY_NAME))
+    return benchmark.BY_NAME[value]
+
+
 def _type_name(kind: Any) -> str:
-    return {int: "integer", float: "number", str: "text", bool: "true | false"}.get(kind, "mapping")
+    return {
+        int: "integer",
+        float: "number",
+        str: "text",
+        bool: "true | false",
+        benchmark.Benchmark: " | ".join(benchmark.BY_NAME),
+    }.get(kind, "mapping")
 
 
 def _scalar(kind: type, value: Any, path: str) -> Any:

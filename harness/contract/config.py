@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.contract.benchmark import Benchmark
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
@@ -231,8 +233,8 @@ class Diagnostics:
 class Config:
     """One resolved profile."""
 
-    profile: Literal["proxy", "study", "llama31_8b"]
-    benchmark: Literal["llama31_8b", "llama31_8b_proxy"]
+    profile: str  # a name under `profiles` of benchmark.yaml
+    benchmark: Benchmark  # what the log says was trained; its name in benchmark.yaml and config.json
     system: System
     model: Model
     data: Data
@@ -253,8 +255,8 @@ class Config:
 
     @property
     def closed_benchmark(self) -> bool:
-        """Whether the closed division's rules for llama31_8b bind a run: nothing of it is scaled or free."""
-        return self.profile == "llama31_8b" and self.system.division == "closed"
+        """Whether the closed division's rules bind a run: nothing of it is scaled or free."""
+        return not self.benchmark.is_scaled and self.system.division == "closed"
 
     @property
     def micro_batches(self) -> int:
@@ -278,7 +280,7 @@ class Config:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """Plain dictionaries and lists, as written into config.json."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config) | {"benchmark": config.benchmark.name}
 
 
 def fixed_by_checkpoint(config: Config) -> dict[str, Any]:

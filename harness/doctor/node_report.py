@@ -43,7 +43,7 @@ def _patient(profile: str | None, overrides: list[str], *, quick: bool) -> Patie
         profile, why = choose_profile(overrides)
         tell(f"profile: {profile}, because {why}")
     config = resolve(profile, overrides=overrides).config
-    return Patient(config=config, gpus=gpus, needs_gpus=profile == "llama31_8b", quick=quick)
+    return Patient(config=config, gpus=gpus, needs_gpus=not config.benchmark.is_scaled, quick=quick)
 
 
 def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compliance import checker, mllog, repository, runlog, scoring
+from compliance import checker, mllog, runlog, scoring
+from compliance.benchmark import BENCHMARK
 from compliance.mllog import Parsed
 from compliance.rule_input import Violation
 from compliance.rules import system_rules
@@ -20,7 +21,6 @@ from harness.records import attempt
 
 SOURCES = ("harness", "submission", "kernels", "compliance", "benchmark.yaml", "run.sh", "requirements.txt",
            "pyproject.toml", "LICENSE", "README.md")  # fmt: skip
-_RUNS = 10
 _MACHINE = (
     "python",
     "packages",
@@ -78,9 +78,9 @@ class Submittable:
 
 def examined(campaign: Campaign) -> Submittable:
     """Read a campaign's evidence and judge it."""
-    if campaign.config.profile == "proxy" or campaign.config.benchmark != repository.BENCHMARK:
+    if campaign.config.benchmark.is_scaled:
         message = "a proxy run is no result: it rehearses the code, not the benchmark"
-        found = violation(campaign.directory, campaign.config.benchmark, repository.BENCHMARK, message)
+        found = violation(campaign.directory, campaign.config.benchmark.name, BENCHMARK.name, message)
         return Submittable(campaign=campaign, evidence=(), violations=(found,))
     done = [
         run.index for run in campaign.runs if run.state == "promoted" and campaign.result(run.index).is_file()
@@ -135,8 +135,11 @@ def _campaign(campaign: Campaign, done: int) -> Iterator[Violation]:
     if config.system.division != "closed":
         message = "only the closed division's rules are checked here: set system.division to closed and run"
         yield violation(place, config.system.division, "closed", message)
-    if done < len(campaign.runs) or done < _RUNS:
-        found, expected = f"{done} finished runs of {len(campaign.runs)}", f"all, and at least {_RUNS}"
+    if done < len(campaign.runs) or done < BENCHMARK.runs:
+        found, expected = (
+            f"{done} finished runs of {len(campaign.runs)}",
+            f"all, and at least {BENCHMARK.runs}",
+        )
         yield violation(
             place, found, expected, "./run.sh resume finishes a campaign; none of its runs is left out"
         )
@@ -170,7 +173,7 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
     if one.log.events and _seed(one) != campaign.runs[index].seed:
         message = "the log's seed is not the one that the campaign drew for this run"
         yield violation(result, _seed(one), campaign.runs[index].seed, message)
-    ruleset = checker.load(checker.choose_ruleset(repository.BENCHMARK, None))
+    ruleset = checker.load(checker.choose_ruleset(BENCHMARK.name, None))
     for case in checker.cases_of([one.log], ruleset):
         told = checker.with_section(system_rules.precision_ran, system_rules.precision_ran(case, one.proof))
         yield from (fault for fault in told if fault.severity == "error")

@@ -64,10 +64,12 @@ def write(sources: Sequence[Submittable], tree: Path, given: Mapping[str, str]) 
         written.described[system] = describe(campaign.config, source.recorded, given)
         values = {name: known.value for name, known in written.described[system].items()}
         _text(tree / "systems" / f"{system}.json", json.dumps(values, indent=4))
-        results = tree / "results" / system / campaign.config.benchmark
+        results = tree / "results" / system / campaign.config.benchmark.name
         for number, index in enumerate(source.scored()):
             _copy(campaign.result(index), results / f"result_{number}.txt", tree, written)
-        place = tree / "benchmarks" / campaign.config.benchmark / "implementations" / f"fourmark_{system}"
+        place = (
+            tree / "benchmarks" / campaign.config.benchmark.name / "implementations" / f"fourmark_{system}"
+        )
         _implementation(source, place, tree, written)
     return written
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import checker, leaks, repository
+from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker, package_checker
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
@@ -70,7 +71,7 @@ def verified(
     found += leaks.scan(root, machine_names=[platform.node()])
     once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
     changed = archive.differences(root)
-    loaded = checker.load(checker.choose_ruleset(repository.BENCHMARK, ruleset))
+    loaded = checker.load(checker.choose_ruleset(BENCHMARK.name, ruleset))
     return Verdict(
         organisation=organisation,
         ruleset=loaded.name,
@@ -84,7 +85,7 @@ def _logs(root: Path, ruleset: str | None) -> list[Violation]:
     if repository.result_directories(root):
         return [v for one in examine([str(root)], ruleset, skip_official=True) for v in one.violations]
     message = "nothing of this benchmark is submitted here, or its directory has another name"
-    place = f"results/<system>/{repository.BENCHMARK}"
+    place = f"results/<system>/{BENCHMARK.name}"
     return [tree_rules.read(root).error("results", "no results of the benchmark", place, message)]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from compliance import reference_points
+from compliance.benchmark import BENCHMARK
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.projection import systems
-from harness.projection.step_time import INTERVAL_SAMPLES, Accelerator, Setup, forecast
+from harness.projection.step_time import Accelerator, Setup, forecast
 from harness.projection.systems import Measured
 
 DEFAULT = ("MI355X", "MI350X", "MI300X", "B200", "B300", "GB200", "GB300", "H200", "H100")
@@ -60,7 +61,8 @@ def setup(
         tensor=tensor,
         context=context if context is not None else max(1, count // max(1, fixed * global_batch_size)),
         pipeline=pipeline,
-        interval_samples=-(-INTERVAL_SAMPLES // max(1, global_batch_size)) * global_batch_size,
+        interval_samples=-(-BENCHMARK.evaluation_interval_samples // max(1, global_batch_size))
+        * global_batch_size,
     )
     _require(made)
     return made
@@ -187,7 +189,16 @@ def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Projections for people, a row each."""
     table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
-    heads = ("system", "linear", "GBS", "TPxCPxPP", "step ms", "samples/s", "evaluation", "samples to 3.3")
+    heads = (
+        "system",
+        "linear",
+        "GBS",
+        "TPxCPxPP",
+        "step ms",
+        "samples/s",
+        "evaluation",
+        f"samples to {BENCHMARK.target_log_perplexity}",
+    )
     for head in (*heads, "minutes", "public"):
         table.add_column(head, justify="left" if head in ("system", "linear") else "right", no_wrap=True)
     for row in rows:

@@ -19,6 +19,7 @@ import yaml
 from scipy import optimize
 
 from compliance import mllog, reference_points, scoring
+from compliance.benchmark import BENCHMARK
 from harness.analysis.public_logs import TARGET, PublicSystem, systems
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
@@ -164,7 +165,7 @@ def _paces(path: Path) -> tuple[float, float]:
 def main(arguments: Sequence[str]) -> int:
     found = systems([Path(name) for name in arguments])
     if arguments and not found:
-        tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/llama31_8b below")
+        tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/{BENCHMARK.name} below")
         return 2
     made = document(found) if arguments else refitted(projection_systems.fitted())
     text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from compliance import scoring
+from compliance.benchmark import BENCHMARK
 from harness.analysis import forecast
 from harness.analysis.public_logs import TARGET, PublicSystem, systems
 from harness.base.paths import ROOT
@@ -24,7 +25,7 @@ from harness.base.text import markdown_table
 
 PROGRESS = tuple(round(0.05 * step, 2) for step in range(2, 21))
 ASKED = (0.30, 0.40, 0.50, 0.55, 0.60, 0.70, 0.80, 0.90)  # where the error is tabulated
-_BAND_SAMPLES = 12_288
+_BAND_SAMPLES = BENCHMARK.evaluation_interval_samples
 _BAND_RUNS = 20
 _COLUMNS = ["progress", "median", "nine of ten below"]  # of the tables in docs/prediction.md
 _HEAD = """# Prediction of samples to target
@@ -246,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     found = systems([Path(name) for name in arguments])
     if not found:
-        tell(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/llama31_8b below")
+        tell(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/{BENCHMARK.name} below")
         return 2
     made = document(found)
     text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)

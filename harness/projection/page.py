@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compliance.benchmark import BENCHMARK
 from harness.base.text import markdown_table
 from harness.projection import systems
 from harness.projection.step_time import PRECISIONS
@@ -37,7 +38,7 @@ Per accelerator and step, with s = global batch size / accelerators sequences:
                  C: 8 * (tensor - 1) + 3 * {key_value:g} * (context - 1) / tensor copies of all layers' activations:
                  tensor exchanges them eight times a layer, context keys and values three times
     bubble     = (pipeline - 1) * data parallel size / global batch size, one sequence a micro batch
-    evaluation = 1024 / accelerators * (linear + head + attention + memory) / 3
+    evaluation = {sequences} / accelerators * (linear + head + attention + memory) / 3
     samples    = REFERENCE * mean of the reference convergence point at this batch size (* FOUR_BIT)
     stop       = samples + half an evaluation interval
     time       = stop / global batch size * step + stop / interval * evaluation
@@ -99,7 +100,9 @@ def page(made: Mapping[str, Any]) -> str:
     }
     return "".join(
         [
-            _HEAD.format(**figures, systems=len(rows), kinds=len(kinds)),
+            _HEAD.format(
+                **figures, sequences=BENCHMARK.evaluation_sequences, systems=len(rows), kinds=len(kinds)
+            ),
             _constants(made),
             _VALIDATION,
             _validation(made),

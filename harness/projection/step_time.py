@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compliance import reference_points
+from compliance.benchmark import BENCHMARK
 from harness.contract.config import Model
 
-EVALUATION_SEQUENCES = 1024  # training_rules, llama31_8b
-INTERVAL_SAMPLES = 12_288
 _NETWORK_LINKS = 8  # of a node: through them leaves one copy of the gradients
 _POWER_W = 1000.0  # where the power term is 1
 FOUR_BIT = ("mxfp4", "nvfp4")
@@ -55,7 +54,7 @@ class Setup:
     tensor: int = 1
     context: int = 1
     pipeline: int = 1
-    interval_samples: int = INTERVAL_SAMPLES
+    interval_samples: int = BENCHMARK.evaluation_interval_samples
 
     @property
     def sequences(self) -> float:
@@ -144,7 +143,9 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     parts["activation exchange"] = known.exchange * _exchange_s(setup, load)
     parts["fixed"] = known.fixed_s
     step = sum(parts.values())
-    evaluation = EVALUATION_SEQUENCES / setup.accelerators * sum(compute.values()) / 3  # forward alone
+    evaluation = (
+        BENCHMARK.evaluation_sequences / setup.accelerators * sum(compute.values()) / 3
+    )  # forward alone
     samples = samples_to_target(setup, known)
     stop = samples + setup.interval_samples / 2  # half an interval later, on average
     evaluations = stop / setup.interval_samples

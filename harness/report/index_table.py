@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from compliance.benchmark import BENCHMARK
 from harness.analysis import public_index, run_figures
 from harness.base.text import number, printable, spreadsheet_cell
 
@@ -60,7 +61,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the table; a narrow console gets fewer columns."""
-    table = Table(title="llama31_8b, recomputed from logs (unverified)", title_justify="left")
+    table = Table(title=f"{BENCHMARK.name}, recomputed from logs (unverified)", title_justify="left")
     shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three in one word, which --public takes
     columns = [one for one in shown if console.width >= WIDTH or one[1] in _NARROW]
     for title, key, digits in columns:

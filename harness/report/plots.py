@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from compliance import reference_points
+from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
 from harness.analysis import forecast, run_figures
 from harness.analysis.submission_loader import Submission
@@ -68,7 +69,7 @@ def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
 
 def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
     """Where public runs of each of these batch sizes were: 5 to 95 %."""
-    sizes = {one.global_batch_size for one in submissions if one.benchmark == "llama31_8b"}
+    sizes = {one.global_batch_size for one in submissions if one.benchmark == BENCHMARK.name}
     for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
         band = forecast.constants().bands.get(size, {})
         samples = sorted(band)
@@ -189,7 +190,7 @@ def _beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
 def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
     """The reference's mean, where all submissions have one batch size."""
     sizes = {one.global_batch_size for one in submissions}
-    if len(sizes) != 1 or submissions[0].benchmark != "llama31_8b":
+    if len(sizes) != 1 or submissions[0].benchmark != BENCHMARK.name:
         return
     try:
         mean = reference_points.reference(sizes.pop() or 0).mean_samples

@@ -42,7 +42,7 @@ def number(config: Config, asked: int | None) -> int:
     """How many workers: what was asked for, else one per GPU or core; the benchmark itself needs a whole node a run."""
     if asked is not None:
         return max(1, min(asked, len(config.runs.arms)))
-    if config.profile == "llama31_8b":
+    if not config.benchmark.is_scaled:
         return 1
     return min(accelerators() or environment.cores(), len(config.runs.arms))
 

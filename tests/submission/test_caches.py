@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from harness.base.paths import ROOT
+from harness.contract.benchmark import BENCHMARK
 from submission import caches
 from tests.submission.configurations import small_config
 
@@ -30,7 +31,7 @@ def machine(tmp_path, monkeypatch):
 def benchmark(data_directory, division: str):
     config = small_config(data_directory)
     system = dataclasses.replace(config.system, division=division)
-    return dataclasses.replace(config, profile="llama31_8b", system=system)
+    return dataclasses.replace(config, benchmark=BENCHMARK, system=system)
 
 
 def without_privilege(monkeypatch, machine):

@@ -1,0 +1,50 @@
+"""The benchmark that is trained here, and its scaled proxy: name, quality target, runs and evaluation, each once.
+
+compliance judges logs by values of its own (compliance/benchmark.py), lest it agree with a mistake in these;
+tests/test_benchmark.py holds the two equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """What the rules fix for everybody who runs a benchmark.
+
+    Args:
+        name: submission_benchmark of the log, and the name of the directory of results.
+        target_log_perplexity: nats per token; a lower one is better, and one at the target has reached it.
+        runs: of a valid score; 0: any number.
+        evaluation_interval_samples: training sequences from one evaluation to the next, before they are rounded up to
+            whole steps.
+        evaluation_sequences: validation sequences of one evaluation.
+        is_scaled: the proxy at toy scale, whose logs are no result.
+    """
+
+    name: str
+    target_log_perplexity: float
+    runs: int
+    evaluation_interval_samples: int
+    evaluation_sequences: int
+    is_scaled: bool = False
+
+
+# training_rules v6.0, closed table and Benchmark Results (ten runs)
+BENCHMARK = Benchmark(
+    name="llama31_8b",
+    target_log_perplexity=3.3,
+    runs=10,
+    evaluation_interval_samples=12_288,
+    evaluation_sequences=1024,
+)
+PROXY = Benchmark(
+    name="llama31_8b_proxy",
+    target_log_perplexity=4.2,
+    runs=0,
+    evaluation_interval_samples=128,
+    evaluation_sequences=64,
+    is_scaled=True,
+)
+BY_NAME = {one.name: one for one in (BENCHMARK, PROXY)}

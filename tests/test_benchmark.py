@@ -1,0 +1,53 @@
+"""The benchmark's name, target, runs and evaluation: one value on each side of the wall, and both say the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from compliance import benchmark as judged
+from compliance import ruleset
+from harness.config.file import resolve
+from harness.contract import benchmark as trained
+
+NAME = trained.BENCHMARK.name
+
+
+def test_both_sides_of_the_wall_have_the_same_benchmarks():
+    for name in ("BENCHMARK", "PROXY"):
+        ours, theirs = getattr(trained, name), getattr(judged, name)
+        assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
+    assert list(trained.BY_NAME) == [judged.BENCHMARK.name, judged.PROXY.name]
+
+
+@pytest.mark.parametrize("name", ruleset.NAMES)
+def test_a_ruleset_holds_the_numbers_of_its_benchmark(name):
+    rules = ruleset.load(name)
+    of = judged.PROXY if rules.is_scaled else judged.BENCHMARK
+    assert (
+        rules.benchmark,
+        rules.target_log_perplexity,
+        rules.runs,
+        rules.eval_interval_samples,
+        rules.eval_samples,
+    ) == (
+        of.name,
+        of.target_log_perplexity,
+        of.runs,
+        of.evaluation_interval_samples,
+        of.evaluation_sequences,
+    )
+
+
+@pytest.mark.parametrize(("profile", "of"), [("proxy", trained.PROXY), (NAME, trained.BENCHMARK)])
+def test_the_shipped_profile_trains_its_benchmark(profile, of):
+    config = resolve(profile, aliases={}).config
+    found = config.evaluation
+    assert config.benchmark is of
+    assert (found.target_log_perplexity, found.interval_samples, found.sequences) == (
+        of.target_log_perplexity,
+        of.evaluation_interval_samples,
+        of.evaluation_sequences,
+    )
+    assert of.is_scaled or config.runs.count == of.runs
