@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,7 @@ from rich.text import Text
 from harness.base.errors import EXIT_OK
 from harness.commands.options import add_json
 from harness.study.quantisation import figures, looks
+from harness.study.quantisation.figures import Attempt
 from harness.study.quantisation.tables import tables
 
 _WIDTH = 140  # of what a file or a pipe gets
@@ -34,21 +35,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    attempts = looks.load(args.paths)
-    document = figures.document(attempts)
+    attempts = [figures.attempt(one) for one in looks.load(args.paths)]
     if args.html:
         # matplotlib takes a second that the table need not wait for
         from harness.study.quantisation import page
 
-        page.write(args.html, document)
+        page.write(args.html, attempts)
     if args.json:
-        print(json.dumps(document, indent=1))
+        print(json.dumps({"attempts": [asdict(one) for one in attempts]}, indent=1))
     else:
-        show(document["attempts"], Console() if sys.stdout.isatty() else Console(width=_WIDTH))
+        show(attempts, Console() if sys.stdout.isatty() else Console(width=_WIDTH))
     return EXIT_OK
 
 
-def show(attempts: Sequence[Mapping[str, Any]], console: Console) -> None:
+def show(attempts: Sequence[Attempt], console: Console) -> None:
     """Tables; names come from files that anybody wrote, so rich must not read them as markup."""
     for title, header, rows in tables(attempts):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)

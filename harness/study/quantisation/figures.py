@@ -1,117 +1,278 @@
-"""Figures over layers and steps from the looks of an attempt. Pure."""
+"""Figures over layers and steps from the looks of an attempt: values whose fields are the keys of `diagnose --json`."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
-from typing import Any
 
-from harness.study.quantisation.looks import FOLLOWED, GEMMS, OPERAND, PRODUCT, Diagnosed, Gradient, Row
+from harness.study.quantisation.looks import (
+    FOLLOWED,
+    GEMMS,
+    OPERAND,
+    PRODUCT,
+    Diagnosed,
+    Gradient,
+    Operand,
+    Row,
+)
 
 _FEWEST = 8  # looks that a growth exponent is taken from
-_SIDES = ("left", "right")
 
 
-def document(attempts: Sequence[Diagnosed]) -> dict[str, Any]:
-    """Everything `diagnose --json` prints."""
-    return {"attempts": [_attempt(one) for one in attempts]}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """Median and the 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
 
 
-def _attempt(one: Diagnosed) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "path": str(one.path),
-        "steps": [look.step for look in one.looks],
-        "cost": cost(one),
-        "gemms": _by(one, lambda row: (row.gemm, row.format, row.transform), ("gemm", "format", "transform")),
-        "layers": _by(one, lambda row: (row.layer, row.gemm), ("layer", "gemm")),
-        "over_steps": _over_steps(one),
-        "errors": errors(one),
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mean:
+    """Over layers, with their standard deviation."""
+
+    mean: float
+    sd: float
 
 
-def cost(one: Diagnosed) -> dict[str, float] | None:
-    """Median seconds of a step that is looked at and of one that is not; None where metrics.jsonl lacks either."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProductFigures:
+    """Of a quantised product against the exact one."""
+
+    snr_db: Spread | None
+    bias: Spread | None
+    cosine: Spread | None
+    energy_lost: Spread | None
+    orthogonal: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperandFigures:
+    """Args:
+    exponents: floor(log2(scale)) and the share of scales that have it, ascending.
+    """
+
+    snr_db: Spread | None
+    bias: Spread | None
+    clipped: Spread | None
+    flushed: Spread | None
+    kurtosis: Spread | None
+    kurtosis_transformed: Spread | None
+    exponents: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GemmFigures:
+    """One GEMM in one format, over layers and looks."""
+
+    gemm: str
+    format: str
+    transform: str
+    product: ProductFigures
+    left: OperandFigures
+    right: OperandFigures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerFigures:
+    """One GEMM of one layer, over looks."""
+
+    layer: str
+    gemm: str
+    product: ProductFigures
+    left: OperandFigures
+    right: OperandFigures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFigures:
+    """One GEMM at one look, over layers: SNR of the product, kurtosis of the left operand."""
+
+    step: int
+    gemm: str
+    snr_db: Spread | None
+    kurtosis: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """Of the weight gradient: its error, the error's part across it, and itself."""
+
+    error: Mean | None
+    rest: Mean | None
+    gradient: Mean | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Errors:
+    """Whether errors of the weight gradient are alike over the steps; means over layers.
+
+    Args:
+        error: length of E over that of G.
+        bias: share of the gradient.
+        lags: steps -> mean cosine over looks.
+        mean: cosine of the last look to the sum of those before.
+        exponent: of the length of the sum of directions over the number of looks.
+        growth: looks, and the mean lengths of the sums of error, rest and gradient.
+    """
+
+    layers: int
+    error: Mean | None
+    bias: Mean | None
+    lags: Mapping[int, Followed]
+    mean: Followed
+    exponent: Followed
+    growth: Sequence[tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """Median seconds of a step that is looked at and of one that is not.
+
+    Args:
+        every_100_pct: of the time, where every 100th step is looked at.
+    """
+
+    looked_at_step_s: float
+    plain_step_s: float
+    ratio: float
+    every_100_pct: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One attempt.
+
+    Args:
+        steps: those that were looked at.
+        cost: None where metrics.jsonl lacks either kind of step.
+        errors: None where no look holds a weight gradient.
+    """
+
+    name: str
+    path: str
+    steps: Sequence[int]
+    cost: Cost | None
+    gemms: Sequence[GemmFigures]
+    layers: Sequence[LayerFigures]
+    over_steps: Sequence[StepFigures]
+    errors: Errors | None
+
+
+def attempt(one: Diagnosed) -> Attempt:
+    """Every figure of an attempt."""
+    return Attempt(
+        name=one.name,
+        path=str(one.path),
+        steps=[look.step for look in one.looks],
+        cost=cost(one),
+        gemms=_gemms(one),
+        layers=_layers(one),
+        over_steps=_over_steps(one),
+        errors=errors(one),
+    )
+
+
+def cost(one: Diagnosed) -> Cost | None:
+    """None where metrics.jsonl lacks either kind of step."""
     looked_at = {look.step for look in one.looks}
     at = [seconds for step, seconds in one.step_s.items() if step in looked_at]
     plain = [seconds for step, seconds in one.step_s.items() if step not in looked_at]
     if not at or not plain or median(plain) <= 0:
         return None
     ratio = median(at) / median(plain)
-    return {
-        "looked_at_step_s": median(at),
-        "plain_step_s": median(plain),
-        "ratio": ratio,
-        "every_100_pct": ratio - 1,  # (ratio - 1) / 100 of the time, in percent
-    }
+    return Cost(
+        looked_at_step_s=median(at),
+        plain_step_s=median(plain),
+        ratio=ratio,
+        every_100_pct=ratio - 1,  # (ratio - 1) / 100 of the time, in percent
+    )
 
 
-def _by(one: Diagnosed, key: Callable[[Row], tuple[str, ...]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Groups of rows, in order of GEMM within that of their first appearance, each with its figures' spread."""
+def _gemms(one: Diagnosed) -> list[GemmFigures]:
+    """In order of GEMM, within that of their first appearance."""
+    groups = _groups(one, lambda row: (row.gemm, row.format, row.transform))
+    return [
+        GemmFigures(
+            gemm=gemm,
+            format=number_format,
+            transform=transform,
+            product=_product(rows),
+            left=_operand([row.left for row in rows]),
+            right=_operand([row.right for row in rows]),
+        )
+        for (gemm, number_format, transform), rows in sorted(
+            groups.items(), key=lambda item: GEMMS.index(item[0][0])
+        )
+    ]
+
+
+def _layers(one: Diagnosed) -> list[LayerFigures]:
+    return [
+        LayerFigures(
+            layer=layer,
+            gemm=gemm,
+            product=_product(rows),
+            left=_operand([row.left for row in rows]),
+            right=_operand([row.right for row in rows]),
+        )
+        for (layer, gemm), rows in _groups(one, lambda row: (row.layer, row.gemm)).items()
+    ]
+
+
+def _groups(one: Diagnosed, key: Callable[[Row], tuple[str, ...]]) -> dict[tuple[str, ...], list[Row]]:
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for look in one.looks:
         for row in look.rows:
             groups[key(row)].append(row)
-    place = {gemm: at for at, gemm in enumerate(GEMMS)}
-    ordered = (
-        sorted(groups.items(), key=lambda item: place[item[1][0].gemm])
-        if names[0] == "gemm"
-        else groups.items()
-    )
-    return [{**dict(zip(names, k, strict=True)), **_figures(rows)} for k, rows in ordered]
+    return groups
 
 
-def _figures(rows: Sequence[Row]) -> dict[str, Any]:
-    return {
-        "product": {name: spread(row.product[name] for row in rows) for name in PRODUCT},
-        **{side: _operand([getattr(row, side) for row in rows]) for side in _SIDES},
-    }
+def _product(rows: Sequence[Row]) -> ProductFigures:
+    return ProductFigures(**{name: spread(row.product[name] for row in rows) for name in PRODUCT})
 
 
-def _operand(seen: Sequence[Any]) -> dict[str, Any]:
+def _operand(seen: Sequence[Operand]) -> OperandFigures:
     counts: dict[int, int] = defaultdict(int)
     for one in seen:
         for exponent, count in one.exponents.items():
             counts[exponent] += count
     total = sum(counts.values())
-    shares = [[exponent, counts[exponent] / total] for exponent in sorted(counts)] if total else []
-    return {**{name: spread(one.numbers[name] for one in seen) for name in OPERAND}, "exponents": shares}
+    shares = [(exponent, counts[exponent] / total) for exponent in sorted(counts)] if total else []
+    return OperandFigures(
+        **{name: spread(one.numbers[name] for one in seen) for name in OPERAND}, exponents=shares
+    )
 
 
-def spread(values: Iterable[float | None]) -> dict[str, float] | None:
-    """Median and the 10th and 90th percentile; None where there is no value."""
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """None where there is no value."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
     low, high = (known[round(share * (len(known) - 1))] for share in (0.1, 0.9))
-    return {"median": median(known), "low": low, "high": high}
+    return Spread(median=median(known), low=low, high=high)
 
 
-def _over_steps(one: Diagnosed) -> list[dict[str, Any]]:
-    """Per look and GEMM: SNR of the product and kurtosis of the left operand, over layers."""
+def _over_steps(one: Diagnosed) -> list[StepFigures]:
     return [
-        {
-            "step": look.step,
-            "gemm": gemm,
-            "snr_db": spread(row.product["snr_db"] for row in rows),
-            "kurtosis": spread(row.left.numbers["kurtosis"] for row in rows),
-        }
+        StepFigures(
+            step=look.step,
+            gemm=gemm,
+            snr_db=spread(row.product["snr_db"] for row in rows),
+            kurtosis=spread(row.left.numbers["kurtosis"] for row in rows),
+        )
         for look in one.looks
         for gemm in GEMMS
         if (rows := [row for row in look.rows if row.gemm == gemm])
     ]
 
 
-def errors(one: Diagnosed) -> dict[str, Any] | None:
-    """Whether errors of the weight gradient are alike over the steps; means over layers with their deviation.
-
-    Returns:
-        error, the length of E over that of G; bias; lags: {steps: {error, rest, gradient}} mean cosine over looks;
-        mean: cosine of the last look to the sum of those before; exponent: of the length of the sum of directions
-        over the number of looks; growth: [looks, error, rest, gradient] mean lengths. None without any such row.
-    """
+def errors(one: Diagnosed) -> Errors | None:
+    """None where no look holds a weight gradient."""
     layers: dict[str, list[Gradient]] = defaultdict(list)
     for look in one.looks:
         for row in look.rows:
@@ -121,18 +282,18 @@ def errors(one: Diagnosed) -> dict[str, Any] | None:
         return None
     series = list(layers.values())
     lags = sorted({lag for looks in series for one_look in looks for lag in one_look.lags})
-    return {
-        "layers": len(series),
-        "error": over_layers([median(math.sqrt(g.error) for g in looks) for looks in series]),
-        "bias": over_layers([median(g.bias for g in looks) for looks in series]),
-        "lags": {lag: _lag(series, lag) for lag in lags},
-        "mean": _each(lambda name: [looks[-1].mean[name] for looks in series if looks[-1].mean]),
-        "exponent": _each(lambda name: [e for looks in series if (e := exponent(looks, name)) is not None]),
-        "growth": _growth(series),
-    }
+    return Errors(
+        layers=len(series),
+        error=over_layers([median(math.sqrt(g.error) for g in looks) for looks in series]),
+        bias=over_layers([median(g.bias for g in looks) for looks in series]),
+        lags={lag: _lag(series, lag) for lag in lags},
+        mean=_each(lambda name: [looks[-1].mean[name] for looks in series if looks[-1].mean]),
+        exponent=_each(lambda name: [e for looks in series if (e := exponent(looks, name)) is not None]),
+        growth=_growth(series),
+    )
 
 
-def _lag(series: Sequence[Sequence[Gradient]], lag: int) -> dict[str, Any]:
+def _lag(series: Sequence[Sequence[Gradient]], lag: int) -> Followed:
     def means(name: str) -> list[float]:
         place = FOLLOWED.index(name)
         found = [[g.lags[lag][place] for g in looks if lag in g.lags] for looks in series]
@@ -141,15 +302,15 @@ def _lag(series: Sequence[Sequence[Gradient]], lag: int) -> dict[str, Any]:
     return _each(means)
 
 
-def _each(values: Callable[[str], list[float]]) -> dict[str, Any]:
-    return {name: over_layers(values(name)) for name in FOLLOWED}
+def _each(values: Callable[[str], list[float]]) -> Followed:
+    return Followed(**{name: over_layers(values(name)) for name in FOLLOWED})
 
 
-def over_layers(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean and standard deviation; None without a value."""
+def over_layers(values: Sequence[float]) -> Mean | None:
+    """None without a value."""
     if not values:
         return None
-    return {"mean": fmean(values), "sd": stdev(values) if len(values) > 1 else 0.0}
+    return Mean(mean=fmean(values), sd=stdev(values) if len(values) > 1 else 0.0)
 
 
 def exponent(looks: Sequence[Gradient], name: str) -> float | None:
@@ -163,9 +324,9 @@ def exponent(looks: Sequence[Gradient], name: str) -> float | None:
     return sum((a - x) * (b - y) for a, b in points) / width if width > 0 else None
 
 
-def _growth(series: Sequence[Sequence[Gradient]]) -> list[list[float]]:
+def _growth(series: Sequence[Sequence[Gradient]]) -> list[tuple[float, ...]]:
     by_looks: dict[int, list[Mapping[str, float]]] = defaultdict(list)
     for looks in series:
         for one in looks:
             by_looks[one.looks].append(one.sum)
-    return [[n, *(fmean(s[name] for s in sums) for name in FOLLOWED)] for n, sums in sorted(by_looks.items())]
+    return [(n, *(fmean(s[name] for s in sums) for name in FOLLOWED)) for n, sums in sorted(by_looks.items())]
