@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from compliance.benchmark import BENCHMARK
 from compliance.mllog import Event
@@ -22,6 +22,7 @@ from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError, UserError
 from harness.base.stderr import tell
 from harness.base.text import printable
+from harness.contract.build import ConfigProblem, build
 from harness.records.timing import Timing
 
 SHIPPED = Path(__file__).parent / "public" / f"{BENCHMARK.name}.json"
@@ -30,39 +31,103 @@ _POINTS = ("submission_division", "submission_status", "submission_platform", *H
 _MOST_NAMED = 12  # candidates in an error message
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run as the index keeps it; a column per quantity, a place in it per evaluation.
+
+    Args:
+        at_ms: since run_start.
+    """
+
+    seed: int | None
+    status: str | None
+    run_ms: int
+    init_ms: int | None
+    evaluation_ms: int | None
+    samples: tuple[int, ...]
+    at_ms: tuple[int, ...]
+    log_perplexity: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where the logs lie in their repository, and a digest of them in the order of the runs."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One submission as the index keeps it: the fields are the keys of the file, in its order.
+
+    Args:
+        org, system: names of directories.
+        system_name, submitter: as the system description or the log has them.
+        points: log key -> value in the first run.
+    """
+
+    round: str | None
+    org: str
+    system: str
+    system_name: str
+    accelerator: str | None
+    accelerators: int | None
+    framework: str | None
+    precision: str
+    submitter: str
+    reconstructed: bool
+    global_batch_size: int | None
+    target: float
+    points: Mapping[str, str | int | float]
+    source: Source
+    runs: tuple[Run, ...]
+
+    @property
+    def key(self) -> str:
+        """round/organisation/system, unique in an index."""
+        return f"{self.round or 'unknown round'}/{self.org}/{self.system}"
+
+    def point(self, name: str) -> str | None:
+        """A text that the first log holds."""
+        value = self.points.get(name)
+        return value if isinstance(value, str) else None
+
+
 def directories(tree: Path) -> Iterator[Path]:
     """Every results directory of the benchmark in a repository, or in a folder of repositories."""
     yield from sorted(path for path in tree.glob(f"**/results/*/{BENCHMARK.name}") if path.is_dir())
 
 
-def entry(directory: Path) -> dict[str, Any]:
-    """One submission as the index keeps it.
+def entry(directory: Path) -> Entry:
+    """The submission whose logs lie in a results directory.
 
     Raises:
         UsageError: no finished logs there.
     """
     loaded = submission_loader.load(directory)
     system, org = directory.resolve().parent.name, directory.resolve().parents[2].name
-    return {
-        "round": loaded.round,
-        "org": org,
-        "system": system,
-        "system_name": loaded.system,
-        "accelerator": loaded.accelerator,
-        "accelerators": loaded.accelerators,
-        "framework": loaded.framework,
-        "precision": loaded.precision,
-        "submitter": loaded.org,
-        "reconstructed": loaded.reconstructed,
-        "global_batch_size": loaded.global_batch_size,
-        "target": loaded.target,
-        "points": {key: loaded.scalar(key) for key in _POINTS if loaded.scalar(key) is not None},
-        "source": {
-            "path": f"{org}/results/{system}/{BENCHMARK.name}",
-            "sha256": _digest(directory, [Path(run.path).name for run in loaded.runs]),
-        },
-        "runs": [_run(run, timing) for run, timing in zip(loaded.runs, loaded.timings, strict=True)],
-    }
+    stated = {key: loaded.scalar(key) for key in _POINTS}
+    return Entry(
+        round=loaded.round,
+        org=org,
+        system=system,
+        system_name=loaded.system,
+        accelerator=loaded.accelerator,
+        accelerators=loaded.accelerators,
+        framework=loaded.framework,
+        precision=loaded.precision,
+        submitter=loaded.org,
+        reconstructed=loaded.reconstructed,
+        global_batch_size=loaded.global_batch_size,
+        target=loaded.target,
+        points={key: value for key, value in stated.items() if value is not None},
+        source=Source(
+            path=f"{org}/results/{system}/{BENCHMARK.name}",
+            sha256=_digest(directory, [Path(run.path).name for run in loaded.runs]),
+        ),
+        runs=tuple(_run(run, timing) for run, timing in zip(loaded.runs, loaded.timings, strict=True)),
+    )
 
 
 def _digest(directory: Path, names: Sequence[str]) -> str:
@@ -73,44 +138,45 @@ def _digest(directory: Path, names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _run(run: RunLog, timing: Timing) -> dict[str, Any]:
+def _run(run: RunLog, timing: Timing) -> Run:
     start = run.run_start_ms or 0
-    return {
-        "seed": run.seed,
-        "status": run.run_status,
-        "run_ms": (run.run_stop_ms or 0) - start,
-        "init_ms": timing.init_ms,
-        "evaluation_ms": timing.evaluation_ms,
-        "samples": [one.samples for one in run.evaluations],
-        "at_ms": [one.time_ms - start for one in run.evaluations],
-        "log_perplexity": [round(one.log_perplexity, 7) for one in run.evaluations],
-    }
+    return Run(
+        seed=run.seed,
+        status=run.run_status,
+        run_ms=(run.run_stop_ms or 0) - start,
+        init_ms=timing.init_ms,
+        evaluation_ms=timing.evaluation_ms,
+        samples=tuple(one.samples for one in run.evaluations),
+        at_ms=tuple(one.time_ms - start for one in run.evaluations),
+        log_perplexity=tuple(round(one.log_perplexity, 7) for one in run.evaluations),
+    )
 
 
-def document(entries: Sequence[dict[str, Any]]) -> str:
+def document(entries: Sequence[Entry]) -> str:
     """The index as text, one line a run."""
     systems = []
     for one in entries:
-        head = json.dumps({key: value for key, value in one.items() if key != "runs"}, indent=1)
-        runs = ",\n  ".join(json.dumps(run, separators=(",", ":")) for run in one["runs"])
-        systems.append(f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}')
+        fields = asdict(one)
+        rows = [json.dumps(run, separators=(",", ":")) for run in fields.pop("runs")]
+        runs = ",\n  ".join(rows)
+        systems.append(f'{json.dumps(fields, indent=1)[:-2]},\n "runs": [\n  {runs}\n ]\n}}')
     head = json.dumps(
         {"format": _FORMAT, "benchmark": BENCHMARK.name, "made_by": "results index", "systems": []}
     )
     return head[: -len("]}")] + "\n" + ",\n".join(systems) + "\n]}\n"
 
 
-def read(path: Path = SHIPPED) -> list[dict[str, Any]]:
+def read(path: Path = SHIPPED) -> list[Entry]:
     """Entries of an index.
 
     Raises:
-        UsageError: a file that is no index.
+        UsageError: a file that is no index, or an entry of the wrong shape.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = content["format"] == _FORMAT and content["benchmark"] == BENCHMARK.name
         if known and all({"round", "org", "system", "runs"} <= one.keys() for one in content["systems"]):
-            return list(content["systems"])
+            return [_read(one, f"{one['org']}/{one['system']}") for one in content["systems"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UsageError(
@@ -119,20 +185,31 @@ def read(path: Path = SHIPPED) -> list[dict[str, Any]]:
     )
 
 
-def key(one: dict[str, Any]) -> str:
-    """round/organisation/system, unique in an index."""
-    return f"{one['round'] or 'unknown round'}/{one['org']}/{one['system']}"
+def _read(content: object, name: str) -> Entry:
+    try:
+        one: Entry = build(Entry, content, "")
+        if not one.runs:
+            raise ConfigProblem("runs", "no runs", "at least one")
+        for run in one.runs:
+            if not len(run.samples) == len(run.at_ms) == len(run.log_perplexity):
+                raise ConfigProblem("runs", "columns of different lengths", "a place for every evaluation")
+    except ConfigProblem as problem:
+        raise UsageError(
+            f"index: {printable(name)}: found an entry of the wrong shape ({printable(problem)}); "
+            "write it again with results index"
+        ) from None
+    return one
 
 
-def find(entries: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+def find(entries: Sequence[Entry], name: str) -> Entry:
     """The one system whose key contains the name, in capitals or not; a whole key or system name wins.
 
     Raises:
         UsageError: none or several.
     """
     wanted = name.casefold()
-    whole = [one for one in entries if wanted in (key(one).casefold(), str(one["system"]).casefold())]
-    found = whole or [one for one in entries if wanted in key(one).casefold()]
+    whole = [one for one in entries if wanted in (one.key.casefold(), one.system.casefold())]
+    found = whole or [one for one in entries if wanted in one.key.casefold()]
     if len(found) == 1:
         return found[0]
     shown = printable(name)
@@ -140,70 +217,54 @@ def find(entries: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
         raise UsageError(
             f"--public: found no system named '{shown}'; ./run.sh results list shows the {len(entries)} there are"
         )
-    names = ", ".join(printable(key(one)) for one in found[:_MOST_NAMED])
+    names = ", ".join(printable(one.key) for one in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     raise UsageError(f"--public: '{shown}' means {len(found)} systems: {names}{more}; name one of them")
 
 
-def submission(one: dict[str, Any]) -> Submission:
-    """An entry as if its logs had been read.
-
-    Raises:
-        UsageError: an entry of the wrong shape.
-    """
-    try:
-        runs = tuple(_runlog(one, number, run) for number, run in enumerate(one["runs"]))
-        if not runs:
-            raise ValueError("no runs")
-        timings = tuple(
-            Timing(init_ms=run["init_ms"], evaluation_ms=run["evaluation_ms"]) for run in one["runs"]
-        )
-        return Submission(
-            name=printable(one["system"]),
-            path=Path(key(one)),
-            runs=runs,
-            org=printable(one["submitter"]),
-            system=printable(one["system_name"]),
-            accelerators=None if one["accelerators"] is None else int(one["accelerators"]),
-            precision=printable(one["precision"]),
-            timings=timings,
-            round=_shown(one["round"]),
-            reconstructed=bool(one["reconstructed"]),
-            accelerator=_shown(one["accelerator"]),
-            framework=_shown(one["framework"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        name = printable(f"{one['org']}/{one['system']}")
-        raise UsageError(
-            f"index: {name}: found an entry of the wrong shape ({printable(error)}); write it again with results index"
-        ) from None
+def submission(one: Entry) -> Submission:
+    """An entry as if its logs had been read."""
+    return Submission(
+        name=printable(one.system),
+        path=Path(one.key),
+        runs=tuple(_runlog(one, number, run) for number, run in enumerate(one.runs)),
+        org=printable(one.submitter),
+        system=printable(one.system_name),
+        accelerators=one.accelerators,
+        precision=printable(one.precision),
+        timings=tuple(Timing(init_ms=run.init_ms, evaluation_ms=run.evaluation_ms) for run in one.runs),
+        round=_shown(one.round),
+        reconstructed=one.reconstructed,
+        accelerator=_shown(one.accelerator),
+        framework=_shown(one.framework),
+    )
 
 
 def _shown(value: str | None) -> str | None:
     return None if value is None else printable(value)
 
 
-def _runlog(one: dict[str, Any], number: int, run: dict[str, Any]) -> RunLog:
-    stated = {**one["points"], "target_accuracy": one["target"]}
+def _runlog(one: Entry, number: int, run: Run) -> RunLog:
+    stated = {**one.points, "target_accuracy": one.target}
     points = {
         name: Event(line=0, time_ms=0, event_type="POINT_IN_TIME", key=name, value=value, metadata={})
         for name, value in stated.items()
     }
-    columns = zip(run["samples"], run["at_ms"], run["log_perplexity"], strict=True)
+    columns = zip(run.samples, run.at_ms, run.log_perplexity, strict=True)
     return RunLog(
-        path=f"{one['source']['path']}/run {number}",
+        path=f"{one.source.path}/run {number}",
         benchmark=BENCHMARK.name,
-        submission_org=one["submitter"],
-        submission_platform=one["points"].get("submission_platform"),
-        division=one["points"].get("submission_division"),
-        submission_status=one["points"].get("submission_status"),
-        run_status=run["status"],
-        seed=run["seed"],
-        global_batch_size=one["global_batch_size"],
+        submission_org=one.submitter,
+        submission_platform=one.point("submission_platform"),
+        division=one.point("submission_division"),
+        submission_status=one.point("submission_status"),
+        run_status=run.status,
+        seed=run.seed,
+        global_batch_size=one.global_batch_size,
         init_start_ms=None,
         init_stop_ms=None,
         run_start_ms=0,
-        run_stop_ms=run["run_ms"],
+        run_stop_ms=run.run_ms,
         run_stop_samples=None,
         evaluations=tuple(
             Evaluation(line=0, time_ms=at, samples=samples, log_perplexity=loss)
@@ -219,7 +280,7 @@ def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
     return [submission(find(entries, name)) for name in names]
 
 
-def parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
+def parsed(trees: Sequence[Path]) -> list[Entry]:
     """Entries of every submission below the trees, in the order of their keys.
 
     What cannot be read is named on stderr and left out.
@@ -227,7 +288,7 @@ def parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         UsageError: no such tree, or no log of the benchmark in any of them.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Entry] = {}
     for tree in trees:
         if not tree.is_dir():
             raise UsageError(f"{printable(tree)}: no such directory")
@@ -237,7 +298,7 @@ def parsed(trees: Sequence[Path]) -> list[dict[str, Any]]:
             except UserError as error:
                 tell(f"left out: {error}")
                 continue
-            found[key(one)] = one
+            found[one.key] = one
     if not found:
         wanted = f"a repository with ORG/results/SYSTEM/{BENCHMARK.name}/result_*.txt"
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from harness.contract import benchmark
@@ -42,7 +42,7 @@ def build(kind: Any, value: Any, path: str) -> Any:
             raise ConfigProblem(path, repr(value), " | ".join(map(str, arguments)))
         return value
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else build(arguments[0], value, path)
+        return _build_union([one for one in arguments if one is not types.NoneType], value, path)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigProblem(path, repr(value), "a list, for example [mxfp4, fp8]")
@@ -51,6 +51,15 @@ def build(kind: Any, value: Any, path: str) -> Any:
         _require_mapping(value, path)
         return {str(key): build(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
     return _scalar(kind, value, path)
+
+
+def _build_union(kinds: Sequence[Any], value: Any, path: str) -> Any:
+    """Of one kind, or of several plain ones such as `str | int | float`."""
+    if value is None or (len(kinds) > 1 and type(value) in kinds):
+        return value
+    if len(kinds) > 1:
+        raise ConfigProblem(path, f"{type(value).__name__} {value!r}", " | ".join(map(_type_name, kinds)))
+    return build(kinds[0], value, path)
 
 
 def _join(path: str, key: str) -> str:

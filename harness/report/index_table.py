@@ -14,6 +14,7 @@ from rich.text import Text
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis import public_index, run_figures
+from harness.analysis.public_index import Entry
 from harness.base.text import number, printable, spreadsheet_cell
 
 _COLUMNS = (
@@ -41,11 +42,11 @@ _NARROW = (
 WIDTH = 170  # characters of a row, names whole
 
 
-def row(one: dict[str, Any]) -> dict[str, Any]:
+def row(one: Entry) -> dict[str, Any]:
     """Directory names tell systems apart, so they stand for organisation and system."""
     summary = asdict(run_figures.of(public_index.submission(one)))
-    said = {"organisation": printable(one["org"]), "system": printable(one["system"])}
-    return {**summary, **said, "name": printable(public_index.key(one))}
+    said = {"organisation": printable(one.org), "system": printable(one.system)}
+    return {**summary, **said, "name": printable(one.key)}
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -81,7 +82,7 @@ def test_a_name_that_is_not_one_system_lists_what_there_is(tree, tmp_path, capsy
 
 def test_a_whole_name_wins_over_a_longer_one_that_contains_it(tree):
     entries = entries_of(tree)
-    longer = {**entries[0], "system": "box_one_more"}
+    longer = dataclasses.replace(entries[0], system="box_one_more")
     assert public_index.find([longer, *entries], "box_one") is entries[0]
 
 
@@ -109,13 +110,27 @@ def test_a_tree_without_logs_is_one_clear_line(tmp_path, capsys):
         {"points": 7},
         {"accelerators": "many"},
         {"precision": 1, "source": 0},
+        {"points": {"submission_status": ["onprem"]}},
+        {
+            "runs": [
+                {
+                    "seed": 1,
+                    "status": "success",
+                    "run_ms": 9,
+                    "init_ms": None,
+                    "evaluation_ms": None,
+                    "samples": [1, 2],
+                    "at_ms": [1],
+                    "log_perplexity": [4.0, 3.0],
+                }
+            ]
+        },
     ],
 )
 def test_an_entry_of_the_wrong_shape_is_one_clear_line(tree, tmp_path, capsys, change):
-    torn = [{**entries_of(tree)[0], **change}]
-    (tmp_path / "index.json").write_text(
-        json.dumps({"format": 1, "benchmark": "llama31_8b", "systems": torn})
-    )
+    index = json.loads(public_index.document(entries_of(tree)))
+    index["systems"][0].update(change)
+    (tmp_path / "index.json").write_text(json.dumps(index))
     assert cli.main(["compare", "--public", "box", "--index", str(tmp_path / "index.json")]) == 2
     error = capsys.readouterr().err
     assert "Acme/box_one: found an entry of the wrong shape" in error and error.count("\n") == 1
@@ -150,10 +165,10 @@ def test_the_shipped_index_is_compared_offline(capsys):
 
 def test_the_shipped_index_has_every_published_system():
     entries = public_index.read()
-    rounds = [one["round"] for one in entries]
+    rounds = [one.round for one in entries]
     assert (rounds.count("v5.1"), rounds.count("v6.0")) == (39, 2)
-    assert all(len(one["runs"]) == 10 and len(one["source"]["sha256"]) == 64 for one in entries)
-    assert sum(one["precision"] == "unknown" for one in entries) == 2, "the others are in precision.csv"
+    assert all(len(one.runs) == 10 and len(one.source.sha256) == 64 for one in entries)
+    assert sum(one.precision == "unknown" for one in entries) == 2, "the others are in precision.csv"
     assert all(run_figures.time_to_train_min(public_index.submission(one)) > 1 for one in entries)
     assert ":::MLLOG" not in public_index.SHIPPED.read_text()
 
@@ -165,12 +180,12 @@ def public_directories():
 @pytest.mark.public
 @needs_public
 def test_the_shipped_index_is_what_the_logs_give():
-    shipped = {public_index.key(one): one for one in public_index.read()}
-    rebuilt = {public_index.key(one): one for one in map(public_index.entry, public_directories())}
+    shipped = {one.key: one for one in public_index.read()}
+    rebuilt = {one.key: one for one in map(public_index.entry, public_directories())}
     both = shipped.keys() & rebuilt.keys()  # submissions at hand may be newer than the index
     assert len(both) >= 17
     for key in sorted(both):
-        assert shipped[key] == json.loads(json.dumps(rebuilt[key])), key
+        assert shipped[key] == rebuilt[key], key
 
 
 @pytest.mark.public
@@ -194,3 +209,8 @@ def official_minutes(directory):
     )
     assert scaling == 1
     return score
+
+
+def test_an_index_that_is_read_is_written_as_it_was():
+    text = public_index.SHIPPED.read_text()
+    assert public_index.document(public_index.read()) == text
