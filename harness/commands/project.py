@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from rich.console import Console
 
 from harness.base.errors import EXIT_OK
 from harness.commands.options import add_json
 from harness.projection import estimate
+from harness.projection.estimate import Projection
 from harness.projection.step_time import PRECISIONS
 
 
@@ -51,20 +52,21 @@ def main(args: argparse.Namespace) -> int:
         name: getattr(args, name) for name in ("precision", "attention", "tensor", "context", "pipeline")
     }
     setups = [estimate.setup(name, global_batch_size=args.gbs, **options) for name in names]
-    rows = [estimate.describe(setup) for setup in setups]
+    made = [estimate.project(setup) for setup in setups]
     if args.json:
+        rows = [asdict(one) for one in made]
         print(json.dumps({"projections": rows, "notices": list(estimate.NOTICES)}, indent=1))
     else:
-        _print(rows)
+        _print(made)
     return EXIT_OK
 
 
-def _print(rows: Sequence[dict[str, Any]]) -> None:
+def _print(rows: Sequence[Projection]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(estimate.table(rows))
     for row in rows:
-        for flag in row["flags"]:
-            console.print(f"note: {row['system']}: {flag}", highlight=False, markup=False, soft_wrap=True)
+        for flag in row.flags:
+            console.print(f"note: {row.system}: {flag}", highlight=False, markup=False, soft_wrap=True)
     for notice in estimate.NOTICES:
         console.print(notice, highlight=False, markup=False, soft_wrap=True)

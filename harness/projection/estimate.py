@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -23,6 +23,49 @@ NOTICES = (
     "modelled: every time but those of the column 'public', which are olympic means of published logs",
     "no projection is a result; results not verified by MLCommons Association",
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicRun:
+    """A published system that ran a projected setup; means over its runs."""
+
+    system: str
+    time_to_train_min: float
+    step_s: float
+    samples_to_target: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Projection:
+    """What is said of one setup; the fields are the keys of `project --json`, in its order.
+
+    Args:
+        precision: of the linear layers.
+        parts_s: of a step; they add up to step_s.
+        evaluation_share: of the time to train, 0 to 1.
+        error_pct: how far off nine of ten held-out systems were at most; error_from says which.
+        flags: what no public run shows.
+    """
+
+    system: str
+    precision: str
+    attention: str
+    global_batch_size: int
+    tensor: int
+    context: int
+    pipeline: int
+    step_s: float
+    parts_s: Mapping[str, float]
+    samples_per_s: float
+    evaluation_s: float
+    evaluation_share: float
+    samples_to_target: float
+    samples_at_stop: float
+    time_to_train_min: float
+    error_pct: float
+    error_from: str
+    public: Sequence[PublicRun]
+    flags: Sequence[str]
 
 
 def setup(
@@ -116,41 +159,39 @@ def _require(setup: Setup) -> None:
         )
 
 
-def describe(setup: Setup) -> dict[str, Any]:
-    """A projection as plain data."""
-    made = forecast(setup, systems.load(), systems.constants())
-    rows = systems.measurements(systems.fitted())
+def project(setup: Setup) -> Projection:
+    """The projection of one setup."""
+    fitted = systems.fitted()
+    made = forecast(setup, systems.load(), fitted.constants)
+    rows = systems.measurements(fitted.measured)
     fold, flags = confidence(setup, rows)
-    return {
-        "system": f"{setup.accelerators}x{setup.accelerator.name}",
-        "precision": setup.precision,
-        "attention": setup.attention,
-        "global_batch_size": setup.global_batch_size,
-        "tensor": setup.tensor,
-        "context": setup.context,
-        "pipeline": setup.pipeline,
-        "step_s": made.step_s,
-        "parts_s": dict(made.parts_s),
-        "samples_per_s": setup.global_batch_size / made.step_s,
-        "evaluation_s": made.evaluation_s,
-        "evaluation_share": made.evaluations * made.evaluation_s / made.time_s,
-        "samples_to_target": made.samples_to_target,
-        "samples_at_stop": made.samples_at_stop,
-        "time_to_train_min": made.time_s / 60,
-        "error_pct": systems.fitted()["validation"][fold]["p90_pct"],
-        "error_from": f"nine of ten public systems, each predicted without its {fold}",
-        "public": [_public(row) for row in rows if _same(row, setup)],
-        "flags": flags,
-    }
+    return Projection(
+        system=f"{setup.accelerators}x{setup.accelerator.name}",
+        precision=setup.precision,
+        attention=setup.attention,
+        global_batch_size=setup.global_batch_size,
+        tensor=setup.tensor,
+        context=setup.context,
+        pipeline=setup.pipeline,
+        step_s=made.step_s,
+        parts_s=made.parts_s,
+        samples_per_s=setup.global_batch_size / made.step_s,
+        evaluation_s=made.evaluation_s,
+        evaluation_share=made.evaluations * made.evaluation_s / made.time_s,
+        samples_to_target=made.samples_to_target,
+        samples_at_stop=made.samples_at_stop,
+        time_to_train_min=made.time_s / 60,
+        error_pct=fitted.validation[fold].p90_pct,
+        error_from=f"nine of ten public systems, each predicted without its {fold}",
+        public=[_public(row) for row in rows if _same(row, setup)],
+        flags=flags,
+    )
 
 
-def _public(row: Measured) -> dict[str, Any]:
-    return {
-        "system": row.key,
-        "time_to_train_min": row.minutes,
-        "step_s": row.step_s,
-        "samples_to_target": row.samples,
-    }
+def _public(row: Measured) -> PublicRun:
+    return PublicRun(
+        system=row.key, time_to_train_min=row.minutes, step_s=row.step_s, samples_to_target=row.samples
+    )
 
 
 def _same(row: Measured, setup: Setup) -> bool:
@@ -186,7 +227,7 @@ def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
     return fold, unseen + beyond
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
+def table(rows: Sequence[Projection]) -> Table:
     """Projections for people, a row each."""
     table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
     heads = (
@@ -206,18 +247,18 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    measured = sorted(one["time_to_train_min"] for one in row["public"])
+def _cells(row: Projection) -> list[str]:
+    measured = sorted(one.time_to_train_min for one in row.public)
     low, high = (f"{measured[0]:.1f}", f"{measured[-1]:.1f}") if measured else ("–", "–")
     return [
-        row["system"],
-        row["precision"],
-        str(row["global_batch_size"]),
-        f"{row['tensor']}x{row['context']}x{row['pipeline']}",
-        f"{1000 * row['step_s']:.0f}",
-        f"{row['samples_per_s']:.1f}",
-        f"{row['evaluation_share']:.1%}",
-        f"{row['samples_to_target']:,.0f}",
-        f"{row['time_to_train_min']:.1f} +-{row['error_pct']:.0f} %",
+        row.system,
+        row.precision,
+        str(row.global_batch_size),
+        f"{row.tensor}x{row.context}x{row.pipeline}",
+        f"{1000 * row.step_s:.0f}",
+        f"{row.samples_per_s:.1f}",
+        f"{row.evaluation_share:.1%}",
+        f"{row.samples_to_target:,.0f}",
+        f"{row.time_to_train_min:.1f} +-{row.error_pct:.0f} %",
         low if low == high else f"{low}-{high}",
     ]

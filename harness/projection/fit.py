@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
 import yaml
@@ -26,7 +25,7 @@ from harness.base.stderr import tell
 from harness.projection import systems as projection_systems
 from harness.projection.page import page
 from harness.projection.step_time import FOUR_BIT, Constants, Forecast, forecast, relative_error
-from harness.projection.systems import Measured
+from harness.projection.systems import Fitted, Measured, Validation
 
 # Where the fit starts, and what a constant stays near when no system says otherwise.
 PRIOR = Constants(
@@ -102,40 +101,28 @@ def validate(rows: Sequence[Measured], fold: Callable[[Measured], str]) -> dict[
     return errors
 
 
-def summary(errors: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Of the absolute errors of time to train, and the median of the step time's."""
+def summary(errors: Mapping[str, tuple[float, float]]) -> Validation:
+    """Of signed errors of time to train and of step time, by system."""
     times, steps = (np.abs(column) for column in zip(*errors.values(), strict=True))
-    return {
-        "median_pct": round(float(np.median(times)), 1),
-        "p90_pct": round(float(np.percentile(times, 90)), 1),
-        "max_pct": round(float(np.max(times)), 1),
-        "step_median_pct": round(float(np.median(steps)), 1),
-    }
+    return Validation(
+        median_pct=round(float(np.median(times)), 1),
+        p90_pct=round(float(np.percentile(times, 90)), 1),
+        max_pct=round(float(np.max(times)), 1),
+        step_median_pct=round(float(np.median(steps)), 1),
+    )
 
 
-def document(found: Sequence[PublicSystem]) -> dict[str, Any]:
-    """Everything project.yaml holds."""
-    made: dict[str, Any] = {
-        "made_by": "python -m harness.projection.fit TREE ..",
-        "measured": {one.key: row for one in found if (row := measure(one)) is not None},
-    }
-    return {**made, **conclusions(projection_systems.measurements(made))}
-
-
-def refitted(shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """A project.yaml with the measurements of another one."""
-    kept = {name: shipped[name] for name in ("made_by", "measured")}
-    return {**kept, **conclusions(projection_systems.measurements(shipped))}
-
-
-def conclusions(rows: Sequence[Measured]) -> dict[str, Any]:
-    """Constants and validation that follow from the measured rows."""
+def fitted(measured: Mapping[str, Sequence[float]]) -> Fitted:
+    """Constants and validation that follow from the measured rows, in the form of project.yaml."""
+    rows = projection_systems.measurements(measured)
     errors = {name: validate(rows, fold) for name, fold in FOLDS.items()}
-    return {
-        "constants": asdict(fit(rows)),
-        "validation": {name: summary(found) for name, found in errors.items()},
-        "errors": {row.key: [list(errors[name][row.key]) for name in FOLDS] for row in rows},
-    }
+    return Fitted(
+        made_by="python -m harness.projection.fit TREE ..",
+        measured={key: tuple(row) for key, row in measured.items()},
+        constants=fit(rows),
+        validation={name: summary(found) for name, found in errors.items()},
+        errors={row.key: tuple(errors[name][row.key] for name in FOLDS) for row in rows},
+    )
 
 
 def measure(system: PublicSystem) -> list[float] | None:
@@ -167,8 +154,9 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and not found:
         tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/{BENCHMARK.name} below")
         return 2
-    made = document(found) if arguments else refitted(projection_systems.fitted())
-    text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)
+    measured = {one.key: row for one in found if (row := measure(one)) is not None}
+    made = fitted(measured if arguments else projection_systems.fitted().measured)
+    text = yaml.safe_dump(asdict(made), sort_keys=False, default_flow_style=None, width=110)
     projection_systems.FITTED.write_text(text, encoding="utf-8")
     (ROOT / "docs" / "project.md").write_text(page(made), encoding="utf-8")
     return 0

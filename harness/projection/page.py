@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
 from compliance.benchmark import BENCHMARK
 from harness.base.text import markdown_table
 from harness.projection import systems
 from harness.projection.step_time import PRECISIONS
+from harness.projection.systems import Fitted
 
 _HEAD = """# Projected time to train
 
@@ -90,9 +90,9 @@ figures are those of harness/machine/facts.yaml, which names the source of each;
 """
 
 
-def page(made: Mapping[str, Any]) -> str:
+def page(made: Fitted) -> str:
     load = systems.load()
-    rows = systems.measurements(made)
+    rows = systems.measurements(made.measured)
     kinds = {(row.setup.accelerator.name, row.setup.precision, row.setup.accelerators) for row in rows}
     figures = {
         name: getattr(load, name)
@@ -127,30 +127,33 @@ _MEANINGS = {
 }
 
 
-def _constants(made: Mapping[str, Any]) -> str:
-    rows = [[name.upper(), f"{value:g}", _MEANINGS[name]] for name, value in made["constants"].items()]
+def _constants(made: Fitted) -> str:
+    rows = [[name.upper(), f"{value:g}", _MEANINGS[name]] for name, value in asdict(made.constants).items()]
     return markdown_table(["constant", "value", "meaning"], rows)
 
 
-def _validation(made: Mapping[str, Any]) -> str:
+def _validation(made: Fitted) -> str:
     rows = [
         [
             f"without its {name}",
-            *(f"{found[key]:.1f}" for key in ("median_pct", "p90_pct", "max_pct", "step_median_pct")),
+            *(
+                f"{error:.1f}"
+                for error in (found.median_pct, found.p90_pct, found.max_pct, found.step_median_pct)
+            ),
         ]
-        for name, found in made["validation"].items()
+        for name, found in made.validation.items()
     ]
     return markdown_table(["predicted", "median", "nine of ten below", "largest", "step time, median"], rows)
 
 
-def _systems(made: Mapping[str, Any]) -> str:
+def _systems(made: Fitted) -> str:
     rows = []
-    for row in systems.measurements(made):
-        setup, errors = row.setup, made["errors"][row.key]
+    for row in systems.measurements(made.measured):
+        setup, errors = row.setup, made.errors[row.key]
         system = f"{setup.accelerators}x {setup.accelerator.name}, {setup.precision}"
         figures = [str(setup.global_batch_size), f"{1000 * row.step_s:.0f}", f"{row.minutes:.2f}"]
         rows.append([row.key, system, *figures, *(f"{time:+.1f}" for time, _ in errors)])
-    folds = [f"error % without its {name}" for name in made["validation"]]
+    folds = [f"error % without its {name}" for name in made.validation]
     return markdown_table(["system", "accelerators", "batch", "step ms", "minutes, measured", *folds], rows)
 
 

@@ -143,10 +143,9 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     parts["activation exchange"] = known.exchange * _exchange_s(setup, load)
     parts["fixed"] = known.fixed_s
     step = sum(parts.values())
-    evaluation = (
-        BENCHMARK.evaluation_sequences / setup.accelerators * sum(compute.values()) / 3
-    )  # forward alone
-    samples = samples_to_target(setup, known)
+    forward_s = sum(compute.values()) / 3
+    evaluation = BENCHMARK.evaluation_sequences / setup.accelerators * forward_s
+    samples = expected_samples(setup, known)
     stop = samples + setup.interval_samples / 2  # half an interval later, on average
     evaluations = stop / setup.interval_samples
     return Forecast(
@@ -160,8 +159,8 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     )
 
 
-def samples_to_target(setup: Setup, known: Constants) -> float:
-    """From the reference point of the batch size, which public FP8 runs undercut by a constant factor."""
+def expected_samples(setup: Setup, known: Constants) -> float:
+    """Samples to target at this batch size: public FP8 runs undercut its reference point by a constant factor."""
     mean = reference_points.reference(setup.global_batch_size).mean_samples
     return mean * known.reference * (known.four_bit if setup.precision in FOUR_BIT else 1.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +11,40 @@ from typing import Any
 import yaml
 
 from harness.config.file import resolve
+from harness.contract.build import build
 from harness.contract.config import Model
 from harness.machine import facts
 from harness.projection.step_time import PRECISIONS, Accelerator, Constants, Setup, Work, work
 
 PUBLIC = Path(__file__).parents[1] / "analysis" / "public"
 FITTED = PUBLIC / "project.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """Absolute errors of time to train on held-out systems, in percent, and the median of the step time's."""
+
+    median_pct: float
+    p90_pct: float
+    max_pct: float
+    step_median_pct: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What project.yaml holds; the fields are its keys, in its order.
+
+    Args:
+        measured: public system -> batch size, interval, seconds of a step and an evaluation, olympic minutes, samples.
+        validation: what was left out (submitter, accelerator, maker) -> how far off.
+        errors: public system -> signed errors of time to train and step time in percent, a pair for each validation.
+    """
+
+    made_by: str
+    measured: Mapping[str, tuple[int | float, ...]]
+    constants: Constants
+    validation: Mapping[str, Validation]
+    errors: Mapping[str, tuple[tuple[float, ...], ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,25 +117,24 @@ def ran(key: str, *, global_batch_size: int, interval_samples: int) -> Setup | N
 
 
 @lru_cache(maxsize=1)
-def _systems() -> dict[str, list[Any]]:
-    return _yaml(PUBLIC / "project_systems.yaml")
+def _systems() -> Mapping[str, Sequence[Any]]:
+    """Accelerator, their number, linear layers, attention, tensor and context parallel size."""
+    rows: Mapping[str, Sequence[Any]] = _yaml(PUBLIC / "project_systems.yaml")
+    return rows
 
 
 @lru_cache(maxsize=1)
-def fitted() -> dict[str, Any]:
+def fitted() -> Fitted:
     """project.yaml: constants, measurements and validation."""
-    return _yaml(FITTED)
+    made: Fitted = build(Fitted, _yaml(FITTED), "")
+    return made
 
 
-def constants() -> Constants:
-    return Constants(**fitted()["constants"])
-
-
-def measurements(document: Mapping[str, Any]) -> list[Measured]:
-    """The public systems of a project.yaml."""
+def measurements(measured: Mapping[str, Sequence[float]]) -> list[Measured]:
+    """The public systems of a project.yaml, from their rows."""
     found = []
-    for key, (size, interval, step_s, evaluation_s, minutes, samples) in document["measured"].items():
-        setup = ran(key, global_batch_size=size, interval_samples=interval)
+    for key, (size, interval, step_s, evaluation_s, minutes, samples) in measured.items():
+        setup = ran(key, global_batch_size=int(size), interval_samples=int(interval))
         if setup is not None:
             times = {"step_s": step_s, "evaluation_s": evaluation_s, "minutes": minutes}
             found.append(Measured(key=key, setup=setup, samples=samples, **times))
@@ -129,5 +156,5 @@ def attention_of(precision: str) -> str:
     return "fp8" if precision == "nvfp4" else "bf16"
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
@@ -24,7 +24,7 @@ needs_public = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def rows():
-    return projection_systems.measurements(projection_systems.fitted())
+    return projection_systems.measurements(projection_systems.fitted().measured)
 
 
 def asked(*arguments: str) -> argparse.Namespace:
@@ -39,17 +39,18 @@ def answer(capsys, *arguments: str) -> list[dict]:
 
 
 def test_held_out_submitters_are_projected_within_the_promise():
-    found = projection_systems.fitted()["validation"]["submitter"]
-    assert found["median_pct"] <= 10 and found["max_pct"] <= 25
+    found = projection_systems.fitted().validation["submitter"]
+    assert found.median_pct <= 10 and found.max_pct <= 25
 
 
 def test_constants_and_validation_follow_from_the_shipped_measurements(rows):
     shipped = projection_systems.fitted()
-    assert len(rows) == len(shipped["measured"]) == 41
-    made = fit.conclusions(rows)
-    assert made["constants"] == pytest.approx(shipped["constants"], rel=2e-3)
-    for name, figures in made["validation"].items():
-        assert figures == pytest.approx(shipped["validation"][name], abs=0.15)
+    assert len(rows) == len(shipped.measured) == 41
+    made = fit.fitted(shipped.measured)
+    assert made.measured == shipped.measured
+    assert asdict(made.constants) == pytest.approx(asdict(shipped.constants), rel=2e-3)
+    for name, figures in made.validation.items():
+        assert asdict(figures) == pytest.approx(asdict(shipped.validation[name]), abs=0.15)
 
 
 def test_what_is_held_out_is_not_looked_at(rows):
@@ -87,7 +88,7 @@ def test_a_system_with_public_runs_shows_them_beside_the_model(capsys):
     measured = [one["time_to_train_min"] for one in row["public"]]
     assert abs(row["time_to_train_min"] / min(measured) - 1) < 0.1
     assert sum(row["parts_s"].values()) == pytest.approx(row["step_s"])
-    assert row["error_pct"] == projection_systems.fitted()["validation"]["submitter"]["p90_pct"]
+    assert row["error_pct"] == projection_systems.fitted().validation["submitter"].p90_pct
 
 
 def test_what_is_not_known_is_flagged_and_widens_the_error(capsys):
@@ -149,7 +150,7 @@ def test_what_cannot_be_projected_is_said_in_one_line(arguments, why):
 @pytest.mark.public
 @needs_public
 def test_the_shipped_measurements_are_those_of_the_logs_at_hand():
-    shipped = projection_systems.fitted()["measured"]
+    shipped = projection_systems.fitted().measured
     found = [system for system in systems([PUBLIC]) if system.key in shipped]  # some may be newer
     assert len(found) >= 15
     for system in found:
@@ -163,10 +164,10 @@ def test_the_promise_also_holds_with_the_logs_at_hand_alone(rows):
     at_hand = {system.key for system in systems([PUBLIC])}
     few = [row for row in rows if row.key in at_hand]
     errors = fit.validate(few, lambda row: row.submitter)
-    assert fit.summary(errors)["median_pct"] <= 10
+    assert fit.summary(errors).median_pct <= 10
     alone = [row.key for row in few if row.setup.tensor > 1]
     assert len(alone) == 1
-    assert fit.summary({key: found for key, found in errors.items() if key not in alone})["max_pct"] <= 25
+    assert fit.summary({key: found for key, found in errors.items() if key not in alone}).max_pct <= 25
 
 
 def test_without_a_tree_the_shipped_measurements_are_fitted_anew(tmp_path, monkeypatch):
