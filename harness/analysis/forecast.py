@@ -15,13 +15,14 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
-from harness.records.metrics import Evaluation, samples_to_target
+from harness.contract.build import build
+from harness.records.metrics import Evaluation, samples_left
 
 CONSTANTS = Path(__file__).parent / "public" / "prediction.yaml"
 _ESTIMATES = 3  # evaluations the median is taken of
@@ -87,6 +88,43 @@ class Calibration:
         return passed[-1] if passed else None
 
 
+Rows = tuple[tuple[int | float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibratedSystem:
+    """A public system, and how well its runs are predicted without its submitter at 55 % of the run."""
+
+    system: str
+    batch: int
+    runs: int
+    samples_to_target: int
+    median_error_pct: float | None
+    bias_pct: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationFile:
+    """What prediction.yaml holds; the fields are its keys, in its order.
+
+    Args:
+        progress: columns of the curves, parts of the samples to target.
+        curves: global batch size -> log perplexity at each progress; None before the first evaluation.
+        errors: group of batch sizes -> rows of progress, median and ninetieth percentile in percent.
+        makers: maker of accelerators, predicted from the other's -> the same rows.
+        bands: global batch size -> rows of samples, 5 %, median and 95 % of the log perplexity.
+    """
+
+    made_by: str
+    target: float
+    progress: tuple[float, ...]
+    curves: Mapping[int, tuple[float | None, ...]]
+    errors: Mapping[str, Rows]
+    makers: Mapping[str, Rows]
+    bands: Mapping[int, Rows]
+    systems: tuple[CalibratedSystem, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
     """What can be said about samples to target.
@@ -100,10 +138,6 @@ class Outlook:
     samples: float | None
     error_pct: float | None
     why: str
-
-    @property
-    def calibrated(self) -> bool:
-        return self.error_pct is not None
 
 
 def group(global_batch_size: int) -> str:
@@ -172,7 +206,7 @@ def _estimate(one: Point, curve: Mapping[float, float]) -> float | None:
 def _extrapolated(finite: Sequence[Point], target: float) -> Outlook:
     """No public run to compare with: a straight line, and no claim about its error."""
     points = [Evaluation(one.samples, one.log_perplexity) for one in finite]
-    to_go = samples_to_target(points, target)
+    to_go = samples_left(points, target)
     if to_go is None:
         return _silent("not approaching the target")
     return Outlook(
@@ -197,24 +231,34 @@ def band(global_batch_size: int, samples: int, *, benchmark: str) -> Band | None
 @lru_cache(maxsize=1)
 def constants() -> Calibration:
     """The shipped calibration."""
-    return from_document(yaml.safe_load(CONSTANTS.read_text(encoding="utf-8")))
-
-
-def from_document(document: Mapping[str, Any]) -> Calibration:
-    """Constants as prediction.yaml holds them; `progress` names the columns of the curves."""
-    steps = document["progress"]
+    shipped = read()
     return Calibration(
-        target=document["target"],
-        curves={
-            size: {p: loss for p, loss in zip(steps, losses, strict=True) if loss is not None}
-            for size, losses in document["curves"].items()
-        },
+        target=shipped.target,
+        curves=curves(shipped.progress, shipped.curves),
         errors={
             name: [Errors(progress=p, median_pct=mid, p90_pct=p90) for p, mid, p90 in rows]
-            for name, rows in document["errors"].items()
+            for name, rows in shipped.errors.items()
         },
         bands={
-            size: {samples: Band(low=low, median=mid, high=high) for samples, low, mid, high in rows}
-            for size, rows in document["bands"].items()
+            size: {int(samples): Band(low=low, median=mid, high=high) for samples, low, mid, high in rows}
+            for size, rows in shipped.bands.items()
         },
     )
+
+
+def read() -> CalibrationFile:
+    """The shipped prediction.yaml."""
+    shipped: CalibrationFile = build(
+        CalibrationFile, yaml.safe_load(CONSTANTS.read_text(encoding="utf-8")), ""
+    )
+    return shipped
+
+
+def curves(
+    progress: Sequence[float], rows: Mapping[int, Sequence[float | None]]
+) -> dict[int, dict[float, float]]:
+    """Global batch size -> progress -> log perplexity, from rows whose columns are the progress."""
+    return {
+        size: {p: loss for p, loss in zip(progress, losses, strict=True) if loss is not None}
+        for size, losses in rows.items()
+    }

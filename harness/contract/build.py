@@ -49,8 +49,16 @@ def build(kind: Any, value: Any, path: str) -> Any:
         return tuple(build(arguments[0], item, path) for item in value)
     if origin is not None and issubclass(origin, Mapping):
         _require_mapping(value, path)
-        return {str(key): build(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
+        return {
+            _key(arguments[0], key, path): build(arguments[1], item, _join(path, str(key)))
+            for key, item in value.items()
+        }
     return _scalar(kind, value, path)
+
+
+def _key(kind: Any, key: Any, path: str) -> Any:
+    """YAML reads the name 16 as a number, which is text where names are asked for."""
+    return build(int, key, path) if kind is int else str(key)
 
 
 def _build_union(kinds: Sequence[Any], value: Any, path: str) -> Any:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from compliance import scoring
 from compliance.benchmark import BENCHMARK
+from compliance.runlog import RunLog
 from harness.analysis import forecast
+from harness.analysis.forecast import CalibratedSystem, Calibration, CalibrationFile, Rows
 from harness.analysis.public_logs import TARGET, PublicSystem, systems
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
@@ -58,23 +60,40 @@ Calibrated without the runs of the submitter that is predicted; absolute error o
 """
 
 
-def document(found: Sequence[PublicSystem]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """A run at one progress, predicted with constants from others alone.
+
+    Args:
+        system: its key.
+        group: of batch sizes.
+        progress: part of the run's own samples to target.
+        error_pct: signed, of samples to target; None where nothing was predicted.
+    """
+
+    system: str
+    group: str
+    progress: float
+    error_pct: float | None
+
+
+def calibrated(found: Sequence[PublicSystem]) -> CalibrationFile:
     """Everything prediction.yaml holds."""
     covered = _held_out_twice(found)
     held_out = validate(covered, lambda system: system.org)
-    return {
-        "made_by": "python -m harness.projection.forecast_calibration TREE ..",
-        "target": TARGET,
-        "progress": list(PROGRESS),
-        "curves": curves(covered),
-        "errors": {
-            name: table([row for row in held_out if row["group"] == name])
-            for name in sorted({row["group"] for row in held_out})
+    return CalibrationFile(
+        made_by="python -m harness.projection.forecast_calibration TREE ..",
+        target=TARGET,
+        progress=PROGRESS,
+        curves=curves(covered),
+        errors={
+            name: table([row for row in held_out if row.group == name])
+            for name in sorted({row.group for row in held_out})
         },
-        "makers": makers(covered),
-        "bands": bands(found),
-        "systems": [_system(one, held_out) for one in found],
-    }
+        makers=makers(covered),
+        bands=bands(found),
+        systems=tuple(_system(one, held_out) for one in found),
+    )
 
 
 def _held_out_twice(found: Sequence[PublicSystem]) -> list[PublicSystem]:
@@ -90,7 +109,7 @@ def to_target(system: PublicSystem) -> list[float]:
     return [scoring.samples_to_target(run, TARGET) for run in system.runs]
 
 
-def curves(found: Sequence[PublicSystem]) -> dict[int, list[float | None]]:
+def curves(found: Sequence[PublicSystem]) -> dict[int, tuple[float | None, ...]]:
     """By batch size the median over systems of their median curve: a system counts once, whatever its kind."""
     by_size: dict[int, list[np.ndarray]] = {}
     for system in found:
@@ -102,42 +121,36 @@ def curves(found: Sequence[PublicSystem]) -> dict[int, list[float | None]]:
     return {size: _falling(rows) for size, rows in sorted(by_size.items())}
 
 
-def _curve(run: Any, end: float) -> tuple[list[float], list[float]]:
+def _curve(run: RunLog, end: float) -> tuple[list[float], list[float]]:
     points = run.evaluations
     return [float(np.log(one.samples / end)) for one in points], [one.log_perplexity for one in points]
 
 
-def _falling(rows: Sequence[np.ndarray]) -> list[float | None]:
+def _falling(rows: Sequence[np.ndarray]) -> tuple[float | None, ...]:
     """Median of systems, never rising; None where a system in two had no evaluation yet."""
     known = np.mean(np.isfinite(rows), axis=0) > 0.5
     losses = np.minimum.accumulate(np.nanmedian(np.array(rows)[:, known], axis=0))
-    return [None] * int(np.sum(~known)) + [round(float(loss), 4) for loss in losses[:-1]] + [TARGET]
+    return (*[None] * int(np.sum(~known)), *(round(float(loss), 4) for loss in losses[:-1]), TARGET)
 
 
-def validate(found: Sequence[PublicSystem], fold: Callable[[PublicSystem], str]) -> list[dict[str, Any]]:
-    """Predictions for every run of every fold with constants from the other folds alone.
-
-    Returns:
-        One row a run and progress: error_pct is signed, of samples to target; None where nothing was predicted.
-    """
+def validate(found: Sequence[PublicSystem], fold: Callable[[PublicSystem], str]) -> list[HeldOut]:
+    """Predictions for every run of every fold with constants from the other folds alone, a row a run and progress."""
     rows = []
     for name in sorted({fold(system) for system in found}):
         fitted = curves([system for system in found if fold(system) != name])
-        known = forecast.from_document(
-            {"target": TARGET, "progress": PROGRESS, "curves": fitted, "errors": {}, "bands": {}}
-        )
+        known = Calibration(target=TARGET, curves=forecast.curves(PROGRESS, fitted), errors={}, bands={})
         for system in (system for system in found if fold(system) == name):
             rows += _rows(system, known.curve(system.global_batch_size) or {})
     return rows
 
 
-def makers(found: Sequence[PublicSystem]) -> dict[str, list[list[float]]]:
+def makers(found: Sequence[PublicSystem]) -> dict[str, Rows]:
     """Errors at batch size 32, the one that both makers of accelerators ran: one predicted from the other."""
     alike = [system for system in found if system.global_batch_size == 32]
     rows = validate(alike, maker)
     names = {system.key: maker(system) for system in alike}
     return {
-        name: table([row for row in rows if names[row["system"]] == name])
+        name: table([row for row in rows if names[row.system] == name])
         for name in sorted(set(names.values()))
     }
 
@@ -147,37 +160,37 @@ def maker(system: PublicSystem) -> str:
     return "AMD" if "MI3" in f"{system.name} {system.accelerator}" else "NVIDIA"
 
 
-def _rows(system: PublicSystem, curve: dict[float, float]) -> list[dict[str, Any]]:
+def _rows(system: PublicSystem, curve: Mapping[float, float]) -> list[HeldOut]:
     rows = []
     for run, end in zip(system.runs, to_target(system), strict=True):
         for asked in ASKED:
             seen = [one for one in run.evaluations if one.samples <= asked * end]
             found = forecast.central(seen, curve)
             rows.append(
-                {
-                    "system": system.key,
-                    "group": forecast.group(system.global_batch_size),
-                    "progress": asked,
-                    "error_pct": None if found is None else 100 * (found / end - 1),
-                }
+                HeldOut(
+                    system=system.key,
+                    group=forecast.group(system.global_batch_size),
+                    progress=asked,
+                    error_pct=None if found is None else 100 * (found / end - 1),
+                )
             )
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+def table(rows: Sequence[HeldOut]) -> Rows:
     """Progress, median and ninetieth percentile of the absolute error; without the progress that says nothing."""
     found = []
     for asked in ASKED:
-        here = [row["error_pct"] for row in rows if row["progress"] == asked]
+        here = [row.error_pct for row in rows if row.progress == asked]
         sizes = [abs(error) for error in here if error is not None]
         if len(sizes) >= 0.9 * len(here) > 0:
-            found.append([asked, *(round(float(np.percentile(sizes, at)), 2) for at in (50, 90))])
-    return found
+            found.append((asked, *(round(float(np.percentile(sizes, at)), 2) for at in (50, 90))))
+    return tuple(found)
 
 
-def bands(found: Sequence[PublicSystem]) -> dict[int, list[list[float]]]:
+def bands(found: Sequence[PublicSystem]) -> dict[int, Rows]:
     """Samples, 5 %, median and 95 % of the loss, up to where a tenth of the runs has ended."""
-    result = {}
+    result: dict[int, Rows] = {}
     for size in sorted({system.global_batch_size for system in found}):
         runs = [run for system in found if system.global_batch_size == size for run in system.runs]
         if len(runs) < _BAND_RUNS:
@@ -187,52 +200,53 @@ def bands(found: Sequence[PublicSystem]) -> dict[int, list[list[float]]]:
         losses = [np.interp(np.log(grid), *_curve(run, 1.0), left=np.nan) for run in runs]
         enough = np.mean(np.isfinite(losses), axis=0) >= 0.9
         levels = np.nanpercentile(np.array(losses)[:, enough], [5, 50, 95], axis=0).T
-        result[size] = [
-            [int(samples), *(round(float(value), 3) for value in row)]
+        result[size] = tuple(
+            (int(samples), *(round(float(value), 3) for value in row))
             for samples, row in zip(grid[enough], levels, strict=True)
-        ]
+        )
     return result
 
 
-def _system(system: PublicSystem, held_out: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _system(system: PublicSystem, held_out: Sequence[HeldOut]) -> CalibratedSystem:
     errors = [
-        row["error_pct"]
+        row.error_pct
         for row in held_out
-        if row["system"] == system.key and row["progress"] == 0.55 and row["error_pct"] is not None
+        if row.system == system.key and row.progress == 0.55 and row.error_pct is not None
     ]
-    return {
-        "system": system.key,
-        "batch": system.global_batch_size,
-        "runs": len(system.runs),
-        "samples_to_target": round(float(np.mean(to_target(system)))),
-        "median_error_pct": round(float(np.median(np.abs(errors))), 2) if errors else None,
-        "bias_pct": round(float(np.mean(errors)), 2) if errors else None,
-    }
+    return CalibratedSystem(
+        system=system.key,
+        batch=system.global_batch_size,
+        runs=len(system.runs),
+        samples_to_target=round(float(np.mean(to_target(system)))),
+        median_error_pct=round(float(np.median(np.abs(errors))), 2) if errors else None,
+        bias_pct=round(float(np.mean(errors)), 2) if errors else None,
+    )
 
 
-def page(made: Mapping[str, Any]) -> str:
+def page(made: CalibrationFile) -> str:
     """docs/prediction.md from prediction.yaml: the page cannot say what the constants do not."""
-    parts = [_HEAD.format(target=made["target"])]
+    parts = [_HEAD.format(target=made.target)]
     names = {"small": "global batch size 16 to 36", "large": "global batch size 64"}
     for name in ("small", "large"):
-        if name in made["errors"]:
+        if name in made.errors:
             parts.append(f"\n### {names[name]}\n")
-            parts.append(markdown_table(_COLUMNS, [_error(row) for row in made["errors"][name]]))
+            parts.append(markdown_table(_COLUMNS, [_error(row) for row in made.errors[name]]))
     parts.append("\n### One maker's accelerators predicted from the other's, global batch size 32\n")
-    for name, rows in made["makers"].items():
+    for name, rows in made.makers.items():
         parts += [f"{name} held out:\n", markdown_table(_COLUMNS, [_error(row) for row in rows])]
     parts.append("\n## By system, at 55 % of the run\n")
-    rows = [
+    system_rows = [
         [
-            one["system"],
-            *(str(one[key]) for key in ("batch", "runs")),
-            f"{one['samples_to_target']:,}",
-            *("–" if one[key] is None else f"{one[key]:.2f}" for key in ("median_error_pct", "bias_pct")),
+            one.system,
+            str(one.batch),
+            str(one.runs),
+            f"{one.samples_to_target:,}",
+            *("–" if error is None else f"{error:.2f}" for error in (one.median_error_pct, one.bias_pct)),
         ]
-        for one in made["systems"]
+        for one in made.systems
     ]
     head = ["system", "batch", "runs", "samples to target, mean", "median error %", "bias %"]
-    parts.append(markdown_table(head, rows))
+    parts.append(markdown_table(head, system_rows))
     return "\n".join(parts)
 
 
@@ -249,8 +263,8 @@ def main(arguments: Sequence[str]) -> int:
     if not found:
         tell(f"{', '.join(arguments)}: no .../v*/ORG/results/SYSTEM/{BENCHMARK.name} below")
         return 2
-    made = document(found)
-    text = yaml.safe_dump(made, sort_keys=False, default_flow_style=None, width=110)
+    made = calibrated(found)
+    text = yaml.safe_dump(asdict(made), sort_keys=False, default_flow_style=None, width=110)
     forecast.CONSTANTS.write_text(text, encoding="utf-8")
     (ROOT / "docs" / "prediction.md").write_text(page(made), encoding="utf-8")
     return 0

@@ -143,8 +143,8 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     parts["activation exchange"] = known.exchange * _exchange_s(setup, load)
     parts["fixed"] = known.fixed_s
     step = sum(parts.values())
-    forward_s = sum(compute.values()) / 3
-    evaluation = BENCHMARK.evaluation_sequences / setup.accelerators * forward_s
+    sequences = BENCHMARK.evaluation_sequences / setup.accelerators
+    evaluation = sequences * sum(compute.values()) / 3  # forward alone
     samples = expected_samples(setup, known)
     stop = samples + setup.interval_samples / 2  # half an interval later, on average
     evaluations = stop / setup.interval_samples

@@ -83,7 +83,7 @@ class Tail:
         return sum(samples for samples, _ in self._steps) / seconds if seconds > 0 else None
 
 
-def samples_to_target(evaluations: Sequence[Evaluation], target: float) -> float | None:
+def samples_left(evaluations: Sequence[Evaluation], target: float) -> float | None:
     """Samples still to train until the target: a line through the last evaluations over log(samples).
 
     Naive: good for a progress display only. None when the run does not approach the target.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import yaml
 
 from compliance import reference_points
 from harness.analysis import forecast
@@ -42,7 +41,7 @@ def outlook(evaluations, *, size=32, target=3.3, benchmark="llama31_8b"):
 def test_a_typical_run_is_predicted_from_its_curve(end):
     found = outlook(typical(end))
     assert found.samples == pytest.approx(end, rel=0.001)
-    assert found.calibrated and 1 < found.error_pct < 10
+    assert found.error_pct is not None and 1 < found.error_pct < 10
 
 
 def test_the_stated_error_falls_with_progress():
@@ -96,7 +95,7 @@ def test_a_value_that_is_no_number_is_passed_over():
 )
 def test_a_run_unlike_the_public_ones_gets_a_line_and_no_error(foreign):
     found = outlook(typical(178_000), **foreign)
-    assert found.samples and found.error_pct is None and not found.calibrated
+    assert found.samples and found.error_pct is None
     assert "no calibration" in found.why
 
 
@@ -120,8 +119,7 @@ def test_the_curves_fall_to_the_target_and_lie_in_order_of_batch_size():
 
 
 def test_the_page_says_what_the_constants_say():
-    document = yaml.safe_load(forecast.CONSTANTS.read_text())
-    assert (ROOT / "docs" / "prediction.md").read_text() == forecast_calibration.page(document)
+    assert (ROOT / "docs" / "prediction.md").read_text() == forecast_calibration.page(forecast.read())
 
 
 def test_the_shipped_error_meets_the_promise():

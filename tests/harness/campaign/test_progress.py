@@ -125,19 +125,19 @@ def test_a_loss_that_is_no_number_is_shown_as_it_is(tmp_path):
     path.write_text(evaluation(8, "nan"))
     tail = Tail(path)
     assert math.isnan(tail.read()[0].log_perplexity)
-    assert metrics.samples_to_target([*tail.evaluations, Evaluation(16, 5.0)], 3.0) is None
+    assert metrics.samples_left([*tail.evaluations, Evaluation(16, 5.0)], 3.0) is None
 
 
 def test_the_way_to_the_target_is_extrapolated_over_the_logarithm_of_samples():
     curve = [Evaluation(samples, 10 - math.log(samples)) for samples in (256, 512, 768, 1024)]
-    assert math.isclose(metrics.samples_to_target(curve, 10 - math.log(2048)), 1024, rel_tol=1e-9)
+    assert math.isclose(metrics.samples_left(curve, 10 - math.log(2048)), 1024, rel_tol=1e-9)
 
 
 def test_there_is_no_estimate_without_progress():
-    assert metrics.samples_to_target([Evaluation(256, 5.0)], 3.6) is None
-    assert metrics.samples_to_target([Evaluation(256, 5.0), Evaluation(512, 5.1)], 3.6) is None
-    assert metrics.samples_to_target([Evaluation(256, 5.0), Evaluation(512, 4.999999)], 0.1) is None
-    assert metrics.samples_to_target([Evaluation(256, 5.0), Evaluation(512, 3.5)], 3.6) is None
+    assert metrics.samples_left([Evaluation(256, 5.0)], 3.6) is None
+    assert metrics.samples_left([Evaluation(256, 5.0), Evaluation(512, 5.1)], 3.6) is None
+    assert metrics.samples_left([Evaluation(256, 5.0), Evaluation(512, 4.999999)], 0.1) is None
+    assert metrics.samples_left([Evaluation(256, 5.0), Evaluation(512, 3.5)], 3.6) is None
 
 
 def test_a_run_on_a_terminal_says_how_long_it_will_take(tmp_path):
