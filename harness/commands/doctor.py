@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
@@ -31,9 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.nodes or args.hosts:
         return _several(args)
-    document = node_report.report(args.profile, args.overrides, quick=args.quick)
-    print(json.dumps(document, indent=1) if args.json else "\n".join(node_report.table(document)))
-    return EXIT_OK if document["ok"] else EXIT_ENVIRONMENT
+    made = node_report.report(args.profile, args.overrides, quick=args.quick)
+    print(json.dumps(asdict(made), indent=1) if args.json else "\n".join(node_report.table(made)))
+    return EXIT_OK if made.ok else EXIT_ENVIRONMENT
 
 
 def _several(args: argparse.Namespace) -> int:
@@ -43,8 +44,5 @@ def _several(args: argparse.Namespace) -> int:
     options += [word for override in args.overrides for word in ("--set", override)]
     asked = nodes.ask(args.hosts, options) if args.hosts else nodes.read(args.nodes)
     judged = nodes.judge(asked)
-    if args.json:
-        print(json.dumps(nodes.document(judged), indent=1))
-    else:
-        print("\n".join(nodes.table(judged)))
-    return EXIT_ENVIRONMENT if any(node.complaints for node in judged) else EXIT_OK
+    print(json.dumps(asdict(judged), indent=1) if args.json else "\n".join(nodes.table(judged)))
+    return EXIT_OK if judged.ok else EXIT_ENVIRONMENT

@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 from harness.base.stderr import tell
 from harness.base.text import printable
@@ -20,7 +19,23 @@ _QUICK_S, _FULL_S = 55.0, 600.0
 _LONGEST = 600  # characters of a line
 
 
-def report(profile: str | None, overrides: list[str], *, quick: bool) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeReport:
+    """What the doctor says of a node; the fields are the keys of `doctor --json`, in its order.
+
+    Args:
+        ok: fit to train: nothing failed.
+    """
+
+    ok: bool
+    host: str
+    profile: str
+    gpus: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+def report(profile: str | None, overrides: list[str], *, quick: bool) -> NodeReport:
     """Ask every check of this node.
 
     Args:
@@ -46,29 +61,27 @@ def _patient(profile: str | None, overrides: list[str], *, quick: bool) -> Patie
     return Patient(config=config, gpus=gpus, needs_gpus=not config.benchmark.is_scaled, quick=quick)
 
 
-def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> dict[str, Any]:
-    """The node as plain data; it is fit when nothing failed."""
-    return {
-        "ok": all(finding.verdict != "fail" for finding in findings),
-        "host": platform.node(),
-        "profile": patient.config.profile,
-        "gpus": patient.gpus,
-        "seconds": round(seconds, 1),
-        "findings": [asdict(finding) for finding in findings],
-    }
+def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> NodeReport:
+    """What was found, and whether the node is fit."""
+    return NodeReport(
+        ok=all(finding.verdict != "fail" for finding in findings),
+        host=platform.node(),
+        profile=patient.config.profile,
+        gpus=patient.gpus,
+        seconds=round(seconds, 1),
+        findings=tuple(findings),
+    )
 
 
-def table(document: dict[str, Any]) -> list[str]:
+def table(made: NodeReport) -> list[str]:
     """The same for people, worst last."""
     lines = []
-    for row in sorted(document["findings"], key=lambda row: VERDICTS.index(row["verdict"])):
-        wanted = f"; expected: {row['expected']}" if row["expected"] and row["verdict"] != "ok" else ""
-        fix = f"; fix: {row['fix']}" if row["fix"] else ""
-        lines.append(
-            printable(f"{row['verdict']:<7} {row['name']:<14} {row['found']}{wanted}{fix}", _LONGEST)
-        )
-    failed = sum(row["verdict"] == "fail" for row in document["findings"])
-    fit = f"{document['host']} can train {document['profile']}"
+    for row in sorted(made.findings, key=lambda row: VERDICTS.index(row.verdict)):
+        wanted = f"; expected: {row.expected}" if row.expected and row.verdict != "ok" else ""
+        fix = f"; fix: {row.fix}" if row.fix else ""
+        lines.append(printable(f"{row.verdict:<7} {row.name:<14} {row.found}{wanted}{fix}", _LONGEST))
+    failed = sum(row.verdict == "fail" for row in made.findings)
+    fit = f"{made.host} can train {made.profile}"
     if failed:
-        fit = f"{document['host']} cannot train {document['profile']}: {failed} of {len(lines)} checks failed"
-    return [*lines, printable(f"{fit} ({document['seconds']:.0f} s)")]
+        fit = f"{made.host} cannot train {made.profile}: {failed} of {len(lines)} checks failed"
+    return [*lines, printable(f"{fit} ({made.seconds:.0f} s)")]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.base.ask_program import ask_program
 from harness.base.errors import UsageError
@@ -25,18 +24,39 @@ _HOST = re.compile(r"[A-Za-z0-9][\w.@-]*")  # nothing that ssh could take for an
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """A finding of another node, by whatever version of the doctor."""
+
+    name: str
+    verdict: str
+    found: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What one node said of itself; `document` is None when it said nothing that can be read."""
+    """What one node said of itself; `findings` is None when it said nothing that can be read."""
 
     host: str
-    document: dict[str, Any] | None
+    findings: tuple[Said, ...] | None
     why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
+    """A node judged; it is good without complaints."""
+
     host: str
-    complaints: list[str]  # empty for a good node
+    ok: bool
+    complaints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """Of several nodes; the fields are the keys of `doctor NODE.json .. --json`."""
+
+    ok: bool
+    nodes: tuple[Node, ...]
 
 
 def read(paths: Sequence[Path]) -> list[Report]:
@@ -81,58 +101,60 @@ def _over_ssh(host: str, options: Sequence[str]) -> Report:
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", host, command]
     answer = ask_program(ssh, timeout_s=patience_s)
     report = _report(host, answer.out)
-    if report.document is None:
-        return Report(host=host, document=None, why=answer.why or report.why)
-    return Report(host=host, document=report.document)
+    if report.findings is None:
+        return Report(host=host, findings=None, why=answer.why or report.why)
+    return Report(host=host, findings=report.findings)
 
 
 def _report(name: str, text: str) -> Report:
     try:
         document = json.loads(text)
-        rows = document["findings"]
-        known = all({"name", "verdict", "found", "fix"} <= row.keys() for row in rows)
+        rows = [
+            {key: str(row[key]) for key in ("name", "verdict", "found", "fix")}
+            for row in document["findings"]
+        ]
+        known = isinstance(document["ok"], bool)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Report(host=name, document=None, why="found no JSON of doctor")
-    if not known or not isinstance(document.get("ok"), bool):
-        return Report(host=name, document=None, why="found no JSON of doctor")
-    return Report(host=str(document.get("host") or name), document=document)
+        known = False
+    if not known:
+        return Report(host=name, findings=None, why="found no JSON of doctor")
+    return Report(host=str(document.get("host") or name), findings=tuple(Said(**row) for row in rows))
 
 
-def judge(reports: Sequence[Report]) -> list[Node]:
+def judge(reports: Sequence[Report]) -> Judgement:
     """What is wrong with each node, by itself and beside the others."""
     said = {name: [_found(report, name) for report in reports] for name in _SAME}
     common = {name: Counter(filter(None, texts)).most_common(1) for name, texts in said.items()}
     nodes = []
     for report in reports:
-        if report.document is None:
-            nodes.append(Node(host=report.host, complaints=[report.why]))
+        if report.findings is None:
+            nodes.append(_node(report.host, [report.why]))
             continue
-        rows = [row for row in report.document["findings"] if row["verdict"] == "fail"]
-        complaints = [f"{row['name']}: {row['found']}; fix: {row['fix']}" for row in rows]
+        rows = [row for row in report.findings if row.verdict == "fail"]
+        complaints = [f"{row.name}: {row.found}; fix: {row.fix}" for row in rows]
         for name, most in common.items():
             mine = _found(report, name)
             if most and mine and mine != most[0][0]:
                 complaints.append(f"{name}: {mine}; {most[0][1]} nodes have {most[0][0]}")
-        nodes.append(Node(host=report.host, complaints=complaints))
-    return nodes
+        nodes.append(_node(report.host, complaints))
+    return Judgement(ok=all(node.ok for node in nodes), nodes=tuple(nodes))
+
+
+def _node(host: str, complaints: Sequence[str]) -> Node:
+    return Node(host=host, ok=not complaints, complaints=tuple(complaints))
 
 
 def _found(report: Report, name: str) -> str:
-    rows = report.document["findings"] if report.document else []
-    return next((str(row["found"]) for row in rows if row["name"] == name), "")
+    return next((row.found for row in report.findings or () if row.name == name), "")
 
 
-def document(nodes: Sequence[Node]) -> dict[str, Any]:
-    """The judgement as plain data."""
-    rows = [{"host": node.host, "ok": not node.complaints, "complaints": node.complaints} for node in nodes]
-    return {"ok": not any(node.complaints for node in nodes), "nodes": rows}
-
-
-def table(nodes: Sequence[Node]) -> list[str]:
+def table(judged: Judgement) -> list[str]:
     """The same for people: a line per complaint, then both lists, ready for a host file."""
-    lines = [printable(f"bad     {node.host}: {words}", 600) for node in nodes for words in node.complaints]
-    good = [node.host for node in nodes if not node.complaints]
-    bad = [node.host for node in nodes if node.complaints]
+    lines = [
+        printable(f"bad     {node.host}: {words}", 600) for node in judged.nodes for words in node.complaints
+    ]
+    good = [node.host for node in judged.nodes if node.ok]
+    bad = [node.host for node in judged.nodes if not node.ok]
     return [
         *lines,
         printable(f"good ({len(good)}): {' '.join(good) or 'none'}", 100_000),

@@ -15,7 +15,9 @@ from typing import Any
 from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
 from harness.campaign import torchrun as campaign_torchrun
+from harness.contract.build import build
 from harness.contract.config import to_mapping
+from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
 from harness.doctor.checks import Check, Finding, Patient, Verdict
 from harness.machine import facts
 from harness.machine.accelerators import inventory
@@ -72,37 +74,32 @@ def precision(patient: Patient) -> Sequence[Finding]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "config.json"
         path.write_text(json.dumps({"config": to_mapping(patient.config), "run": {}}), encoding="utf-8")
-        answer, why = _ask(patient, ["-m", "submission.tools.preflight", "precision", "--config", str(path)])
-    if answer is None:
+        said, why = _ask(patient, ["-m", "submission.tools.preflight", "precision", "--config", str(path)])
+    if said is None:
         fix = "the training would fail the same way: read the message, then ./run.sh test"
         return [
             Finding(name="precision", verdict="fail", found=why, expected="torch and kernels import", fix=fix)
         ]
-    return [
-        _libraries(patient, answer),
-        _peers(answer),
-        *(_arm(patient, answer, arm) for arm in answer["arms"]),
-    ]
+    answer: PrecisionAnswer = build(PrecisionAnswer, said, "")
+    arms = [_arm(patient, arm, engines) for arm, engines in answer.arms.items()]
+    return [_libraries(patient, answer), _peers(answer), *arms]
 
 
-def _libraries(patient: Patient, answer: Mapping[str, Any]) -> Finding:
-    units = [name for name, key in (("FP8", "fp8_units"), ("FP4", "fp4_units")) if answer[key]]
-    found = f"{answer['platform']}: matrix units for {', '.join(units) or 'neither FP8 nor FP4'}; "
-    found += f"{answer['collectives']}, {answer['devices']} GPUs seen by torch {answer['torch']}"
-    if answer["devices"] == patient.gpus:
+def _libraries(patient: Patient, answer: PrecisionAnswer) -> Finding:
+    units = [name for name, has in (("FP8", answer.fp8_units), ("FP4", answer.fp4_units)) if has]
+    found = f"{answer.platform}: matrix units for {', '.join(units) or 'neither FP8 nor FP4'}; "
+    found += f"{answer.collectives}, {answer.devices} GPUs seen by torch {answer.torch}"
+    if answer.devices == patient.gpus:
         return Finding(name="torch", verdict="ok", found=found, expected=f"{patient.gpus} GPUs")
     fix = "a torch built for this driver (CUDA or ROCm): remove .venv and run ./run.sh again; CUDA_VISIBLE_DEVICES"
     return Finding(name="torch", verdict="fail", found=found, expected=f"{patient.gpus} GPUs", fix=fix)
 
 
-def _peers(answer: Mapping[str, Any]) -> Finding:
-    apart = answer["without_peer_access"]
+def _peers(answer: PrecisionAnswer) -> Finding:
+    apart = answer.without_peer_access
     if not apart:
-        found = (
-            f"{answer['devices']} GPUs read each other's memory"
-            if answer["devices"] > 1
-            else "nothing to reach"
-        )
+        several = answer.devices > 1
+        found = f"{answer.devices} GPUs read each other's memory" if several else "nothing to reach"
         return Finding(name="peer access", verdict="ok", found=found)
     return Finding(
         name="peer access",
@@ -113,8 +110,7 @@ def _peers(answer: Mapping[str, Any]) -> Finding:
     )
 
 
-def _arm(patient: Patient, answer: Mapping[str, Any], arm: str) -> Finding:
-    engines: Mapping[str, str] = answer["arms"][arm]
+def _arm(patient: Patient, arm: str, engines: Mapping[str, str]) -> Finding:
     found = f"{arm}: " + ", ".join(f"{gemm} {engine}" for gemm, engine in engines.items())
     if len(set(engines.values())) == 1:
         found = f"{arm}: {next(iter(engines.values()))}"
@@ -137,16 +133,16 @@ def all_reduce(patient: Patient) -> Sequence[Finding]:
     size = _MEBIBYTES["cpu" if not patient.gpus else "quick" if patient.quick else "full"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     question = ["-m", "submission.tools.preflight", "allreduce", "--mebibytes", str(size)]
-    answer, why = _ask(patient, [*torchrun, *question])
-    if answer is None:
+    said, why = _ask(patient, [*torchrun, *question])
+    if said is None:
         fix = "the training would hang or fail here: run it by hand with NCCL_DEBUG=INFO"
         return [Finding(name="all-reduce", verdict="fail", found=why, expected="a right sum", fix=fix)]
-    return [_bandwidth(patient, answer, ranks)]
+    return [_bandwidth(patient, build(AllReduceAnswer, said, ""))]
 
 
-def _bandwidth(patient: Patient, answer: Mapping[str, Any], ranks: int) -> Finding:
-    speed, library = answer["bus_GBps"], "gloo" if not patient.gpus else "NCCL or RCCL"
-    found = f"{speed:,.2f} GB/s bus bandwidth, {ranks} ranks, {answer['bytes'] >> 20} MiB, {library}"
+def _bandwidth(patient: Patient, answer: AllReduceAnswer) -> Finding:
+    speed, library = answer.bus_GBps, "gloo" if not patient.gpus else "NCCL or RCCL"
+    found = f"{speed:,.2f} GB/s bus bandwidth, {answer.ranks} ranks, {answer.bytes >> 20} MiB, {library}"
     if not patient.gpus:
         verdict: Verdict = "ok" if speed >= _GLOO_GBPS else "warn"
         fix = "" if verdict == "ok" else "another program takes this machine: ps, top"
@@ -165,7 +161,7 @@ def _bandwidth(patient: Patient, answer: Mapping[str, Any], ranks: int) -> Findi
     return Finding(name="all-reduce", verdict=verdict, found=found, expected=expected, fix=fix)
 
 
-def _ask(patient: Patient, arguments: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+def _ask(patient: Patient, arguments: Sequence[str]) -> tuple[Any, str]:
     """The JSON line that a process of the training's software prints last, or why there is none."""
     command, env = [sys.executable, *arguments], campaign_torchrun.training_environment(patient.config)
     timeout_s = (

@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from harness.contract.config import Config
 from harness.contract.environment import Ranks
+from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
 from submission import device
 
 _REPETITIONS = 5
@@ -31,34 +33,38 @@ def main() -> int:
     parser.add_argument("--mebibytes", type=int, default=64, help="size of the summed tensor")
     args = parser.parse_args()
     device.die_with_parent()  # the doctor gives up on a sum that hangs; no rank may keep its GPU
-    if args.question == "allreduce":
-        answer: dict[str, Any] | None = all_reduce(args.mebibytes * 2**20)
-    else:
-        answer = precision(args.config)
+    summed = args.question == "allreduce"
+    answer = all_reduce(args.mebibytes * 2**20) if summed else precision(args.config)
     if answer is not None:
-        print(json.dumps(answer))
+        print(json.dumps(asdict(answer)))
     return 0
 
 
-def precision(path: Path) -> dict[str, Any]:
-    """Device, libraries, peer access, and the engine of every GEMM of every arm that is to run."""
+def precision(path: Path) -> PrecisionAnswer:
+    """What this node multiplies with, asked of the kernels' own choice."""
+    from kernels import architectures
     from submission import run_config
 
     config, _ = run_config.read(path)
     home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", 0)
-    return {
-        "device": home.type,
-        "devices": torch.cuda.device_count(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "hip": torch.version.hip,
-        "collectives": _collectives(),
-        "without_peer_access": _strangers(),
-        **_engines(config, home),
-    }
+    on = architectures.of(home)
+    return PrecisionAnswer(
+        device=home.type,
+        devices=torch.cuda.device_count(),
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda,
+        hip=torch.version.hip,
+        collectives=_collectives(),
+        without_peer_access=tuple(_strangers()),
+        platform=on.name,
+        fp8_units=on.has_fp8_units,
+        fp4_units=on.has_fp4_units,
+        arms=_engines(config, home),
+    )
 
 
-def _engines(config: Config, home: torch.device) -> dict[str, Any]:
+def _engines(config: Config, home: torch.device) -> Mapping[str, Mapping[str, str]]:
+    """Arm -> GEMM -> the engine that multiplies, or why there is none."""
     from kernels import architectures
     from kernels.matmul import gemm
     from kernels.matmul.engine_protocol import Request
@@ -80,7 +86,7 @@ def _engines(config: Config, home: torch.device) -> dict[str, Any]:
                 arms[arm][which.value] = f"{engine.backend(on, request)} ({engine.name})"
             except gemm.BackendError as error:
                 arms[arm][which.value] = f"none: {error}"
-    return {"platform": on.name, "fp8_units": on.has_fp8_units, "fp4_units": on.has_fp4_units, "arms": arms}
+    return arms
 
 
 def _collectives() -> str:
@@ -96,12 +102,11 @@ def _strangers() -> list[str]:
     return [f"{a}-{b}" for a in gpus for b in gpus if a < b and not torch.cuda.can_device_access_peer(a, b)]
 
 
-def all_reduce(size_bytes: int) -> dict[str, Any] | None:
+def all_reduce(size_bytes: int) -> AllReduceAnswer | None:
     """Time a sum over all ranks.
 
     Returns:
-        On rank 0 the bus bandwidth in GB/s: bytes of the tensor per second, times 2 (n - 1) / n, what each rank must
-        send whatever the algorithm, so that it compares with the speed of a link; None on the others.
+        On rank 0 the median of several; None on the others.
 
     Raises:
         ValueError: the sum is wrong.
@@ -123,11 +128,8 @@ def all_reduce(size_bytes: int) -> dict[str, Any] | None:
     if ranks.rank:
         return None
     busy = size_bytes * 2 * (ranks.world_size - 1) / ranks.world_size
-    return {
-        "ranks": ranks.world_size,
-        "bytes": size_bytes,
-        "bus_GBps": busy / sorted(times)[len(times) // 2] / 1e9,
-    }
+    bus_GBps = busy / sorted(times)[len(times) // 2] / 1e9
+    return AllReduceAnswer(ranks=ranks.world_size, bytes=size_bytes, bus_GBps=bus_GBps)
 
 
 def _timed(tensor: torch.Tensor) -> float:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, replace
 
 import psutil
 import pytest
@@ -116,8 +117,8 @@ def test_all_checks_together_know_their_time():
 
 
 def test_text_of_a_machine_cannot_move_the_cursor():
-    document = node_report.describe(patient(), [fine(found="\x1b[2J\u202egpu")], seconds=1.0)
-    assert all(line.isprintable() for line in node_report.table(document))
+    made = node_report.describe(patient(), [fine(found="\x1b[2J\u202egpu")], seconds=1.0)
+    assert all(line.isprintable() for line in node_report.table(made))
 
 
 def test_a_sum_that_takes_too_long_fails(monkeypatch):
@@ -149,20 +150,20 @@ def test_a_slow_sum_is_judged_by_the_links_of_the_gpu(monkeypatch, speed, verdic
 
 
 def test_emulation_is_a_warning_for_the_benchmark_and_fine_for_the_proxy():
-    answer = {"arms": {"mxfp4": {"fprop": "emulated (emulated)", "dgrad": "emulated (emulated)"}}}
-    assert software._arm(patient(), answer, "mxfp4").verdict == "ok"
-    wanted = software._arm(patient(profile="llama31_8b", gpus=8), answer, "mxfp4")
+    engines = {"fprop": "emulated (emulated)", "dgrad": "emulated (emulated)"}
+    assert software._arm(patient(), "mxfp4", engines).verdict == "ok"
+    wanted = software._arm(patient(profile="llama31_8b", gpus=8), "mxfp4", engines)
     assert wanted.verdict == "warn" and "its speed says nothing" in wanted.fix
 
 
 def test_an_arm_that_no_engine_serves_fails():
-    answer = {"arms": {"mxfp4": {"fprop": "none: no native mxfp4 GEMM on sm_90: .."}}}
-    assert software._arm(patient(), answer, "mxfp4").verdict == "fail"
+    engines = {"fprop": "none: no native mxfp4 GEMM on sm_90: .."}
+    assert software._arm(patient(), "mxfp4", engines).verdict == "fail"
 
 
 def report(path, host: str, *findings: Finding):
-    document = node_report.describe(patient(), findings, seconds=1.0)
-    path.write_text(json.dumps({**document, "host": host}), encoding="utf-8")
+    made = node_report.describe(patient(), findings, seconds=1.0)
+    path.write_text(json.dumps(asdict(replace(made, host=host))), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,45 @@
+"""What the training's software says of a node: the JSON lines that submission/tools/preflight.py prints for doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionAnswer:
+    """Device, libraries, peer access, and the engine of every GEMM of every arm that is to run.
+
+    Args:
+        devices: GPUs that torch sees.
+        cuda, hip: version that torch was built for.
+        without_peer_access: pairs of GPUs that cannot read each other's memory, for example 0-1.
+        arms: arm -> GEMM -> backend and engine, or `none: ` and why.
+    """
+
+    device: str
+    devices: int
+    torch: str
+    cuda: str | None
+    hip: str | None
+    collectives: str
+    without_peer_access: tuple[str, ...]
+    platform: str
+    fp8_units: bool
+    fp4_units: bool
+    arms: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AllReduceAnswer:
+    """Speed of a sum over all ranks of a node.
+
+    Args:
+        bytes: of the tensor.
+        bus_GBps: bytes of the tensor per second, times 2 (n - 1) / n, what each rank must send whatever the algorithm,
+            so that it compares with the speed of a link.
+    """
+
+    ranks: int
+    bytes: int
+    bus_GBps: float
