@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "index" and args.out:
         is_table = args.out.suffix.lower() == ".csv"
         replace_text(args.out, index_table.as_csv(rows) if is_table else public_index.document(entries))
-        tell(f"{len(entries)} systems, {sum(row['runs'] for row in rows)} runs: {args.out}")
+        tell(f"{len(entries)} systems, {sum(row.runs for row in rows)} runs: {args.out}")
     console = Console()
     index_table.show(rows, console if console.is_terminal else Console(width=index_table.WIDTH))
     return EXIT_OK

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
+from operator import attrgetter
 
 from rich.console import Console
 from rich.table import Table
@@ -15,11 +15,12 @@ from rich.text import Text
 from compliance.benchmark import BENCHMARK
 from harness.analysis import public_index, run_figures
 from harness.analysis.public_index import Entry
+from harness.analysis.run_figures import RunFigures
 from harness.base.text import number, printable, spreadsheet_cell
 
-_COLUMNS = (
+_COLUMNS = (  # title, field of RunFigures, digits
     ("round", "round", 0),
-    ("organisation", "organisation", 0),
+    ("organisation", "org", 0),
     ("system", "system", 0),
     ("accelerators", "accelerators", 0),
     ("precision", "precision", 0),
@@ -33,34 +34,28 @@ _COLUMNS = (
     ("step, s", "step_time_s", 3),
 )
 
-_NARROW = (
-    "name",
-    "precision",
-    "global_batch_size",
-    "time_to_train_min",
-)  # what a small terminal has room for
+_FIELDS = attrgetter(*(name for _, name, _ in _COLUMNS))
+_NARROW = ("name", "precision", "global_batch_size", "time_to_train_min")  # for a small terminal
 WIDTH = 170  # characters of a row, names whole
 
 
-def row(one: Entry) -> dict[str, Any]:
+def row(one: Entry) -> RunFigures:
     """Directory names tell systems apart, so they stand for organisation and system."""
-    summary = asdict(run_figures.of(public_index.submission(one)))
-    said = {"organisation": printable(one.org), "system": printable(one.system)}
-    return {**summary, **said, "name": printable(one.key)}
+    figures = run_figures.of(public_index.submission(one))
+    return replace(figures, name=printable(one.key), org=printable(one.org), system=printable(one.system))
 
 
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+def as_csv(rows: Sequence[RunFigures]) -> str:
     """The table as CSV, with names that no spreadsheet takes for a formula."""
-    names = [key for _, key, _ in _COLUMNS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow("organisation" if name == "org" else name for _, name, _ in _COLUMNS)
     for row in rows:
-        writer.writerow([spreadsheet_cell(row[name]) for name in names])
+        writer.writerow(spreadsheet_cell(value) for value in _FIELDS(row))
     return text.getvalue()
 
 
-def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def show(rows: Sequence[RunFigures], console: Console) -> None:
     """Print the table; a narrow console gets fewer columns."""
     table = Table(title=f"{BENCHMARK.name}, recomputed from logs (unverified)", title_justify="left")
     shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three in one word, which --public takes
@@ -71,6 +66,6 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
             title, justify="right" if numeric else "left", overflow="fold", no_wrap=key == "name"
         )
     for row in rows:
-        table.add_row(*(Text(number(row[key], digits)) for _, key, digits in columns))
+        table.add_row(*(Text(number(getattr(row, key), digits)) for _, key, digits in columns))
     console.print(table)
     console.print(Text("Result not verified by MLCommons Association."))

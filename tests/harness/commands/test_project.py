@@ -13,8 +13,10 @@ from harness.analysis.public_logs import systems
 from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.commands import project
+from harness.contract.build import build
 from harness.projection import fit, page
 from harness.projection import systems as projection_systems
+from harness.projection.systems import Fitted
 
 PUBLIC = ROOT.parent / "shared" / "public_results"
 needs_public = pytest.mark.skipif(
@@ -175,14 +177,14 @@ def test_without_a_tree_the_shipped_measurements_are_fitted_anew(tmp_path, monke
     (tmp_path / "docs").mkdir()
     written = tmp_path / "project.yaml"
     shipped = projection_systems.fitted()
-    stale = {**shipped, "constants": {**shipped["constants"], "linear": 0.5}}
+    stale = replace(shipped, constants=replace(shipped.constants, linear=0.5))
     monkeypatch.setattr(fit.projection_systems, "fitted", lambda: stale)
     monkeypatch.setattr(fit.projection_systems, "FITTED", written)
     monkeypatch.setattr(fit, "ROOT", tmp_path)
     assert fit.main([]) == 0
-    made = yaml.safe_load(written.read_text())
-    assert made["measured"] == shipped["measured"]
-    assert made["constants"] == pytest.approx(shipped["constants"], rel=2e-3)
+    made: Fitted = build(Fitted, yaml.safe_load(written.read_text()), "")
+    assert made.measured == shipped.measured
+    assert asdict(made.constants) == pytest.approx(asdict(shipped.constants), rel=2e-3)
     assert (tmp_path / "docs" / "project.md").read_text() == page.page(made)
 
 
