@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from compliance import mllog
 from compliance.mllog import Parsed
-from compliance.rule_input import Case, Rule, Submission, Violation, case_of
-from compliance.rules import (
-    clock_rules,
-    directory_rules,
-    evaluation_rules,
-    interval_rules,
-    keys_rules,
-    lines_rules,
-    submission_rules,
-    system_rules,
+from compliance.rule import Input, Rule
+from compliance.rule_input import (
+    Case,
+    PackagedSubmission,
+    ProvenRun,
+    Runs,
+    Submission,
+    TwoSystems,
+    Violation,
+    case_of,
 )
+from compliance.rule_list import rules_of
+from compliance.rules.tree_rules import Tree
 from compliance.ruleset import Ruleset, RulesetError, choose_ruleset, load
 from compliance.runlog import text
 
 __all__ = [
-    "RULES",
     "RulesetError",
     "Violation",
     "benchmark_of",
@@ -34,21 +33,16 @@ __all__ = [
     "check_directory",
     "check_log",
     "check_logs",
+    "check_package",
+    "check_proof",
     "check_submission",
+    "check_tree",
+    "check_two_systems",
     "choose_ruleset",
     "load",
-    "with_section",
 ]
 
-RULES: tuple[Rule, ...] = (
-    *clock_rules.RULES,
-    *interval_rules.RULES,
-    *evaluation_rules.RULES,
-    *keys_rules.RULES,
-    *lines_rules.RULES,
-)
 _MOST = 50  # violations of one rule in one file that are told one by one
-_SOURCE = re.compile(r"Source: (.+?)(?:\n\s*Breaks it:|\n\s*\n|$)", re.DOTALL)
 
 
 def check_log(parsed: Parsed, ruleset: Ruleset) -> list[Violation]:
@@ -73,25 +67,48 @@ def cases_of(logs: Sequence[Parsed], ruleset: Ruleset) -> list[Case]:
 
 def check_cases(cases: Sequence[Case]) -> list[Violation]:
     found = [violation for case in cases for violation in _check_case(case)]
-    for rule in directory_rules.RULES:
-        found += with_section(rule, rule(cases))
-    return found
+    return [*found, *_broken(Runs(cases=tuple(cases)))]
 
 
 def check_submission(submission: Submission) -> list[Violation]:
     """check_cases, then what directory, file names and system description say."""
-    found = check_cases(submission.cases)
-    for rule in (*submission_rules.RULES, *system_rules.RULES):
-        found += with_section(rule, rule(submission))
-    return found
+    return [*check_cases(submission.cases), *_broken(submission)]
+
+
+def check_package(packaged: PackagedSubmission) -> list[Violation]:
+    """What the files around a submission say about it, and nothing that check_submission says."""
+    return _broken(packaged)
+
+
+def check_proof(run: ProvenRun) -> list[Violation]:
+    """What the proof of a run says about its log."""
+    return _broken(run)
+
+
+def check_two_systems(systems: TwoSystems) -> list[Violation]:
+    """What the second system's logs share with the first's and may not."""
+    return _broken(systems)
+
+
+def check_tree(tree: Tree, *, quiet: Collection[Rule[Tree]] = ()) -> list[Violation]:
+    """What an organisation's tree breaks, its logs left aside.
+
+    Args:
+        quiet: rules that the caller tells in its own way.
+    """
+    return [violation for rule in rules_of(Tree) if rule not in quiet for violation in rule(tree)]
 
 
 def check_directory(paths: Sequence[Path], ruleset: Ruleset) -> list[Violation]:
     return check_logs([mllog.read(path) for path in paths], ruleset)
 
 
+def _broken(value: Input) -> list[Violation]:
+    return [violation for rule in rules_of(type(value)) for violation in rule(value)]
+
+
 def _check_case(case: Case) -> list[Violation]:
-    found = [violation for rule in RULES for violation in with_section(rule, rule(case))]
+    found = _broken(case)
     ordered = sorted(found, key=lambda violation: (violation.line is None, violation.line or 0))
     return list(_bounded(case, ordered))
 
@@ -106,15 +123,5 @@ def _bounded(case: Case, violations: Sequence[Violation]) -> Iterator[Violation]
     for (rule, severity), count in told.items():
         if count > _MOST:
             report = case.error if severity == "error" else case.warning
-            yield report(rule, None, f"{count} violations", f"{_MOST} are shown", "the others are alike")
-
-
-def with_section(rule: Callable[..., object], violations: Iterable[Violation]) -> list[Violation]:
-    """The violations of a rule, with the source its docstring names."""
-    source = source_of(rule)
-    return [replace(violation, section=source) for violation in violations]
-
-
-def source_of(rule: Callable[..., object]) -> str:
-    found = _SOURCE.search(rule.__doc__ or "")
-    return " ".join(found.group(1).split()) if found else ""
+            more = report(None, f"{count} violations", f"{_MOST} are shown", "the others are alike")
+            yield more.violation(rule)

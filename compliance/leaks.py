@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from compliance.rule_input import Violation
+from compliance.rule_input import LARGEST_FILE_BYTES, Violation
 
 # Shapes of keys as their issuers document them; each begins with a fixed text, which keeps a long line cheap.
 TOKENS = {
@@ -74,7 +74,6 @@ _FILES = re.compile(
 )
 _PATTERNS = {what: re.compile(pattern) for what, pattern in TOKENS.items()}
 _PIECE, _OVERLAP = 20_000, 400  # of one line; a secret is shorter than what pieces share
-_LARGEST_BYTES = 50 << 20
 _MOST = 20  # of one file
 
 
@@ -98,7 +97,7 @@ def _telling(name: str) -> bool:
 def _file(path: Path, name: str, own: Sequence[re.Pattern[str]]) -> Iterator[Violation]:
     if _FILES.match(path.name):
         yield _violation("error", name, None, "a file for keys or passwords", "take it away")
-    if path.stat().st_size > _LARGEST_BYTES:
+    if path.stat().st_size > LARGEST_FILE_BYTES:
         yield _violation("error", name, None, "too large to be searched", "no results repository takes it")
         return
     with path.open("rb") as file:

@@ -1,9 +1,9 @@
-"""What a rule takes, one log or the logs of a submission with its system description, and what it returns."""
+"""What a rule takes, a log, the logs of a submission or its package, and what it returns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from compliance import runlog
+from compliance import runlog, scoring
 from compliance.accelerator_names import known_name
 from compliance.mllog import Event, Parsed
 from compliance.ruleset import Ruleset
 from compliance.runlog import RunLog
 
-_LARGEST_BYTES = 1 << 20  # a system description has 3 KB
+LARGEST_DESCRIPTION_BYTES = 1 << 20  # a system description has 3 KB
+LARGEST_FILE_BYTES = 50 << 20  # of a submission: the official repo_checker refuses larger ones
 _PEAKS = Path(__file__).parent / "rulesets" / "accelerators.yaml"
 
 
@@ -26,11 +27,11 @@ class Violation:
     """A rule that a log breaks.
 
     Args:
-        rule: C1 .. C20, quality_target, required_key, key_value or rcp (docs/rules.md).
+        rule: C1 .. C20, quality_target, required_key, key_value, rcp (docs/rules.md), or secret (leaks.py).
         severity: error where the rules are broken, warning where vendors' conventions differ.
         line: None where the defect is an absence.
         message: why it matters or what to do.
-        section: where the rule comes from; the rule function's docstring says it.
+        section: where the rule comes from.
     """
 
     rule: str
@@ -42,6 +43,32 @@ class Violation:
     expected: Any
     message: str
     section: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a rule's function finds: a violation before the rule has put its id and source to it."""
+
+    severity: str
+    file: str
+    line: int | None
+    key: str | None
+    found: Any
+    expected: Any
+    message: str
+
+    def violation(self, rule: str, section: str = "") -> Violation:
+        return Violation(
+            rule=rule,
+            severity=self.severity,
+            file=self.file,
+            line=self.line,
+            key=self.key,
+            found=self.found,
+            expected=self.expected,
+            message=self.message,
+            section=section,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,23 +98,24 @@ class Case:
         return self.log.run_status == "aborted"
 
     @property
+    def converged(self) -> bool:
+        return scoring.converged(self.log, self.ruleset.target_log_perplexity)
+
+    @property
     def ended(self) -> bool:
         return self.log.run_stop_ms is not None
 
-    def error(self, rule: str, at: Event | str | None, found: Any, expected: Any, message: str) -> Violation:
-        return self._violation(rule, "error", at, found, expected, message)
+    def error(self, at: Event | str | None, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("error", at, found, expected, message)
 
-    def warning(
-        self, rule: str, at: Event | str | None, found: Any, expected: Any, message: str
-    ) -> Violation:
-        return self._violation(rule, "warning", at, found, expected, message)
+    def warning(self, at: Event | str | None, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("warning", at, found, expected, message)
 
-    def _violation(
-        self, rule: str, severity: str, at: Event | str | None, found: Any, expected: Any, message: str
-    ) -> Violation:
+    def _finding(
+        self, severity: str, at: Event | str | None, found: Any, expected: Any, message: str
+    ) -> Finding:
         line, key = (at.line, at.key) if isinstance(at, Event) else (None, at)
-        return Violation(
-            rule=rule,
+        return Finding(
             severity=severity,
             file=self.parsed.path,
             line=line,
@@ -98,15 +126,35 @@ class Case:
         )
 
 
-Rule = Callable[[Case], Iterable[Violation]]
-
-
 def case_of(parsed: Parsed, ruleset: Ruleset) -> Case:
     by_key: dict[str, list[Event]] = {}
     for event in parsed.events:
         by_key.setdefault(event.key, []).append(event)
     grouped = {key: tuple(events) for key, events in by_key.items()}
     return Case(parsed=parsed, log=runlog.build(parsed), ruleset=ruleset, by_key=grouped)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProvenRun:
+    """A log of our own with its proof.json, as JSON gives it."""
+
+    case: Case
+    proof: object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """The logs of one submission, or of some that may not share what runs do not share."""
+
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwoSystems:
+    """The logs of two results of one organisation; what they share is told of the second."""
+
+    first: tuple[Case, ...]
+    second: tuple[Case, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,17 +199,14 @@ class Submission:
     organisation: str | None = None
     now_ms: int | None = None
 
-    def error(self, rule: str, name: str | None, found: Any, expected: Any, message: str) -> Violation:
-        return self._violation("error", rule, name, found, expected, message)
+    def error(self, name: str | None, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("error", name, found, expected, message)
 
-    def warning(self, rule: str, name: str | None, found: Any, expected: Any, message: str) -> Violation:
-        return self._violation("warning", rule, name, found, expected, message)
+    def warning(self, name: str | None, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("warning", name, found, expected, message)
 
-    def _violation(
-        self, severity: str, rule: str, name: str | None, found: Any, expected: Any, message: str
-    ) -> Violation:
-        return Violation(
-            rule=rule,
+    def _finding(self, severity: str, name: str | None, found: Any, expected: Any, message: str) -> Finding:
+        return Finding(
             severity=severity,
             file=self.directory if name is None else f"{self.directory}/{name}",
             line=None,
@@ -170,6 +215,20 @@ class Submission:
             expected=expected,
             message=message,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagedSubmission:
+    """A submission with what its package says about it.
+
+    Args:
+        sources: names of the files under benchmarks/.
+        scaling_factor: of scaling.json; None without that file, a text where it cannot be read.
+    """
+
+    submission: Submission
+    sources: tuple[str, ...]
+    scaling_factor: object
 
 
 def system_of(path: str, fields: Mapping[str, Any]) -> System:
@@ -194,7 +253,7 @@ def read_system(path: Path) -> System | None:
 def read_json(path: Path) -> Any:
     """What a small JSON file holds; None where it cannot be read."""
     try:
-        return json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST_BYTES else None
+        return json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_DESCRIPTION_BYTES else None
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -207,7 +266,8 @@ def peaks_of(model: str) -> Mapping[str, float]:
 
 @cache
 def _peaks() -> Mapping[str, Mapping[str, float]]:
-    return yaml.safe_load(_PEAKS.read_text(encoding="utf-8"))
+    peaks: Mapping[str, Mapping[str, float]] = yaml.safe_load(_PEAKS.read_text(encoding="utf-8"))
+    return peaks
 
 
 def _count(value: Any) -> int | None:

@@ -1,83 +1,55 @@
-"""The rule reference (docs/rules.md), generated from the rule functions: `python -m compliance.rules_page`."""
+"""The rule reference (docs/rules.md), generated from the rules: `python -m compliance.rules_page`."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from compliance import checker
-from compliance.rules import directory_rules, submission_rules, system_rules, tree_rules
+from compliance.rule import Rule
+from compliance.rule_input import Case, PackagedSubmission, ProvenRun, Runs, Submission, TwoSystems
+from compliance.rule_list import RULES
+from compliance.rules.tree_rules import Tree
 
 PAGE = Path(__file__).parent.parent / "docs" / "rules.md"
-_DOCSTRING = re.compile(
-    r"(?P<ids>[^:]+): (?P<meaning>.+?)\n\s*\n\s*"
-    r"Source: (?P<source>.+?)\n\s*Breaks it: (?P<example>.+)",
-    re.DOTALL,
-)
 _HEAD = """# Rules
 
-What `./run.sh check` looks for. Generated from the rule functions by `python -m compliance.rules_page`; not to be
-edited. A violation is an error where the rules are broken, a warning where vendors' conventions differ or where a log
-only looks odd. Bounds and their sources: compliance/rulesets/*.yaml. TR means MLCommons training_rules.
+What `./run.sh check` looks for. Generated from the rules by `python -m compliance.rules_page`; not to be edited. A
+violation is an error where the rules are broken, a warning where vendors' conventions differ or where a log only looks
+odd. Bounds and their sources: compliance/rulesets/*.yaml. TR means MLCommons training_rules.
 
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """A rule function as its docstring tells it."""
-
-    ids: str
-    name: str
-    meaning: str
-    source: str
-    example: str
-
-
-def functions() -> list[Callable[..., object]]:
-    """Every rule function: of a log, of a directory's logs, of a submission, of a package."""
-    return [
-        *checker.RULES,
-        *directory_rules.RULES,
-        directory_rules.across,
-        *submission_rules.RULES,
-        submission_rules.scaling,
-        *system_rules.RULES,
-        system_rules.config_exists,
-        system_rules.precision_ran,
-        *tree_rules.WHOLE,
-    ]
-
-
-def entry_of(rule: Callable[..., object]) -> Entry:
-    """What the docstring says.
-
-    Raises:
-        ValueError: a docstring without id, meaning, source and example.
-    """
-    found = _DOCSTRING.fullmatch((rule.__doc__ or "").strip())
-    if found is None:
-        raise ValueError(f"{rule.__module__}.{rule.__name__}: the docstring has no id, Source or Breaks it")
-    parts = {name: " ".join(text.split()) for name, text in found.groupdict().items()}
-    return Entry(name=f"{rule.__module__}.{rule.__name__}", **parts)
+_JUDGES = {
+    Case: "a log",
+    ProvenRun: "a log of our own, by its proof.json",
+    Runs: "the logs of a submission, side by side",
+    TwoSystems: "the logs of two systems of one organisation, side by side",
+    Submission: "a submission: its logs, its directory, its system description",
+    PackagedSubmission: "a submission, by the other files of its package",
+    Tree: "the tree of an organisation",
+}
 
 
 def page() -> str:
-    entries = sorted(map(entry_of, functions()), key=lambda entry: (_order(entry.ids), entry.name))
-    return _HEAD + "\n".join(line for entry in entries for line in _section(entry))
+    rules = sorted(RULES, key=lambda rule: (_order(rule.id), rule.name))
+    return _HEAD + "\n".join(line for rule in rules for line in _section(rule))
 
 
-def _order(ids: str) -> tuple[int, str]:
-    number = re.match(r"C(\d+)", ids)
-    return (int(number[1]) if number else 99, ids)
+def _order(id: str) -> tuple[int, str]:
+    number = re.match(r"C(\d+)", id)
+    return (int(number[1]) if number else 99, id)
 
 
-def _section(entry: Entry) -> list[str]:
-    head = f"## {entry.ids}: {entry.meaning}"
-    body = [f"- Source: {entry.source}", f"- Breaks it: {entry.example}", f"- Function: `{entry.name}`"]
+def _section(rule: Rule[Any]) -> list[str]:
+    head = f"## {rule.id}: {rule.text}"
+    body = [
+        f"- Judges: {_JUDGES[rule.takes]}",
+        f"- Source: {rule.source}",
+        f"- Breaks it: {rule.breaks}",
+        f"- Function: `{rule.name}`",
+    ]
     return [head, "", *body, ""]
 
 

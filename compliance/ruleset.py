@@ -107,7 +107,7 @@ def load(name: str) -> Ruleset:
 
 def _document(name: str) -> dict[str, Any]:
     """The file over what it extends."""
-    document = yaml.safe_load((_DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8"))
+    document: dict[str, Any] = yaml.safe_load((_DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8"))
     if (base := document.pop("extends", None)) is None:
         return document
     below = _document(base)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compliance.rule_input import Violation
+from compliance.rule_input import LARGEST_DESCRIPTION_BYTES, Finding
 
 # submission_rules, <system_desc_id>.json metadata; "yes": a meaningful response is required; "": may be empty
 _TABLE = {
@@ -50,7 +50,6 @@ COUNTS = (
 )  # int() in result_summarizer.py
 _NAMES = ("submitter", "system_name", "framework")
 _UNFILLED = ("TODO", "TBD", "FIXME", "XXX", "CHANGEME")
-_LARGEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +69,10 @@ class Description:
     problem: str = ""
     line: int | None = None
 
-    def violation(self, severity: str, key: str | None, found: Any, expected: Any, message: str) -> Violation:
+    def finding(self, severity: str, key: str | None, found: Any, expected: Any, message: str) -> Finding:
         line = self.lines.get(key) if key else self.line
-        return Violation(
-            rule="C19", severity=severity, file=self.path, line=line, key=key, found=found, expected=expected,
+        return Finding(
+            severity=severity, file=self.path, line=line, key=key, found=found, expected=expected,
             message=message,
         )  # fmt: skip
 
@@ -90,8 +89,8 @@ def read(file: Path, name: str) -> Description:
     fields: Any = None
     text = ""
     try:
-        if file.stat().st_size > _LARGEST_BYTES:
-            raise ValueError(f"larger than {_LARGEST_BYTES >> 20} MiB")
+        if file.stat().st_size > LARGEST_DESCRIPTION_BYTES:
+            raise ValueError(f"larger than {LARGEST_DESCRIPTION_BYTES >> 20} MiB")
         text = file.read_bytes().decode("utf-8")
         fields = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
@@ -124,61 +123,59 @@ def _lines(text: str, fields: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
-def faults(one: Description) -> Iterator[Violation]:
+def faults(one: Description) -> Iterator[Finding]:
     """Everything in a description that the rules or the tools cannot take."""
     if one.fields is None:
-        yield one.violation(
+        yield one.finding(
             "error", None, one.problem, "a JSON object in UTF-8", "the official tools crash on it"
         )
         return
     for field in FIELDS:
         if field not in one.fields:
             message = "every field is required, empty where it says nothing"
-            yield one.violation("error", field, "absent", "present", message)
+            yield one.finding("error", field, "absent", "present", message)
     for field in one.repeated:
-        yield one.violation(
-            "error", field, "twice", "once", "a reader takes the last one: which one is meant?"
-        )
+        yield one.finding("error", field, "twice", "once", "a reader takes the last one: which one is meant?")
     yield from _types(one, one.fields)
     yield from _values(one, one.fields)
 
 
-def _types(one: Description, fields: Mapping[str, Any]) -> Iterator[Violation]:
+def _types(one: Description, fields: Mapping[str, Any]) -> Iterator[Finding]:
     for field in (*JOINED, *_NOTES):
         if field in fields and not isinstance(fields[field], str):
             message = "the official tools join these fields as text and crash on anything else"
-            yield one.violation("error", field, json.dumps(fields[field])[:80], "a JSON string", message)
+            yield one.finding("error", field, json.dumps(fields[field])[:80], "a JSON string", message)
     for field in COUNTS:
         value = fields.get(field, "1")
         whole = str(value).isascii() and str(value).isdigit() and len(str(value)) < 8
         if not whole or isinstance(value, bool) or int(value) < (field != "accelerators_per_node"):
             message = "the official result_summarizer reads it with int() and crashes on anything else"
-            yield one.violation("error", field, json.dumps(value)[:80], "a count, as text", message)
+            yield one.finding("error", field, json.dumps(value)[:80], "a count, as text", message)
 
 
-def _values(one: Description, fields: Mapping[str, Any]) -> Iterator[Violation]:
+def _values(one: Description, fields: Mapping[str, Any]) -> Iterator[Finding]:
     for field in _NAMES:
         if isinstance(fields.get(field), str) and not fields[field].strip():
-            yield one.violation("error", field, "empty", "a name", "say who and what")
+            yield one.finding("error", field, "empty", "a name", "say who and what")
     for field, allowed in (("status", STATUSES), ("division", DIVISIONS)):
         if field in fields and fields[field] not in allowed:
             message = "exactly as written: 'Closed' silently switches official checks off"
-            yield one.violation("error", field, str(fields[field])[:80], " | ".join(allowed), message)
+            yield one.finding("error", field, str(fields[field])[:80], " | ".join(allowed), message)
     for field, value in fields.items():
         text = value.strip().upper() if isinstance(value, str) else ""
         if "PLACEHOLDER" in text or text in _UNFILLED or re.fullmatch(r"<[^<>]*>|\$\{?\w+\}?", text):
-            yield one.violation("error", field, value[:80], "a value", "a placeholder was never filled in")
+            yield one.finding("error", field, value[:80], "a value", "a placeholder was never filled in")
 
 
-def unanswered(one: Description) -> Iterator[Violation]:
+def unanswered(one: Description) -> Iterator[Finding]:
     """Fields that are empty although the rules ask for a meaningful response."""
     for field in MEANINGFUL if one.fields is not None else ():
         value = one.fields.get(field) if one.fields else None
         if field in ALSO and value is None:
-            yield one.violation(
+            yield one.finding(
                 "warning", field, "absent", "a meaningful response", "the rules' table asks for it"
             )
         elif isinstance(value, str) and not value.strip() and field not in _NAMES:
-            yield one.violation(
+            yield one.finding(
                 "warning", field, "empty", "a meaningful response", "the rules' table asks for it"
             )

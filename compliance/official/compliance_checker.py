@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compliance.rule_input import LARGEST_FILE_BYTES
 from compliance.ruleset import Ruleset
 
 _TIMEOUT_S = 20  # per log; a public log takes 0.07 s
-LARGEST_BYTES = 50 << 20  # the official repo_checker refuses larger files; the tools read a file whole
 _MARK = "official-verdict "
 
 # One process for many logs: starting Python costs 20 times a check. Each log runs the tool's own __main__ anew.
@@ -77,7 +77,7 @@ def compliance_checker(
     if importlib.util.find_spec("mlperf_logging") is None:
         note = "mlperf_logging is not installed: pip install mlperf-logging"
         return [Official(path=str(path), verdict="not run", as_expected=True, note=note) for path in paths]
-    small = [path for path in paths if path.stat().st_size <= LARGEST_BYTES and str(path) not in refused]
+    small = [path for path in paths if path.stat().st_size <= LARGEST_FILE_BYTES and str(path) not in refused]
     with tempfile.TemporaryDirectory(prefix="official-") as directory:
         answers = dict(zip(small, _run(small, Path(directory), ruleset, werror=werror), strict=True))
     return [
@@ -86,7 +86,7 @@ def compliance_checker(
 
 
 def _too_large(path: Path) -> Official:
-    note = f"larger than {LARGEST_BYTES >> 20} MiB, which the official repo_checker refuses, or no log at all"
+    note = f"larger than {LARGEST_FILE_BYTES >> 20} MiB, which the official repo_checker refuses, or no log at all"
     return Official(path=str(path), verdict="not run", as_expected=False, note=note)
 
 

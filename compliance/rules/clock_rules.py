@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 
 from compliance.mllog import Event
-from compliance.rule_input import Case, Rule, Violation
+from compliance.rule import rule
+from compliance.rule_input import Case, Finding
 from compliance.runlog import samples_of
 
 RUN_PHASE = (
@@ -25,34 +26,35 @@ _INTERLEAVED_MS = 5_000  # lines of several ranks; public logs go back by at mos
 _OLD_CACHE_MS = 3_600_000  # cache_clear to run_start; public logs: at most 341 s
 
 
-def one_run(case: Case) -> Iterator[Violation]:
-    """C1: exactly one run_start, run_stop and init_stop, at least one init_start; nothing timed after run_stop.
-
-    Source: training_rules, Run Results; mlperf-logging, common.yaml (EXACTLY_ONE).
-    Breaks it: two runs in one file; a log without run_stop; an evaluation after run_stop.
-    """
+@rule(
+    "C1",
+    source="training_rules, Run Results; mlperf-logging, common.yaml (EXACTLY_ONE).",
+    breaks="two runs in one file; a log without run_stop; an evaluation after run_stop.",
+)
+def one_run(case: Case) -> Iterator[Finding]:
+    """Exactly one run_start, run_stop and init_stop, at least one init_start; nothing timed after run_stop."""
     for key in ("init_stop", "run_start", "run_stop"):
         records = case.of(key)
         if not records:
-            yield case.error("C1", key, "absent", "exactly one", _ABSENT[key])
+            yield case.error(key, "absent", "exactly one", _ABSENT[key])
         for extra in records[1:]:
-            yield case.error("C1", extra, f"{len(records)} records", "exactly one", "a log holds one run")
+            yield case.error(extra, f"{len(records)} records", "exactly one", "a log holds one run")
     if not case.of("init_start"):
-        yield case.error("C1", "init_start", "absent", "at least one", "log it before the model is built")
+        yield case.error("init_start", "absent", "at least one", "log it before the model is built")
     for stop in case.of("run_stop")[:1]:
         for event in case.parsed.events:
             if event.line > stop.line and event.key != "run_stop":
                 yield _after_the_end(case, event)
 
 
-def _after_the_end(case: Case, event: Event) -> Violation:
+def _after_the_end(case: Case, event: Event) -> Finding:
     fixed = event.key in case.ruleset.keys or event.key in ("cache_clear", "seed")
     point = event.event_type == "POINT_IN_TIME" and event.key not in _IN_RUN
     if point and (event.key == "train_samples" or not fixed):
         message = "untimed record after run_stop, as some vendors log it; log it before init_stop"
-        return case.warning("C1", event, "after run_stop", "run_stop is the last record", message)
+        return case.warning(event, "after run_stop", "run_stop is the last record", message)
     message = "nothing of the run may follow run_stop"
-    return case.error("C1", event, "after run_stop", "run_stop is the last record", message)
+    return case.error(event, "after run_stop", "run_stop is the last record", message)
 
 
 _ABSENT = {
@@ -62,21 +64,22 @@ _ABSENT = {
 }
 
 
-def clock(case: Case) -> Iterator[Violation]:
-    """C2: integer milliseconds of a real clock that never goes back over the run.
-
-    Source: mlperf-logging, time_ms; training_rules, Run Results (the clock is never paused or set).
-    Breaks it: seconds for milliseconds; a moved, edited or spliced record; the clock of another machine.
-    """
+@rule(
+    "C2",
+    source="mlperf-logging, time_ms; training_rules, Run Results (the clock is never paused or set).",
+    breaks="seconds for milliseconds; a moved, edited or spliced record; the clock of another machine.",
+)
+def clock(case: Case) -> Iterator[Finding]:
+    """Integer milliseconds of a real clock that never goes back over the run."""
     for event in case.parsed.events:
         if not _FIRST_MS <= event.time_ms <= _LAST_MS:
             message = "time_ms is milliseconds since 1970"
-            yield case.error("C2", event, event.time_ms, f"{_FIRST_MS} .. {_LAST_MS}", message)
+            yield case.error(event, event.time_ms, f"{_FIRST_MS} .. {_LAST_MS}", message)
             return
     start = case.log.points.get("run_start")
     if start and start.time_ms < _BORN_MS:
         message = "the run is older than the benchmark: the machine's clock is wrong, or the log is"
-        yield case.warning("C2", start, start.time_ms, f">= {_BORN_MS} (2025-01-01)", message)
+        yield case.warning(start, start.time_ms, f">= {_BORN_MS} (2025-01-01)", message)
     last: Event | None = None
     latest: Event | None = None
     for event in case.parsed.events:
@@ -90,25 +93,26 @@ def clock(case: Case) -> Iterator[Violation]:
         latest = event
 
 
-def _backwards(case: Case, event: Event, before: Event) -> Violation:
+def _backwards(case: Case, event: Event, before: Event) -> Finding:
     expected = f"time_ms >= {before.time_ms} (line {before.line}: {before.key})"
     message = "the clock goes back: records moved, edited, spliced or of two clocks"
-    return case.error("C2", event, event.time_ms, expected, message)
+    return case.error(event, event.time_ms, expected, message)
 
 
-def phases(case: Case) -> Iterator[Violation]:
-    """C2: init_start, init_stop, run_start follow each other; training after them, hyperparameters before.
-
-    Source: training_rules, Run Results (run_start before anything touches the data); mlperf-logging, common.yaml.
-    Breaks it: init_stop after run_start; a block before run_start; a hyperparameter logged during the run.
-    """
+@rule(
+    "C2",
+    source="training_rules, Run Results (run_start before anything touches the data); mlperf-logging, common.yaml.",
+    breaks="init_stop after run_start; a block before run_start; a hyperparameter logged during the run.",
+)
+def phases(case: Case) -> Iterator[Finding]:
+    """init_start, init_stop, run_start follow each other; training after them, hyperparameters before."""
     names = ("init_start", "init_stop", "run_start")
     firsts = [case.log.points[key] for key in names if key in case.log.points]
     for before, after in itertools.pairwise(firsts):
         if after.time_ms < before.time_ms or after.line < before.line:
             expected = f"after {before.key} (line {before.line}, time_ms {before.time_ms})"
             message = "init_start, init_stop, run_start follow each other"
-            yield case.error("C2", after, f"line {after.line}, time_ms {after.time_ms}", expected, message)
+            yield case.error(after, f"line {after.line}, time_ms {after.time_ms}", expected, message)
     start, stop = case.log.points.get("run_start"), case.log.points.get("run_stop")
     if start is None:
         return
@@ -119,26 +123,29 @@ def phases(case: Case) -> Iterator[Violation]:
         elif event.key in configuration and (stop is None or event.line < stop.line):
             message = "what the run is configured by is fixed, and logged, before the clock starts"
             expected = f"before run_start (line {start.line})"
-            yield case.error("C2", event, f"line {event.line}", expected, message)
+            yield case.error(event, f"line {event.line}", expected, message)
 
 
-def _too_early(case: Case, event: Event, start: Event) -> Iterator[Violation]:
+def _too_early(case: Case, event: Event, start: Event) -> Iterator[Finding]:
     expected = f"after run_start (line {start.line})"
     if event.key in _IN_RUN[1:]:
         message = "a block or an evaluation before the clock starts"
-        yield case.error("C2", event, f"line {event.line}", expected, message)
+        yield case.error(event, f"line {event.line}", expected, message)
     elif (samples_of(event) or 0) > 0:
         message = "training before the clock starts: warm up on synthetic data, without samples"
-        yield case.error("C2", event, f"samples_count {samples_of(event)}", expected, message)
+        yield case.error(event, f"samples_count {samples_of(event)}", expected, message)
 
 
-def initialisation(case: Case) -> Iterator[Violation]:
-    """C3: init_start to run_start in 30 minutes; run_start directly after init_stop.
-
-    Source: training_rules, Run Results (initialisation, closed division); mlperf-logging, common.yaml (init_stop).
-    Breaks it: 31 minutes of compilation; untimed work between init_stop and run_start of 20 minutes, of one minute
-    (warning).
-    """
+@rule(
+    "C3",
+    source="training_rules, Run Results (initialisation, closed division); mlperf-logging, common.yaml (init_stop).",
+    breaks=(
+        "31 minutes of compilation; untimed work between init_stop and run_start of 20 minutes, of one "
+        "minute (warning)."
+    ),
+)
+def initialisation(case: Case) -> Iterator[Finding]:
+    """init_start to run_start in 30 minutes; run_start directly after init_stop."""
     log, start, stop = case.log, case.log.points.get("run_start"), case.log.points.get("init_stop")
     if start is None or stop is None or log.init_start_ms is None:
         return
@@ -147,39 +154,35 @@ def initialisation(case: Case) -> Iterator[Violation]:
     late = [(event, took) for event, took in took_s if took > limit_s or (event is stop and took == limit_s)]
     if late:
         message = "initialisation, compilation and warm-up together; the official checker takes less than it"
-        yield case.error(
-            "C3", late[0][0], f"{late[0][1]:.1f} s after init_start", f"<= {limit_s:g} s", message
-        )
+        yield case.error(late[0][0], f"{late[0][1]:.1f} s after init_start", f"<= {limit_s:g} s", message)
     elif gap_s > case.ruleset.init_gap_s:
         expected = f"<= {case.ruleset.init_gap_s:g} s"
         message = "untimed work between init_stop and run_start; warm up before init_stop"
         report = case.error if gap_s > case.ruleset.init_gap_limit_s else case.warning
-        yield report("C3", start, f"{gap_s:.1f} s after init_stop", expected, message)
+        yield report(start, f"{gap_s:.1f} s after init_stop", expected, message)
 
 
-def cache_clear(case: Case) -> Iterator[Violation]:
-    """C4: caches are cleared, and before run_start.
-
-    Source: training_rules, Run Results (clear caches before each run).
-    Breaks it: no cache_clear; cache_clear false (6.1.0); cache_clear after run_start.
-    """
+@rule(
+    "C4",
+    source="training_rules, Run Results (clear caches before each run).",
+    breaks="no cache_clear; cache_clear false (6.1.0); cache_clear after run_start.",
+)
+def cache_clear(case: Case) -> Iterator[Finding]:
+    """Caches are cleared, and before run_start."""
     records, start = case.of("cache_clear"), case.log.points.get("run_start")
     if not records:
         message = "flush OS caches before each run"
-        yield case.error("C4", "cache_clear", "absent", "true, before run_start", message)
+        yield case.error("cache_clear", "absent", "true, before run_start", message)
     for event in records:
         if event.value is not True:
             message = "the data files were still cached: clear the caches (needs root) or read uncached data"
             said_so = event.value is False and case.ruleset.cache_clear_false == "warning"
             report = case.warning if said_so else case.error
-            yield report("C4", event, event.value, "true", message)
+            yield report(event, event.value, "true", message)
         elif start and (event.line > start.line or event.time_ms > start.time_ms):
             message = "caches are cleared before the clock"
-            yield case.error("C4", event, "after run_start", "before run_start", message)
+            yield case.error(event, "after run_start", "before run_start", message)
     if start and records and start.time_ms - records[-1].time_ms > _OLD_CACHE_MS:
         found = f"{(start.time_ms - records[-1].time_ms) / 1000:.0f} s before run_start"
         message = "cleared for this run, or for one before it?"
-        yield case.warning("C4", records[-1], found, f"<= {_OLD_CACHE_MS // 1000} s", message)
-
-
-RULES: tuple[Rule, ...] = (one_run, clock, phases, initialisation, cache_clear)
+        yield case.warning(records[-1], found, f"<= {_OLD_CACHE_MS // 1000} s", message)

@@ -7,54 +7,58 @@ from collections.abc import Iterator
 from typing import Any
 
 from compliance.mllog import Event
-from compliance.rule_input import Case, Rule, Violation
+from compliance.rule import rule
+from compliance.rule_input import Case, Finding
 
 _TRAPS = re.compile("global_batch_size|eval_accuracy|eval_error|submission_benchmark|train_samples")
 _INTERVALS = {"start": "INTERVAL_START", "stop": "INTERVAL_END"}
 _TIMED = ("init", "run", "block", "eval", "epoch")
 
 
-def well_formed(case: Case) -> Iterator[Violation]:
-    """C17: every line that holds MLLOG is one record that parses.
-
-    Source: mlperf-logging README (the format), mlp_parser; RFC 8259.
-    Breaks it: two records on one line; a truncated record; NaN; time_ms as text; a field twice; no metadata.
-    """
+@rule(
+    "C17",
+    source="mlperf-logging README (the format), mlp_parser; RFC 8259.",
+    breaks="two records on one line; a truncated record; NaN; time_ms as text; a field twice; no metadata.",
+)
+def well_formed(case: Case) -> Iterator[Finding]:
+    """Every line that holds MLLOG is one record that parses."""
     for line in case.parsed.malformed:
         at = Event(line=line.line, time_ms=0, event_type="", key="", value=None, metadata={})
-        yield case.error("C17", at, line.text, "one well-formed record per line", line.reason)
+        yield case.error(at, line.text, "one well-formed record per line", line.reason)
     if not case.parsed.events and not case.parsed.malformed:
-        yield case.error("C17", None, "no record", "an MLLOG log", "the file holds no line with ':::MLLOG'")
+        yield case.error(None, "no record", "an MLLOG log", "the file holds no line with ':::MLLOG'")
 
 
-def event_types(case: Case) -> Iterator[Violation]:
-    """C17: a record has its key's event_type and no namespace.
-
-    Source: mlperf-logging README (event_type, namespace).
-    Breaks it: run_start as POINT_IN_TIME; namespace "worker7".
-    """
+@rule(
+    "C17",
+    source="mlperf-logging README (event_type, namespace).",
+    breaks='run_start as POINT_IN_TIME; namespace "worker7".',
+)
+def event_types(case: Case) -> Iterator[Finding]:
+    """A record has its key's event_type and no namespace."""
     for event in case.parsed.events:
         name, _, kind = event.key.rpartition("_")
         expected = _INTERVALS.get(kind, "POINT_IN_TIME") if name in _TIMED else "POINT_IN_TIME"
         known = name in _TIMED or event.key in case.ruleset.keys or event.key in ("seed", "cache_clear")
         if known and event.event_type != expected:
             message = "log it with mllogger.start, .end or .event"
-            yield case.error("C17", event, event.event_type, expected, message)
+            yield case.error(event, event.event_type, expected, message)
         if known and event.namespace:
             message = "a record of the benchmark has no namespace; the official tools ignore what it says"
-            yield case.error("C17", event, event.namespace, "''", message)
+            yield case.error(event, event.namespace, "''", message)
 
 
-def traps(case: Case) -> Iterator[Violation]:
-    """C17: no record holds a word that the official RCP reader looks for, except as its own key.
-
-    Source: mlperf-logging, rcp_checker.py: it searches the text of each record for five words.
-    Breaks it: metadata {"train_samples": 1}; a key my_global_batch_size; a source file named eval_accuracy.py.
-    """
+@rule(
+    "C17",
+    source="mlperf-logging, rcp_checker.py: it searches the text of each record for five words.",
+    breaks='metadata {"train_samples": 1}; a key my_global_batch_size; a source file named eval_accuracy.py.',
+)
+def traps(case: Case) -> Iterator[Finding]:
+    """No record holds a word that the official RCP reader looks for, except as its own key."""
     for event in case.parsed.events:
         if found := _trap(event):
             message = "the official RCP reader matches this word anywhere in a record; rename it"
-            yield case.error("C17", event, found, f"'{found}' only as that key's own record", message)
+            yield case.error(event, found, f"'{found}' only as that key's own record", message)
 
 
 def _trap(event: Event) -> str | None:
@@ -78,24 +82,22 @@ def _collect(value: Any, words: list[str]) -> None:
             _collect(inner, words)
 
 
-def places(case: Case) -> Iterator[Violation]:
-    """C17: the evaluations of a run are logged by one line of code.
-
-    Source: mlperf-logging README (metadata.file and lineno name the caller); true of every published log.
-    Breaks it: one eval_accuracy from another file or line: inserted or edited by hand (warning).
-    """
+@rule(
+    "C17",
+    source="mlperf-logging README (metadata.file and lineno name the caller); true of every published log.",
+    breaks="one eval_accuracy from another file or line: inserted or edited by hand (warning).",
+)
+def places(case: Case) -> Iterator[Finding]:
+    """The evaluations of a run are logged by one line of code."""
     for key in ("eval_accuracy", "eval_start", "eval_stop", "block_stop"):
         events = case.of(key)
         told = [event for event in events if _place(event) != _place(events[0])]
         if told and len(events) > 1:
             found, expected = (":".join(map(str, _place(event))) for event in (told[0], events[0]))
             message = f"line {events[0].line} was logged from another place: inserted or edited by hand?"
-            yield case.warning("C17", told[0], found, expected, message)
+            yield case.warning(told[0], found, expected, message)
             return
 
 
 def _place(event: Event) -> tuple[Any, Any]:
     return event.metadata.get("file"), event.metadata.get("lineno")
-
-
-RULES: tuple[Rule, ...] = (well_formed, event_types, traps, places)

@@ -6,20 +6,20 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compliance import system_description
 from compliance.benchmark import BENCHMARK
-from compliance.rule_input import Violation
+from compliance.rule import rule
+from compliance.rule_input import LARGEST_FILE_BYTES, Finding
 from compliance.system_description import Description
 
 PARTS = ("systems", "results", "benchmarks")
 CHECKSUMS = "SHA256SUMS"
 _TOP_FILES = ("LICENSE", "LICENSE.md", "README.md", CHECKSUMS)
-_LARGEST_BYTES = 50 << 20  # repo_checker.py
 _OTHERS = (  # beside llama31_8b: benchmark_meta.py, rounds 5.1, 6.0 and 6.1
     "bert dlrm_dcnv2 gnn rgat gpt3 llama2_70b_lora llama31_405b retinanet stable_diffusion flux1 gpt_oss_20b "
     "deepseekv3_671b qwen35_397b_grpo dlrmv4"
@@ -46,27 +46,29 @@ class Tree:
     Args:
         descriptions: name of a system -> its description.
         results: name of a system -> its benchmarks.
+        to_be_submitted: not published yet: code and answers are asked for.
     """
 
     organisation: str
     entries: tuple[Entry, ...]
     descriptions: Mapping[str, Description]
     results: Mapping[str, tuple[str, ...]]
+    to_be_submitted: bool = False
 
-    def error(self, path: str, found: Any, expected: Any, message: str) -> Violation:
-        return self._violation("error", path, found, expected, message)
+    def error(self, path: str, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("error", path, found, expected, message)
 
-    def warning(self, path: str, found: Any, expected: Any, message: str) -> Violation:
-        return self._violation("warning", path, found, expected, message)
+    def warning(self, path: str, found: Any, expected: Any, message: str) -> Finding:
+        return self._finding("warning", path, found, expected, message)
 
-    def _violation(self, severity: str, path: str, found: Any, expected: Any, message: str) -> Violation:
-        return Violation(
-            rule="C19", severity=severity, file=f"{self.organisation}/{path}", line=None, key=None,
+    def _finding(self, severity: str, path: str, found: Any, expected: Any, message: str) -> Finding:
+        return Finding(
+            severity=severity, file=f"{self.organisation}/{path}", line=None, key=None,
             found=found, expected=expected, message=message,
         )  # fmt: skip
 
 
-def read(organisation: Path) -> Tree:
+def read(organisation: Path, *, to_be_submitted: bool = False) -> Tree:
     """Walk a tree; links are not followed."""
     root = organisation.resolve()
     files = sorted((root / "systems").glob("*.json"))
@@ -75,7 +77,13 @@ def read(organisation: Path) -> Tree:
     }
     results = {name: tuple(_directories(root / "results" / name)) for name in _directories(root / "results")}
     entries = tuple(sorted(_entries(root), key=lambda entry: entry.path))
-    return Tree(organisation=root.name, entries=entries, descriptions=described, results=results)
+    return Tree(
+        organisation=root.name,
+        entries=entries,
+        descriptions=described,
+        results=results,
+        to_be_submitted=to_be_submitted,
+    )
 
 
 def _directories(place: Path) -> list[str]:
@@ -103,32 +111,27 @@ def _entries(root: Path) -> Iterator[Entry]:
         yield Entry(path=Path(name).relative_to(root).as_posix(), kind="closed")
 
 
-def descriptions(tree: Tree) -> Iterator[Violation]:
-    """C19: a system description has all fields, with values the tools can read.
-
-    Source: submission_rules, System descriptions; mlperf-logging, system_desc_checker.py and result_summarizer.py.
-    Breaks it: no accelerator_model_name; status "available"; accelerators_per_node 8 instead of "8"; a placeholder.
-    """
+@rule(
+    "C19",
+    source="submission_rules, System descriptions; mlperf-logging, system_desc_checker.py and result_summarizer.py.",
+    breaks='no accelerator_model_name; status "available"; accelerators_per_node 8 instead of "8"; a placeholder.',
+)
+def descriptions(tree: Tree) -> Iterator[Finding]:
+    """A system description has all fields, with values the tools can read."""
     for description in tree.descriptions.values():
         yield from system_description.faults(description)
 
 
-def answers(tree: Tree) -> Iterator[Violation]:
-    """C19: a system description answers what the rules ask for.
-
-    Source: submission_rules, <system_desc_id>.json metadata (meaningful response required); published ones leave gaps.
-    Breaks it: an empty host_networking; no system_type (warnings).
-    """
-    for description in tree.descriptions.values():
-        yield from system_description.unanswered(description)
-
-
-def pairs(tree: Tree) -> Iterator[Violation]:
-    """C19: systems/ and results/ belong together, one to one, and results are of benchmarks that exist.
-
-    Source: submission_rules, Submission directory; mlperf-logging, package_checker.py (crashes without a description).
-    Breaks it: results/box without systems/box.json; systems/old.json without results; results/box/llama31-8b.
-    """
+@rule(
+    "C19",
+    source=(
+        "submission_rules, Submission directory; mlperf-logging, package_checker.py (crashes without a "
+        "description)."
+    ),
+    breaks="results/box without systems/box.json; systems/old.json without results; results/box/llama31-8b.",
+)
+def pairs(tree: Tree) -> Iterator[Finding]:
+    """systems/ and results/ belong together, one to one, and results are of benchmarks that exist."""
     for name in sorted(set(tree.results) - set(tree.descriptions)):
         yield tree.error(
             f"results/{name}", "no description", f"systems/{name}.json", "every system is described"
@@ -145,18 +148,19 @@ def pairs(tree: Tree) -> Iterator[Violation]:
                 yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK.name, message)
 
 
-def layout(tree: Tree) -> Iterator[Violation]:
-    """C19: nothing hidden, linked, empty or foreign lies in the tree.
-
-    Source: submission_rules, Submission directory; mlperf-logging, package_checker.py and repo_checker.py.
-    Breaks it: .DS_Store; __pycache__; a link; an empty power/; a 60 MiB file; "my notes.txt"; results/box.tar.gz.
-    """
+@rule(
+    "C19",
+    source="submission_rules, Submission directory; mlperf-logging, package_checker.py and repo_checker.py.",
+    breaks='.DS_Store; __pycache__; a link; an empty power/; a 60 MiB file; "my notes.txt"; results/box.tar.gz.',
+)
+def layout(tree: Tree) -> Iterator[Finding]:
+    """Nothing hidden, linked, empty or foreign lies in the tree."""
     told: Counter[str] = Counter()
     for entry in tree.entries:
-        for violation in (*_kind(tree, entry), *_name(tree, entry), *_place(tree, entry)):
-            told[violation.message] += 1
-            if told[violation.message] <= _MOST:
-                yield violation
+        for finding in (*_kind(tree, entry), *_name(tree, entry), *_place(tree, entry)):
+            told[finding.message] += 1
+            if told[finding.message] <= _MOST:
+                yield finding
     folded: dict[str, str] = {}
     for entry in tree.entries:
         first = folded.setdefault(entry.path.casefold(), entry.path)
@@ -165,7 +169,7 @@ def layout(tree: Tree) -> Iterator[Violation]:
             yield tree.error(entry.path, f"{entry.path} and {first}", "one of them", message)
 
 
-def _kind(tree: Tree, entry: Entry) -> Iterator[Violation]:
+def _kind(tree: Tree, entry: Entry) -> Iterator[Finding]:
     if entry.kind == "link":
         message = "replace it by the file: a link leads elsewhere, or nowhere, on the reader's machine"
         yield tree.error(entry.path, "a symbolic link", "a file", message)
@@ -175,12 +179,12 @@ def _kind(tree: Tree, entry: Entry) -> Iterator[Violation]:
     elif entry.kind in ("special", "closed"):
         found = "no regular file" if entry.kind == "special" else "a directory that cannot be read"
         yield tree.error(entry.path, found, "a file", "take it away, or make it readable")
-    if entry.bytes > _LARGEST_BYTES:
+    if entry.bytes > LARGEST_FILE_BYTES:
         found, message = f"{entry.bytes >> 20} MiB", "results repositories refuse large files"
-        yield tree.error(entry.path, found, f"<= {_LARGEST_BYTES >> 20} MiB", message)
+        yield tree.error(entry.path, found, f"<= {LARGEST_FILE_BYTES >> 20} MiB", message)
 
 
-def _name(tree: Tree, entry: Entry) -> Iterator[Violation]:
+def _name(tree: Tree, entry: Entry) -> Iterator[Finding]:
     parts = entry.path.split("/")
     if any(part.startswith(".") for part in parts):
         yield tree.error(
@@ -193,7 +197,7 @@ def _name(tree: Tree, entry: Entry) -> Iterator[Violation]:
         yield tree.error(entry.path, "a name with spaces or signs", "letters, digits, . - _", message)
 
 
-def _place(tree: Tree, entry: Entry) -> Iterator[Violation]:
+def _place(tree: Tree, entry: Entry) -> Iterator[Finding]:
     parts = entry.path.split("/")
     if parts[0] not in PARTS and entry.path not in _TOP_FILES:
         message = "only these three belong into an organisation's directory"
@@ -208,12 +212,16 @@ def _place(tree: Tree, entry: Entry) -> Iterator[Violation]:
         yield tree.error(entry.path, "a file", "systems/<system>.json", message)
 
 
-def implementations(tree: Tree) -> Iterator[Violation]:
-    """C19: the code behind a result is there, with a README that says how it was run.
-
-    Source: submission_rules, benchmarks/; training_rules, Source code; repo_checker.py.
-    Breaks it: no benchmarks/llama31_8b/implementations; an empty README.md; a README alone.
-    """
+@rule(
+    "C19",
+    source="submission_rules, benchmarks/; training_rules, Source code; repo_checker.py.",
+    breaks="no benchmarks/llama31_8b/implementations; an empty README.md; a README alone.",
+)
+def implementations(tree: Tree) -> Iterator[Finding]:
+    """The code behind a result is there, with a README that says how it was run."""
+    has_code = any(entry.path.startswith("benchmarks/") for entry in tree.entries)
+    if not has_code and not tree.to_be_submitted:
+        return  # some publish results without the code, which says nothing about it
     if not any(BENCHMARK.name in benchmarks for benchmarks in tree.results.values()):
         return
     place = f"benchmarks/{BENCHMARK.name}/implementations"
@@ -233,12 +241,15 @@ def implementations(tree: Tree) -> Iterator[Violation]:
             yield tree.error(f"{place}/{name}", "no sources", "code and configuration", message)
 
 
-TreeRule = Callable[[Tree], Iterable[Violation]]
-RULES: tuple[TreeRule, ...] = (descriptions, pairs, layout)
-WHOLE: tuple[TreeRule, ...] = (*RULES, implementations, answers)  # of what is to be submitted
-
-
-def rules_of(tree: Tree) -> tuple[TreeRule, ...]:
-    """What a published tree is held against: some publish results without the code, which says nothing about it."""
-    has_code = any(entry.path.startswith("benchmarks/") for entry in tree.entries)
-    return (*RULES, implementations) if has_code else RULES
+@rule(
+    "C19",
+    source=(
+        "submission_rules, <system_desc_id>.json metadata (meaningful response required); published ones "
+        "leave gaps."
+    ),
+    breaks="an empty host_networking; no system_type (warnings).",
+)
+def answers(tree: Tree) -> Iterator[Finding]:
+    """A system description answers what the rules ask for."""
+    for description in tree.descriptions.values() if tree.to_be_submitted else ():
+        yield from system_description.unanswered(description)

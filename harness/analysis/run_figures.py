@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 
 from compliance import reference_points, scoring
 from compliance.benchmark import BENCHMARK
-from compliance.rules.plausibility_rules import TFLOP_PER_SEQUENCE
 from compliance.runlog import RunLog
 from compliance.scoring import olympic_mean, samples_to_target
+from compliance.throughput import TFLOP_PER_SEQUENCE
 from harness.analysis.submission_loader import Submission
 from harness.records.timing import Timing
 

@@ -15,8 +15,16 @@ from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
 from compliance.repository import ResultDirectory
-from compliance.rule_input import Case, Submission, Violation, read_system
-from compliance.rules import directory_rules, submission_rules, system_rules, tree_rules
+from compliance.rule_input import (
+    Case,
+    PackagedSubmission,
+    ProvenRun,
+    Submission,
+    TwoSystems,
+    Violation,
+    read_system,
+)
+from compliance.rules import tree_rules
 from compliance.ruleset import Ruleset, RulesetError
 from harness.analysis.submission_loader import ResultSet, result_sets
 from harness.base.errors import UsageError
@@ -108,27 +116,17 @@ def examine(
         checked = examined(group, requested, skip_official=skip_official)
         place = repository.holder(group.directory)
         if place and place.organisation not in before:
-            checked = replace(checked, violations=(*checked.violations, *_of_tree(place)))
+            told_once = checker.check_tree(tree_rules.read(place.organisation))  # for all its results
+            checked = replace(checked, violations=(*checked.violations, *told_once))
         found.append(beside(checked, before.setdefault(place.organisation, [])) if place else checked)
     return found
 
 
-def _of_tree(place: ResultDirectory) -> list[Violation]:
-    """What the organisation's tree breaks, said once for all its results."""
-    whole = tree_rules.read(place.organisation)
-    return [
-        violation
-        for rule in tree_rules.rules_of(whole)
-        for violation in checker.with_section(rule, rule(whole))
-    ]
-
-
 def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:
     """With what this result shares with its organisation's earlier ones, which it joins."""
-    found = checker.with_section(directory_rules.across, directory_rules.across([*before, checked.cases]))
-    mine = {str(path) for path in checked.paths}
+    systems = [TwoSystems(first=cases, second=checked.cases) for cases in before]
+    shared = [violation for two in systems for violation in checker.check_two_systems(two)]
     before.append(checked.cases)
-    shared = [violation for violation in found if violation.file in mine]
     return replace(checked, violations=(*checked.violations, *shared))
 
 
@@ -154,13 +152,12 @@ def examined(group: ResultSet, requested: str | None, *, skip_official: bool = F
 
 def _in_package(submission: Submission, place: ResultDirectory) -> list[Violation]:
     """What the files around a result directory say about it."""
-    sources, factor = repository.sources(place.organisation), repository.scaling_factor(place.path)
-    config = system_rules.config_exists(submission, sources)
-    stale = submission_rules.scaling(submission, factor)
-    return [
-        *checker.with_section(system_rules.config_exists, config),
-        *checker.with_section(submission_rules.scaling, stale),
-    ]
+    packaged = PackagedSubmission(
+        submission=submission,
+        sources=tuple(repository.sources(place.organisation)),
+        scaling_factor=repository.scaling_factor(place.path),
+    )
+    return checker.check_package(packaged)
 
 
 def _in_campaign(submission: Submission) -> list[Violation]:
@@ -173,7 +170,7 @@ def _in_campaign(submission: Submission) -> list[Violation]:
             proof = json.loads((attempts[-1] / "proof.json").read_bytes()) if attempts else None
         except (OSError, ValueError):
             continue  # a run without proof: package build asks for it
-        found += checker.with_section(system_rules.precision_ran, system_rules.precision_ran(case, proof))
+        found += checker.check_proof(ProvenRun(case=case, proof=proof))
     return found
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from compliance import checker, mllog, runlog, scoring
 from compliance.benchmark import BENCHMARK
 from compliance.mllog import Parsed
-from compliance.rule_input import Violation
-from compliance.rules import system_rules
+from compliance.rule_input import ProvenRun, Violation
 from compliance.scoring import ScoreError
 from harness.base.paths import ROOT
 from harness.campaign.campaign import Campaign
@@ -175,7 +174,7 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
         yield violation(result, _seed(one), campaign.runs[index].seed, message)
     ruleset = checker.load(checker.choose_ruleset(BENCHMARK.name, None))
     for case in checker.cases_of([one.log], ruleset):
-        told = checker.with_section(system_rules.precision_ran, system_rules.precision_ran(case, one.proof))
+        told = checker.check_proof(ProvenRun(case=case, proof=one.proof))
         yield from (fault for fault in told if fault.severity == "error")
 
 

@@ -12,8 +12,10 @@ from compliance import checker, leaks, repository
 from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker, package_checker
 from compliance.official.package_checker import Oracle
+from compliance.rule import Rule
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
+from compliance.rules.tree_rules import Tree
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import grouped_text
@@ -54,9 +56,7 @@ def organisations(tree: Path) -> list[Path]:
     return found
 
 
-def verified(
-    organisation: Path, ruleset: str | None, *, quiet: Sequence[tree_rules.TreeRule] = ()
-) -> Verdict:
+def verified(organisation: Path, ruleset: str | None, *, quiet: Sequence[Rule[Tree]] = ()) -> Verdict:
     """Judge one tree; nothing in it is changed.
 
     Args:
@@ -64,10 +64,7 @@ def verified(
     """
     root = organisation.resolve()
     found = [*_logs(root, ruleset)]
-    whole = tree_rules.read(root)
-    for rule in tree_rules.WHOLE:
-        if rule not in quiet:
-            found += checker.with_section(rule, rule(whole))
+    found += checker.check_tree(tree_rules.read(root, to_be_submitted=True), quiet=quiet)
     found += leaks.scan(root, machine_names=[platform.node()])
     once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
     changed = archive.differences(root)
@@ -86,7 +83,8 @@ def _logs(root: Path, ruleset: str | None) -> list[Violation]:
         return [v for one in examine([str(root)], ruleset, skip_official=True) for v in one.violations]
     message = "nothing of this benchmark is submitted here, or its directory has another name"
     place = f"results/<system>/{BENCHMARK.name}"
-    return [tree_rules.read(root).error("results", "no results of the benchmark", place, message)]
+    absent = tree_rules.read(root).error("results", "no results of the benchmark", place, message)
+    return [absent.violation(tree_rules.pairs.id)]
 
 
 def _located(violation: Violation, parent: Path) -> Violation:

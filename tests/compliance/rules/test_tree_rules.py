@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from compliance import system_description
+from compliance import checker, system_description
 from compliance.rules import tree_rules
 
 DESCRIPTION = {
@@ -52,13 +52,9 @@ def described(**changes):
 
 
 def found(root):
-    whole = tree_rules.read(root)
-    return [
-        (v.severity, v.file.split("/", 1)[1], v.key)
-        for rule in tree_rules.WHOLE
-        for v in rule(whole)
-        if v.severity == "error" or rule is not tree_rules.answers
-    ]
+    whole = tree_rules.read(root, to_be_submitted=True)
+    told = checker.check_tree(whole, quiet=[tree_rules.answers])
+    return [(v.severity, v.file.split("/", 1)[1], v.key) for v in told]
 
 
 BOX = "systems/box.json"
@@ -176,9 +172,11 @@ def test_a_violation_of_a_description_names_its_line(package):
 
 
 def test_what_the_rules_ask_for_and_nobody_answered_is_a_warning(package):
-    unanswered = {(v.severity, v.key) for v in tree_rules.answers(tree_rules.read(package))}
+    whole = tree_rules.read(package, to_be_submitted=True)
+    unanswered = {(v.severity, v.key) for v in tree_rules.answers(whole)}
     assert ("warning", "host_networking") in unanswered and ("warning", "system_type") in unanswered
     assert {key for _, key in unanswered}.isdisjoint({"hw_notes", "accelerator_frequency", "framework"})
+    assert tree_rules.answers(tree_rules.read(package)) == []  # of what is published nobody asks for it
 
 
 def test_a_name_that_is_no_text_is_told_not_a_crash(package):
@@ -196,13 +194,11 @@ def test_a_thousand_stray_files_are_told_fifty_times(package):
 
 def test_results_that_are_published_without_code_are_not_asked_for_it(package):
     (package / "benchmarks").rename(package.parent / "gone")
-    whole = tree_rules.read(package)
-    assert (
-        tree_rules.implementations not in tree_rules.rules_of(whole)
-        and tree_rules.implementations in tree_rules.WHOLE
-    )
+    assert tree_rules.implementations(tree_rules.read(package)) == []
+    (absent,) = tree_rules.implementations(tree_rules.read(package, to_be_submitted=True))
+    assert absent.found == "absent"
     write(package, "benchmarks/llama31_8b/train.py", "pass")
-    assert tree_rules.implementations in tree_rules.rules_of(tree_rules.read(package))
+    assert tree_rules.implementations(tree_rules.read(package)) == [absent]
 
 
 def test_the_status_and_the_fields_are_those_of_the_official_tool():

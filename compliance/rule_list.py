@@ -1,0 +1,43 @@
+"""All rules, in the order in which they judge: what the modules of compliance/rules define."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compliance.rule import Input, Rule
+from compliance.rules import (
+    clock_rules,
+    directory_rules,
+    evaluation_rules,
+    interval_rules,
+    keys_rules,
+    lines_rules,
+    package_rules,
+    submission_rules,
+    system_rules,
+    tree_rules,
+)
+
+_MODULES = (  # violations of one line come in this order
+    clock_rules,
+    interval_rules,
+    evaluation_rules,
+    keys_rules,
+    lines_rules,
+    directory_rules,
+    submission_rules,
+    system_rules,
+    package_rules,
+    tree_rules,
+)
+RULES: tuple[Rule[Any], ...] = tuple(
+    value
+    for module in _MODULES
+    for value in vars(module).values()
+    if isinstance(value, Rule) and value.name.startswith(f"{module.__name__}.")  # else imported
+)
+
+
+def rules_of(kind: type[Input]) -> tuple[Rule[Input], ...]:
+    """The rules that judge this kind of input."""
+    return tuple(rule for rule in RULES if rule.takes is kind)

@@ -1,0 +1,50 @@
+"""Rules that hold a submission against the files of its package: C11 and C19."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from compliance.reference_points import RcpError, normalisation, trimmed_mean
+from compliance.rule import rule
+from compliance.rule_input import Finding, PackagedSubmission
+from compliance.runlog import number, text
+
+
+@rule(
+    "C11",
+    source="mlperf-logging, common.yaml (config_filename, v6.1); submission_rules, benchmarks/.",
+    breaks="config_filename conf/train.yaml where benchmarks/ holds no train.yaml.",
+)
+def config_exists(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """config_filename names a file of the package."""
+    names = {name.rpartition("/")[2] for name in packaged.sources}
+    for case in packaged.submission.cases:
+        point = case.log.points.get("config_filename")
+        value = text(point.value) if point else None
+        if point is not None and value and value.rpartition("/")[2] not in names:
+            message = "the configuration is part of the submission: add it under benchmarks/"
+            yield case.error(point, value, "a file under benchmarks/", message)
+
+
+@rule(
+    "C19",
+    source="mlperf-logging, rcp_checker.py (set_scaling); training_rules, Benchmark Results (scaling.json).",
+    breaks="the factor of earlier logs; a factor where the runs are slower than the reference.",
+)
+def scaling(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """scaling.json is what the official tools would write for these logs."""
+    submission, factor = packaged.submission, packaged.scaling_factor
+    gbs = submission.cases[0].log.global_batch_size if submission.cases else None
+    done = [case.log.samples_at_stop or 0 for case in submission.cases if case.converged]
+    if factor is None or gbs is None or len(done) < 3 or len(submission.cases) - len(done) > 1:
+        return
+    mean = trimmed_mean([*done, *[math.inf] * (len(submission.cases) - len(done))])
+    try:
+        expected = normalisation(gbs, mean)
+    except RcpError:
+        return  # rcp
+    told = number(factor)
+    if told is None or not math.isclose(told, expected, rel_tol=1e-6):
+        message = "stale, or written by hand: take it away, the official package checker writes it anew"
+        yield submission.error("scaling.json", factor, f"{expected:.9f}", message)
