@@ -1,26 +1,21 @@
 """Reference convergence points of llama31_8b: did a submission converge suspiciously fast, and what does that cost?
 
-Source: mlperf-logging 4.1.68, rcp_checker/training_{5.1.0,6.0.0,6.1.0}/rcps_llama31_8b.json (the same in all three),
-reduced to trimmed mean and population standard deviation; rcp_checker.py for the test.
+The points are data: rulesets/rcp_llama31_8b.yaml, with their source; the test on them is that of rcp_checker.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean
 
-_POINTS = {  # global batch size: (trimmed mean samples, population standard deviation)
-    16: (161109.33, 4387.69),
-    32: (178858.67, 7165.07),
-    64: (226645.33, 10623.97),
-    96: (278640.00, 11417.48),
-    128: (344746.67, 24352.26),
-}
-_EXACT, _INTERPOLATED = (18, 1.7108820799), (20, 1.7056179198)  # reference runs, t(0.95, runs + 6)
-_SUBMITTED = 8  # of ten runs, without fastest and slowest
+import yaml
+
+_TABLE = Path(__file__).parent / "rulesets" / "rcp_llama31_8b.yaml"
 
 
 class RcpError(ValueError):
@@ -42,27 +37,74 @@ class Reference:
     smallest_mean: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Point:
+    """Samples to the target over the reference's runs at one batch size."""
+
+    mean_samples: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Test:
+    """Of a submitted mean against a point."""
+
+    reference_runs: int
+    t: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Table:
+    """rcp_llama31_8b.yaml."""
+
+    submitted_runs: int
+    exact: _Test
+    interpolated: _Test
+    points: Mapping[int, _Point]
+
+
+@cache
+def _table() -> _Table:
+    document = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
+    return _Table(
+        submitted_runs=document["submitted_runs"],
+        exact=_Test(**document["exact"]),
+        interpolated=_Test(**document["interpolated"]),
+        points={gbs: _Point(**point) for gbs, point in sorted(document["points"].items())},
+    )
+
+
 def reference(global_batch_size: int) -> Reference:
     """The reference point; between two of them linear in the batch size, below 16 that of 16.
 
     Raises:
         RcpError: above 128, where no reference exists, or no batch size.
     """
-    if global_batch_size < 1 or global_batch_size > max(_POINTS):
-        allowed = f"1 .. {max(_POINTS)}"
+    table, points = _table(), _table().points
+    if global_batch_size < 1 or global_batch_size > max(points):
+        allowed = f"1 .. {max(points)}"
         raise RcpError(
             f"no reference convergence point for batch size {global_batch_size}; allowed: {allowed}"
         )
-    gbs = max(global_batch_size, min(_POINTS))
-    (runs, t), (mean, deviation) = _EXACT, _POINTS.get(gbs, (0.0, 0.0))
-    if gbs not in _POINTS:
-        runs, t = _INTERPOLATED
-        low, high = next(pair for pair in pairwise(sorted(_POINTS)) if pair[0] < gbs < pair[1])
-        share = (gbs - low) / (high - low)
-        mean, deviation = (a + share * (b - a) for a, b in zip(_POINTS[low], _POINTS[high], strict=True))
-    smallest = mean - t * deviation * math.sqrt(1 / runs + 1 / _SUBMITTED)
+    gbs = max(global_batch_size, min(points))
+    test = table.exact if gbs in points else table.interpolated
+    point = points[gbs] if gbs in points else _between(points, gbs)
+    spread = math.sqrt(1 / test.reference_runs + 1 / table.submitted_runs)
     return Reference(
-        global_batch_size=global_batch_size, mean_samples=mean, deviation=deviation, smallest_mean=smallest
+        global_batch_size=global_batch_size,
+        mean_samples=point.mean_samples,
+        deviation=point.deviation,
+        smallest_mean=point.mean_samples - test.t * point.deviation * spread,
+    )
+
+
+def _between(points: Mapping[int, _Point], gbs: int) -> _Point:
+    """Linear in the batch size between the points around it."""
+    low, high = next(pair for pair in pairwise(points) if pair[0] < gbs < pair[1])
+    share, below, above = (gbs - low) / (high - low), points[low], points[high]
+    return _Point(
+        mean_samples=below.mean_samples + share * (above.mean_samples - below.mean_samples),
+        deviation=below.deviation + share * (above.deviation - below.deviation),
     )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from statistics import pstdev
 
+import mlperf_logging
 import pytest
 
 from compliance import reference_points, runlog, scoring
@@ -114,3 +118,14 @@ def test_a_median_window_with_two_failures_is_no_result():
         scoring.median_window([math.inf, math.inf, *[60.0] * 9])
     with pytest.raises(ScoreError, match="9 runs"):
         scoring.median_window([60.0] * 9)
+
+
+@pytest.mark.parametrize("round", ["5.1.0", "6.0.0", "6.1.0"])
+def test_the_reference_points_are_those_of_the_official_checker(round):
+    name = f"rcp_checker/training_{round}/rcps_llama31_8b.json"
+    records = json.loads((Path(mlperf_logging.__file__).parent / name).read_bytes()).values()
+    assert sorted(record["BS"] for record in records) == [16, 32, 64, 96, 128]
+    for record in records:
+        point, samples = reference_points.reference(record["BS"]), record["Epochs to converge"]
+        assert point.mean_samples == pytest.approx(reference_points.trimmed_mean(samples), abs=0.005)
+        assert point.deviation == pytest.approx(pstdev(samples), abs=0.005)
