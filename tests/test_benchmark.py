@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from compliance import benchmark as judged
 from compliance import ruleset
+from harness.base.paths import ROOT
 from harness.config.file import resolve
 from harness.contract import benchmark as trained
 
 NAME = trained.BENCHMARK.name
+SPELLED = {  # where code may write the benchmark's name, and how often: itself, and the beginning of its proxy's
+    "compliance/benchmark.py": 2,
+    "harness/contract/benchmark.py": 2,
+}
 
 
 def test_both_sides_of_the_wall_have_the_same_benchmarks():
@@ -51,3 +60,31 @@ def test_the_shipped_profile_trains_its_benchmark(profile, of):
         of.evaluation_sequences,
     )
     assert of.is_scaled or config.runs.count == of.runs
+
+
+def test_the_name_of_the_benchmark_is_spelled_in_few_places():
+    files = [
+        path
+        for package in ("harness", "compliance", "submission", "kernels")
+        for path in (ROOT / package).rglob("*.py")
+    ]
+    found = Counter(
+        path.relative_to(ROOT).as_posix() for path in files for text in texts(path) if NAME in text
+    )
+    assert found == SPELLED
+    assert sum(SPELLED.values()) <= 6
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Every string of a file's code, parts of f-strings too, docstrings left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value

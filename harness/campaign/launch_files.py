@@ -16,6 +16,7 @@ import jinja2
 from harness.base.errors import ConfigError, UsageError
 from harness.base.paths import ROOT
 from harness.config.file import resolve
+from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.contract.config import Config
 
 _PORT = 29500
@@ -50,7 +51,7 @@ def render(
     name: str,
     *,
     nodes: int,
-    profile: str = "llama31_8b",
+    profile: str = BENCHMARK_PROFILE,
     preset: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
@@ -73,7 +74,7 @@ def render(
         kind=name,
         name=f"launch/{kind.file}",
         title=f"{config.benchmark.name} on {nodes} node{'s' * (nodes > 1)}",
-        made_by=shlex.join(made_by if overrides or preset or profile != "llama31_8b" else made_by[:6]),
+        made_by=shlex.join(made_by if overrides or preset or profile != BENCHMARK_PROFILE else made_by[:6]),
         nodes=nodes,
         follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's
         gpus=config.parallelism.gpus_per_node,

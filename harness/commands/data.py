@@ -9,6 +9,7 @@ from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.base.stderr import tell
 from harness.commands.options import add_profile, add_set
 from harness.config.file import resolve
+from harness.config.profile_choice import BENCHMARK_PROFILE, PROXY_PROFILE
 from harness.contract import environment
 from harness.data import ensure, fetch, raw_c4
 from harness.data.published import METADATA, WHAT
@@ -20,7 +21,7 @@ _ACTIONS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["fetch", "build", "verify"], help=_ACTIONS)
-    add_profile(parser, "whose data (default proxy; fetch: llama31_8b)")
+    add_profile(parser, f"whose data (default {PROXY_PROFILE}; fetch: {BENCHMARK_PROFILE})")
     add_set(parser)
     parser.add_argument("--force", action="store_true", help="build: replace what is there")
     depth = parser.add_mutually_exclusive_group()
@@ -29,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     depth.add_argument("--fast", action="store_true", help=fast)
     depth.add_argument("--full", action="store_true", help=full)
     get = parser.add_argument_group("fetch")
-    get.add_argument("--to", metavar="DIR", help="directory to fill (default: data.directory of llama31_8b)")
+    get.add_argument("--to", metavar="DIR", help="directory to fill (default: data.directory of the profile)")
     get.add_argument("--what", default=",".join(WHAT), help=f"default {','.join(WHAT)}")
     get.add_argument("--offline", metavar="DIR", help="copy from a directory instead of the network")
     get.add_argument("--url", default=METADATA, help="where the .uri and .md5 files lie (default MLCommons)")
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         return _fetch(args)
     if args.action == "build" and (args.input or args.tokenizer or args.out):
         return _build_raw(args)
-    config = resolve(args.profile or "proxy", overrides=args.overrides).config
+    config = resolve(args.profile or PROXY_PROFILE, overrides=args.overrides).config
     if args.action == "build" and not ensure.build(config, force=args.force):
         tell(f"{config.data.directory}: already built; --force replaces it")
     full = args.full or (config.data.corpus != "c4" and not args.fast)
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    profile = args.profile or "llama31_8b"
+    profile = args.profile or BENCHMARK_PROFILE
     directory = Path(args.to or resolve(profile, overrides=args.overrides).config.data.directory)
     wanted = fetch.datasets(args.what)
     fetched = fetch.fetch(wanted, directory, fetch.source_of(offline=args.offline, url=args.url))

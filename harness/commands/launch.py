@@ -10,6 +10,7 @@ from harness.base.stderr import tell
 from harness.campaign.launch_files import KINDS, render
 from harness.commands.options import add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
+from harness.config.profile_choice import BENCHMARK_PROFILE
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes", type=positive, metavar="N", help="default: the preset's, else as in launch/"
     )
-    add_preset(parser, over="llama31_8b")
-    add_profile(parser, "what is trained (default llama31_8b)", default="llama31_8b")
+    add_preset(parser, over=BENCHMARK_PROFILE)
+    add_profile(parser, f"what is trained (default {BENCHMARK_PROFILE})", default=BENCHMARK_PROFILE)
     add_set(parser)
     parser.add_argument("--out", type=Path, metavar="F", help="a new file (default: stdout)")
 

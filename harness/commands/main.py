@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from harness import main_job
-from harness.base.stderr import tell
 from harness.commands.options import add_set
 from harness.config.file import resolve
 from harness.config.profile_choice import choose_profile, fit_proxy
@@ -17,6 +16,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    profile, why = choose_profile(args.overrides)
-    tell(f"profile: {profile}\nbecause {why}")
+    profile = choose_profile(None, overrides=args.overrides)
     return main_job.start(fit_proxy(resolve(profile, overrides=args.overrides).config, accelerators()), print)

@@ -11,18 +11,18 @@ from harness.base.errors import EXIT_OK
 from harness.commands.options import add_json, add_preset, add_profile, add_set
 from harness.config import memory, plan_text
 from harness.config.file import resolve
-from harness.config.profile_choice import default_profile
+from harness.config.profile_choice import BENCHMARK_PROFILE, choose_profile
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_profile(parser, "default: the one that fits this machine")
-    add_preset(parser, over="llama31_8b")
+    add_preset(parser, over=BENCHMARK_PROFILE)
     add_set(parser)
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    profile = args.profile or ("llama31_8b" if args.preset else default_profile())
+    profile = choose_profile(args.profile, overrides=args.overrides, preset=args.preset)
     resolved = resolve(profile, overrides=args.overrides, preset=args.preset)
     if args.json:
         print(json.dumps(plan_text.document(resolved), indent=2))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from harness.base.stderr import tell
 from harness.commands.options import add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
-from harness.config.profile_choice import choose_profile, fit_proxy
+from harness.config.profile_choice import BENCHMARK_PROFILE, choose_profile, fit_proxy
 from harness.machine.accelerators import accelerators
 from harness.main_job import start
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    fits = "the one that fits this machine; llama31_8b with --preset"
+    fits = f"the one that fits this machine; {BENCHMARK_PROFILE} with --preset"
     add_profile(parser, f"a profile of benchmark.yaml (default: {fits})")
     add_preset(parser, over="the profile")
     parser.add_argument(
@@ -29,10 +28,6 @@ def main(args: argparse.Namespace) -> int:
         overrides.append(f"runs.arms=[{', '.join(args.arm)}]")
     if args.runs is not None:
         overrides.append(f"runs.count={args.runs}")
-    profile = args.profile or ("llama31_8b" if args.preset else None)
-    if profile is None:
-        profile, why = choose_profile(args.overrides)
-        tell(f"profile: {profile}\nbecause {why}")
-    return start(
-        fit_proxy(resolve(profile, overrides=overrides, preset=args.preset).config, accelerators()), print
-    )
+    profile = choose_profile(args.profile, overrides=args.overrides, preset=args.preset)
+    config = resolve(profile, overrides=overrides, preset=args.preset).config
+    return start(fit_proxy(config, accelerators()), print)

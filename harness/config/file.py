@@ -11,7 +11,7 @@ import difflib
 import functools
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,16 @@ import yaml
 
 from harness.base.errors import ConfigError
 from harness.base.paths import BENCHMARK, in_repository
+from harness.base.text import printable
 from harness.config import rules, yaml_lines
-from harness.contract import environment
+from harness.contract import benchmark, environment
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Config, to_mapping
 from harness.machine import facts
 
 _INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_RULE = "at most 64 letters, digits, '.', '_' and '-', which also name a directory"
 _CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
 _NO_CONTEXT = (
     "none; context parallelism is always 1: the attention here, the same for every arm, sees whole sequences, and one "
@@ -106,23 +109,11 @@ def resolve(
     return Resolved(config=_absolute(config), origins=tree.leaf_origins(config))
 
 
-def profiles(file: Path = BENCHMARK) -> list[str]:
-    """Names of the profiles in the file."""
-    found = _read(file).value.get("profiles")
-    return list(found) if isinstance(found, Mapping) else []
-
-
 def _read(file: Path) -> yaml_lines.Document:
     try:
         return yaml_lines.read(file.read_bytes(), file.name)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror or error}; the configuration cannot be read") from None
-
-
-def presets(file: Path = BENCHMARK) -> list[str]:
-    """Names of the systems in the file."""
-    found = _read(file).value.get("presets")
-    return list(found) if isinstance(found, Mapping) else []
 
 
 def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None:
@@ -134,10 +125,7 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
     layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
     if preset is not None:
-        if profile != "llama31_8b":
-            raise ConfigError(
-                f"--preset {preset}: found the profile {profile}; allowed: llama31_8b, whose systems these are"
-            )
+        _require_the_benchmark(document, profile, preset, file.name)
         layers.append(("preset", "presets", preset))
     for kind, section, name in layers:
         chosen, above = _choice(document, section, name, file.name), (section, name)
@@ -146,16 +134,33 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     tree.root = _line(document, "profile", ("profiles", profile), "", file.name)
 
 
-def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -> Mapping[str, Any]:
-    """What stands under `profiles.NAME` or `presets.NAME`."""
+def _require_the_benchmark(document: yaml_lines.Document, profile: str, preset: str, file: str) -> None:
+    """The presets are systems for the benchmark itself, not for a scaled one."""
+    chosen = _choice(document, "profiles", profile, file)
+    if chosen.get("benchmark") != benchmark.BENCHMARK.name:
+        raise ConfigError(
+            f"--preset {preset}: found the profile {profile}; "
+            f"allowed: {benchmark.BENCHMARK.name}, whose systems these are, or another profile of this benchmark"
+        )
+
+
+def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -> Mapping[str, object]:
+    """What stands under `profiles.NAME` or `presets.NAME`.
+
+    Raises:
+        ConfigError: no such name, or one that cannot be part of a directory's name.
+    """
     choices = document.value.get(section)
     line = document.lines.get(section, 1)
     if not isinstance(choices, Mapping):
         raise ConfigError(f"{file}:{line}: {section}: found {choices!r}; allowed: a mapping of {section}")
     if name not in choices:
-        raise ConfigError(
-            f"{file}:{line}: {section}: found no {section[:-1]} '{name}'; allowed: {', '.join(choices)}"
-        )
+        near = difflib.get_close_matches(name, choices, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"no {section[:-1]} '{printable(name)}'{meant}; {section}: {', '.join(choices)}")
+    if not _NAME.fullmatch(name):
+        where = f"{file}:{document.lines[f'{section}.{name}']}: {section}"
+        raise ConfigError(f"{where}: found the name {name!r}; allowed: {_NAME_RULE}")
     chosen = choices[name]
     if not isinstance(chosen, Mapping):
         above = f"{section}.{name}"
@@ -178,11 +183,11 @@ class _Tree:
     """Nested values under construction, and the origin of every key in them, sections included."""
 
     def __init__(self, file: str):
-        self.value: dict[str, Any] = {}
+        self.value: dict[str, object] = {}
         self.places: dict[str, Origin] = {}
         self.root = Origin(kind="file", name=file, line=1, file=file)
 
-    def merge(self, source: Mapping[str, Any], path: str, origin_of: Any) -> None:
+    def merge(self, source: Mapping[str, object], path: str, origin_of: Callable[[str], Origin]) -> None:
         """Lay a mapping over the tree: mappings merge, everything else replaces."""
         for key, value in source.items():
             child = f"{path}.{key}" if path else key
@@ -200,7 +205,7 @@ class _Tree:
                 f"{origin.where}: profile: found a key; allowed: none, a command takes --profile"
             )
         if _kind(path) is str:  # as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
-            value: Any = text
+            value: object = text
         else:
             try:
                 value = yaml_lines.scalar(text)
@@ -209,8 +214,9 @@ class _Tree:
         sections = {
             place: known for place, known in self.places.items() if isinstance(self._get(place), dict)
         }
-        nested: Any = value
-        for key in reversed(path.split(".")):
+        *parents, last = path.split(".")
+        nested: dict[str, object] = {last: value}
+        for key in reversed(parents):
             nested = {key: nested}
         above = [parent for parent in sections if path.startswith(f"{parent}.")]
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
@@ -249,23 +255,22 @@ class _Tree:
         if not isinstance(self._get(path), dict):
             self._put(path, {})
 
-    def _get(self, path: str) -> Any:
-        node: Any = self.value
+    def _get(self, path: str) -> object:
+        node: object = self.value
         for key in path.split("."):
             node = node.get(key) if isinstance(node, dict) else None
         return node
 
-    def _put(self, path: str, value: Any) -> None:
-        *parents, last = path.split(".")
-        node = self.value
-        for key in parents:
-            node = node[key]
-        node[last] = value
+    def _put(self, path: str, value: object) -> None:
+        above, _, last = path.rpartition(".")
+        section = self._get(above) if above else self.value
+        assert isinstance(section, dict)  # merge makes every section before what stands in it
+        section[last] = value
 
 
-def leaves_of(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+def leaves_of(value: Mapping[str, object], path: str = "") -> list[tuple[str, object]]:
     """Every value of a nested mapping that is not itself a mapping, with its dotted path, in order."""
-    result: list[tuple[str, Any]] = []
+    result: list[tuple[str, object]] = []
     for key, item in value.items():
         child = f"{path}.{key}" if path else key
         result += leaves_of(item, child) if isinstance(item, Mapping) else [(child, item)]

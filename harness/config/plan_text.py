@@ -36,12 +36,11 @@ def renderables(resolved: Resolved) -> Iterator[str | Table]:
     yield f"profile {config.profile}"
     yield _configured_table(config, resolved.origins)
     yield _derived_table(config)
-    if config.profile != "proxy":
-        yield _memory_line(config, resolved.origins["system.accelerator_memory_gib"])
+    yield _memory_line(config, resolved.origins["system.accelerator_memory_gib"])
     yield from (f"note: {note}" for note in lint(config))
 
 
-def _configured(config: Config) -> list[tuple[str, Any]]:
+def _configured(config: Config) -> list[tuple[str, object]]:
     return [(path, value) for path, value in leaves_of(to_mapping(config)) if path != "profile"]
 
 
@@ -74,7 +73,7 @@ def _memory_line(config: Config, origin: Origin) -> str:
     there = (
         f" of {have:g} GiB ({describe(origin)})"
         if have
-        else ", of an accelerator of unknown memory (system.accelerator_memory_gib)"
+        else ", the accelerator's memory is unknown (system.accelerator_memory_gib)"
     )
     total = f"memory per accelerator, predicted: {need.total / 2**30:.0f} GiB{there}"
     return f"{total}; in GiB: {', '.join(parts)}"
@@ -89,7 +88,7 @@ def describe(origin: Origin) -> str:
     return origin.kind if origin.kind != "env" else f"env {origin.name}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"\\[{', '.join(map(str, value))}]"  # rich reads a bare bracket as markup
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

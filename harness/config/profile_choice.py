@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.base.errors import EnvironmentFailure
 from harness.base.stderr import tell
 from harness.config.file import resolve
+from harness.contract.benchmark import BENCHMARK
 from harness.contract.config import Config
 from harness.machine.accelerators import accelerators
 
+PROXY_PROFILE = "proxy"
+BENCHMARK_PROFILE = BENCHMARK.name  # benchmark.yaml calls it as the benchmark is called
 _TOY = "the same code at toy scale, a proof of function and no result"
 
 
-def choose_profile(overrides: list[str]) -> tuple[str, str]:
-    """The profile for this machine, and why."""
+def choose_profile(asked: str | None, *, overrides: Sequence[str], preset: str | None = None) -> str:
+    """The profile that a command takes: the one that is asked for, a preset's, else the one that fits this machine.
+
+    What nobody asked for is told on stderr, with its reason.
+    """
+    if asked is not None:
+        return asked
+    if preset is not None:
+        return BENCHMARK_PROFILE
+    profile, why = fitting_profile(overrides)
+    tell(f"profile: {profile}\nbecause {why}")
+    return profile
+
+
+def fitting_profile(overrides: Sequence[str]) -> tuple[str, str]:
+    """The benchmark where its data and a GPU are, else the proxy; and why."""
     gpus = accelerators()
     if not gpus:
-        return "proxy", f"this machine has no GPU: {_TOY}"
-    wanted = resolve("llama31_8b", overrides=overrides).config
+        return PROXY_PROFILE, f"this machine has no GPU: {_TOY}"
+    wanted = resolve(BENCHMARK_PROFILE, overrides=overrides).config
     absent = [path.name for path in _token_files(wanted) if not path.exists()]
     if absent:
         found = f"{gpus} GPUs are here, but {', '.join(absent)} not in {wanted.data.directory} (DATADIR)"
-        return "proxy", f"{found}: {_TOY}"
-    return "llama31_8b", f"{gpus} GPUs and the data in {wanted.data.directory} are here"
+        return PROXY_PROFILE, f"{found}: {_TOY}"
+    return BENCHMARK_PROFILE, f"{gpus} GPUs and the data in {wanted.data.directory} are here"
 
 
 def fit_proxy(config: Config, gpus: int) -> Config:
@@ -46,15 +64,10 @@ def require_accelerators(config: Config) -> None:
     if found < wanted and (found or not config.benchmark.is_scaled):
         raise EnvironmentFailure(
             f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
-            "allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile proxy on a machine without"
+            f"allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile {PROXY_PROFILE} on a machine without"
         )
 
 
 def _token_files(config: Config) -> list[Path]:
     directory, prefixes = Path(config.data.directory), (config.data.train_prefix, config.data.valid_prefix)
     return [directory / f"{name}{suffix}" for name in prefixes for suffix in (".idx", ".bin")]
-
-
-def default_profile() -> str:
-    """The profile of the main job: the benchmark where an accelerator is, the proxy elsewhere."""
-    return "llama31_8b" if accelerators() else "proxy"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import yaml
 
@@ -16,8 +16,8 @@ _DEEPEST = 12  # an anchor may contain itself; no real configuration is this dee
 class Document:
     """A mapping, and for every dotted key in it the line it stands on."""
 
-    value: dict[str, Any]
-    lines: dict[str, int] = field(default_factory=dict)
+    value: Mapping[str, object]
+    lines: Mapping[str, int]
 
 
 def read(source: bytes, name: str) -> Document:
@@ -31,21 +31,20 @@ def read(source: bytes, name: str) -> Document:
     except UnicodeDecodeError as error:
         line = source.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{name}:{line}: found bytes that are not UTF-8; allowed: UTF-8 text") from None
-    loader: Any = None
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            found = "nothing" if node is None else f"a {node.id}"
+            kind = "a sequence" if isinstance(node, yaml.SequenceNode) else "a scalar"
+            found = "nothing" if node is None else kind
             raise ConfigError(f"{name}:1: top level: found {found}; allowed: a mapping of keys to values")
-        document = Document({})
-        document.value.update(_mapping(node, "", loader, document.lines, name))
-        return document
+        lines: dict[str, int] = {}
+        return Document(_mapping(node, "", loader, lines, name), lines)
     except yaml.YAMLError as error:
         raise ConfigError(_syntax_error(error, text, name)) from None
 
 
-def scalar(text: str) -> Any:
+def scalar(text: str) -> object:
     """The value of one --set or alias, read as YAML.
 
     Raises:
@@ -66,11 +65,11 @@ def _syntax_error(error: yaml.YAMLError, text: str, name: str) -> str:
 
 
 def _mapping(
-    node: yaml.MappingNode, path: str, loader: Any, lines: dict[str, int], name: str
-) -> dict[str, Any]:
+    node: yaml.MappingNode, path: str, loader: yaml.SafeLoader, lines: dict[str, int], name: str
+) -> dict[str, object]:
     if path.count(".") > _DEEPEST:
         raise ConfigError(f"{name}:{node.start_mark.line + 1}: {path}: found an anchor that contains itself")
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = loader.construct_object(key_node, deep=True)
@@ -87,7 +86,7 @@ def _mapping(
     return result
 
 
-def _value(node: yaml.Node, path: str, loader: Any, lines: dict[str, int], name: str) -> Any:
+def _value(node: yaml.Node, path: str, loader: yaml.SafeLoader, lines: dict[str, int], name: str) -> object:
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, loader, lines, name)
     try:

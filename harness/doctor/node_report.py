@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.config.file import resolve
 from harness.config.profile_choice import choose_profile
@@ -53,12 +52,8 @@ def all_checks() -> list[Check]:
 
 
 def _patient(profile: str | None, overrides: list[str], *, quick: bool) -> Patient:
-    gpus = accelerators()
-    if profile is None:
-        profile, why = choose_profile(overrides)
-        tell(f"profile: {profile}, because {why}")
-    config = resolve(profile, overrides=overrides).config
-    return Patient(config=config, gpus=gpus, needs_gpus=not config.benchmark.is_scaled, quick=quick)
+    config = resolve(choose_profile(profile, overrides=overrides), overrides=overrides).config
+    return Patient(config=config, gpus=accelerators(), needs_gpus=not config.benchmark.is_scaled, quick=quick)
 
 
 def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> NodeReport:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from harness.config.file import resolve
+from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.contract.build import build
 from harness.contract.config import Model
 from harness.machine import facts
@@ -148,7 +149,7 @@ def load() -> Work:
 
 
 def model() -> Model:
-    return resolve("llama31_8b", aliases={}).config.model
+    return resolve(BENCHMARK_PROFILE, aliases={}).config.model
 
 
 def attention_of(precision: str) -> str:

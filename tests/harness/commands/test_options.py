@@ -8,6 +8,7 @@ from harness import cli
 from harness.base.errors import ConfigError, UsageError
 from harness.campaign import launch_files, store
 from harness.commands import run
+from harness.config import profile_choice
 from harness.config.file import resolve
 from harness.report import index_table
 from harness.study import grid
@@ -24,7 +25,7 @@ def test_arms_that_are_named_one_by_one_are_all_trained(monkeypatch):
 def test_run_takes_the_profile_that_fits_the_machine_and_says_why(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(run, "start", lambda config, say: seen.append(config.profile) or 0)
-    monkeypatch.setattr(run, "choose_profile", lambda overrides: ("llama31_8b", "GPUs are here"))
+    monkeypatch.setattr(profile_choice, "fitting_profile", lambda overrides: ("llama31_8b", "GPUs are here"))
     assert cli.main(["run"]) == 0 and cli.main(["run", "--profile", "proxy"]) == 0
     assert seen == ["llama31_8b", "proxy"]
     assert "because GPUs are here" in capsys.readouterr().err

@@ -55,10 +55,16 @@ def test_the_table_shows_every_key_once_and_every_formula(capsys):
     assert any("[mxfp4, fp8]" in line for line in lines)
 
 
-def test_without_a_profile_the_machine_decides(capsys, monkeypatch):
-    for accelerators, profile in ((0, "proxy"), (8, "llama31_8b")):
+def test_without_a_profile_the_machine_decides_as_it_does_for_the_main_job(capsys, monkeypatch, tmp_path):
+    place = ["--set", f"data.directory={tmp_path}"]
+    for accelerators, profile in ((0, "proxy"), (8, "proxy")):
         monkeypatch.setattr(profile_choice, "accelerators", lambda count=accelerators: count)
-        assert document(capsys)["profile"] == profile
+        assert document(capsys, *place)["profile"] == profile
+    data = resolve("llama31_8b", aliases={}).config.data
+    for name in (data.train_prefix, data.valid_prefix):
+        for suffix in (".idx", ".bin"):
+            (tmp_path / f"{name}{suffix}").touch()
+    assert document(capsys, *place)["profile"] == "llama31_8b"
 
 
 def test_the_lint_says_what_the_rules_would():

@@ -12,18 +12,28 @@ from tests.harness.scripted_harness import scripted_config
 
 def test_without_a_gpu_the_main_job_is_the_proxy(monkeypatch):
     monkeypatch.setattr(profile_choice, "accelerators", lambda: 0)
-    profile, why = profile_choice.choose_profile([])
+    profile, why = profile_choice.fitting_profile([])
     assert profile == "proxy" and "no GPU" in why
 
 
 def test_with_gpus_the_data_decides(monkeypatch, tmp_path):
     monkeypatch.setattr(profile_choice, "accelerators", lambda: 8)
     overrides = [f"data.directory={tmp_path}", "data.train_prefix=a", "data.valid_prefix=b"]
-    profile, why = profile_choice.choose_profile(overrides)
+    profile, why = profile_choice.fitting_profile(overrides)
     assert profile == "proxy" and "a.idx" in why
     for name in ("a.idx", "a.bin", "b.idx", "b.bin"):
         (tmp_path / name).touch()
-    assert profile_choice.choose_profile(overrides)[0] == "llama31_8b"
+    assert profile_choice.fitting_profile(overrides)[0] == "llama31_8b"
+
+
+def test_what_is_asked_for_is_taken_and_nothing_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 0)
+    assert profile_choice.choose_profile("mine", overrides=[]) == "mine"
+    assert profile_choice.choose_profile("mine", overrides=[], preset="mi355x_1x8") == "mine"
+    assert profile_choice.choose_profile(None, overrides=[], preset="mi355x_1x8") == "llama31_8b"
+    assert capsys.readouterr().err == ""
+    assert profile_choice.choose_profile(None, overrides=[]) == "proxy"
+    assert "profile: proxy\nbecause this machine has no GPU" in capsys.readouterr().err
 
 
 def test_more_ranks_than_gpus_are_refused_before_anything_starts(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from harness.base.ask_program import ask_program
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
 from harness.commands import doctor
+from harness.config import profile_choice
 from harness.config.file import resolve
 from harness.doctor import gpu, node_report, software
 from harness.doctor import nodes as doctor_nodes
@@ -61,10 +62,10 @@ def test_the_benchmark_without_gpus_fails(monkeypatch, capsys):
 
 def test_without_a_profile_the_doctor_takes_the_one_that_would_run(monkeypatch, capsys):
     monkeypatch.setattr(node_report, "accelerators", lambda: 0)
-    monkeypatch.setattr(node_report, "choose_profile", lambda overrides: ("proxy", "of the test"))
+    monkeypatch.setattr(profile_choice, "fitting_profile", lambda overrides: ("proxy", "of the test"))
     monkeypatch.setattr(node_report, "all_checks", gpu.checks)
     assert command() == EXIT_OK
-    assert "profile: proxy, because of the test" in capsys.readouterr().err
+    assert "profile: proxy\nbecause of the test" in capsys.readouterr().err
 
 
 def test_a_check_that_crashes_is_unknown_and_the_next_one_is_asked():
