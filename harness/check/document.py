@@ -1,34 +1,62 @@
-"""The JSON of `check`, which other people's scripts read."""
+"""The document of `check --json`, which other people's scripts read: the fields are its keys, in its order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compliance.official import compliance_checker
 from compliance.official.package_checker import Oracle
+from compliance.rule_input import Violation
 from harness.check.log_directory import Checked
 
 
-def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> dict[str, Any]:
-    """The JSON that other people's scripts read."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfficialVerdicts:
+    """What the official tools say.
+
+    Args:
+        version: of mlperf-logging.
+        compliance_checker: log -> pass | fail.
+        package_checker: pass | fail | not run, the worst of the packages.
+    """
+
+    version: str
+    compliance_checker: Mapping[str, str]
+    compliance_checker_notes: Mapping[str, str]
+    package_checker: str
+    package_checker_notes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """The verdict on everything that was named."""
+
+    ok: bool
+    ruleset: str
+    files: int
+    violations: Sequence[Violation]
+    official: OfficialVerdicts
+
+
+def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> Document:
+    """The verdicts on several directories and packages as one."""
     names = _names([path for one in checked for path in one.paths])
     verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
-    return {
-        "ok": all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages),
-        "ruleset": ", ".join(dict.fromkeys(one.ruleset for one in checked)),
-        "files": sum(len(one.paths) for one in checked),
-        "violations": [asdict(violation) for one in checked for violation in one.violations],
-        "official": {
-            "version": compliance_checker.version(),
-            "compliance_checker": {name: verdict.verdict for name, verdict in verdicts.items()},
-            "compliance_checker_notes": {name: verdict.note for name, verdict in verdicts.items()},
-            "package_checker": _worst([oracle.verdict for oracle in packages]),
-            "package_checker_notes": [oracle.note for oracle in packages],
-        },
-    }
+    return Document(
+        ok=all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages),
+        ruleset=", ".join(dict.fromkeys(one.ruleset for one in checked)),
+        files=sum(len(one.paths) for one in checked),
+        violations=[violation for one in checked for violation in one.violations],
+        official=OfficialVerdicts(
+            version=compliance_checker.version(),
+            compliance_checker={name: verdict.verdict for name, verdict in verdicts.items()},
+            compliance_checker_notes={name: verdict.note for name, verdict in verdicts.items()},
+            package_checker=_worst([oracle.verdict for oracle in packages]),
+            package_checker_notes=[oracle.note for oracle in packages],
+        ),
+    )
 
 
 def _worst(verdicts: Sequence[str]) -> str:

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compliance import repository, scoring
 from compliance.benchmark import BENCHMARK
-from compliance.rule_input import Case
+from compliance.rule_input import Case, Violation
 from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check.grouped_text import shown
 from harness.check.log_directory import Checked, beside, examined
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Element:
+    """A result directory in the JSON list of `check --all`: the fields are its keys, in its order.
+
+    Args:
+        files: logs.
+        time_to_train_min: olympic mean before normalisation, unverified.
+        official_pass: logs that the official checker passes; None where it was not asked.
+    """
+
+    directory: str
+    organisation: str
+    system: str
+    ok: bool
+    ruleset: str
+    files: int
+    time_to_train_min: float | None
+    official_pass: int | None
+    violations: Sequence[Violation]
 
 
 def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool) -> Iterator[Checked]:
@@ -40,20 +60,20 @@ def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool)
                 yield beside(found, before)
 
 
-def element(checked: Checked) -> dict[str, Any]:
-    """A result directory in the JSON list of `check --all`."""
+def element(checked: Checked) -> Element:
+    """The verdict on a result directory."""
     passed = sum(verdict.verdict == "pass" for verdict in checked.official)
-    return {
-        "directory": str(checked.directory),
-        "organisation": checked.directory.parts[-4] if len(checked.directory.parts) > 3 else "",
-        "system": checked.directory.parent.name,
-        "ok": checked.ok,
-        "ruleset": checked.ruleset,
-        "files": len(checked.paths),
-        "time_to_train_min": _minutes(checked),
-        "official_pass": passed if checked.official else None,
-        "violations": [asdict(violation) for violation in checked.violations],
-    }
+    return Element(
+        directory=str(checked.directory),
+        organisation=checked.directory.parts[-4] if len(checked.directory.parts) > 3 else "",
+        system=checked.directory.parent.name,
+        ok=checked.ok,
+        ruleset=checked.ruleset,
+        files=len(checked.paths),
+        time_to_train_min=_minutes(checked),
+        official_pass=passed if checked.official else None,
+        violations=checked.violations,
+    )
 
 
 def line(checked: Checked) -> str:

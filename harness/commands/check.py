@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 from compliance import rules_page
 from compliance.ruleset import NAMES
@@ -45,11 +46,11 @@ def _paths(args: argparse.Namespace) -> int:
     checked, packages = judge(args.paths, args.ruleset, skip_official=args.skip_official)
     found = document(checked, packages)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(asdict(found), indent=2))
     else:
         print("\n".join(line for one in checked for line in grouped_text.lines(one)))
         print("".join(grouped_text.package(oracle) for oracle in packages), end="")
-    return EXIT_OK if found["ok"] else EXIT_FAILED
+    return EXIT_OK if found.ok else EXIT_FAILED
 
 
 def _repository(args: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def _repository(args: argparse.Namespace) -> int:
     found = results_repository.checked(args.paths, args.ruleset, skip_official=args.skip_official)
     for number, checked in enumerate(found):
         if args.json:
-            element = json.dumps(results_repository.element(checked), indent=1)
+            element = json.dumps(asdict(results_repository.element(checked)), indent=1)
             print(("[" if number == 0 else ",") + element, flush=True)
         else:
             print(results_repository.line(checked), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from compliance.ruleset import NAMES
@@ -45,7 +46,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     built = build.build(args.campaigns, args.out, build.own_fields(args.fields, args.field), args.ruleset)
-    print(json.dumps(build.document(built), indent=2) if args.json else "\n".join(build.lines(built)))
+    said = json.dumps(asdict(build.document(built)), indent=2) if args.json else "\n".join(build.lines(built))
+    print(said)
     return EXIT_OK if built.target else EXIT_FAILED
 
 
@@ -54,7 +56,7 @@ def _verify(args: argparse.Namespace) -> int:
     documents, ok = [], True
     for organisation in verify.organisations(args.tree):
         verdict = verify.verified(organisation, args.ruleset)
-        documents.append(verify.document(verdict))
+        documents.append(asdict(verify.document(verdict)))
         ok = ok and verdict.ok
         if not args.json:
             print("\n".join(verify.lines(verdict)), flush=True)

@@ -7,10 +7,9 @@ import difflib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
@@ -21,9 +20,9 @@ from harness.check import grouped_text
 from harness.package import archive, eligibility, tree_writer
 from harness.package import verify as package_verify
 from harness.package.eligibility import Submittable
-from harness.package.system_fields import placeholders
+from harness.package.system_fields import Field, placeholders
 from harness.package.tree_writer import Written
-from harness.package.verify import Verdict
+from harness.package.verify import ToolVerdict, Verdict
 
 _OF_THE_RUNS = ("submitter", "division", "status", "system_name", "number_of_nodes", "accelerators_per_node")
 
@@ -77,7 +76,7 @@ def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], reques
 
 
 @contextlib.contextmanager
-def _staging(out: Path, name: str) -> Any:
+def _staging(out: Path, name: str) -> Iterator[Path]:
     """A directory beside the target, gone in the end; so is --out where this made it in vain."""
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -153,19 +152,50 @@ def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
     return replace(violation, file=str(written.origins.get(inside, inside)))
 
 
-def document(built: Built) -> Mapping[str, Any]:
-    """The JSON form."""
-    verdict = package_verify.document(built.verdict) if built.verdict else {"violations": [], "official": {}}
-    verdict["violations"] += [asdict(violation) for violation in built.refused]
-    described = built.written.described
-    return {
-        **verdict,
-        "ok": built.target is not None,
-        "tree": str(built.target) if built.target else None,
-        "archive": str(built.archive) if built.archive else None,
-        "archive_sha256": archive.digest(built.archive) if built.archive else None,
-        "systems": {name: tree_writer.described_json(fields) for name, fields in described.items()},
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedDocument:
+    """What `package build --json` prints of campaigns that were refused: the fields are its keys, in its order."""
+
+    violations: Sequence[Violation]
+    official: Mapping[str, str] = field(default_factory=dict)
+    ok: bool = False
+    tree: str | None = None
+    archive: str | None = None
+    archive_sha256: str | None = None
+    systems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuiltDocument:
+    """The same of a tree that was written and judged; tree and archive are None where a check failed."""
+
+    ok: bool
+    tree: str | None
+    ruleset: str
+    checksums: str | Sequence[str]
+    violations: Sequence[Violation]
+    official: Mapping[str, str | ToolVerdict]
+    archive: str | None
+    archive_sha256: str | None
+    systems: Mapping[str, Mapping[str, Field]]
+
+
+def document(built: Built) -> BuiltDocument | RefusedDocument:
+    """What became of the build, as a document."""
+    if built.verdict is None:
+        return RefusedDocument(violations=built.refused)
+    verdict = package_verify.document(built.verdict)
+    return BuiltDocument(
+        ok=built.target is not None,
+        tree=str(built.target) if built.target else None,
+        ruleset=verdict.ruleset,
+        checksums=verdict.checksums,
+        violations=verdict.violations,
+        official=verdict.official,
+        archive=str(built.archive) if built.archive else None,
+        archive_sha256=archive.digest(built.archive) if built.archive else None,
+        systems=built.written.described,
+    )
 
 
 def lines(built: Built) -> list[str]:

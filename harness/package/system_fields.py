@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from compliance.system_description import ALSO, FIELDS, MEANINGFUL, STATUSES
 from harness.contract.config import Config, System
@@ -28,7 +27,7 @@ class Field:
     origin: str
 
 
-def describe(config: Config, recorded: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Field]:
+def describe(config: Config, recorded: Mapping[str, object], given: Mapping[str, str]) -> dict[str, Field]:
     """Every field of the description, in the order of the rules.
 
     Args:
@@ -55,7 +54,7 @@ def placeholders(fields: Mapping[str, Field]) -> tuple[list[str], list[str]]:
     return [name for name in empty if name in MEANINGFUL], [name for name in empty if name not in MEANINGFUL]
 
 
-def _probed(recorded: Mapping[str, Any]) -> dict[str, str]:
+def _probed(recorded: Mapping[str, object]) -> dict[str, str]:
     """As the training machine was probed; this machine's own answers only where it is plainly the same one."""
     system = recorded.get("system")
     if not isinstance(system, dict):
@@ -93,9 +92,10 @@ def _of_the_preset(system: System) -> dict[str, str]:
     }
 
 
-def _of_runs(recorded: Mapping[str, Any]) -> dict[str, str]:
-    packages = recorded.get("packages") if isinstance(recorded.get("packages"), dict) else {}
-    versions = {str(name): str(version) for name, version in (packages or {}).items()}
+def _of_runs(recorded: Mapping[str, object]) -> dict[str, str]:
+    packages = recorded.get("packages")
+    known = packages.items() if isinstance(packages, dict) else ()
+    versions = {str(name): str(version) for name, version in known}
     frameworks = [f"{name} {versions.pop(key)}" for name, key in _FRAMEWORKS if key in versions]
     stack = [f"{name} {version}" for name, version in sorted(versions.items())]
     system = recorded.get("system")

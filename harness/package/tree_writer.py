@@ -16,7 +16,7 @@ import jinja2
 
 from harness.base.errors import UsageError
 from harness.campaign.campaign import Campaign
-from harness.config.file import resolve
+from harness.config.file import leaves_of, resolve
 from harness.contract.config import Config, to_mapping
 from harness.package import eligibility
 from harness.package.eligibility import Submittable
@@ -45,6 +45,59 @@ class Written:
 
     described: dict[str, dict[str, Field]] = field(default_factory=dict)
     origins: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Software:
+    """What the training machine ran, as the templates name it.
+
+    Args:
+        packages: names and versions in one line.
+        python: major and minor version.
+        torch_index: of download.pytorch.org, for example cu130; None where the version names none.
+        torch_of_a_vendor: from a container image, so that no index has it.
+    """
+
+    packages: str
+    python: str
+    torch: str
+    torch_index: str | None
+    torch_of_a_vendor: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GemmKind:
+    """A way in which GEMMs ran, as proof.json has it; its values are the run's own words."""
+
+    gemm: object
+    format: object
+    transform: object
+    scale_rule: object
+    rounding: object
+    backend: object
+    engine: object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Implementation:
+    """What was trained, as the templates name it.
+
+    Args:
+        gemms: the distinct ways they ran, over all layers and runs.
+        settings: options of `./run.sh run` that lead from the packed benchmark.yaml to this configuration.
+        arm_argument: the arm, quoted for a shell.
+    """
+
+    submitter: str
+    system: str
+    arm: str
+    runs: int
+    config: Config
+    commit: str
+    recipe: str
+    gemms: Sequence[GemmKind]
+    settings: str
+    arm_argument: str
 
 
 def name_of(text: str) -> str:
@@ -86,71 +139,70 @@ def _implementation(source: Submittable, place: Path, tree: Path, written: Writt
         _text(place / "proofs" / f"run_{run.index}.json", json.dumps(evidence.proof, indent=1))
         if run.index not in scored:
             _copy(campaign.result(run.index), place / "unscored_runs" / f"run_{run.index}.txt", tree, written)
-    values = _values(source)
+    values = _described(source), software(source.recorded)
     for template, name in _WRITTEN.items():
-        _text(place / name, rendered(template, values))
+        _text(place / name, rendered(template, *values))
         (place / name).chmod(0o755 if name.endswith(".sh") else 0o644)
 
 
-def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """A template with its values; one that is missing is an error."""
+def rendered(template: str, *values: Implementation | Software) -> str:
+    """A template with the fields of these values; one that is missing is an error."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    return environment.get_template(template).render(values).rstrip("\n")
+    known = {field.name: getattr(one, field.name) for one in values for field in dataclasses.fields(one)}
+    return environment.get_template(template).render(known).rstrip("\n")
 
 
-def _values(source: Submittable) -> dict[str, Any]:
-    campaign, recorded = source.campaign, source.recorded
-    packages = recorded.get("packages") if isinstance(recorded.get("packages"), dict) else {}
-    torch = str((packages or {}).get("torch") or "")
+def _described(source: Submittable) -> Implementation:
+    campaign = source.campaign
+    return Implementation(
+        submitter=campaign.config.system.submitter,
+        system=campaign.config.system.name,
+        arm=campaign.arm,
+        runs=len(campaign.runs),
+        config=campaign.config,
+        commit=source.commit,
+        recipe=campaign.config.arms[campaign.arm].recipe,
+        gemms=_kinds(source),
+        settings=" ".join(f"--set {shlex.quote(text)}" for text in settings(campaign.config)),
+        arm_argument=shlex.quote(campaign.arm),
+    )
+
+
+def software(recorded: Mapping[str, object]) -> Software:
+    """From environment.json of a run."""
+    packages = recorded.get("packages")
+    versions = packages if isinstance(packages, dict) else {}
+    torch = str(versions.get("torch") or "")
     indexed = _TORCH_INDEX.fullmatch(torch)
-    return {
-        "submitter": campaign.config.system.submitter,
-        "system": campaign.config.system.name,
-        "arm": campaign.arm,
-        "runs": len(campaign.runs),
-        "config": campaign.config,
-        "commit": source.commit,
-        "recipe": campaign.config.arms[campaign.arm].recipe,
-        "gemms": kinds(source),
-        "packages": ", ".join(f"{name} {version}" for name, version in (packages or {}).items()),
-        "python": str(recorded.get("python") or "").rpartition(".")[0],
-        "torch": torch,
-        "torch_index": indexed["tag"] if indexed else None,
-        "torch_of_a_vendor": "+" in torch and not indexed,
-        "settings": " ".join(f"--set {shlex.quote(text)}" for text in settings(campaign.config)),
-        "arm_argument": shlex.quote(campaign.arm),
-    }
+    return Software(
+        packages=", ".join(f"{name} {version}" for name, version in versions.items()),
+        python=str(recorded.get("python") or "").rpartition(".")[0],
+        torch=torch,
+        torch_index=indexed["tag"] if indexed else None,
+        torch_of_a_vendor="+" in torch and not indexed,
+    )
 
 
-def kinds(source: Submittable) -> list[dict[str, Any]]:
-    """The distinct ways GEMMs ran, over all layers and runs."""
-    names = ("gemm", "format", "transform", "scale_rule", "rounding", "backend", "engine")
-    rows = [tuple(row.get(name) for name in names) for one in source.evidence for row in one.proof["gemms"]]
-    return [dict(zip(names, row, strict=True)) for row in dict.fromkeys(rows)]
+def _kinds(source: Submittable) -> list[GemmKind]:
+    names = [field.name for field in dataclasses.fields(GemmKind)]
+    rows = [row for one in source.evidence for row in one.proof["gemms"]]
+    return list(dict.fromkeys(GemmKind(**{name: row.get(name) for name in names}) for row in rows))
 
 
 def settings(config: Config) -> list[str]:
     """The --set texts that lead from the packed benchmark.yaml to this configuration."""
     plain = resolve(config.profile, file=eligibility.ROOT / "benchmark.yaml", aliases={}).config
-    before = dict(_leaves(_without_places(plain)))
-    after = dict(_leaves(_without_places(config)))
+    before = dict(leaves_of(_without_places(plain)))
+    after = dict(leaves_of(_without_places(config)))
     changed = [key for key in after if key not in _OF_THE_COMMAND and after[key] != before.get(key)]
     return [f"{key}={_yaml(after[key])}" for key in changed]
 
 
 def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in mapping.items():
-        inner = isinstance(value, dict)
-        found += _leaves(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-    return found
 
 
 def _without_places(config: Config) -> dict[str, Any]:
@@ -173,7 +225,3 @@ def _copy(source: Path, path: Path, tree: Path, written: Written) -> None:
     shutil.copyfile(source, path)
     path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
     written.origins[path.relative_to(tree.parent).as_posix()] = source
-
-
-def described_json(fields: Mapping[str, Field]) -> dict[str, dict[str, str]]:
-    return {name: dataclasses.asdict(known) for name, known in fields.items()}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from compliance import checker, leaks, repository
 from compliance.benchmark import BENCHMARK
@@ -93,17 +92,42 @@ def _located(violation: Violation, parent: Path) -> Violation:
     return violation if path.is_absolute() else replace(violation, file=str(parent / path))
 
 
-def document(verdict: Verdict) -> dict[str, Any]:
-    """The JSON form."""
-    tools = {oracle.tool: {"verdict": oracle.verdict, "note": oracle.note} for oracle in verdict.asked}
-    return {
-        "ok": verdict.ok,
-        "tree": str(verdict.organisation),
-        "ruleset": verdict.ruleset,
-        "checksums": _checksums(verdict),
-        "violations": [asdict(violation) for violation in verdict.violations],
-        "official": {"version": compliance_checker.version(), **tools},
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolVerdict:
+    """What one official tool says."""
+
+    verdict: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """What `package verify --json` prints: the fields are its keys, in its order.
+
+    Args:
+        checksums: what does not agree with SHA256SUMS, or a word about it.
+        official: version of mlperf-logging, then each tool with its verdict.
+    """
+
+    ok: bool
+    tree: str
+    ruleset: str
+    checksums: str | Sequence[str]
+    violations: Sequence[Violation]
+    official: Mapping[str, str | ToolVerdict]
+
+
+def document(verdict: Verdict) -> Document:
+    """The verdict as a document."""
+    tools = {oracle.tool: ToolVerdict(verdict=oracle.verdict, note=oracle.note) for oracle in verdict.asked}
+    return Document(
+        ok=verdict.ok,
+        tree=str(verdict.organisation),
+        ruleset=verdict.ruleset,
+        checksums=_checksums(verdict),
+        violations=verdict.violations,
+        official={"version": compliance_checker.version(), **tools},
+    )
 
 
 def _checksums(verdict: Verdict) -> str | list[str]:
