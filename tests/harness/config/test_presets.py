@@ -113,7 +113,7 @@ def test_plan_says_where_memory_comes_from(capsys):
         "139.0" in text and "predicted: 118 GiB of 139 GiB (facts.yaml, H200); in GiB: weights 15.0" in text
     )
     assert cli.main(["plan", "--profile", "llama31_8b"]) == 0
-    assert "of an accelerator of unknown memory (system.accelerator_memory_gib)" in capsys.readouterr().out
+    assert "the accelerator's memory is unknown (system.accelerator_memory_gib)" in capsys.readouterr().out
 
 
 def test_plan_shows_a_preset_with_line_numbers_and_its_memory(capsys):
