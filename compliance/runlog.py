@@ -125,8 +125,9 @@ def _evaluations(parsed: Parsed) -> list[Evaluation]:
             continue
         samples, value = samples_of(event), number(event.value)
         if samples is not None and value is not None:
-            place = {"line": event.line, "time_ms": event.time_ms}
-            found.append(Evaluation(**place, samples=samples, log_perplexity=value))
+            found.append(
+                Evaluation(line=event.line, time_ms=event.time_ms, samples=samples, log_perplexity=value)
+            )
     return found
 
 
