@@ -205,6 +205,7 @@ IN_A_PACKAGE = {
     "no system description": ("C19", lambda directory: (directory.parent.parent.parent / "systems/box.json").unlink()),
     "a stale scaling.json": ("C19", extra("scaling.json", '{"scaling_factor": 1.0178}')),
     "a broken scaling.json": ("C19", extra("scaling.json", "{")),
+    "a factor beyond any float": ("C19", extra("scaling.json", f'{{"scaling_factor": 1{"0" * 400}}}')),
     "nine files": ("C19", without_files(9)),
     "two files": ("C19", without_files(*range(2, 10))),
     "eleven files": ("C19", lambda directory: put(directory, 10, compliant_log(run=10))),
