@@ -27,9 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--cells", nargs="+", action="extend", metavar="C", help=only)
     add("--seeds", type=positive, default=3, help="runs per cell, paired over cells (default 3)")
     add("--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)")
-    add_profile(
-        parser, "proxy | study (one GPU) | another of benchmark.yaml (default proxy)", default="proxy"
-    )
+    add_profile(parser, "proxy | study (one GPU) | any other (default proxy)", default="proxy")
     half = "half: what the baseline has after half of its steps (default: proxy 4.2, else half)"
     add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
     add_set(parser)
