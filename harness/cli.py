@@ -91,7 +91,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     module = importlib.import_module(COMMANDS[command][0])
     try:
-        return module.main(_parser(command).parse_args(rest))
+        code: int = module.main(_parser(command).parse_args(rest))
+        return code
     except UserError as error:
         tell(error)
         return error.exit_code

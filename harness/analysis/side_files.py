@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compliance import runlog
+from compliance.benchmark import PROXY
 from compliance.runlog import RunLog
 from harness.records import attempt
 
@@ -61,10 +62,11 @@ def accelerators(system: Json, campaign: Json, run: RunLog) -> int | None:
     config = _mapping(campaign.get("config"))
     parallelism = _mapping(config.get("parallelism"))
     counts = [parallelism.get(key) for key in ("nodes", "gpus_per_node")]
-    if str(config.get("benchmark", "")).endswith("_proxy"):
+    if config.get("benchmark") == PROXY.name:
         return None
     if all(type(one) is int for one in counts):
-        return math.prod(count for count in counts if count is not None)
+        product: int = math.prod(count for count in counts if count is not None)
+        return product
     return _disclosed_accelerators(run)
 
 

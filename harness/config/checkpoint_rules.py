@@ -65,7 +65,7 @@ def _manifest(config: Config) -> dict[str, Any]:
             raise _problem(config, f"a directory of checkpoints; the last is {directory / inside[-1]}")
         raise _problem(config, f"no {_MANIFEST} in it: half written, or of another program")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise _problem(config, f"a {_MANIFEST} that is no JSON") from None
     known = isinstance(found, dict) and found.get("schema") == _SCHEMA

@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from harness.contract import benchmark
 
@@ -25,12 +25,21 @@ class ConfigProblem(Exception):
         self.path, self.found, self.allowed = path, found, allowed
 
 
-def build(kind: Any, value: Any, path: str) -> Any:
-    """Build a value of type `kind` from plain data, or say which key is wrong.
+_T = TypeVar("_T")
+
+
+def build(kind: type[_T], value: Any, path: str) -> _T:
+    """Build a value of a frozen dataclass from plain data, or say which key is wrong.
 
     Raises:
         ConfigProblem: wrong type, unknown or missing key.
     """
+    built: _T = _build(kind, value, path)
+    return built
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """The same for every type that a field may have."""
     if kind is benchmark.Benchmark:
         return _benchmark(value, path)
     if dataclasses.is_dataclass(kind):
@@ -46,11 +55,11 @@ def build(kind: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigProblem(path, repr(value), "a list, for example [mxfp4, fp8]")
-        return tuple(build(arguments[0], item, path) for item in value)
+        return tuple(_build(arguments[0], item, path) for item in value)
     if origin is not None and issubclass(origin, Mapping):
         _require_mapping(value, path)
         return {
-            _key(arguments[0], key, path): build(arguments[1], item, _join(path, str(key)))
+            _key(arguments[0], key, path): _build(arguments[1], item, _join(path, str(key)))
             for key, item in value.items()
         }
     return _scalar(kind, value, path)
@@ -67,7 +76,7 @@ def _build_union(kinds: Sequence[Any], value: Any, path: str) -> Any:
         return value
     if len(kinds) > 1:
         raise ConfigProblem(path, f"{type(value).__name__} {value!r}", " | ".join(map(_type_name, kinds)))
-    return build(kinds[0], value, path)
+    return _build(kinds[0], value, path)
 
 
 def _join(path: str, key: str) -> str:
@@ -89,7 +98,7 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
         if field.name not in value and field.default is dataclasses.MISSING:
             allowed = f"a value ({_type_name(hints[field.name])}); the key is required"
             raise ConfigProblem(_join(path, field.name), "nothing", allowed)
-    return kind(**{key: build(hints[key], item, _join(path, key)) for key, item in value.items()})
+    return kind(**{key: _build(hints[key], item, _join(path, key)) for key, item in value.items()})
 
 
 def _benchmark(value: Any, path: str) -> benchmark.Benchmark:

@@ -37,7 +37,9 @@ def verify(config: Config, *, full: bool, report: Callable[[str], None] | None =
 
 def summary(config: Config, *, full: bool) -> str:
     """What is known of data without a problem."""
-    return (data_c4 if config.data.corpus == "c4" else proxy).summary(config, full=full)
+    if config.data.corpus == "c4":
+        return data_c4.summary(config, full=full)
+    return proxy.summary(config, full=full)
 
 
 def build(config: Config, *, force: bool) -> bool:

@@ -101,7 +101,8 @@ def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
         raise EnvironmentFailure(
             f"{directory}: building the corpus failed with exit code {process.returncode}"
         )
-    return json.loads(process.stdout)
+    built: dict[str, Any] = json.loads(process.stdout)
+    return built
 
 
 def _write_manifest(directory: Path, config: Config, facts: dict[str, Any]) -> None:
@@ -153,7 +154,7 @@ def _manifest(config: Config) -> dict[str, Any]:
     if not path.exists():
         raise EnvironmentFailure(f"{path.parent}: no corpus here; {_BUILD} makes it")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for file in manifest["files"].values():
             file["bytes"], file["sha256"]
         manifest["vocab_size"], manifest["splits"]

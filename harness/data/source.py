@@ -124,7 +124,9 @@ class Web:
 
     def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         try:
-            return urllib.request.build_opener(_NoRedirect).open(request, timeout=self._timeout_s)
+            opener = urllib.request.build_opener(_NoRedirect)
+            answer: http.client.HTTPResponse = opener.open(request, timeout=self._timeout_s)
+            return answer
         except urllib.error.HTTPError as error:
             error.close()
             message = f"{request.full_url}: the server answers {error.code} {printable(error.reason, 60)}"

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from harness.base.errors import UsageError
+from harness.base.paths import ROOT
 from harness.campaign.campaign import Campaign
 from harness.config.file import leaves_of, resolve
 from harness.contract.config import Config, to_mapping
@@ -131,7 +132,7 @@ def _implementation(source: Submittable, place: Path, tree: Path, written: Writt
     """README, Dockerfile, scripts, configuration, sources and, of more than ten runs, the logs that are not scored."""
     for name in eligibility.git("ls-files", "--", *eligibility.SOURCES).splitlines():
         if name not in _WRITTEN.values():
-            _copy(eligibility.ROOT / name, place / name, tree, written)
+            _copy(ROOT / name, place / name, tree, written)
     campaign = source.campaign
     _text(place / "resolved_config.json", json.dumps(_without_places(campaign.config), indent=2))
     scored = source.scored()
@@ -194,7 +195,7 @@ def _kinds(source: Submittable) -> list[GemmKind]:
 
 def settings(config: Config) -> list[str]:
     """The --set texts that lead from the packed benchmark.yaml to this configuration."""
-    plain = resolve(config.profile, file=eligibility.ROOT / "benchmark.yaml", aliases={}).config
+    plain = resolve(config.profile, file=ROOT / "benchmark.yaml", aliases={}).config
     before = dict(leaves_of(_without_places(plain)))
     after = dict(leaves_of(_without_places(config)))
     changed = [key for key in after if key not in _OF_THE_COMMAND and after[key] != before.get(key)]
@@ -206,7 +207,7 @@ def _yaml(value: Any) -> str:
 
 
 def _without_places(config: Config) -> dict[str, Any]:
-    mapping = json.loads(json.dumps(to_mapping(config)))
+    mapping: dict[str, Any] = json.loads(json.dumps(to_mapping(config)))
     for place in _PLACES:
         section, _, name = place.rpartition(".")
         (mapping[section] if section else mapping).pop(name)
