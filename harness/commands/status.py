@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
 from harness.base.errors import EXIT_OK
 from harness.campaign import status_rows, store
@@ -21,9 +22,9 @@ def main(args: argparse.Namespace) -> int:
     output = store.output_directory()
     named = [store.find(output, name) for name in args.campaigns]
     campaigns = named or (store.load_all(output) if not args.campaigns else [])
-    documents = [status_rows.describe(made) for made in campaigns]
+    rows = [status_rows.describe(made) for made in campaigns]
     if args.json:
-        print(json.dumps({"campaigns": documents}, indent=1))
+        print(json.dumps({"campaigns": [asdict(row) for row in rows]}, indent=1))
     else:
-        print("\n".join(status_rows.table(documents)) or f"no campaigns in {output}; ./run.sh starts one")
+        print("\n".join(status_rows.table(rows)) or f"no campaigns in {output}; ./run.sh starts one")
     return EXIT_OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
         return EXIT_OK
     outcome = _outcome(args, plain, cells)
     if args.json:
-        print(json.dumps(outcome.document, indent=1))
+        print(outcome.json)
     else:
         Console(width=150).print(outcome.table)
         print("\n".join([*outcome.says, f"page: {outcome.page}"]))

@@ -9,9 +9,8 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -106,14 +105,14 @@ def _memory(text: str) -> str:
     return f"{round(int(found[1]) / 1024)} GiB" if found else text
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
         return {}
 
 
-def _part(document: Any, name: str) -> dict[str, Any]:
+def _part(document: object, name: str) -> Mapping[str, object]:
     found = document.get(name) if isinstance(document, dict) else None
     return found if isinstance(found, dict) else {}
 

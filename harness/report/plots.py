@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.ticker import FuncFormatter
 
 from compliance import reference_points
@@ -131,7 +131,7 @@ def _bars(submissions: Sequence[Submission], text: str) -> str:
             dropped = _dropped(submission, len(minutes))
             places = range(position, position + len(minutes))
             for index, place in enumerate(places):
-                axes.bar(place, minutes[index], **_fill(colour, striped=index in dropped))
+                _fill(axes.bar(place, minutes[index]), colour, striped=index in dropped)
             mean = run_figures.time_to_train_min(submission) or 0.0
             axes.plot([places[0] - 0.6, places[-1] + 0.6], [mean, mean], color=INK, lw=1.4)
             middle = (places[0] + places[-1]) / 2
@@ -145,10 +145,11 @@ def _bars(submissions: Sequence[Submission], text: str) -> str:
         return svg(axes, text, "time")
 
 
-def _fill(colour: str, *, striped: bool = False) -> dict[str, Any]:
-    """A solid bar, or one of stripes alone, which print and grey eyes tell apart too."""
-    face = {"facecolor": "none", "hatch": STRIPE} if striped else {"facecolor": colour}
-    return {**face, "edgecolor": colour, "lw": 0.8}
+def _fill(bars: BarContainer, colour: str, *, striped: bool = False) -> None:
+    """Solid bars, or some of stripes alone, which print and grey eyes tell apart too."""
+    for bar in bars:
+        bar.set(facecolor="none" if striped else colour, edgecolor=colour, linewidth=0.8)
+        bar.set_hatch(STRIPE if striped else None)
 
 
 def _dropped(submission: Submission, runs: int) -> set[int]:
@@ -211,10 +212,9 @@ def time_budget(submissions: Sequence[Submission]) -> str | None:
         for place, ((one, row, share), colour) in enumerate(zip(usable, colours(), strict=False)):
             minutes = sum(run_figures.run_minutes(one)) / row.runs_converged
             evaluation = share * minutes
-            axes.barh(-place, minutes - evaluation, height=0.55, **_fill(colour))
-            axes.barh(
-                -place, evaluation, left=minutes - evaluation, height=0.55, **_fill(colour, striped=True)
-            )
+            _fill(axes.barh(-place, minutes - evaluation, height=0.55), colour)
+            evaluated = axes.barh(-place, evaluation, left=minutes - evaluation, height=0.55)
+            _fill(evaluated, colour, striped=True)
             axes.barh(-place, -(row.init_s or 0.0) / 60, height=0.55, color=colour, alpha=0.3)
             _beside(axes, f"{100 * share:.1f} %", (minutes, -place))
         axes.axvline(0, color=INK, lw=1)

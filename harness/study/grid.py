@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import yaml
 
@@ -15,7 +15,10 @@ from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Arm, Config, GemmFormat, Recipe
 
 BASELINE = "fp8"
-_FP8, _BF16 = GemmFormat(format="fp8"), GemmFormat(format="bf16")
+_FP8, _BF16, _MXFP4 = (GemmFormat(format="fp8"), GemmFormat(format="bf16"), GemmFormat(format="mxfp4"))
+_H16, _H32 = dataclasses.replace(_MXFP4, hadamard=16), dataclasses.replace(_MXFP4, hadamard=32)
+_STOCHASTIC: tuple[Literal["none", "gradients"], ...] = ("none", "gradients")
+_HADAMARD: tuple[Literal[0, 16, 32], ...] = (0, 16, 32)
 _SCOPES = {"F": ("fprop",), "FD": ("fprop", "dgrad"), "FDW": ("fprop", "dgrad", "wgrad")}
 
 
@@ -37,9 +40,8 @@ class Cell:
     claimed_to_fail: bool = False
 
 
-def mxfp4(scope: str, **options: Any) -> Recipe:
-    """MXFP4 in the GEMMs of a scope, FP8 in the others."""
-    four = GemmFormat(format="mxfp4", **options)
+def mxfp4(scope: str, four: GemmFormat = _MXFP4) -> Recipe:
+    """MXFP4 with the options of `four` in the GEMMs of a scope, FP8 in the others."""
     fprop, dgrad, wgrad = (four if gemm in _SCOPES[scope] else _FP8 for gemm in ("fprop", "dgrad", "wgrad"))
     return Recipe(fprop=fprop, dgrad=dgrad, wgrad=wgrad)
 
@@ -47,28 +49,26 @@ def mxfp4(scope: str, **options: Any) -> Recipe:
 def paper() -> list[Cell]:
     """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 to hold them against."""
     claims = {"F": (8.0, 9.0), "FD": (10.0, 11.0), "FDW": (26.0, 27.0)}
-    rows: dict[str, tuple[str, dict[str, Any]]] = {
-        "none": ("none", {}),
-        "sr": ("stochastic", {"stochastic": "all"}),
-        "rh16": ("random hadamard", {"hadamard": 16, "signs": "step"}),
+    rows = {
+        "none": ("none", _MXFP4),
+        "sr": ("stochastic", dataclasses.replace(_MXFP4, stochastic="all")),
+        "rh16": ("random hadamard", dataclasses.replace(_MXFP4, hadamard=16, signs="step")),
     }
     cells = [
         Cell(
             name=f"{short}-{scope.lower()}",
-            recipe=mxfp4(scope, **options),
+            recipe=mxfp4(scope, four),
             stabiliser=stabiliser,
             scope=scope,
             claimed=None if scope == "FDW" and short != "none" else claims[scope],
             claimed_to_fail=scope == "FDW" and short != "none",
         )
-        for short, (stabiliser, options) in rows.items()
+        for short, (stabiliser, four) in rows.items()
         for scope in _SCOPES
     ]
-    for size in (32, 16):
-        recipe, claimed = mxfp4("FDW", hadamard=size), (8.0, 9.0)
-        cells.append(
-            Cell(name=f"h{size}-fdw", recipe=recipe, stabiliser="hadamard", scope="FDW", claimed=claimed)
-        )
+    for four in (_H32, _H16):
+        name, recipe, claimed = f"h{four.hadamard}-fdw", mxfp4("FDW", four), (8.0, 9.0)
+        cells.append(Cell(name=name, recipe=recipe, stabiliser="hadamard", scope="FDW", claimed=claimed))
     references = [Cell(name="bf16", recipe=Recipe(fprop=_BF16, dgrad=_BF16, wgrad=_BF16))]
     return [*cells, *references, baseline()]
 
@@ -86,22 +86,28 @@ CONTRASTS = (
 
 def factorial() -> list[Cell]:
     """Scale rule x rounding x transform in all three GEMMs, and candidates for a better recipe."""
-    cells = []
-    for rule in ("even", "rceil"):
-        for stochastic in ("none", "gradients"):
-            for size in (0, 16, 32):
-                options = {"scale_rule": rule, "stochastic": stochastic, "hadamard": size}
-                name = f"{rule}-{'sr' if stochastic != 'none' else 'rne'}-h{size}"
-                cells.append(Cell(name=name, recipe=mxfp4("FDW", **options), scope="FDW"))
-    square = mxfp4("FDW", hadamard=16, weight_rows=32)
-    gained = mxfp4("FDW", hadamard=16, gain=1.02)
-    only_wgrad = dataclasses.replace(mxfp4("FDW"), wgrad=GemmFormat(format="mxfp4", hadamard=16))
+    scaled = [dataclasses.replace(_MXFP4, scale_rule="even"), dataclasses.replace(_MXFP4, scale_rule="rceil")]
+    fours = [
+        dataclasses.replace(four, stochastic=stochastic, hadamard=hadamard)
+        for four in scaled
+        for stochastic in _STOCHASTIC
+        for hadamard in _HADAMARD
+    ]
+    cells = [Cell(name=_factors(four), recipe=mxfp4("FDW", four), scope="FDW") for four in fours]
+    square = mxfp4("FDW", dataclasses.replace(_H16, weight_rows=32))
+    gained = mxfp4("FDW", dataclasses.replace(_H16, gain=1.02))
+    only_wgrad = dataclasses.replace(mxfp4("FDW"), wgrad=_H16)
     cells += [
         Cell(name="h16-square-weights", recipe=square, scope="FDW"),
         Cell(name="h16-gain", recipe=gained, scope="FDW"),
         Cell(name="h16-wgrad-only", recipe=only_wgrad, scope="FDW"),
     ]
     return [*cells, baseline()]
+
+
+def _factors(four: GemmFormat) -> str:
+    rounding = "sr" if four.stochastic != "none" else "rne"
+    return f"{four.scale_rule}-{rounding}-h{four.hadamard}"
 
 
 def baseline() -> Cell:
@@ -165,13 +171,21 @@ def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
 
 def describe(cell: Cell) -> str:
     """What differs from the plain formats, for a line of text."""
-    rows: dict[str, Any] = dataclasses.asdict(cell.recipe)
-    plain = {field.name: field.default for field in dataclasses.fields(type(cell.recipe.fprop))}
     parts = []
-    for name, row in rows.items():
-        if isinstance(row, dict):
-            options = [f"{k}={v}" for k, v in row.items() if k != "format" and v != plain[k]]
-            parts.append(f"{name}: {' '.join([row['format'], *options])}")
-        elif row:
-            parts.append(f"{name}={row}")
+    for field in dataclasses.fields(cell.recipe):
+        value = getattr(cell.recipe, field.name)
+        if isinstance(value, GemmFormat):
+            parts.append(f"{field.name}: {' '.join([value.format, *_options(value)])}")
+        elif value:
+            parts.append(f"{field.name}={value}")
     return "; ".join(parts)
+
+
+def _options(gemm: GemmFormat) -> list[str]:
+    """What differs from the format's own."""
+    values = [(field, getattr(gemm, field.name)) for field in dataclasses.fields(gemm)]
+    return [
+        f"{field.name}={value}"
+        for field, value in values
+        if field.name != "format" and value != field.default
+    ]

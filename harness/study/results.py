@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -23,44 +21,94 @@ _COLUMNS = ["cell", "seed", "samples", "log_perplexity"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfJobs:
+    """Which finished studies are analysed: the first keys of study_results.json, in its order.
+
+    Args:
+        target: log perplexity; None for the baseline's after half of its samples.
+    """
+
+    grid: str
+    target: float | None
+    study: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfTable:
+    """The same of a table of curves."""
+
+    study: str
+    grid: str
+    target: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """Extra samples of a cell against another one in percent, as analysis.Estimate has them."""
+
+    cell: str
+    other: str
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """The other keys of study_results.json, in its order.
+
+    Args:
+        standard_error_pct: of the extra samples, median over the cells.
+        conclusions: sentences.
+    """
+
+    results: Sequence[Result]
+    contrasts: Sequence[Contrast]
+    standard_error_pct: float | None
+    conclusions: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What a study says.
 
     Args:
-        document: all of it as plain data.
+        json: all of it, as study_results.json holds it.
         table: a row per cell.
         says: the conclusions, in sentences.
         complete: every cell has a run.
     """
 
-    document: dict[str, Any]
+    json: str
     table: Table
     says: list[str]
     page: Path
     complete: bool
 
 
-def conclude(curves: Curves, told: dict[str, Any], cells: Sequence[grid.Cell], place: Path) -> Outcome:
-    """Analyse, and write the table, the page and its figures into `place`.
-
-    Args:
-        told: what the document says besides: "study", "grid" and "target" (None: the baseline's at half its samples).
-    """
-    if told["target"] is None:
-        told["target"] = analysis.halfway(list(curves[grid.BASELINE].values()))
-    results = analysis.analyse(curves, grid.BASELINE, told["target"])
+def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell], place: Path) -> Outcome:
+    """Analyse, and write the document, the table, the page and its figures into `place`."""
+    target = asked.target
+    if target is None:
+        target = analysis.halfway(list(curves[grid.BASELINE].values()))
+    results = analysis.analyse(curves, grid.BASELINE, target)
     by_name = {cell.name: cell for cell in cells}
-    contrasts = analysis.contrasts(curves, grid.CONTRASTS, told["target"])
+    contrasts = analysis.contrasts(curves, grid.CONTRASTS, target)
     error = analysis.standard_error_pct(results)
     says = conclusions.conclusions(results, contrasts, error, grid.BASELINE)
-    document = {**told, "results": [dataclasses.asdict(result) for result in results],
-                "contrasts": [{"cell": a, "other": b, **dataclasses.asdict(cost)} for a, b, cost in contrasts],
-                "standard_error_pct": error, "conclusions": says}  # fmt: skip
-    (place / "study_results.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    findings = Findings(
+        results=results,
+        contrasts=[Contrast(cell=a, other=b, **asdict(cost)) for a, b, cost in contrasts],
+        standard_error_pct=error,
+        conclusions=says,
+    )
+    text = json.dumps({**asdict(replace(asked, target=target)), **asdict(findings)}, indent=1)
+    (place / "study_results.json").write_text(text + "\n", encoding="utf-8")
     _write_table(place / "study.csv", curves)
-    page = study_page.write(place / "study.html", results, curves, by_name, told["target"], says)
+    page = study_page.write(place / "study.html", results, curves, by_name, target, says)
     return Outcome(
-        document=document,
+        json=text,
         table=_table(results, by_name),
         says=says,
         page=page,

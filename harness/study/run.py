@@ -19,7 +19,7 @@ from harness.contract.config import Config
 from harness.data import ensure
 from harness.machine.accelerators import accelerators
 from harness.study import analysis, grid, pool, workers
-from harness.study.results import Outcome, conclude, read_table
+from harness.study.results import OfJobs, OfTable, Outcome, conclude, read_table
 
 
 def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
@@ -28,9 +28,10 @@ def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
         _require_runs(study)
     job = studies[-1]
     told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
-    told["study"] = "+".join(one.stamp for one in studies)
+    stamps = "+".join(one.stamp for one in studies)
     curves = pool.merge([(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies])
-    return conclude(curves, told, cells, job.directory)
+    asked = OfJobs(grid=told["grid"], target=told["target"], study=stamps)
+    return conclude(curves, asked, cells, job.directory)
 
 
 def _require_runs(job: Job) -> None:
@@ -52,8 +53,7 @@ def of_table(table: Path, cells: list[grid.Cell], *, grid_name: str, target: flo
     if place.exists() and not place.is_dir():
         raise UsageError(f"{place}: found a file; allowed: a directory, or none")
     place.mkdir(exist_ok=True)
-    told = {"study": str(table), "grid": grid_name, "target": target}
-    return conclude(curves, told, cells, place)
+    return conclude(curves, OfTable(study=str(table), grid=grid_name, target=target), cells, place)
 
 
 def usual_target(plain: Config) -> float | None:

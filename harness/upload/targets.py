@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.text import printable
-from harness.upload.upload_record import Point, Record
+from harness.upload.upload_record import Point, Record, Setting
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _BATCH, _PARAMETERS = 1000, 100  # what one request to MLflow may hold
@@ -101,7 +101,7 @@ def _events(record: Record, began: float, event: Any, summaries: Any) -> Iterato
         yield event(wall_time=point.time_s, step=point.step, summary=summaries.Summary(value=values))
 
 
-def _text(summaries: Any, title: str, settings: Mapping[str, Any]) -> Any:
+def _text(summaries: Any, title: str, settings: Mapping[str, Setting]) -> Any:
     """A table for the text dashboard, which reads Markdown."""
     rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in settings.items())
     metadata = summaries.SummaryMetadata(plugin_data={"plugin_name": "text"})

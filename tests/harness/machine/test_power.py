@@ -214,10 +214,10 @@ def test_a_run_is_sampled_and_status_tells_its_energy(tmp_path, monkeypatch, cap
     assert (
         "power: nvidia-smi, 2 values every 0.2 s; informative, not an MLPerf Power" in capsys.readouterr().err
     )
-    (run,) = status_rows.describe(job.campaigns[0])["runs"]
-    (use,) = run["power"]
-    assert use["source"] == "nvidia-smi" and use["devices"] == 2 and use["mean_w"] == pytest.approx(7200)
-    seconds = use["energy_kwh"] * 3.6e6 / 7200
+    (run,) = status_rows.describe(job.campaigns[0]).runs
+    (use,) = run.power
+    assert use.source == "nvidia-smi" and use.devices == 2 and use.mean_w == pytest.approx(7200)
+    seconds = use.energy_kwh * 3.6e6 / 7200
     assert 0 < seconds < 5, "the run lasts that long"
     assert "kWh, mean 7,200 W, peak 7,200 W (nvidia-smi, 2 devices" in "\n".join(
         status_rows.table([status_rows.describe(job.campaigns[0])])

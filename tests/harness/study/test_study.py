@@ -9,6 +9,7 @@ from harness import cli
 from harness.base.errors import ConfigError, UsageError
 from harness.campaign import campaign, store
 from harness.config.file import resolve
+from harness.contract.config import GemmFormat
 from harness.study import analysis, conclusions, pool, workers
 from harness.study import grid as study_grid
 from harness.study import run as study_run
@@ -143,7 +144,7 @@ def test_the_papers_table_has_its_thirteen_cells_and_each_changes_only_what_it_s
         recipe = cells[f"none-{scope}"].recipe
         four = {gemm for gemm in ("fprop", "dgrad", "wgrad") if getattr(recipe, gemm).format == "mxfp4"}
         assert four == gemms
-    assert cells["h16-fdw"].recipe == study_grid.mxfp4("FDW", hadamard=16)
+    assert cells["h16-fdw"].recipe == study_grid.mxfp4("FDW", GemmFormat(format="mxfp4", hadamard=16))
     assert cells["sr-f"].recipe.fprop.stochastic == "all" and cells["rh16-fdw"].recipe.wgrad.signs == "step"
 
 
