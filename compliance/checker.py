@@ -21,7 +21,7 @@ from compliance.rule_input import (
 )
 from compliance.rule_list import rules_of
 from compliance.rules.tree_rules import Tree
-from compliance.ruleset import Ruleset, RulesetError, choose_ruleset, load
+from compliance.ruleset import Ruleset, RulesetError, choose, load
 from compliance.runlog import text
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "check_submission",
     "check_tree",
     "check_two_systems",
-    "choose_ruleset",
+    "choose",
     "load",
 ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -11,12 +13,14 @@ from typing import Any
 
 import yaml
 
-from compliance.benchmark import BENCHMARK, PROXY
+from compliance.benchmark import PROXY
 
 _DIRECTORY = Path(__file__).parent / "rulesets"
 NAMES = ("5.1.0", "6.0.0", "6.1.0", "proxy")
 _NEWEST = "6.1.0"
-_DEFAULTS = {BENCHMARK.name: _NEWEST, PROXY.name: "proxy"}
+# The last day on which a public log of a round started, and one more for time zones: 2025-10-10 of v5.1, 2026-05-15 of
+# v6.0. Round v6.1 closed on 2026-10-16.
+_LAST_DAYS = (("5.1.0", date(2025, 10, 11)), ("6.0.0", date(2026, 5, 16)))
 
 
 class RulesetError(ValueError):
@@ -82,15 +86,68 @@ class Ruleset:
         return int(self.keys["eval_samples"].equals)
 
 
-def choose_ruleset(benchmark: str | None, requested: str | None) -> str:
-    """The requested ruleset, else the one of the benchmark, else the newest.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """The ruleset that logs are judged by, and from what it was chosen."""
+
+    name: str
+    why: str
+
+
+def choose(
+    benchmark: str | None, requested: str | None, *, path: Path | None = None, run_start_ms: int | None = None
+) -> Choice:
+    """The ruleset of the round that logs belong to.
+
+    In this order: the requested one; the proxy's own; vX.Y in the path; the date of run_start; the newest.
+
+    Args:
+        requested: as `--ruleset` takes it: 5.1.0, 5.1 or v5.1.
+        path: where the logs lie.
+        run_start_ms: of one of the logs.
 
     Raises:
         RulesetError: the requested one does not exist.
     """
-    if requested is not None and requested not in NAMES:
-        raise RulesetError(f"ruleset: found {requested!r}; allowed: {', '.join(NAMES)}")
-    return requested or _DEFAULTS.get(benchmark or "", _NEWEST)
+    if requested is not None:
+        return Choice(name=named(requested), why="--ruleset")
+    if benchmark == PROXY.name:
+        return Choice(name="proxy", why=f"the logs are of {PROXY.name}")
+    stated = stated_round(path) if path else None
+    if stated and f"{stated}.0" in NAMES:
+        return Choice(name=f"{stated}.0", why=f"v{stated} in the path")
+    if run_start_ms is not None and (day := _day(run_start_ms)):
+        name = next((name for name, last in _LAST_DAYS if day <= last), _NEWEST)
+        return Choice(name=name, why=f"run_start on {day}; dates can be forged")
+    return Choice(name=_NEWEST, why="the newest")
+
+
+def named(requested: str) -> str:
+    """The name of a ruleset as it was asked for: 5.1.0, 5.1 or v5.1.
+
+    Raises:
+        RulesetError: there is none of this name.
+    """
+    plain = requested.removeprefix("v")
+    for name in NAMES:
+        if requested == name or plain in (name, name.removesuffix(".0")):
+            return name
+    raise RulesetError(f"ruleset: found {requested!r}; allowed: {', '.join(NAMES)}")
+
+
+def stated_round(path: Path) -> str | None:
+    """5.1, where a directory v5.1, v5.1-.. or training_results_v5.1 above says so; the nearest one counts."""
+    for part in reversed(path.resolve().parts):
+        if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
+            return found[1]
+    return None
+
+
+def _day(time_ms: int) -> date | None:
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).date()
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +42,8 @@ class RunLog:
         run_status: metadata.status of run_stop, success or aborted.
         init_start_ms: the earliest, where several ranks log it.
         points: the first record of each key.
+        last: the last eval_accuracy, readable or not; None also where the run comes from no log.
+        unreadable: why a datum that a verdict needs is not there, each with its line.
     """
 
     path: str
@@ -60,6 +62,8 @@ class RunLog:
     run_stop_samples: int | None
     evaluations: tuple[Evaluation, ...]
     points: Mapping[str, Event]
+    last: Event | None = None
+    unreadable: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float | None:
@@ -69,8 +73,17 @@ class RunLog:
 
     @property
     def samples_at_stop(self) -> int | None:
-        """Of the last evaluation, as the official RCP reader counts; without any, of run_stop."""
+        """Of the last evaluation, as the official RCP reader counts; where that does not say, of run_stop."""
+        if self.last is not None and samples_of(self.last) is None:
+            return self.run_stop_samples
         return self.evaluations[-1].samples if self.evaluations else self.run_stop_samples
+
+    @property
+    def last_log_perplexity(self) -> float | None:
+        """Of the last evaluation; None where there is none, or its value is no number."""
+        if self.last is not None:
+            return number(self.last.value)
+        return self.evaluations[-1].log_perplexity if self.evaluations else None
 
     @property
     def precision(self) -> str | None:
@@ -114,7 +127,22 @@ def build(parsed: Parsed) -> RunLog:
         run_stop_samples=samples_of(run_stop) if run_stop else None,
         evaluations=tuple(_evaluations(parsed)),
         points=MappingProxyType(points),
+        last=next((event for event in reversed(parsed.events) if event.key == "eval_accuracy"), None),
+        unreadable=tuple(_unreadable(parsed)),
     )
+
+
+def _unreadable(parsed: Parsed) -> Iterator[str]:
+    """What is there and says nothing, in the order of lines."""
+    found = [(one.line, f"record on line {one.line} unreadable") for one in parsed.malformed]
+    for event in parsed.events:
+        if event.key == "eval_accuracy" and samples_of(event) is None:
+            found.append((event.line, f"no samples_count in eval_accuracy (line {event.line})"))
+        if event.key == "eval_accuracy" and number(event.value) is None:
+            found.append((event.line, f"no number in eval_accuracy (line {event.line})"))
+        if event.key == "run_stop" and text(event.metadata.get("status")) is None:
+            found.append((event.line, f"no status in run_stop (line {event.line})"))
+    return (reason for _, reason in sorted(found))
 
 
 def _evaluations(parsed: Parsed) -> list[Evaluation]:

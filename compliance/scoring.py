@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from compliance.benchmark import BENCHMARK
+from compliance.benchmark import BENCHMARK, PROXY
 from compliance.runlog import RunLog
 
 
@@ -61,28 +61,65 @@ def _window_score(results: Sequence[float]) -> float:
         return math.inf
 
 
+def target_of(log: RunLog) -> float:
+    """The quality target: the rules' for the benchmark, whatever the log claims; a scaled one states its own."""
+    return log.target if log.benchmark == PROXY.name else BENCHMARK.target_log_perplexity
+
+
+def convergence(log: RunLog, target: float | None = None) -> bool | None:
+    """Whether a run reached the target: success counts only with a last evaluation at or below it.
+
+    A run that crashed or stopped above the target did not. None where the log cannot say: a datum that would decide it
+    is missing or unreadable (RunLog.unreadable says which); that is no verdict.
+    """
+    bound = target_of(log) if target is None else target
+    loss = log.last_log_perplexity
+    ended = log.run_start_ms is not None and log.run_stop_ms is not None
+    if log.run_status == "success" and ended and loss is not None and loss <= bound:
+        return True
+    decided = log.run_status == "aborted" or (not log.unreadable)
+    only_samples = all(reason.startswith("no samples_count") for reason in log.unreadable)
+    return False if decided or only_samples else None
+
+
+def scored_runs(logs: Sequence[RunLog]) -> list[RunLog]:
+    """The runs that are scored: all of up to ten, of more the median window in the order of their start.
+
+    Raises:
+        ScoreError: more than ten runs without a valid median window, or a log that cannot say whether it converged.
+    """
+    if len(logs) <= BENCHMARK.runs:
+        return list(logs)
+    ordered = sorted(logs, key=lambda log: (log.run_start_ms is None, log.run_start_ms or 0))
+    return [ordered[i] for i in median_window([run_result_s(log) for log in ordered])]
+
+
+def official_score_s(logs: Sequence[RunLog]) -> float:
+    """Olympic mean in seconds of runs that are scored: one that crashed or did not converge counts as the slowest.
+
+    Raises:
+        ScoreError: fewer than three runs, more than one that did not converge, or a log that cannot say.
+    """
+    return olympic_mean([run_result_s(log) for log in logs])
+
+
 def converged(log: RunLog, target: float | None = None) -> bool:
-    """The status is recomputed: success counts only with a last evaluation at or below the target."""
-    bound = log.target if target is None else target
-    return (
-        log.run_status == "success"
-        and log.duration_s is not None
-        and bool(log.evaluations)
-        and log.evaluations[-1].log_perplexity <= bound
-    )
+    """Whether the log shows that the run reached the target."""
+    return convergence(log, target) is True
 
 
 def run_result_s(log: RunLog, target: float | None = None) -> float:
-    """run_stop - run_start in seconds; infinity where the run did not converge.
+    """run_stop - run_start in seconds; infinity where the run crashed or did not converge.
 
     Raises:
-        ScoreError: no run_start or no run_stop, or one before the other.
+        ScoreError: the log cannot say whether it converged, or run_stop is not after run_start.
     """
-    if log.duration_s is None:
-        raise ScoreError(f"{log.path}: no run_start or no run_stop: the run is incomplete")
-    if log.duration_s <= 0:
+    reached = convergence(log, target)
+    if reached is None:
+        raise ScoreError(f"{log.path}: no verdict: {log.unreadable[0]}")
+    if log.duration_s is not None and log.duration_s <= 0:
         raise ScoreError(f"{log.path}: run_stop is not after run_start")
-    return log.duration_s if converged(log, target) else math.inf
+    return log.duration_s if reached and log.duration_s is not None else math.inf
 
 
 def samples_to_target(log: RunLog, target: float) -> float:

@@ -62,7 +62,7 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
 
 def _check(made: Campaign, say: Callable[[str], None]) -> list[Violation]:
     """Say what the logs of a campaign are; returns the errors."""
-    ruleset = checker.load(checker.choose_ruleset(made.config.benchmark.name, None))
+    ruleset = checker.load(checker.choose(made.config.benchmark.name, None).name)
     violations = checker.check_directory([made.result(run.index) for run in made.runs], ruleset)
     errors = [violation for violation in violations if violation.severity == "error"]
     counted = Counter(f"{run.outcome} ({run.reason})" for run in made.runs)

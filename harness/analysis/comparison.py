@@ -24,7 +24,6 @@ from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
 EFFECT_PCT = 2.0  # the difference that `runs_needed` is stated for
-NO_RATIO = "no ratio: a side without a converged run"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +54,7 @@ class Ratios:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A submission against the baseline; no ratios where a side has no converged run."""
+    """A submission against the baseline; no ratios where a side has no time to train."""
 
     submission: str
     baseline: str
@@ -87,7 +86,7 @@ def compare(submissions: Sequence[Submission]) -> Comparison:
     """
     _refuse_different_goals(submissions)
     others, baseline = submissions[:-1], submissions[-1]
-    known = [decomposition.estimates(one) if run_figures.converged(one) else {} for one in submissions]
+    known = [{} if run_figures.problem(one) else decomposition.estimates(one) for one in submissions]
     return Comparison(
         submissions=tuple(run_figures.of(one) for one in submissions),
         power=tuple(energy.of_submission(one) for one in submissions),
@@ -113,8 +112,11 @@ def _against(
     a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
 ) -> Pair:
     if not mine or not theirs:
-        nothing = Conclusions(can=(), cannot=("Nothing: a side has no converged run.",))
-        return Pair(submission=a.name, baseline=b.name, ratios=None, verdict=NO_RATIO, conclusions=nothing)
+        why = "; ".join(f"{side.name}: {said}" for side in (a, b) if (said := run_figures.problem(side)))
+        nothing = Conclusions(can=(), cannot=(f"Nothing: {why}.",))
+        return Pair(
+            submission=a.name, baseline=b.name, ratios=None, verdict=f"no ratio: {why}", conclusions=nothing
+        )
     ratios = _ratios(a, b, mine, theirs)
     found = conclusions.Found(
         time=ratios.time_to_train,

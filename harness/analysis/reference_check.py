@@ -11,8 +11,7 @@ from compliance.benchmark import BENCHMARK
 from compliance.reference_points import RcpError, Reference
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
-from harness.analysis.score_files import rules_target, window
-from harness.analysis.submission_loader import ResultSet
+from harness.analysis.submission_loader import ResultSet, require_one_submission
 from harness.base.errors import UsageError
 from harness.base.text import printable
 
@@ -55,29 +54,32 @@ class Verdict:
     time_to_train_normalized_min: float | None = None
     verdict: str
     why: str | None = None
+    unreadable_records: int = 0
 
 
 def judge(group: ResultSet) -> Verdict:
     """RCP verdict of one directory of logs (training_rules, Reference Convergence Points; closed form of the checker).
 
     Raises:
-        UsageError: another benchmark, or no single batch size: there is nothing to hold the logs against.
+        UsageError: another benchmark, or logs of several batch sizes or systems: there is no reference for them.
     """
+    require_one_submission(group)
     logs = group.runs
     reference = _reference(group, logs)
     undecided = Verdict(
         directory=str(group.directory),
         runs=len(logs),
-        runs_converged=sum(scoring.converged(log, rules_target(log)) for log in logs),
+        runs_converged=sum(map(scoring.converged, logs)),
         valid=len(logs) >= BENCHMARK.runs,
         global_batch_size=reference.global_batch_size,
         reference_mean_samples=reference.mean_samples,
         smallest_mean_samples=reference.smallest_mean,
         verdict="undecided",
+        unreadable_records=sum(len(log.unreadable) for log in logs),
     )
     try:
-        scored = window(logs)
-        minutes = scoring.olympic_mean([scoring.run_result_s(log, rules_target(log)) for log in scored]) / 60
+        scored = scoring.scored_runs(logs)
+        minutes = scoring.official_score_s(scored) / 60
         mean = reference_points.trimmed_mean([_samples(log) for log in scored])
     except (RcpError, ScoreError) as error:
         return replace(undecided, why=str(error))
@@ -97,7 +99,7 @@ def judge(group: ResultSet) -> Verdict:
 
 def _samples(log: RunLog) -> float:
     """A run that did not converge is the slowest, as the official RCP reader has it."""
-    return float(log.samples_at_stop or 0) if scoring.converged(log, rules_target(log)) else math.inf
+    return float(log.samples_at_stop or 0) if scoring.converged(log) else math.inf
 
 
 def _reference(group: ResultSet, logs: Sequence[RunLog]) -> Reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis import run_figures
@@ -115,16 +116,41 @@ def notices(submissions: Sequence[Submission]) -> list[str]:
 
 def _run_notices(submission: Submission) -> list[str]:
     runs, good, lines = len(submission.runs), len(run_figures.converged(submission)), []
+    if submission.left_out:
+        left = ", ".join(map(printable, submission.left_out))
+        lines.append(
+            f"{submission.name}: of {runs + len(submission.left_out)} runs the {runs} consecutive ones with the median "
+            f"score; not scored: {left}."
+        )
+    if reasons := [reason for run in submission.runs for reason in run.unreadable]:
+        lines.append(f"{submission.name}: {len(reasons)} unreadable records, the first: {reasons[0]}.")
+    lines += [f"{submission.name}: {pair} are copies of one log." for pair in _copies(submission)]
     if runs < BENCHMARK.runs:
         mean = "olympic mean" if good > 2 else "plain mean"
         needs = f"a score by the rules needs {BENCHMARK.runs}"
         lines.append(f"{submission.name}: {mean} of {good} run{'s' * (good != 1)}; {needs}.")
-    if good < runs:
+    missed = sum(run_figures.missed(run) for run in submission.runs)
+    if missed == 1 and runs > 1:
         lines.append(
-            f"{submission.name}: {runs - good} of {runs} runs did not reach the target and have no time here."
+            f"{submission.name}: 1 of {runs} runs did not reach the target; it counts as the slowest."
+        )
+    elif missed:
+        lines.append(
+            f"{submission.name}: {missed} of {runs} runs did not reach the target; "
+            "a result may have one such run: not a valid score."
         )
     if submission.reconstructed:
         lines.append(
             f"{submission.name}: rebuilt from published key events; evaluation time and step time are estimates."
         )
     return lines
+
+
+def _copies(submission: Submission) -> list[str]:
+    """Names of logs with the same clock, seed and losses, each set once."""
+    known: dict[object, list[str]] = {}
+    for run in submission.runs:
+        curve = tuple((one.time_ms, one.samples, one.log_perplexity) for one in run.evaluations)
+        if curve:
+            known.setdefault((run.run_start_ms, run.seed, curve), []).append(printable(Path(run.path).name))
+    return [" and ".join(names) for names in known.values() if len(names) > 1]

@@ -9,11 +9,12 @@ from statistics import fmean, stdev
 from compliance import reference_points, scoring
 from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
-from compliance.scoring import olympic_mean, samples_to_target
+from compliance.scoring import samples_to_target
 from compliance.throughput import TFLOP_PER_SEQUENCE
 from harness.analysis.submission_loader import Submission
 from harness.records.timing import Timing
 
+FEWEST_FOR_A_SCORE = 3  # runs: an olympic mean drops two
 HYPERPARAMETERS = (
     "opt_base_learning_rate", "opt_end_learning_rate", "opt_learning_rate_warmup_steps",
     "opt_learning_rate_decay_steps", "opt_adamw_beta_1", "opt_adamw_beta_2", "opt_adamw_epsilon",
@@ -80,22 +81,37 @@ def timed(submission: Submission) -> list[tuple[RunLog, Timing]]:
     ]
 
 
-def score_minutes(minutes: Sequence[float]) -> float:
-    """Olympic mean from three runs on, plain mean below (which no rule knows: a notice says so)."""
-    return olympic_mean(minutes) if len(minutes) > 2 else fmean(minutes)
-
-
 def time_to_train_min(submission: Submission) -> float | None:
-    """The score by the rules: one run that did not converge counts as the slowest and is dropped with the fastest."""
-    minutes = run_minutes(submission)
-    if not minutes:
+    """The official score in minutes; of one or two runs their plain mean (which no rule knows: a notice says so)."""
+    return None if problem(submission) else _score_minutes(submission)
+
+
+def _score_minutes(submission: Submission) -> float:
+    if len(submission.runs) < FEWEST_FOR_A_SCORE:
+        return fmean(run_minutes(submission))
+    return scoring.official_score_s(submission.runs) / 60
+
+
+def problem(submission: Submission) -> str | None:
+    """Why a submission has no time to train, in the words of `score`; None where it has one."""
+    if not converged(submission):
+        return "no run reached the target"
+    if len(submission.runs) < FEWEST_FOR_A_SCORE:
         return None
-    if one_failed(submission) and len(minutes) > 2:
-        return fmean(sorted(minutes)[1:])
-    return score_minutes(minutes)
+    try:
+        scoring.official_score_s(submission.runs)
+    except scoring.ScoreError as error:
+        return str(error)
+    return None
+
+
+def missed(run: RunLog) -> bool:
+    """Whether a run crashed or stopped above the target; one whose log cannot say did not miss it."""
+    return scoring.convergence(run) is False
 
 
 def one_failed(submission: Submission) -> bool:
+    """Whether one run crashed or did not converge: it counts as the slowest and is dropped with the fastest."""
     return len(submission.runs) - len(converged(submission)) == 1
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compliance import checker, scoring
+from compliance import scoring
 from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
-from harness.analysis.submission_loader import ResultSet
+from harness.analysis.submission_loader import ResultSet, require_one_submission
 
 NOTICE = "Result not verified by MLCommons Association."
 
@@ -29,7 +29,7 @@ class ScoredRun:
     samples_at_stop: int | None
     samples_to_target: float | None
     status: str
-    converged: bool
+    converged: bool | None  # None: no verdict, because a datum is unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class Score:
     samples_at_stop_mean: float | None
     valid: bool
     problem: str | None
+    unreadable_records: int
 
     @property
     def all_converged(self) -> bool:
@@ -57,13 +58,17 @@ class Score:
 
 
 def score(group: ResultSet) -> Score:
-    """Run results of one directory, their olympic mean, and what keeps it from being a valid score."""
+    """Run results of one directory, their olympic mean, and what keeps it from being a valid score.
+
+    Raises:
+        UsageError: logs of several benchmarks, batch sizes or systems.
+    """
+    require_one_submission(group)
     logs = list(group.runs)
-    targets = [rules_target(log) for log in logs]
     scored, mean_s, problem = logs, None, None
     try:
-        scored = window(logs)
-        mean_s = scoring.olympic_mean([scoring.run_result_s(log, rules_target(log)) for log in scored])
+        scored = scoring.scored_runs(logs)
+        mean_s = scoring.official_score_s(scored)
         problem = (
             None
             if len(scored) == BENCHMARK.runs
@@ -74,55 +79,31 @@ def score(group: ResultSet) -> Score:
     return Score(
         directory=str(group.directory),
         benchmark=logs[0].benchmark,
-        runs=tuple(_run(log, target) for log, target in zip(logs, targets, strict=True)),
+        runs=tuple(_run(log) for log in logs),
         window=tuple(log.path for log in scored) if len(scored) < len(logs) else None,
         olympic_mean_min=None if mean_s is None else mean_s / 60,
         samples_at_stop_mean=_mean([log.samples_at_stop for log in scored]),
         valid=problem is None and logs[0].benchmark == BENCHMARK.name,
         problem=problem,
+        unreadable_records=sum(len(log.unreadable) for log in logs),
     )
 
 
-def window(logs: Sequence[RunLog]) -> list[RunLog]:
-    """The runs that are scored: all of up to ten, of more the median window in the order of their start.
-
-    Raises:
-        ScoreError: more than ten runs without a valid median window.
-    """
-    if len(logs) <= BENCHMARK.runs:
-        return list(logs)
-    ordered = sorted(logs, key=lambda log: (log.run_start_ms is None, log.run_start_ms or 0))
-    return [ordered[i] for i in scoring.median_window([_result_s(log) for log in ordered])]
-
-
-def _result_s(log: RunLog) -> float:
-    """A run that never ended counts as infinite, too."""
-    try:
-        return scoring.run_result_s(log, rules_target(log))
-    except ScoreError:
-        return math.inf
-
-
-def rules_target(log: RunLog) -> float:
-    """The rules' target, not the one the log claims."""
-    return checker.load(checker.choose_ruleset(log.benchmark, None)).target_log_perplexity
-
-
-def _run(log: RunLog, target: float) -> ScoredRun:
+def _run(log: RunLog) -> ScoredRun:
     seconds = log.duration_s
     return ScoredRun(
         file=log.path,
         minutes=None if seconds is None else seconds / 60,
         samples_at_stop=log.samples_at_stop,
-        samples_to_target=_samples_to_target(log, target),
+        samples_to_target=_samples_to_target(log),
         status=log.run_status or "incomplete",
-        converged=scoring.converged(log, target),
+        converged=scoring.convergence(log),
     )
 
 
-def _samples_to_target(log: RunLog, target: float) -> float | None:
+def _samples_to_target(log: RunLog) -> float | None:
     try:
-        return scoring.samples_to_target(log, target)
+        return scoring.samples_to_target(log, scoring.target_of(log))
     except ScoreError:
         return None
 

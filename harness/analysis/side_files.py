@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compliance import runlog
+from compliance import ruleset, runlog
 from compliance.benchmark import PROXY
 from compliance.runlog import RunLog
 from harness.records import attempt
@@ -91,10 +90,8 @@ def _mapping(value: Any) -> Json:
 
 def stated_round(directory: Path) -> str | None:
     """v5.1, where a directory above says so."""
-    for part in reversed(directory.resolve().parts):
-        if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
-            return f"v{found[1]}"
-    return None
+    found = ruleset.stated_round(directory)
+    return f"v{found}" if found else None
 
 
 def is_reconstructed(directory: Path) -> bool:

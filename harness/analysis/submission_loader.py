@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compliance import mllog, repository, runlog
+from compliance import mllog, repository, runlog, scoring
 from compliance.benchmark import BENCHMARK, PROXY
 from compliance.mllog import Parsed
 from compliance.repository import ResultDirectory
 from compliance.rule_input import Unreadable
 from compliance.runlog import RunLog
+from compliance.scoring import ScoreError
 from harness.analysis import published_precision, side_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
@@ -54,7 +55,12 @@ class ResultSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """Runs of one system under one configuration."""
+    """Runs of one system under one configuration.
+
+    Args:
+        runs: that are scored, those that crashed or did not converge among them; of more than ten the median window.
+        left_out: names of the logs outside of that window.
+    """
 
     name: str
     path: Path
@@ -72,6 +78,7 @@ class Submission:
     framework: str | None = None
     campaign: Mapping[str, Any] | None = None
     proofs: tuple[Mapping[str, Any], ...] = field(default=())  # proof.json, of those of `runs` that have one
+    left_out: tuple[str, ...] = ()
 
     @property
     def benchmark(self) -> str:
@@ -87,7 +94,7 @@ class Submission:
 
     @property
     def target(self) -> float:
-        return self.runs[0].target
+        return scoring.target_of(self.runs[0])
 
     def point(self, key: str) -> Any:
         """Value of a log key in the first run, None where it is absent."""
@@ -101,10 +108,10 @@ class Submission:
 
 
 def load(path: Path) -> Submission:
-    """Load the finished runs of the one set of logs that a path means.
+    """Load the runs of the one set of logs that a path means.
 
     Raises:
-        UsageError: nothing there, no logs, several sets of logs, or logs without a single timed run.
+        UsageError: nothing there, no logs, several sets of logs, logs of several submissions, or none with a clock.
     """
     sets = result_sets([str(path)])
     if len(sets) > 1:
@@ -114,31 +121,57 @@ def load(path: Path) -> Submission:
             f"{printable(path)}: found {len(sets)} sets of logs ({names}{more}); allowed: one of them"
         )
     found = sets[0]
-    timed = [
-        (run, timing.of(parsed))
-        for run, parsed in zip(found.runs, found.logs, strict=True)
-        if run.run_start_ms is not None and run.run_stop_ms is not None
-    ]
-    if not timed:
+    require_one_submission(found)
+    if all(run.run_start_ms is None or run.run_stop_ms is None for run in found.runs):
         said = f"{len(found.logs)} logs without run_start and run_stop"
         raise UsageError(
             f"{printable(path)}: found {said}; allowed: finished logs of {BENCHMARK.name} or its proxy"
         )
-    return _built(path, found.directory, tuple(run for run, _ in timed), tuple(one for _, one in timed))
+    return _built(path, found)
+
+
+def require_one_submission(found: ResultSet) -> None:
+    """Refuse logs that no single score can be of.
+
+    Raises:
+        UsageError: several benchmarks, global batch sizes or systems; the message names the logs of each.
+    """
+    for key in ("submission_benchmark", "global_batch_size", "submission_org", "submission_platform"):
+        groups: dict[object, list[str]] = {}
+        for run in found.runs:
+            if key in run.points:  # what a log does not say is no difference
+                groups.setdefault(repr(run.points[key].value), []).append(Path(run.path).name)
+        if len(groups) > 1:
+            named = "; ".join(f"{printable(value)}: {_few(names)}" for value, names in groups.items())
+            raise UsageError(
+                f"{printable(found.directory)}: found logs of several submissions, by {key} ({named}); "
+                "allowed: the runs of one"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _below(directory: Path, path: Path) -> str:
     return printable(directory.relative_to(path) if directory.is_relative_to(path) else directory)
 
 
-def _built(path: Path, directory: Path, runs: tuple[RunLog, ...], timings: tuple[Timing, ...]) -> Submission:
-    """The runs with what the files beside them say."""
+def _built(path: Path, found: ResultSet) -> Submission:
+    """The runs that are scored with what the files beside them say."""
+    directory = found.directory
+    runs = _scored(found.runs)
+    parsed = {log.path: log for log in found.logs}
+    timings = tuple(timing.of(parsed[run.path]) for run in runs)
     campaign = side_files.campaign(directory)
     place = side_files.package_place(directory)
     system = side_files.system(place)
     first, stated = runs[0], side_files.stated_round(directory)
     rebuilt = side_files.is_reconstructed(directory)
-    known = published_precision.precision(stated, place.parents[1].name, place.name) if place else None
+    ours = place is not None and directory.resolve().name == BENCHMARK.name
+    known = (
+        published_precision.precision(stated, place.parents[1].name, place.name) if place and ours else None
+    )
     return Submission(
         name=printable(_name(path, campaign)),
         path=path,
@@ -154,7 +187,19 @@ def _built(path: Path, directory: Path, runs: tuple[RunLog, ...], timings: tuple
         framework=_text(system.get("framework")),
         campaign=campaign or None,
         proofs=side_files.proofs(directory, runs),
+        left_out=tuple(
+            sorted({Path(log.path).name for log in found.logs} - {Path(run.path).name for run in runs})
+        ),
     )
+
+
+def _scored(runs: tuple[RunLog, ...]) -> tuple[RunLog, ...]:
+    """All of them where there is no valid window: the score then says so."""
+    try:
+        scored = {run.path for run in scoring.scored_runs(runs)}
+    except ScoreError:
+        return runs
+    return tuple(run for run in runs if run.path in scored)
 
 
 def _name(path: Path, campaign: Mapping[str, Any]) -> str:
@@ -272,14 +317,32 @@ def _set(directory: Path, kind: str, members: Sequence[Path], *, lenient: bool) 
         if kind == "results" and path.is_symlink():
             unreadable.append(Unreadable(path=str(path), reason="a symbolic link"))
     names = tuple(sorted(file.name for file in directory.iterdir())) if kind != "logs" else ()
+    runs = tuple(runlog.build(log) for log in logs)
+    if (
+        kind != "results"
+    ):  # there the directory says which benchmark it is, and a log of another one is a defect
+        _refuse_other_benchmarks(runs)
     return ResultSet(
         directory=directory,
         logs=tuple(logs),
-        runs=tuple(runlog.build(log) for log in logs),
+        runs=runs,
         kind=kind,
         names=names,
         unreadable=tuple(unreadable),
     )
+
+
+def _refuse_other_benchmarks(runs: Sequence[RunLog]) -> None:
+    """Only the benchmark and its proxy are ours to judge; a log that does not say counts as ours.
+
+    One log of another benchmark among ours is a defect of the set: a rule says so.
+    """
+    others = [run for run in runs if run.benchmark not in (None, BENCHMARK.name, PROXY.name)]
+    if others and len(others) == len(runs):
+        raise UsageError(
+            f"{printable(others[0].path)}: a log of {printable(others[0].benchmark)}; "
+            f"only {BENCHMARK.name} and {PROXY.name} are judged here"
+        )
 
 
 def _unreadable(path: Path) -> str | None:

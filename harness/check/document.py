@@ -38,6 +38,7 @@ class Document:
     files: int
     violations: Sequence[Violation]
     official: OfficialVerdicts
+    ruleset_why: str
 
 
 def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> Document:
@@ -56,6 +57,7 @@ def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> Doc
             package_checker=_worst([oracle.verdict for oracle in packages]),
             package_checker_notes=[oracle.note for oracle in packages],
         ),
+        ruleset_why="; ".join(dict.fromkeys(one.ruleset_why for one in checked)),
     )
 
 

@@ -15,7 +15,7 @@ from harness.check.log_directory import Checked
 
 def lines(checked: Checked) -> list[str]:
     told = {verdict.path: verdict for verdict in checked.official}
-    found: list[str] = []
+    found = [f"ruleset {checked.ruleset}: {checked.ruleset_why}"]
     for path in map(str, checked.paths):
         mine = [violation for violation in checked.violations if violation.file == path]
         errors = sum(violation.severity == "error" for violation in mine)

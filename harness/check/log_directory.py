@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compliance import checker, repository
+from compliance import checker, repository, runlog
 from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
@@ -25,8 +25,8 @@ from compliance.rule_input import (
     read_system,
 )
 from compliance.rules import tree_rules
-from compliance.ruleset import Ruleset, RulesetError
-from harness.analysis.submission_loader import ResultSet, result_sets
+from compliance.ruleset import Choice, Ruleset, RulesetError
+from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
 from harness.records import attempt
 
@@ -37,6 +37,7 @@ class Checked:
 
     directory: Path
     ruleset: str
+    ruleset_why: str  # from what it was chosen
     paths: tuple[Path, ...]
     cases: tuple[Case, ...]
     violations: tuple[Violation, ...]
@@ -72,8 +73,21 @@ def judge(
 def _ask_package_checker(paths: Sequence[str], requested: str | None) -> dict[Path, Oracle]:
     """The official package checker about every path that is a package."""
     trees = [path for path in map(Path, paths) if path.is_dir() and repository.result_directories(path)]
-    name = checker.load(checker.choose_ruleset(BENCHMARK.name, requested)).official
-    return {tree.resolve(): package_checker.ask(tree, name, ("package_checker",))[0] for tree in trees}
+    names = {tree: checker.load(chosen_for_package(tree, requested).name).official for tree in trees}
+    return {
+        tree.resolve(): package_checker.ask(tree, name, ("package_checker",))[0]
+        for tree, name in names.items()
+    }
+
+
+def chosen_for_package(tree: Path, requested: str | None) -> Choice:
+    """The ruleset of a package: that of its first log, unless another one is requested."""
+    first = next(
+        (file for place in repository.result_directories(tree) for file in result_files(place.path)), tree
+    )
+    log = runlog.read(first) if first.is_file() else None
+    started = log.run_start_ms if log else None
+    return checker.choose(BENCHMARK.name, requested, path=first.parent, run_start_ms=started)
 
 
 def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
@@ -96,7 +110,7 @@ def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
 
 def known_ruleset(requested: str | None) -> None:
     try:
-        checker.choose_ruleset(None, requested)
+        checker.choose(None, requested)
     except RulesetError as error:
         raise UsageError(str(error)) from None
 
@@ -131,9 +145,8 @@ def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:
 
 
 def examined(group: ResultSet, requested: str | None, *, skip_official: bool = False) -> Checked:
-    inside = group.kind == "results"  # there the directory says which benchmark it is, not the log
-    benchmark = BENCHMARK.name if inside else checker.benchmark_of(group.logs)
-    ruleset = checker.load(checker.choose_ruleset(benchmark, requested))
+    choice = chosen(group, requested)
+    ruleset = checker.load(choice.name)
     submission = submission_of(group, ruleset)
     violations = checker.check_submission(submission)
     if place := repository.holder(group.directory):
@@ -143,11 +156,20 @@ def examined(group: ResultSet, requested: str | None, *, skip_official: bool = F
     checked = Checked(
         directory=group.directory,
         ruleset=ruleset.name,
+        ruleset_why=choice.why,
         paths=tuple(group.paths),
         cases=submission.cases,
         violations=tuple(violations),
     )
     return checked if skip_official else with_official(checked)
+
+
+def chosen(group: ResultSet, requested: str | None) -> Choice:
+    """The ruleset of the round that these logs belong to, unless another one is requested."""
+    inside = group.kind == "results"  # there the directory says which benchmark it is, not the log
+    benchmark = BENCHMARK.name if inside else checker.benchmark_of(group.logs)
+    started = next((run.run_start_ms for run in group.runs if run.run_start_ms is not None), None)
+    return checker.choose(benchmark, requested, path=group.directory, run_start_ms=started)
 
 
 def _in_package(submission: Submission, place: ResultDirectory) -> list[Violation]:

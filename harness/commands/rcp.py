@@ -69,6 +69,8 @@ def _report(verdict: Verdict) -> list[str]:
         lines.append(text)
     if verdict.why:
         lines.append(f"  {printable(verdict.why, 400)}")
+    if verdict.unreadable_records:
+        lines.append(f"  unreadable records: {verdict.unreadable_records}")
     if not verdict.valid:
         lines.append(f"  {verdict.runs} runs; a valid score needs {BENCHMARK.runs}")
     return lines

@@ -12,6 +12,12 @@ from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.base.text import printable
 from harness.commands.options import add_json
 
+_COUNTS = {
+    True: "",
+    False: ", not converged: counts as the slowest",
+    None: ", no verdict: a record is unreadable",
+}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -35,7 +41,7 @@ def _report(scored: Score) -> list[str]:
     lines.append(f"  {'log':<20} {'minutes':>10} {'samples':>10} {'to target':>12}  status")
     for run in scored.runs:
         name, status = printable(run.file.rpartition("/")[2]), printable(run.status)
-        counts = "" if run.converged else ", not converged: counts as the slowest"
+        counts = _COUNTS[run.converged]
         row = f"{_cell(run.minutes, 3):>10} {_cell(run.samples_at_stop):>10}"
         lines.append(f"  {name:<20} {row} {_cell(run.samples_to_target, 1):>12}  {status}{counts}")
     mean, samples = scored.olympic_mean_min, scored.samples_at_stop_mean
@@ -43,6 +49,8 @@ def _report(scored: Score) -> list[str]:
     if scored.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in scored.window)
         lines.append(f"  of {len(scored.runs)} runs the ten consecutive ones with the median score: {names}")
+    if scored.unreadable_records:
+        lines.append(f"  unreadable records: {scored.unreadable_records}")
     return lines + ([f"  not a valid score: {scored.problem}"] if scored.problem else [])
 
 

@@ -172,7 +172,7 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
     if one.log.events and _seed(one) != campaign.runs[index].seed:
         message = "the log's seed is not the one that the campaign drew for this run"
         yield violation(result, _seed(one), campaign.runs[index].seed, message)
-    ruleset = checker.load(checker.choose_ruleset(BENCHMARK.name, None))
+    ruleset = checker.load(checker.choose(BENCHMARK.name, None).name)
     for case in checker.cases_of([one.log], ruleset):
         told = checker.check_proof(ProvenRun(case=case, proof=one.proof))
         yield from (fault for fault in told if fault.severity == "error")

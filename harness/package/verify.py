@@ -18,7 +18,7 @@ from compliance.rules.tree_rules import Tree
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import grouped_text
-from harness.check.log_directory import examine
+from harness.check.log_directory import chosen_for_package, examine
 from harness.package import archive
 
 
@@ -67,7 +67,7 @@ def verified(organisation: Path, ruleset: str | None, *, quiet: Sequence[Rule[Tr
     found += leaks.scan(root, machine_names=[platform.node()])
     once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
     changed = archive.differences(root)
-    loaded = checker.load(checker.choose_ruleset(BENCHMARK.name, ruleset))
+    loaded = checker.load(chosen_for_package(root, ruleset).name)
     return Verdict(
         organisation=organisation,
         ruleset=loaded.name,

@@ -10,7 +10,7 @@ from statistics import pstdev
 import mlperf_logging
 import pytest
 
-from compliance import reference_points, runlog, scoring
+from compliance import mllog, reference_points, runlog, scoring
 from compliance.reference_points import RcpError
 from compliance.scoring import ScoreError
 from tests.compliance.logs import aborted, compliant_log, parsed
@@ -48,9 +48,41 @@ def test_a_success_that_ends_above_the_target_did_not_converge():
     assert scoring.run_result_s(runlog.build(parsed(aborted(compliant_log())))) == math.inf
 
 
-def test_a_run_that_was_cut_off_has_no_result():
-    with pytest.raises(ScoreError, match="incomplete"):
-        scoring.run_result_s(runlog.build(parsed(compliant_log()[:-1])))
+def test_a_run_that_was_cut_off_counts_as_the_slowest():
+    cut = runlog.build(parsed(compliant_log()[:-1]))
+    assert scoring.convergence(cut) is False and math.isinf(scoring.run_result_s(cut))
+
+
+@pytest.mark.parametrize(
+    ("change", "reached", "reason"),
+    [
+        (lambda record: record["metadata"].pop("samples_count"), True, "no samples_count in eval_accuracy"),
+        (lambda record: record.update(value="3,2"), None, "no number in eval_accuracy"),
+    ],
+)
+def test_a_datum_that_is_missing_is_no_verdict(change, reached, reason):
+    log = compliant_log()
+    last = next(record for record in reversed(log) if record["key"] == "eval_accuracy")
+    change(last)
+    built = runlog.build(parsed(log))
+    assert scoring.convergence(built) is reached
+    (said,) = built.unreadable
+    assert said.startswith(reason) and f"line {log.index(last) + 1}" in said
+
+
+def test_a_record_that_cannot_be_read_is_no_verdict():
+    lines = [":::MLLOG " + json.dumps(record) for record in compliant_log()]
+    torn = mllog.parse([*lines[:-1], lines[-1][:-9]], path="result_3.txt")
+    log = runlog.build(torn)
+    assert scoring.convergence(log) is None and scoring.converged(log) is False
+    with pytest.raises(ScoreError, match=rf"no verdict: record on line {len(lines)} unreadable"):
+        scoring.run_result_s(log)
+
+
+def test_a_stop_without_status_is_no_verdict():
+    log = compliant_log()
+    log[-1]["metadata"].pop("status")
+    assert scoring.convergence(runlog.build(parsed(log))) is None
 
 
 def test_samples_to_target_lie_linearly_between_the_two_evaluations_around_it():

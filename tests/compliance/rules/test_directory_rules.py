@@ -58,12 +58,12 @@ def test_a_directory_is_read_from_files(tmp_path):
 
 
 def test_the_benchmark_chooses_its_ruleset_unless_one_is_requested():
-    assert checker.choose_ruleset("llama31_8b", None) == "6.1.0"
-    assert checker.choose_ruleset("llama31_8b_proxy", None) == "proxy"
-    assert checker.choose_ruleset("llama31_8b_proxy", "5.1.0") == "5.1.0"
-    assert checker.choose_ruleset(None, None) == "6.1.0"
+    assert checker.choose("llama31_8b", None).name == "6.1.0"
+    assert checker.choose("llama31_8b_proxy", None).name == "proxy"
+    assert checker.choose("llama31_8b_proxy", "5.1.0").name == "5.1.0"
+    assert checker.choose(None, None).name == "6.1.0"
     with pytest.raises(RulesetError, match=r"found '9'; allowed: 5\.1\.0"):
-        checker.choose_ruleset("llama31_8b", "9")
+        checker.choose("llama31_8b", "9")
 
 
 def test_a_proxy_log_is_no_benchmark_log_and_the_other_way_round():

@@ -136,13 +136,26 @@ def test_proxies_that_share_their_seeds_are_compared_in_pairs(tmp_path):
     ("change", "message"),
     [
         ({"submission_benchmark": "llama31_8b_proxy"}, "different benchmarks"),
-        ({"target_accuracy": 3.4}, "different targets"),
+        ({"submission_benchmark": "llama31_8b_proxy", "target_accuracy": 3.4}, "different benchmarks"),
     ],
 )
 def test_different_goals_are_not_compared(pair, tmp_path, capsys, change, message):
     other = write_submission(tmp_path / "other", ends=[(3.4, 3.2)] * 3, **change)
     assert cli.main(["compare", str(pair[0]), str(other)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_proxies_of_different_targets_are_not_compared(tmp_path, capsys):
+    proxy = {"submission_benchmark": "llama31_8b_proxy", "ends": [(3.4, 3.2)] * 3}
+    names = [str(write_submission(tmp_path / f"{t}", target_accuracy=t, **proxy)) for t in (3.3, 3.4)]
+    assert cli.main(["compare", *names]) == 2
+    assert "different targets" in capsys.readouterr().err
+
+
+def test_the_target_of_the_benchmark_is_the_rules_whatever_a_log_claims(tmp_path):
+    claimed = write_submission(tmp_path / "a", ends=[(3.6, 3.45)] * 3, target_accuracy=3.5)
+    found = compared(claimed, write_submission(tmp_path / "b", ends=[(3.4, 3.2)] * 3))
+    assert found["submissions"][0]["runs_converged"] == 0 and found["ratios"][0]["time_to_train"] is None
 
 
 def test_paths_without_finished_runs_are_one_clear_line(tmp_path, capsys):
