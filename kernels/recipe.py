@@ -31,11 +31,6 @@ class ScaleRule(str, Enum):
         largest = int(np.float32(element.largest).view(np.int32)) & 0x7FFFFF
         return 0x7FFFFF - (largest if self is ScaleRule.RCEIL else 0)
 
-    @property
-    def saturates(self) -> bool:
-        """Whether a scaled magnitude can exceed the element's largest value."""
-        return self in (ScaleRule.FLOOR, ScaleRule.EVEN)
-
 
 class Format(str, Enum):
     BF16 = "bf16"  # high precision: the operands as they come

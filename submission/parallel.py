@@ -68,15 +68,6 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
-def is_reporting_rank() -> bool:
-    """One rank of the last pipeline stage holds the losses that everybody else hears of."""
-    return (
-        parallel_state.is_pipeline_last_stage(ignore_virtual=True)
-        and parallel_state.get_data_parallel_rank() == 0
-        and parallel_state.get_tensor_model_parallel_rank() == 0
-    )
-
-
 def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> float:
     """Mean token loss of all ranks' micro batches, known to every rank.
 
@@ -96,10 +87,3 @@ def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> float
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
     return float(total[0] / total[1])
-
-
-def any_rank(flag: bool, home: torch.device) -> bool:
-    """True on every rank when it is True on one: all ranks stop at the same step."""
-    value = torch.tensor([float(flag)], device=home)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())

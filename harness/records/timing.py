@@ -19,9 +19,6 @@ class Timing:
     evaluation_ms: int | None
 
 
-UNKNOWN = Timing(init_ms=None, evaluation_ms=None)
-
-
 def of(parsed: Parsed) -> Timing:
     """None where the log does not have the records."""
     starts = [event.time_ms for event in parsed.events if event.key == "init_start"]

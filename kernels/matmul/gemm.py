@@ -1,4 +1,4 @@
-"""A GEMM in the format of its recipe: choose an engine, quantise both operands, multiply, record."""
+"""A GEMM in the format of its recipe: which engine multiplies, how operands are quantised, what is recorded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kernels import architectures
 from kernels.architectures import Platform
-from kernels.ledger import How, Ledger
+from kernels.ledger import How
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
@@ -71,37 +70,6 @@ def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: T
 def _use(quantizer: Quantizer, randomness: Randomness, signs: Tensor | None) -> Use:
     draw = randomness.draw() if quantizer.rounding is Rounding.STOCHASTIC else None
     return Use(quantizer, draw, signs)
-
-
-def gemm(
-    a_MK: Tensor,
-    b_NK: Tensor,
-    which: Gemm,
-    recipe: GemmRecipe,
-    *,
-    label: str,
-    ledger: Ledger,
-    randomness: Randomness | None = None,
-    backend: str = "auto",
-) -> Tensor:
-    """a b^T in the recipe's format.
-
-    Args:
-        a_MK: (M, K) X or dY or dY^T; b_NK: (N, K) W or W^T or X^T; BF16 or FP32, high precision.
-
-    Returns:
-        (M, N) in a's type.
-    """
-    left, right = uses(recipe, which, randomness, a_MK)
-    request = Request(left.quantizer, right.quantizer, a_MK.size(0), b_NK.size(0), a_MK.size(1))
-    on = architectures.of(a_MK.device)
-    engine = choose(on, request, backend)
-    a, _ = engine.prepare(a_MK, left, None)
-    b, _ = engine.prepare(b_NK, right, None)
-    assert a is not None and b is not None
-    product = engine.multiply(a, b, gain=recipe.gain, dtype=a_MK.dtype, accumulate=None)
-    ledger.add(label, which, how(engine, on, request, a, b, recipe.gain))
-    return product
 
 
 def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:
