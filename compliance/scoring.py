@@ -75,7 +75,7 @@ def convergence(log: RunLog, target: float | None = None) -> bool | None:
     bound = target_of(log) if target is None else target
     loss = log.last_log_perplexity
     ended = log.run_start_ms is not None and log.run_stop_ms is not None
-    if log.run_status == "success" and ended and loss is not None and loss <= bound:
+    if log.run_status == "success" and ended and loss is not None and BENCHMARK.reached(loss, bound):
         return True
     decided = log.run_status == "aborted" or (not log.unreadable)
     only_samples = all(reason.startswith("no samples_count") for reason in log.unreadable)

@@ -152,7 +152,7 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
         record.stragglers(step, clock.samples, executor.stragglers())
         _save_if_due(executor, config, record, step)
         watch.progress(step)
-        if log_perplexity <= target:
+        if config.benchmark.reached(log_perplexity, target):
             return Ending(outcome="success", reason="target")
     return Ending(outcome="aborted", reason="step_limit", message=f"{step} steps without reaching {target}")
 

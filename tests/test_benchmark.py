@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,19 @@ def test_both_sides_of_the_wall_have_the_same_benchmarks():
         ours, theirs = getattr(trained, name), getattr(judged, name)
         assert dataclasses.asdict(ours) == dataclasses.asdict(theirs)
     assert list(trained.BY_NAME) == [judged.BENCHMARK.name, judged.PROXY.name]
+
+
+@pytest.mark.parametrize("kind", [trained.Benchmark, judged.Benchmark], ids=["trained", "judged"])
+@pytest.mark.parametrize(
+    ("lower_is_better", "found", "is_reached"),
+    [
+        *[(True, 3.31, False), (True, 3.3, True), (True, 3.2, True), (True, math.nan, False)],
+        *[(False, 3.31, True), (False, 3.3, True), (False, 3.2, False), (False, math.nan, False)],
+    ],
+)
+def test_a_target_is_reached_from_its_side(kind, lower_is_better, found, is_reached):
+    values = {**dataclasses.asdict(trained.BENCHMARK), "lower_is_better": lower_is_better}
+    assert kind(**values).reached(found, 3.3) is is_reached
 
 
 @pytest.mark.parametrize("name", ruleset.NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from compliance.benchmark import BENCHMARK
 from compliance.rule import rule
 from compliance.rule_input import Case, Finding
 from compliance.runlog import number, samples_of
@@ -53,7 +54,11 @@ def stops_at_target(case: Case) -> Iterator[Finding]:
     target, events = case.ruleset.target_log_perplexity, case.of("eval_accuracy")
     stop = case.log.points.get("run_stop")
     values = [number(event.value) for event in events]
-    passing = [e for e, value in zip(events, values, strict=True) if value is not None and value <= target]
+    passing = [
+        e
+        for e, value in zip(events, values, strict=True)
+        if value is not None and BENCHMARK.reached(value, target)
+    ]
     if passing and passing[0] is not events[-1]:
         message = f"the target was reached here and training went on to line {events[-1].line}"
         yield case.error(passing[0], passing[0].value, "the last evaluation", message)
@@ -87,7 +92,7 @@ def quality_target(case: Case) -> Iterator[Finding]:
         return  # C1
     last = events[-1] if events else None
     value = number(last.value) if last else None
-    if last is not None and (value is None or value <= target):
+    if last is not None and (value is None or BENCHMARK.reached(value, target)):
         return  # C8, or reached
     if case.aborted:
         reached = "no evaluation" if value is None else f"last evaluation {value}"

@@ -15,7 +15,8 @@ class Benchmark:
 
     Args:
         name: submission_benchmark of the log, and the name of the directory of results.
-        target_log_perplexity: nats per token; a lower one is better, and one at the target has reached it.
+        target_log_perplexity: nats per token.
+        lower_is_better: the direction in which the target is reached.
         runs: of a valid score; 0: any number.
         evaluation_interval_samples: training sequences from one evaluation to the next, before they are rounded up to
             whole steps.
@@ -28,7 +29,12 @@ class Benchmark:
     runs: int
     evaluation_interval_samples: int
     evaluation_sequences: int
+    lower_is_better: bool = True
     is_scaled: bool = False
+
+    def reached(self, log_perplexity: float, target: float) -> bool:
+        """Whether an evaluation is at the target or beyond it; the target may be another than the benchmark's."""
+        return log_perplexity <= target if self.lower_is_better else log_perplexity >= target
 
 
 # training_rules v6.0, closed table and Benchmark Results (ten runs)
