@@ -7,7 +7,8 @@ import contextlib
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,25 +16,43 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from submission.record import Record
 
-EXIT_CODES = {"target": 0, "step_limit": 1, "not_finite": 1, "interrupted": 130}
-_ACCIDENT = 1
-
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="submission")
+    parser.add_argument("--attempt", type=Path, required=True, help="directory with the files of an attempt")
+    attempt: Path = parser.parse_args().attempt
+    return exit_status(lambda: _train(attempt))
+
+
+def exit_status(training: Callable[[], int]) -> int:
+    """The status of a training; one of its own where a full disk ended it, which may leave no room for other words."""
+    from harness.contract.ending import EXIT_CODES, Reason, is_disk_full
+
+    try:
+        return training()
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return EXIT_CODES[Reason.DISK_FULL]
+
+
+def _train(attempt: Path) -> int:
+    from harness.contract import attempt_rows, file_names
+    from harness.contract.ending import ACCIDENT, EXIT_CODES
     from harness.contract.environment import Ranks
     from harness.contract.events import Events
-    from submission import caches, device, run_config, train
+    from submission import caches, device, train
     from submission.record import Record
     from submission.watchdog.thread import Watchdog
 
-    parser = argparse.ArgumentParser(prog="submission")
-    parser.add_argument("--attempt", type=Path, required=True, help="directory with config.json")
-    attempt: Path = parser.parse_args().attempt
-    config, this_run = run_config.read(attempt / "config.json")
+    told = attempt_rows.read_config(attempt / file_names.CONFIG)
+    config, arm, seed = told.config, told.run.arm, told.run.seed
     ranks = Ranks.from_environment()
     device.die_with_parent()
     _on_signals(train.Interrupted)
-    cache, first = attempt / "index_cache", ranks.rank == 0
+    cache, first = attempt / file_names.INDEX_CACHE, ranks.rank == 0
 
     def clean_up() -> None:
         if first:
@@ -43,11 +62,10 @@ def main() -> int:
     watch = Watchdog(config.watchdog, ranks, ranks_per_node=per_node, directory=attempt, on_exit=clean_up)
     cleared = caches.clear(config) if ranks.local_rank == 0 else True
     record = Record(attempt, writes=first, caches_cleared=cleared, max_steps=config.schedule.max_steps)
-    events = Events(attempt / "result.txt", writes=first)
+    events = Events(attempt / file_names.LOG, writes=first)
     device.install()
     from submission.executor import MegatronExecutor
 
-    arm, seed = this_run["arm"], this_run["seed"]
     with _reason_recorded(record):
         executor = MegatronExecutor(
             config, arm=arm, seed=seed, ranks=ranks, cache=cache, begins=watch.forward
@@ -56,21 +74,20 @@ def main() -> int:
         ending = train.run(executor, config, events, record, watch)
     finally:
         clean_up()
-    if ending.reason in EXIT_CODES and ending.reason != "interrupted":  # else peers no longer answer
+    if ending.reason.is_result:  # else peers no longer answer
         executor.close()
-    return EXIT_CODES.get(ending.reason, _ACCIDENT)
+    return EXIT_CODES.get(ending.reason, ACCIDENT)
 
 
 @contextlib.contextmanager
 def _reason_recorded(record: Record) -> Iterator[None]:
     """No Transformer Engine, no such backend: nothing has begun, and whoever started this wants to know why."""
-    from submission.train import Ending
+    from submission.train import failed
 
     try:
         yield
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        record.ended(Ending(outcome="aborted", reason="exception", message=message), 0)
+        record.ended(failed(error), 0)
         raise
 
 

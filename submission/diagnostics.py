@@ -10,7 +10,9 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from harness.contract import diagnostics_rows
 from harness.contract.config import Diagnostics
+from harness.contract.diagnostics_rows import Gradient, Operand, Row
 from kernels.formats import E8M0_BIAS
 from kernels.observe import error_figures
 from kernels.observe.collector import OPERAND, Collector, Key, Sums
@@ -18,8 +20,6 @@ from kernels.observe.sketch import History
 from kernels.recipe import Gemm
 from submission.precision import Linears
 from submission.proof import natural
-
-_SIDES = ("left", "right")
 
 
 class Diagnoser:
@@ -34,7 +34,7 @@ class Diagnoser:
         part = parallel_state.get_tensor_model_parallel_rank()
         self._collector = Collector(most_rows=settings.rows, part=part)
         self._histories: dict[str, History] = defaultdict(History)
-        self.found: list[dict[str, Any]] = []  # by the last look, on the first rank
+        self.found: list[Row] = []  # by the last look, on the first rank
 
     @contextlib.contextmanager
     def watching(self, step: int) -> Iterator[None]:
@@ -49,7 +49,7 @@ class Diagnoser:
             self._linears.observer = None
         self.found = self._rows(step)
 
-    def _rows(self, step: int) -> list[dict[str, Any]]:
+    def _rows(self, step: int) -> list[Row]:
         mine = self._collector.take()
         first = dist.get_rank() == 0
         everyone: list[Any] | None = [None] * dist.get_world_size() if first else None
@@ -67,30 +67,32 @@ class Diagnoser:
         keys = sorted(merged, key=lambda key: (natural(key[0]), order.index(key[1].value)))
         return [self._row(step, key, merged[key]) for key in keys]
 
-    def _row(self, step: int, key: Key, sums: Sums) -> dict[str, Any]:
+    def _row(self, step: int, key: Key, sums: Sums) -> Row:
         label, gemm = key
         left = sums.quantizers[0]
-        row: dict[str, Any] = {
-            "layer": label,
-            "gemm": gemm.value,
-            "format": left.format.value,
-            "transform": left.transform,
-        }
         error, bias = (sums.product / sums.observations).tolist()
-        row |= {"product": error_figures.described(error, bias)}
-        row |= {side: _operand(sums, place) for place, side in enumerate(_SIDES)}
-        if sums.sketches is not None:
-            row["gradient"] = self._histories[label].advance(step, sums.sketches[0], sums.sketches[1])
-        return row
+        return Row(
+            layer=label,
+            gemm=gemm.value,
+            format=left.format.value,
+            transform=left.transform,
+            product=error_figures.described(error, bias),
+            left=_operand(sums, 0),
+            right=_operand(sums, 1),
+            gradient=self._gradient(step, label, sums),
+        )
+
+    def _gradient(self, step: int, label: str, sums: Sums) -> Gradient | None:
+        if sums.sketches is None:
+            return None
+        found = self._histories[label].advance(step, sums.sketches[0], sums.sketches[1])
+        return None if found is None else diagnostics_rows.gradient_of(found)
 
 
-def _operand(sums: Sums, place: int) -> dict[str, Any]:
+def _operand(sums: Sums, place: int) -> Operand:
     means = dict(zip(OPERAND, (sums.operands[place] / sums.observations).tolist(), strict=True))
     whole = error_figures.described(means.pop("error"), means.pop("bias"))
-    exponents = sums.exponents[place].tolist()
-    return {
-        "snr_db": whole["snr_db"],
-        "bias": whole["bias"],
-        **{name: error_figures.finite(value) for name, value in means.items()},
-        "exponents": [[at - E8M0_BIAS, count] for at, count in enumerate(exponents) if count],
-    }
+    figures = {"snr_db": whole["snr_db"], "bias": whole["bias"]}
+    figures |= {name: error_figures.finite(value) for name, value in means.items()}
+    exponents = {at - E8M0_BIAS: count for at, count in enumerate(sums.exponents[place].tolist()) if count}
+    return Operand(numbers=figures, exponents=exponents)

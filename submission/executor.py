@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_current_global_batch_size, get_num_microbatches
 
+from harness.contract.attempt_rows import Proof, ProvenGemm
 from harness.contract.config import Config
+from harness.contract.diagnostics_rows import Row
 from harness.contract.environment import Ranks
+from harness.contract.metrics_rows import StragglerRow
 from submission import batches as submission_batches
 from submission import model, modules, parallel, precision, proof, warmup
 from submission.assemble import assemble, linears_of
@@ -61,14 +65,14 @@ class MegatronExecutor:
         self._train_batches: Iterator[submission_batches.Batch] = iter(())
         self._valid: Any = None
         self._steps = self._evaluations = 0  # of the phase that runs
-        self._proved: list[dict[str, Any]] = []  # of the phases before it
+        self._proved: list[ProvenGemm] = []  # of the phases before it
 
     def build(self) -> None:
         config = self._config
         home = parallel.initialize(config, self._ranks)
         parallel.seed_everything(self._seed)
         self.trainer = assemble(config, self._linears, home)
-        self.trainer.own.begins = self._begins
+        self.trainer.passes.begins = self._begins
         self._diagnoser = Diagnoser(config.diagnostics, self._linears)
 
     def described(self) -> dict[str, Any]:
@@ -160,7 +164,7 @@ class MegatronExecutor:
         train, self._valid = submission_batches.open_datasets(config, seed=self._seed, cache=self._cache)
         size, total = config.batch.micro_batch_size, config.train_samples
         done = self.trainer.scheduler.num_steps  # sequences
-        self.trainer.own.pass_s()  # the warm-up's passes compile: nobody is judged by them
+        self.trainer.passes.pass_s()  # the warm-up's passes compile: nobody is judged by them
         self._train_batches = submission_batches.batches(
             train, micro_batch_size=size, total=total, first=done
         )
@@ -177,13 +181,13 @@ class MegatronExecutor:
     def culprits(self) -> str:
         trainer = self.trainer
         return nonfinite.culprits(
-            trainer.own.losses,
+            trainer.passes.losses,
             trainer.chunks,
             trainer.home,
             distributed_optimizer=trainer.config.parallelism.distributed_optimizer,
         )
 
-    def diagnosis(self) -> list[dict[str, Any]]:
+    def diagnosis(self) -> Sequence[Row]:
         return self._diagnoser.found
 
     def evaluate(self) -> float:
@@ -194,21 +198,26 @@ class MegatronExecutor:
         batches = submission_batches.batches(self._valid, micro_batch_size=size, total=total)
         return validation_loss(self.trainer, batches, micro_batches=count)
 
-    def stragglers(self) -> list[dict[str, Any]]:
-        return self._stragglers.look(self.trainer.own.pass_s(), self.trainer.home)
+    def stragglers(self) -> Sequence[StragglerRow]:
+        return self._stragglers.look(self.trainer.passes.pass_s(), self.trainer.home)
 
-    def proof(self) -> dict[str, Any]:
+    def proof(self) -> Proof:
         """What every GEMM ran since run_start, verified against the recipe and the number of steps."""
         self._end_phase()
         rows, phases = self._proved, self._linears.phases
-        linears = len({row["layer"] for row in rows})
-        return {"recipe": phases[0].recipe.name, "linears": linears, "gemms": rows, "verified": True,
-                **modules.described(model.unwrap(self.trainer.model).decoder.layers[0])}  # fmt: skip
+        layer = model.unwrap(self.trainer.model).decoder.layers[0]
+        return Proof(
+            recipe=phases[0].recipe.name,
+            linears=len({row.layer for row in rows}),
+            gemms=tuple(rows),
+            verified=True,
+            **modules.described(layer),
+        )
 
     def _end_phase(self) -> None:
         self._verify(self._steps, self._evaluations)
         begins = max(self._linears.phase.first_step, self._first_step)
-        self._proved += [{**row, "from_step": begins} for row in proof.gather(self._linears.ledger)]
+        self._proved += [replace(row, from_step=begins) for row in proof.gather(self._linears.ledger)]
         self._linears.ledger.clear()
         self._steps = self._evaluations = 0
 

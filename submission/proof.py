@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from harness.contract.attempt_rows import ProvenGemm
 from kernels.ledger import Ledger, Ran
 from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding
 from submission.phases import Phase
@@ -66,39 +67,24 @@ def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, w
         raise ProofError(f"{where}: ran {ran.calls} times, the steps demand {wanted}")
 
 
-def gather(ledger: Ledger) -> list[dict[str, Any]]:
+def gather(ledger: Ledger) -> list[ProvenGemm]:
     """What ran on all ranks, one row per layer and GEMM; calls are per rank.
 
     Raises:
         ProofError: ranks that hold parts of the same layer ran different things.
     """
-    mine = {key: (*_fields(ran), ran.calls) for key, ran in ledger.snapshot().items()}
+    mine = {key: _proven(key, ran) for key, ran in ledger.snapshot().items()}
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
-    merged: dict[Any, Any] = {}
+    merged: dict[tuple[str, Gemm], ProvenGemm] = {}
     for rank, part in enumerate(everyone):
         for key, row in part.items():
             if merged.setdefault(key, row) != row:
                 raise ProofError(
                     f"{key[0]} {key[1].value}: rank {rank} ran {row}, another rank {merged[key]}"
                 )
-    names = (
-        "format",
-        "transform",
-        "scale_rule",
-        "rounding",
-        "prescale",
-        "block_rows",
-        "gain",
-        "backend",
-        "engine",
-        "calls",
-    )
-    rows = [
-        {"layer": k[0], "gemm": k[1].value, **dict(zip(names, row, strict=True))} for k, row in merged.items()
-    ]
     order = [gemm.value for gemm in Gemm]
-    return sorted(rows, key=lambda row: (natural(row["layer"]), order.index(row["gemm"])))
+    return sorted(merged.values(), key=lambda row: (natural(row.layer), order.index(row.gemm)))
 
 
 def _described(quantizer: Quantizer) -> str:
@@ -113,17 +99,27 @@ def _described(quantizer: Quantizer) -> str:
     return ", ".join(parts)
 
 
-def _fields(ran: Ran) -> tuple[str | float | None, ...]:
+def _proven(key: tuple[str, Gemm], ran: Ran) -> ProvenGemm:
     how = ran.how
-    scale_rule = how.left.scale_rule.value if how.format.is_blocked else None
     chance = [
         operand.value
         for operand, quantizer in zip(Operand, (how.left, how.right), strict=True)
         if quantizer.rounding is Rounding.STOCHASTIC
     ]
-    rounding = f"stochastic {' and '.join(chance)}" if chance else Rounding.NEAREST.value
-    options = (how.left.prescale, how.right.rows, how.gain)
-    return how.format.value, how.transform, scale_rule, rounding, *options, how.backend, how.engine
+    return ProvenGemm(
+        layer=key[0],
+        gemm=key[1].value,
+        format=how.format.value,
+        transform=how.transform,
+        scale_rule=how.left.scale_rule.value if how.format.is_blocked else None,
+        rounding=f"stochastic {' and '.join(chance)}" if chance else Rounding.NEAREST.value,
+        prescale=how.left.prescale,
+        block_rows=how.right.rows,
+        gain=how.gain,
+        backend=how.backend,
+        engine=how.engine,
+        calls=ran.calls,
+    )
 
 
 def natural(label: str) -> tuple[int, str]:

@@ -1,19 +1,36 @@
-"""What a run leaves beside its log: metrics.jsonl, status.json, proof.json. One rank writes."""
+"""What a run leaves beside its log: metrics.jsonl, status.json, proof.json, diagnostics.jsonl. One rank writes."""
 
 from __future__ import annotations
 
-import json
+import contextlib
+import dataclasses
 import os
 import resource
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from submission.watchdog.interface import Ending
+from harness.contract import attempt_rows, diagnostics_rows, file_names, metrics_rows
+from harness.contract.attempt_rows import Proof, Status
+from harness.contract.diagnostics_rows import Look
+from harness.contract.ending import Ending
+from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, MetricsRow, StragglerRow, TrainRow
 
 _STATUS_EVERY_S = 0.5
+_RESERVE_BYTES = 1 << 18  # the end of the log, the last status, and what torchrun prints of every rank
+
+
+class Step(Protocol):
+    """What an optimizer step says of itself."""
+
+    @property
+    def loss(self) -> float: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def gradient_norm(self) -> float: ...
 
 
 class Record:
@@ -31,32 +48,33 @@ class Record:
         self._directory, self._writes, self._max_steps = directory, writes, max_steps
         self.lock = threading.RLock()  # held while a file is written, the log included
         self._step, self._written_at = 0, 0.0
-        self._metrics = (directory / "metrics.jsonl").open("x", encoding="utf-8") if writes else None
+        if writes:
+            _reserve_room(directory / file_names.RESERVE)
+        self._metrics = (directory / file_names.METRICS).open("x", encoding="utf-8") if writes else None
 
-    def step(self, step: int, samples: int, result: Any, *, step_s: float) -> None:
+    def step(self, step: int, samples: int, result: Step, *, step_s: float) -> None:
         self._step = step
-        rate = result.learning_rate
-        row = {
-            "step": step,
-            "samples": samples,
-            "loss": result.loss,
-            "lr": rate,
-            "gradient_norm": result.gradient_norm,
-            "step_s": round(step_s, 6),
-        }
-        self._line({"kind": "train", **row})
+        row = TrainRow(
+            step=step,
+            samples=samples,
+            loss=result.loss,
+            lr=result.learning_rate,
+            gradient_norm=result.gradient_norm,
+            step_s=round(step_s, 6),
+        )
+        self._line(row)
         if time.monotonic() - self._written_at > _STATUS_EVERY_S:
             self.state("training", samples)
 
     def evaluation(self, step: int, samples: int, log_perplexity: float, elapsed_s: float) -> None:
-        row = {"step": step, "samples": samples, "loss": log_perplexity, "elapsed_s": round(elapsed_s, 3)}
-        self._line({"kind": "eval", **row})
+        row = EvaluationRow(step=step, samples=samples, loss=log_perplexity, elapsed_s=round(elapsed_s, 3))
+        self._line(row)
 
     def checkpoints(self, directory: str) -> Path:
         """Where this run's checkpoints go: into its attempt, or below a configured directory, apart from other runs."""
         attempt = self._directory.resolve()
         if not directory:
-            return attempt / "checkpoints"
+            return attempt / file_names.CHECKPOINTS
         return Path(directory).expanduser() / attempt.parent.parent.name / attempt.parent.name
 
     def checkpoint(
@@ -70,74 +88,88 @@ class Record:
         size_bytes: int | None = None,
     ) -> None:
         """One line on stdout and one of metrics.jsonl; `what`: saved | resumed from."""
-        row = {"step": step, "samples": samples, "seconds": round(seconds, 3), "bytes": size_bytes}
-        self._line({"kind": "checkpoint", "what": what, **row, "directory": str(directory)})
+        row = CheckpointRow(
+            what=what,
+            step=step,
+            samples=samples,
+            seconds=round(seconds, 3),
+            bytes=size_bytes,
+            directory=str(directory),
+        )
+        self._line(row)
         if self._writes:
             size = f", {size_bytes / 1e6:,.1f} MB" if size_bytes is not None else ""
             print(f"checkpoint {what} {directory}: step {step}, {samples} samples, {seconds:.1f} s{size}")
 
-    def diagnosis(self, step: int, samples: int, rows: list[dict[str, Any]]) -> None:
+    def diagnosis(self, step: int, samples: int, rows: Sequence[diagnostics_rows.Row]) -> None:
         if self._writes:
-            with (self._directory / "diagnostics.jsonl").open("a", encoding="utf-8") as file:
-                content = {"step": step, "samples": samples, "rows": rows}
-                file.write(json.dumps(content, allow_nan=False) + "\n")
+            line = diagnostics_rows.to_line(Look(step=step, samples=samples, rows=tuple(rows)))
+            with (self._directory / file_names.DIAGNOSTICS).open("a", encoding="utf-8") as file:
+                file.write(line)
 
-    def stragglers(self, step: int, samples: int, rows: list[dict[str, Any]]) -> None:
-        """Ranks that have been slow for more than one evaluation: `rank`, `ratio` to the median, `pass_s`."""
+    def stragglers(self, rows: Sequence[StragglerRow], *, step: int, samples: int) -> None:
+        """Ranks that have been slow for more than one evaluation."""
         for row in rows:
-            self._line({"kind": "straggler", "step": step, "samples": samples, **row})
+            self._line(dataclasses.replace(row, step=step, samples=samples))
 
     def take_over(self) -> None:
         """Write in the place of rank 0, which is gone."""
         self._writes = True
 
+    def make_room(self) -> None:
+        """Give back the room that was kept for the last words: from now on only those are written."""
+        if self._writes:
+            with contextlib.suppress(OSError):
+                (self._directory / file_names.RESERVE).unlink(missing_ok=True)
+
     def state(self, state: str, samples: int = 0) -> None:
-        self._status({"state": state, "samples": samples, "outcome": None, "reason": None, "message": None})
+        self._status(self._now(state, samples))
 
     def ended(self, ending: Ending, samples: int) -> None:
-        result = {"outcome": ending.outcome, "reason": ending.reason, "message": ending.message}
-        self._status({"state": "ended", "samples": samples, **result})
+        self.make_room()
+        self._status(self._now(attempt_rows.ENDED, samples).ended(ending))
         if self._metrics:
             self._metrics.close()
 
-    def proof(self, content: dict[str, Any]) -> None:
-        self._replace("proof.json", content)
+    def proof(self, proof: Proof) -> None:
+        if self._writes:
+            with self.lock:
+                attempt_rows.write_proof(self._directory, proof)
 
-    def _line(self, row: dict[str, Any]) -> None:
-        with self.lock:
-            self._write_line(row)
-
-    def _write_line(self, row: dict[str, Any]) -> None:
+    def _line(self, row: MetricsRow) -> None:
         if self._metrics:
-            self._metrics.write(json.dumps({key: _json_number(value) for key, value in row.items()}) + "\n")
-            self._metrics.flush()
+            with self.lock:
+                self._metrics.write(metrics_rows.to_line(row))
+                self._metrics.flush()
 
-    def _status(self, content: dict[str, Any]) -> None:
+    def _now(self, state: str, samples: int) -> Status:
+        return Status(
+            state=state,
+            samples=samples,
+            step=self._step,
+            max_steps=self._max_steps,
+            memory_bytes=_memory_bytes(),
+        )
+
+    def _status(self, status: Status) -> None:
         self._written_at = time.monotonic()
-        place = {"step": self._step, "max_steps": self._max_steps, "memory_bytes": _memory_bytes()}
-        self._replace("status.json", {**content, **place})
+        if self._writes:
+            with self.lock:
+                attempt_rows.write_status(self._directory, status)
 
-    def _replace(self, name: str, content: dict[str, Any]) -> None:
-        """A reader never sees half a file."""
-        if not self._writes:
-            return
-        with self.lock:
-            self._write(name, content)
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        part = self._directory / f".{name}.part"
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
+def _reserve_room(path: Path) -> None:
+    """Fill a file that is removed before the last words are written, which a full disk then does not prevent."""
+    try:
+        with path.open("wb") as file:
+            file.write(
+                os.urandom(_RESERVE_BYTES)
+            )  # a file system that compresses would keep no room for zeros
             file.flush()
             os.fsync(file.fileno())
-        part.replace(self._directory / name)
-
-
-def _json_number(value: Any) -> Any:
-    """NaN and infinity have no JSON; their names survive as text."""
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return str(value)
-    return value
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _memory_bytes() -> int:

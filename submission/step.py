@@ -18,7 +18,7 @@ from harness.contract.config import Config
 from submission import device, parallel
 from submission.batches import Batch
 from submission.precision import Linears
-from submission.watchdog.forward_timer import Own
+from submission.watchdog.forward_timer import ForwardPasses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class Trainer:
     scheduler: OptimizerParamScheduler
     home: torch.device
     linears: Linears
-    own: Own = field(default_factory=Own)
+    passes: ForwardPasses = field(default_factory=ForwardPasses)
 
     @property
     def model(self) -> DistributedDataParallel:
@@ -92,13 +92,13 @@ def forward_backward(
         micro_batch_size=trainer.config.batch.micro_batch_size,
         forward_only=forward_only,
     )
-    trainer.own.losses = [item["loss"] for item in stats]
+    trainer.passes.losses = [item["loss"] for item in stats]
     return stats
 
 
 def _forward_step(trainer: Trainer) -> Callable[..., Any]:
     def forward(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-        with trainer.own.forward():
+        with trainer.passes.forward():
             return compute(batches, model)
 
     def compute(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.contract.attempt_rows import Proof
 from harness.contract.config import Config
+from harness.contract.diagnostics_rows import Row
+from harness.contract.ending import Ending, Reason, is_disk_full
 from harness.contract.events import Events
-from submission.record import Record
-from submission.watchdog.interface import Ending, Unwatched, Watch
+from harness.contract.metrics_rows import StragglerRow
+from submission.record import Record, Step
+from submission.watchdog.interface import Unwatched, Watch
 
 
 class Executor(Protocol):
@@ -37,25 +42,25 @@ class Executor(Protocol):
     def open_data(self) -> None:
         """First touch of the data set."""
 
-    def train_step(self) -> Any:
-        """One optimizer step: an object with `loss`, `learning_rate` and `gradient_norm`."""
+    def train_step(self) -> Step:
+        """One optimizer step."""
 
     def culprits(self) -> str:
         """Which ranks brought forth the last value that was not finite; all ranks ask together."""
 
-    def diagnosis(self) -> list[dict[str, Any]]:
+    def diagnosis(self) -> Sequence[Row]:
         """What quantising did in the last step, which the configuration looks at: a row per layer and GEMM."""
 
     def evaluate(self) -> float:
         """Validation log perplexity, the same on every rank."""
 
-    def stragglers(self) -> list[dict[str, Any]]:
+    def stragglers(self) -> Sequence[StragglerRow]:
         """Ranks that were slow since the last evaluation and before it; all ranks ask together."""
 
     def save(self, home: Path) -> Any:
         """Write a checkpoint below `home`: an object with `directory` and `bytes`."""
 
-    def proof(self) -> dict[str, Any]:
+    def proof(self) -> Proof:
         """The content of proof.json."""
 
 
@@ -82,11 +87,10 @@ def run(
         )  # before run_stop: a run that cannot prove its precision has not succeeded
         clock.stop(ending)
     except Interrupted as signal:
-        ending = watch.explain(Ending(outcome="aborted", reason="interrupted", message=str(signal)))
+        ending = watch.explain(Ending(reason=Reason.INTERRUPTED, message=str(signal)))
         clock.stop(ending)
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        ending = watch.explain(Ending(outcome="aborted", reason="exception", message=message))
+        ending = watch.explain(failed(error))
         clock.stop(ending)
         record.ended(ending, clock.samples)
         watch.leave()
@@ -94,6 +98,12 @@ def run(
     record.ended(ending, clock.samples)
     watch.leave()
     return ending
+
+
+def failed(error: Exception) -> Ending:
+    """The ending of a training that this error ends."""
+    reason = Reason.DISK_FULL if is_disk_full(error) else Reason.EXCEPTION
+    return Ending(reason=reason, message=f"{type(error).__name__}: {error}")
 
 
 def _initialize(executor: Executor, config: Config, events: Events, record: Record) -> int:
@@ -149,16 +159,16 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
         watch.progress(step)
         if not math.isfinite(log_perplexity):
             return _not_finite(f"validation loss {log_perplexity} after step {step}", executor)
-        record.stragglers(step, clock.samples, executor.stragglers())
+        record.stragglers(executor.stragglers(), step=step, samples=clock.samples)
         _save_if_due(executor, config, record, step)
         watch.progress(step)
         if config.benchmark.reached(log_perplexity, target):
-            return Ending(outcome="success", reason="target")
-    return Ending(outcome="aborted", reason="step_limit", message=f"{step} steps without reaching {target}")
+            return Ending(reason=Reason.TARGET)
+    return Ending(reason=Reason.STEP_LIMIT, message=f"{step} steps without reaching {target}")
 
 
 def _not_finite(what: str, executor: Executor) -> Ending:
-    return Ending(outcome="aborted", reason="not_finite", message=f"{what}: {executor.culprits()}")
+    return Ending(reason=Reason.NOT_FINITE, message=f"{what}: {executor.culprits()}")
 
 
 def _resume(executor: Executor, config: Config, record: Record) -> int:
@@ -221,6 +231,7 @@ class _Clock:
 
     def stop(self, ending: Ending) -> None:
         with self._record.lock:
+            self._record.make_room()
             if self._began is None:
                 return
             if self._open:

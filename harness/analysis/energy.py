@@ -18,7 +18,7 @@ from compliance import mllog, runlog
 from compliance.runlog import RunLog
 from harness.analysis.submission_loader import Submission
 from harness.base.text import printable
-from harness.machine.power.recorder import FILE
+from harness.contract import file_names
 from harness.records import attempt
 
 LABEL = "informative, not an MLPerf Power result"
@@ -77,7 +77,7 @@ def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> li
     if start_ms is None:
         return []
     span = start_ms / 1000, math.inf if stop_ms is None else stop_ms / 1000
-    files = [directory / FILE, *sorted(directory.glob(f"node_*/{FILE}"))]
+    files = [directory / file_names.POWER, *sorted(directory.glob(f"{file_names.NODE}*/{file_names.POWER}"))]
     used = [
         use for path in files for source, rows in _read(path).items() if (use := _use(source, rows, span))
     ]
@@ -87,10 +87,10 @@ def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> li
 
 def of_log(directory: Path) -> list[Use]:
     """The same, with the clock of the attempt's own log."""
-    if not any(directory.glob(f"**/{FILE}")):
+    if not any(directory.glob(f"**/{file_names.POWER}")):
         return []
     try:
-        log = runlog.build(mllog.read(directory / "result.txt"))
+        log = runlog.build(mllog.read(directory / file_names.LOG))
     except OSError:
         return []
     return of_attempt(directory, log.run_start_ms, log.run_stop_ms)
@@ -129,7 +129,7 @@ def _sample(line: str) -> tuple[str, Sample] | None:
 
 def totals(directory: Path) -> dict[str, list[tuple[float, float]]]:
     """Seconds since the epoch and watts of all devices together, by source; this node's alone."""
-    read = _read(directory / FILE)
+    read = _read(directory / file_names.POWER)
     return {source: _whole(rows)[1] for source, rows in read.items()}
 
 
@@ -188,7 +188,7 @@ def of_submission(submission: Submission) -> tuple[MeanUse, ...]:
 def _of_run(submission: Submission, run: RunLog) -> list[Use]:
     """Readings lie beside the log: in the last attempt at the run, whose log was promoted."""
     place = Path(run.path)
-    attempts = attempt.directories(place.parent / place.stem.replace("result_", "run_"))
+    attempts = attempt.directories(file_names.run_of(place))
     if submission.campaign is None or not attempts:
         return []
     return of_attempt(attempts[-1], run.run_start_ms, run.run_stop_ms)

@@ -22,6 +22,7 @@ from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError, UserError
 from harness.base.stderr import tell
 from harness.base.text import printable
+from harness.contract import file_names
 from harness.contract.build import ConfigProblem, build
 from harness.records.timing import Timing
 
@@ -300,7 +301,7 @@ def parsed(trees: Sequence[Path]) -> list[Entry]:
                 continue
             found[one.key] = one
     if not found:
-        wanted = f"a repository with ORG/results/SYSTEM/{BENCHMARK.name}/result_*.txt"
+        wanted = f"a repository with ORG/results/SYSTEM/{BENCHMARK.name}/{file_names.RESULTS}"
         raise UsageError(
             f"{', '.join(map(printable, trees))}: found no {BENCHMARK.name} logs; allowed: {wanted}"
         )

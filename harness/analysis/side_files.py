@@ -14,6 +14,7 @@ from typing import Any
 from compliance import ruleset, runlog
 from compliance.benchmark import PROXY
 from compliance.runlog import RunLog
+from harness.contract import file_names
 from harness.records import attempt
 
 Json = Mapping[str, Any]
@@ -21,7 +22,7 @@ Json = Mapping[str, Any]
 
 def campaign(directory: Path) -> Json:
     """campaign.json beside the logs; empty where there is none."""
-    return _object(directory / "campaign.json")
+    return _object(directory / file_names.CAMPAIGN)
 
 
 def package_place(directory: Path) -> Path | None:
@@ -39,8 +40,8 @@ def proofs(directory: Path, runs: Sequence[RunLog]) -> tuple[Json, ...]:
     """proof.json of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
     found = []
     for run in runs:
-        attempts = attempt.directories(directory / Path(run.path).stem.replace("result_", "run_"))
-        found += [_object(path / "proof.json") for path in attempts[-1:]]
+        attempts = attempt.directories(file_names.run_of(directory / Path(run.path).name))
+        found += [_object(path / file_names.PROOF) for path in attempts[-1:]]
     return tuple(filter(None, found))
 
 

@@ -22,6 +22,7 @@ from compliance.scoring import ScoreError
 from harness.analysis import published_precision, side_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
+from harness.contract import file_names
 from harness.records import timing
 from harness.records.timing import Timing
 
@@ -271,10 +272,10 @@ def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
         return [(path.parent, "logs", [path])]
     if members := result_files(path):
         inside = "results" if repository.holder(path) else "directory"
-        return [(path, "campaign" if (path / "campaign.json").exists() else inside, members)]
+        return [(path, "campaign" if (path / file_names.CAMPAIGN).exists() else inside, members)]
     if places := repository.result_directories(path):
         return [(place.path, "results", result_files(place.path)) for place in places]
-    patterns = ("*/" * depth + "result_*.txt" for depth in range(1, _DEEPEST + 1))
+    patterns = ("*/" * depth + file_names.RESULTS for depth in range(1, _DEEPEST + 1))
     below = sorted({file.parent for pattern in patterns for file in path.glob(pattern)})
     if len(below) == 1:
         return _named(below[0])
@@ -283,13 +284,13 @@ def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
 
 def result_files(directory: Path) -> list[Path]:
     """The files that the official tools take for logs, result_*.txt, in the order of their numbers."""
-    found = [file for file in directory.glob("result_*.txt") if _NUMBERED.fullmatch(file.name)]
+    found = [file for file in directory.glob(file_names.RESULTS) if _NUMBERED.fullmatch(file.name)]
     return sorted(found, key=lambda file: (int(file.stem.removeprefix("result_")), file.name))
 
 
 def _nothing(path: Path, below: Sequence[Path]) -> str:
     """What is there instead of logs, and where there are some."""
-    if (path / "campaign.json").exists():
+    if (path / file_names.CAMPAIGN).exists():
         return "no result_<i>.txt: no run of this campaign has ended by the rules yet"
     if next(repository.organisations(path), None):
         return "no result_<i>.txt; a whole results repository is checked with --all"

@@ -6,12 +6,14 @@ import dataclasses
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import UsageError
-from harness.contract import files
+from harness.contract import file_names, files, typed_json
+from harness.contract.attempt_rows import AttemptConfig, RunIdentity
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Config, to_mapping
+from harness.contract.ending import Reason
+from harness.contract.typed_json import RowError
 from harness.records import attempt
 
 _SCHEMA = 1
@@ -25,7 +27,7 @@ class Run:
     Args:
         attempts: how many were started; each has its directory.
         outcome: success | aborted, once promoted.
-        reason: target | step_limit | not_finite, once promoted.
+        reason: one that makes a result, once promoted.
     """
 
     index: int
@@ -33,7 +35,7 @@ class Run:
     state: str = "pending"  # pending | running | promoted | failed
     attempts: int = 0
     outcome: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +52,10 @@ class Campaign:
         return all(run.state == "promoted" for run in self.runs)
 
     def run_directory(self, index: int) -> Path:
-        return self.directory / f"run_{index}"
+        return self.directory / file_names.run(index)
 
     def result(self, index: int) -> Path:
-        return self.directory / f"result_{index}.txt"
+        return self.directory / file_names.result(index)
 
     def last_attempt(self, index: int) -> Path | None:
         found = attempt.directories(self.run_directory(index))
@@ -91,9 +93,9 @@ def save(campaign: Campaign) -> None:
         "profile": campaign.config.profile,
         "arms": list(campaign.arms),
         "config": to_mapping(campaign.config),
-        "runs": [dataclasses.asdict(run) for run in campaign.runs],
+        "runs": typed_json.to_plain(campaign.runs),
     }
-    files.replace_json(campaign.directory / "campaign.json", document)
+    files.replace_json(campaign.directory / file_names.CAMPAIGN, document)
 
 
 def load(directory: Path) -> Campaign:
@@ -102,10 +104,10 @@ def load(directory: Path) -> Campaign:
     Raises:
         UsageError: no campaign, or one of a version this program does not know.
     """
-    path = directory / "campaign.json"
-    document: Any = files.read_json(path)
+    path = directory / file_names.CAMPAIGN
+    document = files.read_json(path)
     if not isinstance(document, dict):
-        raise UsageError(f"{directory}: found no campaign.json; allowed: a directory under runs/")
+        raise UsageError(f"{directory}: found no {file_names.CAMPAIGN}; allowed: a directory under runs/")
     if document.get("schema") != _SCHEMA:
         raise UsageError(f"{path}: schema: found {document.get('schema')!r}; allowed: {_SCHEMA}")
     try:
@@ -115,11 +117,11 @@ def load(directory: Path) -> Campaign:
             arm=document["arm"],
             arms=tuple(document["arms"]),
             config=build(Config, document["config"], ""),
-            runs=tuple(Run(**run) for run in document["runs"]),
+            runs=tuple(typed_json.from_plain(Run, run) for run in document["runs"]),
         )
     except ConfigProblem as problem:
         raise UsageError(f"{path}: {problem}; written by another version") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RowError) as error:
         raise UsageError(f"{path}: not a campaign this version can read ({error})") from None
 
 
@@ -141,11 +143,12 @@ def _settled_run(campaign: Campaign, run: Run) -> Run:
     ended = [(path, result) for path in attempts if (result := attempt.result(path))]
     published, count = campaign.result(run.index).exists(), attempt.number(attempts[-1]) if attempts else 0
     if ended and not published:
-        files.publish(ended[0][0] / "result.txt", campaign.result(run.index))
+        files.publish(ended[0][0] / file_names.LOG, campaign.result(run.index))
     if ended:
         result = ended[0][1]
-        outcome: dict[str, Any] = {"outcome": result.outcome, "reason": result.reason}
-        return dataclasses.replace(run, state="promoted", attempts=count, **outcome)
+        return dataclasses.replace(
+            run, state="promoted", attempts=count, outcome=result.outcome, reason=result.reason
+        )
     if published:  # its attempt was deleted; what is recorded stands
         return dataclasses.replace(run, state="promoted")
     state = "failed" if run.state == "failed" else "pending"
@@ -156,13 +159,9 @@ def begin_attempt(campaign: Campaign, run: Run) -> tuple[Campaign, Path]:
     """Directory of a new attempt at a run, ready for the training to start in."""
     latest = campaign.last_attempt(run.index)
     count = (attempt.number(latest) if latest else 0) + 1
-    directory = campaign.run_directory(run.index) / f"attempt_{count}"
-    this_run = {"arm": campaign.arm, "index": run.index, "seed": run.seed}
-    document = {
-        "config": to_mapping(campaign.config),
-        "run": {**this_run, "campaign": campaign.directory.name},
-    }
-    attempt.create(directory, document)
+    directory = campaign.run_directory(run.index) / file_names.attempt(count)
+    which = RunIdentity(arm=campaign.arm, index=run.index, seed=run.seed, campaign=campaign.directory.name)
+    attempt.create(directory, AttemptConfig(config=campaign.config, run=which))
     campaign = campaign.with_run(dataclasses.replace(run, state="running", attempts=count))
     save(campaign)
     return campaign, directory

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFailure, UsageError, UserError
 from harness.base.stderr import tell
@@ -20,8 +19,8 @@ from harness.campaign import process, torchrun
 from harness.campaign.nodes import Sign
 from harness.campaign.runner import Command
 from harness.config.profile_choice import require_accelerators
-from harness.contract import files
-from harness.contract.build import ConfigProblem, build
+from harness.contract import attempt_rows, file_names, files
+from harness.contract.build import ConfigProblem
 from harness.contract.config import Config, Launch
 from harness.data import ensure
 from harness.machine import page_caches
@@ -146,7 +145,7 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
         raise UsageError(
             f"environment NODE_RANK: found {place.node_rank}; allowed: 1 to {nodes - 1}, as the job has it"
         )
-    mine = directory / f"node_{place.node_rank}"
+    mine = directory / file_names.node(place.node_rank)
     try:
         mine.mkdir()
     except FileExistsError:  # this node joined it before and was started again: those ranks cannot come back
@@ -176,11 +175,10 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
 
 
 def _config(directory: Path) -> Config:
-    path = directory / "config.json"
-    document: Any = files.read_json(path)
+    path = directory / file_names.CONFIG
     try:
-        return build(Config, document["config"], "")
-    except (ConfigProblem, TypeError, KeyError) as problem:
+        return attempt_rows.read_config(path).config
+    except ConfigProblem as problem:
         raise EnvironmentFailure(f"{path}: {problem}; written by another version, or not shared") from None
 
 
@@ -190,8 +188,8 @@ def _require_likeness(directory: Path, mine: Path) -> None:
     Raises:
         EnvironmentFailure: a package or the commit differs from the first node's.
     """
-    first, here = files.read_json(directory / "environment.json") or {}, attempt.describe_environment()
-    files.replace_json(mine / "environment.json", here)
+    first, here = files.read_json(directory / file_names.ENVIRONMENT) or {}, attempt.describe_environment()
+    files.replace_json(mine / file_names.ENVIRONMENT, here)
     theirs = {**(first.get("packages") or {}), "commit": (first.get("git") or {}).get("commit")}
     ours = {**here["packages"], "commit": (here["git"] or {}).get("commit")}
     for name in sorted(theirs.keys() | ours.keys()):

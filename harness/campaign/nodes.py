@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_TRAINING, UsageError, UserError
-from harness.contract import environment, files
+from harness.contract import environment, file_names, files, typed_json
 from harness.contract.config import Config, Launch
 
 _BEAT_S = 5.0
 _LAUNCH = ("launch.master_addr", "launch.master_port", "launch.node_rank")
-_ATTEMPT = re.compile(r"[^/]+/run_\d+/attempt_\d+")
+_ATTEMPT = re.compile(rf"[^/]+/{file_names.RUN}\d+/{file_names.ATTEMPT}\d+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class Beacon:
             return
         self._sign = dataclasses.replace(self._sign, sequence=self._sign.sequence + 1, **change)  # type: ignore[arg-type]
         self._written_at = time.monotonic()
-        files.replace_json(self._path, dataclasses.asdict(self._sign))
+        files.replace_json(self._path, typed_json.to_plain(self._sign))
 
 
 @contextlib.contextmanager
@@ -104,13 +104,8 @@ def path_of(output: Path, launch: Launch) -> Path:
 
 def read(path: Path) -> Sign | None:
     """The sign, None where there is none or one of another version."""
-    document = files.read_json(path)
-    try:
-        sign = Sign(**document)
-        _ = sign.sequence + sign.code
-    except TypeError:
-        return None
-    if sign.state == "training" and not _ATTEMPT.fullmatch(str(sign.attempt)):
+    sign = typed_json.read(Sign, path)
+    if sign is not None and sign.state == "training" and not _ATTEMPT.fullmatch(str(sign.attempt)):
         return None
     return sign
 

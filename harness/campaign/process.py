@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from harness.base.errors import EXIT_INTERRUPTED, UserError
 from harness.base.paths import ROOT
+from harness.contract import file_names
 from harness.machine.child_process import die_with_this_process
 from harness.records import attempt as attempts
 from harness.records import lock
@@ -72,7 +73,7 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM came.
     """
-    with Signals() as signals, (attempt / "stdout.log").open("xb") as log:
+    with Signals() as signals, (attempt / file_names.STDOUT).open("xb") as log:
         process = _start(command, environment, lock_descriptor, log)
         try:
             overdue = _Overdue(attempt)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from harness.base import stderr
 from harness.base.stderr import tell
 from harness.campaign import forecast_text
-from harness.contract import files
+from harness.contract import attempt_rows, file_names
+from harness.contract.attempt_rows import Status
 from harness.contract.config import Config
 from harness.records.metrics import Evaluation, Tail, duration
 
@@ -39,7 +40,7 @@ class Lines:
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
         self._name, self._config, self._attempt = name, config, attempt
-        self._tail = Tail(attempt / "metrics.jsonl")
+        self._tail = Tail(attempt / file_names.METRICS)
         tell(f"{name}: started")
 
     def poll(self) -> None:
@@ -65,13 +66,13 @@ def line(
     config: Config,
     *,
     samples_per_s: float | None,
-    status: Mapping[str, Any],
+    status: Status,
 ) -> str:
     """The last of these evaluations in words."""
     last, target = evaluations[-1], config.evaluation.target_log_perplexity
     view = forecast_text.look(evaluations, config, samples=last.samples, samples_per_s=samples_per_s)
     speed = None if samples_per_s is None else f"{samples_per_s:.1f} samples/s"
-    used = forecast_text.memory(status.get("memory_bytes"))
+    used = forecast_text.memory(status.memory_bytes)
     parts = [
         f"{last.samples} samples",
         forecast_text.loss(last, target, view),
@@ -98,7 +99,7 @@ class Bars:
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
         self._attempt, self._config = attempt, config
-        self._tail = Tail(attempt / "metrics.jsonl")
+        self._tail = Tail(attempt / file_names.METRICS)
         self._task = self._display.add_task(name, total=config.train_samples, text="starting")
 
     def poll(self) -> None:
@@ -108,7 +109,7 @@ class Bars:
 
     def end(self, outcome: str) -> None:
         self.poll()
-        text = describe(self._tail, self._config, status={"state": outcome}, running=False)
+        text = describe(self._tail, self._config, status=Status(state=outcome), running=False)
         self._display.update(self._task, text=text)
         self._display.stop_task(self._task)
 
@@ -116,11 +117,11 @@ class Bars:
         self._display.stop()
 
 
-def describe(tail: Tail, config: Config, *, status: Mapping[str, Any], running: bool = True) -> str:
+def describe(tail: Tail, config: Config, *, status: Status, running: bool = True) -> str:
     """A run in one line: state, samples, last evaluation, speed, time left, memory."""
     speed = tail.samples_per_s
     view = forecast_text.look(tail.evaluations, config, samples=tail.samples, samples_per_s=speed)
-    parts = [str(status.get("state", "starting"))]
+    parts = [status.state]
     if tail.samples:
         parts.append(f"{tail.samples} samples")
     if tail.evaluations:
@@ -131,14 +132,13 @@ def describe(tail: Tail, config: Config, *, status: Mapping[str, Any], running: 
         parts.append(f"step limit in {duration((config.train_samples - tail.samples) / speed)}")
     if tail.evaluations and running:
         parts.append(forecast_text.way(view))
-    if used := forecast_text.memory(status.get("memory_bytes")):
+    if used := forecast_text.memory(status.memory_bytes):
         parts.append(used)
     if running:
         parts += [f"warning: {straggler}" for straggler in tail.slow_now]
     return ", ".join(parts)
 
 
-def _status(attempt: Path) -> Mapping[str, Any]:
-    """What the training said last; empty before it spoke."""
-    status = files.read_json(attempt / "status.json")
-    return status if isinstance(status, dict) else {}
+def _status(attempt: Path) -> Status:
+    """What the training said last; starting before it spoke."""
+    return attempt_rows.read_status(attempt) or Status()

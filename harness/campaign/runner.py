@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,14 +17,15 @@ from harness.campaign.nodes import Beacon
 from harness.campaign.process import Interrupted
 from harness.campaign.progress import Progress, for_this_terminal
 from harness.campaign.store import Job
+from harness.contract import file_names
 from harness.contract.config import Config
+from harness.contract.ending import Ending, Reason, is_disk_full
 from harness.machine import gpu_errors
 from harness.machine.power import recorder
 from harness.machine.power.recorder import Meter
 from harness.records import attempt, lock
 
 _ATTEMPTS = 3  # a training that fails three times in a row is not unlucky
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _RESUME = "./run.sh resume continues"
 
 Command = Callable[[Config, Path], list[str]]
@@ -114,17 +113,17 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
             return made
         close_attempt.add_evidence(directory, gpu_errors.found(since_s=began_s))
         last = attempt.ending(directory)
-        if _disk_is_full(directory, last):
+        if last is not None and last.reason is Reason.DISK_FULL:
             raise EnvironmentFailure(f"{_where_full(directory, last)}; free some, then {_RESUME}")
-        if last is not None and last.reason == "interrupted":
+        if last is not None and last.reason is Reason.INTERRUPTED:
             raise Interrupted("the training was stopped by a signal")
     campaign.save(made.with_run(dataclasses.replace(made.runs[index], state="failed")))
     raise TrainingFailed(_failure(made, index, directory, code))
 
 
-def _where_full(directory: Path, last: attempt.Ending | None) -> str:
+def _where_full(directory: Path, last: Ending) -> str:
     """With the training's own words, which may name the file that met the full disk."""
-    said = f" ({last.message})" if last and last.message else ""
+    said = f" ({last.message})" if last.message else ""
     return f"{directory}: no space left on device{said}"
 
 
@@ -134,13 +133,7 @@ def _failure(made: Campaign, index: int, directory: Path, code: int | None) -> s
     if last is not None:
         why = last.message or last.reason
     head = f"{made.arm} run {index} failed {_ATTEMPTS} times: {why}; after mending it, {_RESUME}"
-    return f"{head}\nlast lines of {directory / 'stdout.log'}:\n{attempt.last_words(directory)}"
-
-
-def _disk_is_full(directory: Path, last: attempt.Ending | None) -> bool:
-    """Whether the training met a full disk; then it may not have been able to say so."""
-    said = f"{last.message if last else ''}\n{attempt.last_words(directory)}"
-    return "No space left on device" in said or shutil.disk_usage(directory).free < 1 << 16
+    return f"{head}\nlast lines of {directory / file_names.STDOUT}:\n{attempt.last_words(directory)}"
 
 
 def _require_first_node(config: Config) -> None:
@@ -169,7 +162,7 @@ def _words_for_the_user(job: Job) -> Iterator[None]:
     except (KeyboardInterrupt, Interrupted) as stop:
         raise Interrupted(f"{str(stop) or 'interrupted'}; {_RESUME} job {job.stamp}") from None
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_disk_full(error):
             raise
         where = error.filename or job.directory
         raise EnvironmentFailure(f"{where}: no space left on device; free some, then {_RESUME}") from None

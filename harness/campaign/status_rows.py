@@ -12,7 +12,7 @@ from harness.analysis.forecast import Band
 from harness.campaign import forecast_text
 from harness.campaign.campaign import Campaign, Run
 from harness.campaign.forecast_text import View
-from harness.contract import files
+from harness.contract import attempt_rows, file_names
 from harness.records import lock
 from harness.records.metrics import Tail
 
@@ -110,20 +110,20 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> RunRow:
     latest = made.last_attempt(run.index)
     if latest is None:
         return row
-    tail = Tail(latest / "metrics.jsonl")
+    tail = Tail(latest / file_names.METRICS)
     tail.read()
-    status = files.read_json(latest / "status.json") or {}
+    status = attempt_rows.read_status(latest)
     loss = tail.evaluations[-1].log_perplexity if tail.evaluations else None
     view = forecast_text.look(
         tail.evaluations, made.config, samples=tail.samples, samples_per_s=tail.samples_per_s
     )
     return replace(
         row,
-        phase=status.get("state"),
+        phase=status.state if status else None,
         samples=tail.samples,
         log_perplexity=loss if loss is not None and math.isfinite(loss) else None,  # NaN is no JSON
         samples_per_s=tail.samples_per_s,
-        memory_bytes=status.get("memory_bytes"),
+        memory_bytes=status.memory_bytes if status else None,
         public_band=view.band,
         reference_samples=view.reference_samples,
         prediction=None if run.state == "promoted" else _prediction(view),

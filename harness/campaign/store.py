@@ -12,7 +12,7 @@ from harness.base.errors import UsageError
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
-from harness.contract import environment, files
+from harness.contract import environment, file_names, files
 from harness.contract.config import Config
 
 
@@ -27,7 +27,7 @@ class Job:
 
     @property
     def reported(self) -> bool:
-        return (self.directory / "report.html").exists()
+        return (self.directory / file_names.REPORT).exists()
 
     @property
     def directory(self) -> Path:
@@ -68,7 +68,7 @@ def load_all(output: Path) -> list[Campaign]:
     """Every readable campaign under `output`, oldest job first."""
     _unpack_staged(output)
     found = []
-    for path in output.glob("[0-9]*/campaign.json"):
+    for path in output.glob(f"[0-9]*/{file_names.CAMPAIGN}"):
         with contextlib.suppress(UsageError):  # another version's campaign is not this one's business
             found.append(campaign.load(path.parent))
     return sorted(found, key=lambda made: (campaign.stamp_order(made.job), made.arms.index(made.arm)))

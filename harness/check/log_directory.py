@@ -28,6 +28,7 @@ from compliance.rules import tree_rules
 from compliance.ruleset import Choice, Ruleset, RulesetError
 from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
+from harness.contract import file_names
 from harness.records import attempt
 
 
@@ -187,9 +188,9 @@ def _in_campaign(submission: Submission) -> list[Violation]:
     found: list[Violation] = []
     for case in submission.cases:
         path = Path(case.parsed.path)
-        attempts = attempt.directories(path.parent / path.stem.replace("result_", "run_"))
+        attempts = attempt.directories(file_names.run_of(path))
         try:
-            proof = json.loads((attempts[-1] / "proof.json").read_bytes()) if attempts else None
+            proof = json.loads((attempts[-1] / file_names.PROOF).read_bytes()) if attempts else None
         except (OSError, ValueError):
             continue  # a run without proof: package build asks for it
         found += checker.check_proof(ProvenRun(case=case, proof=proof))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -14,8 +13,9 @@ from harness.base.errors import EXIT_OK, TrainingFailed
 from harness.base.paths import ROOT
 from harness.commands.options import add_json, add_profile, add_set, positive
 from harness.config.file import resolve
-from harness.contract import environment
-from harness.contract.config import Config, to_mapping
+from harness.contract import attempt_rows, environment, file_names
+from harness.contract.attempt_rows import AttemptConfig
+from harness.contract.config import Config
 from harness.machine.accelerators import accelerators
 
 _LAUNCH = (
@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> int:
     config = one_rank(resolve(args.profile, overrides=args.overrides).config)
     threads = config.parallelism.threads_per_rank or environment.cores()
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "config.json"
-        path.write_text(json.dumps({"config": to_mapping(config), "run": {}}), encoding="utf-8")
+        path = Path(directory) / file_names.CONFIG
+        attempt_rows.write_config(path, AttemptConfig(config=config))
         options = ["--config", str(path), "--repetitions", str(args.repetitions), *["--json"] * args.json]
         process = subprocess.run(
             [sys.executable, *_LAUNCH, *options],

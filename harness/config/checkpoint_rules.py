@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from harness.base.paths import in_repository
 from harness.base.text import printable
+from harness.contract import checkpoint_manifest, file_names
 from harness.contract.build import ConfigProblem
+from harness.contract.checkpoint_manifest import SCHEMA, CheckpointManifest
 from harness.contract.config import Config, corpus_fingerprint, fixed_by_checkpoint
+from harness.contract.typed_json import NoJson, RowError
 
-_MANIFEST = "fourmark.json"  # submission.checkpoint.checkpoint writes it last
-_SCHEMA = 1
-_TYPES = {"step": int, "samples": int, "seed": int, "arm": str, "transformer_engine": str, "corpus": str}
-_TYPES |= {"fixed": dict, "files": dict}
+_MANIFEST = file_names.CHECKPOINT_MANIFEST
 
 
 def notes(config: Config) -> list[str]:
@@ -31,8 +29,8 @@ def notes(config: Config) -> list[str]:
     if settings.resume:
         found = _manifest(config)
         said.append(
-            f"checkpoint: goes on after step {found['step']} ({found['samples']:,} samples) of an "
-            f"{printable(found['arm'])} run, seed {found['seed']}; no result"
+            f"checkpoint: goes on after step {found.step} ({found.samples:,} samples) of an "
+            f"{printable(found.arm)} run, seed {found.seed}; no result"
         )
     return said
 
@@ -53,25 +51,26 @@ def _resumable(config: Config) -> None:
         _same_training(config, found)
 
 
-def _manifest(config: Config) -> dict[str, Any]:
+def _manifest(config: Config) -> CheckpointManifest:
     """What the checkpoint says of itself, when it is whole."""
     directory = Path(in_repository(config.checkpoint.resume))
     if not directory.is_dir():
         raise _problem(config, "no such directory")
-    path = directory / _MANIFEST
-    if not path.exists():
-        inside = sorted(child.name for child in directory.glob("step_*") if (child / _MANIFEST).exists())
+    if not checkpoint_manifest.is_whole(directory):
+        children = directory.glob(f"{file_names.CHECKPOINT}*")
+        inside = sorted(child.name for child in children if checkpoint_manifest.is_whole(child))
         if inside:
             raise _problem(config, f"a directory of checkpoints; the last is {directory / inside[-1]}")
         raise _problem(config, f"no {_MANIFEST} in it: half written, or of another program")
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        found = checkpoint_manifest.read(directory)
+    except NoJson:
         raise _problem(config, f"a {_MANIFEST} that is no JSON") from None
-    known = isinstance(found, dict) and found.get("schema") == _SCHEMA
-    if not known or any(type(found.get(key)) is not kind for key, kind in _TYPES.items()):
+    except RowError as error:
+        raise _problem(config, f"a {_MANIFEST} of another version ({printable(error)})") from None
+    if found.schema != SCHEMA:
         raise _problem(config, f"a {_MANIFEST} of another version")
-    for name, size in found["files"].items():
+    for name, size in found.files.items():
         file = directory / name
         if not file.is_file() or file.stat().st_size != size:
             there = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
@@ -81,9 +80,9 @@ def _manifest(config: Config) -> dict[str, Any]:
     return found
 
 
-def _same_run(config: Config, found: dict[str, Any]) -> None:
+def _same_run(config: Config, found: CheckpointManifest) -> None:
     """Seed and corpus decide the data order."""
-    seed, runs = found["seed"], config.runs
+    seed, runs = found.seed, config.runs
     if runs.seed != seed:
         said = "null" if runs.seed is None else str(runs.seed)
         raise ConfigProblem(
@@ -98,28 +97,26 @@ def _same_run(config: Config, found: dict[str, Any]) -> None:
     data = dataclasses.replace(config.data, directory=in_repository(config.data.directory))
     if not (Path(data.directory) / f"{data.train_prefix}.bin").exists():
         return  # said, or built, by the check of the data; the training compares again
-    if corpus_fingerprint(data) != found["corpus"]:
-        allowed = (
-            f"the corpus of the checkpoint, {printable(found['corpus'])} (bytes, SHA-256 of the first MiB)"
-        )
+    if corpus_fingerprint(data) != found.corpus:
+        allowed = f"the corpus of the checkpoint, {printable(found.corpus)} (bytes, SHA-256 of the first MiB)"
         raise ConfigProblem("data.directory", f"{data.directory} with {corpus_fingerprint(data)}", allowed)
 
 
-def _same_training(config: Config, found: dict[str, Any]) -> None:
+def _same_training(config: Config, found: CheckpointManifest) -> None:
     mine = fixed_by_checkpoint(config)
-    for path in sorted(mine.keys() | found["fixed"].keys()):
-        if mine.get(path) != found["fixed"].get(path):
-            allowed = f"{printable(found['fixed'].get(path))}, the checkpoint's ({config.checkpoint.resume})"
+    for path in sorted(mine.keys() | found.fixed.keys()):
+        if mine.get(path) != found.fixed.get(path):
+            allowed = f"{printable(found.fixed.get(path))}, the checkpoint's ({config.checkpoint.resume})"
             raise ConfigProblem(printable(path), str(mine.get(path)), allowed)
     for name in config.runs.arms:
         mode = config.arms[name].transformer_engine
-        if mode != found["transformer_engine"]:
+        if mode != found.transformer_engine:
             allowed = (
-                f"{printable(found['transformer_engine'])}, the checkpoint's: other linears keep other state"
+                f"{printable(found.transformer_engine)}, the checkpoint's: other linears keep other state"
             )
             raise ConfigProblem(f"arms.{name}.transformer_engine", mode, allowed)
-    if found["step"] >= config.schedule.max_steps:
-        raise _problem(config, f"step {found['step']} of {config.schedule.max_steps}, nothing left to train")
+    if found.step >= config.schedule.max_steps:
+        raise _problem(config, f"step {found.step} of {config.schedule.max_steps}, nothing left to train")
 
 
 def _problem(config: Config, found: str) -> ConfigProblem:

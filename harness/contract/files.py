@@ -10,19 +10,26 @@ from pathlib import Path
 from typing import Any
 
 
-def replace_json(path: Path, content: Any) -> None:
+def replace_json(path: Path, content: Any, *, sync_name: bool = True) -> None:
     """Write or replace a JSON document; one writer at a time, as the campaign's lock guarantees."""
-    replace_text(path, json.dumps(content, indent=1) + "\n")
+    replace_text(path, json.dumps(content, indent=1) + "\n", sync_name=sync_name)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, sync_name: bool = True) -> None:
+    """Write or replace a file in one step: a reader sees the old content or the new one.
+
+    Args:
+        sync_name: whether the replacement survives a power cut. Without, a power cut may bring back the old
+            content, whole; for a file that is written often inside a timed run.
+    """
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    sync_directory(path.parent)
+    if sync_name:
+        sync_directory(path.parent)
 
 
 def publish(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from typing import IO
 
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.stderr import tell
+from harness.contract import file_names
 from harness.contract import files as contract_files
 from harness.data.progress_meter import Meter
 from harness.data.published import (
@@ -30,7 +31,6 @@ from harness.data.published import (
 from harness.data.source import Folder, Interruption, Source, Web, is_address
 from harness.data.verify import md5
 
-RECORD = "fetch.json"
 _CHUNK = 1 << 20
 _LOOK_BYTES = 1 << 22  # between two looks of the meter
 _SPARE_BYTES = 1 << 28  # a full disk ends more than this command
@@ -102,9 +102,10 @@ def fetch(
     record = {
         one.file.target: {"from": source.where(one.dataset, one.file), "md5": one.file.md5} for one in wanted
     }
-    earlier = contract_files.read_json(directory / RECORD) or {}
+    earlier = contract_files.read_json(directory / file_names.FETCH_RECORD) or {}
     contract_files.replace_json(
-        directory / RECORD, {"protocol": DOWNLOADER, "files": {**earlier.get("files", {}), **record}}
+        directory / file_names.FETCH_RECORD,
+        {"protocol": DOWNLOADER, "files": {**earlier.get("files", {}), **record}},
     )
     return wanted
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
+from harness.contract import file_names, token_records, typed_json
 from harness.contract.config import Config
-from harness.data.verify import MANIFEST, problems_of_files, problems_of_split, sha256
+from harness.contract.token_records import CorpusManifest, TokenFile
+from harness.contract.typed_json import RowError
+from harness.data.verify import problems_of_files, problems_of_split, sha256
 
 _BUILD = "./run.sh data build"
 _WHOSE = {
@@ -36,9 +38,9 @@ def problems(config: Config, *, digests: bool, report: Callable[[str], None] | N
         EnvironmentFailure: there is no corpus.
     """
     directory, manifest = Path(config.data.directory), _manifest(config)
-    files: dict[str, Any] = manifest["files"]
+    files = manifest.files
     if digests and report:
-        report(f"reading {sum(file['bytes'] for file in files.values()):,} bytes in {directory}")
+        report(f"reading {sum(file.bytes for file in files.values()):,} bytes in {directory}")
     found = [
         *_problems_of_settings(config, manifest),
         *problems_of_files(directory, files, digests=digests),
@@ -76,15 +78,15 @@ def summary(config: Config, *, full: bool) -> str:
     """What a corpus without problems holds."""
     manifest = _manifest(config)
     how = "verified" if full else "names, sizes and structure verified"
-    size = sum(file["bytes"] for file in manifest["files"].values())
+    size = sum(file.bytes for file in manifest.files.values())
     splits = "; ".join(
-        f"{name}: {split['documents']} documents, {split['tokens']:,} tokens"
-        for name, split in manifest["splits"].items()
+        f"{name}: {split.documents} documents, {split.tokens:,} tokens"
+        for name, split in manifest.splits.items()
     )
-    return f"{config.data.directory}: {len(manifest['files'])} files, {size:,} bytes, {how}; {splits}"
+    return f"{config.data.directory}: {len(manifest.files)} files, {size:,} bytes, {how}; {splits}"
 
 
-def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
+def _run_builder(directory: Path, config: Config) -> CorpusManifest:
     command = [
         sys.executable,
         "-m",
@@ -101,20 +103,21 @@ def _run_builder(directory: Path, config: Config) -> dict[str, Any]:
         raise EnvironmentFailure(
             f"{directory}: building the corpus failed with exit code {process.returncode}"
         )
-    built: dict[str, Any] = json.loads(process.stdout)
-    return built
+    return typed_json.from_text(CorpusManifest, process.stdout)
 
 
-def _write_manifest(directory: Path, config: Config, facts: dict[str, Any]) -> None:
+def _write_manifest(directory: Path, config: Config, built: CorpusManifest) -> None:
     length = config.model.sequence_length
-    for split in facts["splits"].values():
-        split["sequences"] = (split["tokens"] - 1) // length
+    splits = {
+        name: dataclasses.replace(split, sequences=(split.tokens - 1) // length)
+        for name, split in built.splits.items()
+    }
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        path.name: TokenFile(bytes=path.stat().st_size, sha256=sha256(path))
         for path in sorted(directory.iterdir())
     }
-    document = {**facts, "sequence_length": length, "files": files}
-    (directory / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    manifest = dataclasses.replace(built, splits=splits, sequence_length=length, files=files)
+    token_records.write_manifest(directory, manifest)
 
 
 @contextlib.contextmanager
@@ -130,14 +133,14 @@ def _refuse_foreign(directory: Path, config: Config) -> None:
     """Only what a build has written may be replaced: data.directory could name anybody's directory."""
     if not directory.exists():
         return
-    ours = {MANIFEST, "tokenizer.json", "cache"}
+    ours = {file_names.CORPUS_MANIFEST, file_names.TOKENIZER, "cache"}
     ours |= {
         f"{name}.{end}"
         for name in (config.data.train_prefix, config.data.valid_prefix)
         for end in ("bin", "idx")
     }
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        ours |= set(json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"])
+    with contextlib.suppress(OSError, RowError):
+        ours |= set(token_records.read_manifest(directory).files)
     foreign = sorted(path.name for path in directory.iterdir() if path.name not in ours)
     if foreign:
         raise UsageError(
@@ -146,35 +149,31 @@ def _refuse_foreign(directory: Path, config: Config) -> None:
 
 
 def _manifest_path(config: Config) -> Path:
-    return Path(config.data.directory) / MANIFEST
+    return Path(config.data.directory) / file_names.CORPUS_MANIFEST
 
 
-def _manifest(config: Config) -> dict[str, Any]:
+def _manifest(config: Config) -> CorpusManifest:
     path = _manifest_path(config)
     if not path.exists():
         raise EnvironmentFailure(f"{path.parent}: no corpus here; {_BUILD} makes it")
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for file in manifest["files"].values():
-            file["bytes"], file["sha256"]
-        manifest["vocab_size"], manifest["splits"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return token_records.read_manifest(path.parent)
+    except RowError as error:
         raise EnvironmentFailure(
-            f"{path}: not a manifest ({error!r}); {_BUILD} --force makes it anew"
+            f"{path}: not a manifest ({error}); {_BUILD} --force makes it anew"
         ) from None
-    return manifest
 
 
-def _problems_of_settings(config: Config, manifest: dict[str, Any]) -> Iterator[str]:
+def _problems_of_settings(config: Config, manifest: CorpusManifest) -> Iterator[str]:
     path, remedy = _manifest_path(config), f"{_BUILD} --force, or another data.directory"
-    if manifest["vocab_size"] != config.model.vocab_size:
+    if manifest.vocab_size != config.model.vocab_size:
         yield (
-            f"{path}: found a corpus of vocabulary {manifest['vocab_size']}; "
+            f"{path}: found a corpus of vocabulary {manifest.vocab_size}; "
             f"expected model.vocab_size = {config.model.vocab_size}: {remedy}"
         )
     for prefix in (config.data.train_prefix, config.data.valid_prefix):
-        if prefix not in manifest["splits"]:
-            yield f"{path}: found {', '.join(manifest['splits'])}; expected {prefix}: {remedy}"
+        if prefix not in manifest.splits:
+            yield f"{path}: found {', '.join(manifest.splits)}; expected {prefix}: {remedy}"
 
 
 def _problems_of_splits(config: Config) -> Iterator[str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import glob
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.base.errors import EXIT_OK, EnvironmentFailure, UsageError
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
 from harness.base.text import printable
-from harness.contract import environment
+from harness.contract import environment, file_names, token_records
+from harness.contract.token_records import BuildReport
 from harness.data.progress_meter import Meter
 
 _END_S = 10.0  # an interrupted builder writes its last checkpoint
@@ -53,24 +52,24 @@ def build(order: Order) -> tuple[int, str]:
     env = environment.training_environment(threads=1, on_cpu=False)
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     meter = Meter(Path(order.out).name)
-    facts: dict[str, Any] = {}
+    told = BuildReport()
     try:
         for line in process.stdout or ():
-            facts = json.loads(line)
-            _show(meter, facts)
+            told = token_records.from_line(line)
+            _show(meter, told)
         code = process.wait()
     except KeyboardInterrupt:
         _stop(process)
         raise
     finally:
         meter.close()
-    if code or not facts.get("finished"):
+    if code or not told.finished:
         return code or EnvironmentFailure.exit_code, ""
     return EXIT_OK, (
-        f"{order.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; "
-        f"{facts['tokens_per_s']:,.0f} tokens/s with {facts['workers']} workers"
-        if facts["new_tokens"]
-        else f"{order.out}.bin: {facts['documents']:,} documents, {facts['tokens']:,} tokens; was built already"
+        f"{order.out}.bin: {told.documents:,} documents, {told.tokens:,} tokens; "
+        f"{told.tokens_per_s:,.0f} tokens/s with {told.workers} workers"
+        if told.new_tokens
+        else f"{order.out}.bin: {told.documents:,} documents, {told.tokens:,} tokens; was built already"
     )
 
 
@@ -79,7 +78,7 @@ def _options(order: Order) -> list[str]:
         raise UsageError(f"--workers: found {order.workers}; allowed: 1 or more")
     tokenizer = Path(order.tokenizer)
     if tokenizer.is_dir():
-        tokenizer /= "tokenizer.json"
+        tokenizer /= file_names.TOKENIZER
     if not tokenizer.is_file():
         raise UsageError(
             f"--tokenizer: {tokenizer} is no file; ./run.sh data fetch --what tokenizer gets Llama's"
@@ -110,11 +109,11 @@ def _inputs(patterns: Sequence[str]) -> Iterator[Path]:
             yield path
 
 
-def _show(meter: Meter, facts: dict[str, Any]) -> None:
-    if "continued_at" in facts:
-        tell(f"continuing behind document {facts['continued_at']:,}")
+def _show(meter: Meter, told: BuildReport) -> None:
+    if told.continued_at is not None:
+        tell(f"continuing behind document {told.continued_at:,}")
         return
-    meter.show(facts["fraction"], f"{facts['tokens']:,} tokens, {facts['tokens_per_s']:,.0f} tokens/s")
+    meter.show(told.fraction, f"{told.tokens:,} tokens, {told.tokens_per_s:,.0f} tokens/s")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-MANIFEST = "manifest.json"
+from harness.contract.token_records import TokenFile
+
 _MAGIC = b"MMIDIDX\x00\x00"  # Megatron's indexed format, megatron/core/datasets/indexed_dataset.py
 _HEAD_BYTES = len(_MAGIC) + 25
 _TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
@@ -113,17 +114,21 @@ def _digest(path: Path, digest: hashlib._Hash, read: Callable[[int], None] | Non
 
 
 def problems_of_files(
-    directory: Path, files: dict[str, Any], *, digests: bool, read: Callable[[int], None] | None = None
+    directory: Path,
+    files: Mapping[str, TokenFile],
+    *,
+    digests: bool,
+    read: Callable[[int], None] | None = None,
 ) -> Iterator[str]:
     """Each file that is missing, has another size or, where the size is right, another content."""
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():
-            yield f"{path}: missing; expected {expected['bytes']:,} bytes"
-        elif (size := path.stat().st_size) != expected["bytes"]:
-            yield f"{path}: found {size:,} bytes; expected {expected['bytes']:,}"
-        elif digests and (found := sha256(path, read)) != expected["sha256"]:
-            yield f"{path}: found sha256 {found[:16]}..; expected {expected['sha256'][:16]}.. (content altered)"
+            yield f"{path}: missing; expected {expected.bytes:,} bytes"
+        elif (size := path.stat().st_size) != expected.bytes:
+            yield f"{path}: found {size:,} bytes; expected {expected.bytes:,}"
+        elif digests and (found := sha256(path, read)) != expected.sha256:
+            yield f"{path}: found sha256 {found[:16]}..; expected {expected.sha256[:16]}.. (content altered)"
 
 
 def problems_of_split(prefix: Path, *, sequence_length: int, least_sequences: int) -> Iterator[str]:

@@ -15,8 +15,9 @@ from typing import Any
 from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
 from harness.campaign import torchrun as campaign_torchrun
+from harness.contract import attempt_rows, file_names
+from harness.contract.attempt_rows import AttemptConfig
 from harness.contract.build import build
-from harness.contract.config import to_mapping
 from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
 from harness.doctor.checks import Check, Finding, Patient, Verdict
 from harness.machine import facts
@@ -72,8 +73,8 @@ def _differs(has: str, pinned: str | None) -> bool:
 def precision(patient: Patient) -> Sequence[Finding]:
     """FP8 and FP4 units, and who multiplies in each arm: asked of the kernels' own choice."""
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "config.json"
-        path.write_text(json.dumps({"config": to_mapping(patient.config), "run": {}}), encoding="utf-8")
+        path = Path(directory) / file_names.CONFIG
+        attempt_rows.write_config(path, AttemptConfig(config=patient.config))
         said, why = _ask(patient, ["-m", "submission.tools.preflight", "precision", "--config", str(path)])
     if said is None:
         fix = "the training would fail the same way: read the message, then ./run.sh test"

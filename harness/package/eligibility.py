@@ -15,7 +15,7 @@ from compliance.rule_input import ProvenRun, Violation
 from compliance.scoring import ScoreError
 from harness.base.paths import ROOT
 from harness.campaign.campaign import Campaign
-from harness.contract import files
+from harness.contract import file_names, files
 from harness.records import attempt
 
 SOURCES = ("harness", "submission", "kernels", "compliance", "benchmark.yaml", "run.sh", "requirements.txt",
@@ -115,8 +115,10 @@ def _evidence(campaign: Campaign, index: int) -> Evidence:
     """Of the attempt whose log was promoted."""
     result = campaign.result(index)
     attempts = attempt.directories(campaign.run_directory(index))
-    place = next((path for path in attempts if _same(path / "result.txt", result)), None)
-    proof, recorded = (_object(place / name) if place else {} for name in ("proof.json", "environment.json"))
+    place = next((path for path in attempts if _same(path / file_names.LOG, result)), None)
+    proof, recorded = (
+        _object(place / name) if place else {} for name in (file_names.PROOF, file_names.ENVIRONMENT)
+    )
     return Evidence(log=mllog.read(result), place=place, proof=proof, recorded=recorded)
 
 
@@ -151,9 +153,11 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
     result = campaign.result(index)
     if one.place is None:
         message = "edited after the run, or brought in from elsewhere"
-        yield violation(result, "the log of no attempt", f"the log of an attempt under run_{index}", message)
+        yield violation(
+            result, "the log of no attempt", f"the log of an attempt under {file_names.run(index)}", message
+        )
         return
-    for name, document in (("proof.json", one.proof), ("environment.json", one.recorded)):
+    for name, document in ((file_names.PROOF, one.proof), (file_names.ENVIRONMENT, one.recorded)):
         if not document:
             message = "a run without it proves nothing and cannot be submitted"
             yield violation(one.place / name, "absent or no JSON object", "as the run wrote it", message)
@@ -165,10 +169,10 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
     )
     if one.proof and (not backends or one.proof.get("verified") is not True):
         message = "no GEMM is proven to have run in the recipe's format"
-        yield violation(one.place / "proof.json", "no verified GEMM", "verified GEMMs", message)
+        yield violation(one.place / file_names.PROOF, "no verified GEMM", "verified GEMMs", message)
     if other := sorted(backends - {"native"}):
         message = "the closed division's precision is what the hardware multiplies; emulation is a rehearsal"
-        yield violation(one.place / "proof.json", f"{', '.join(other)} GEMMs", "native", message)
+        yield violation(one.place / file_names.PROOF, f"{', '.join(other)} GEMMs", "native", message)
     if one.log.events and _seed(one) != campaign.runs[index].seed:
         message = "the log's seed is not the one that the campaign drew for this run"
         yield violation(result, _seed(one), campaign.runs[index].seed, message)
@@ -189,7 +193,7 @@ def _one_machine(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[V
             mine, first = one.recorded.get(name), evidence[0].recorded.get(name)
             if mine != first and one.place:
                 message = f"the runs of a result use one system and one software stack ({name})"
-                yield violation(one.place / "environment.json", mine, first, message)
+                yield violation(one.place / file_names.ENVIRONMENT, mine, first, message)
 
 
 def _one_commit(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Violation]:
@@ -204,7 +208,7 @@ def _one_commit(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Vi
     for one in [one for one in known if one.git.get("dirty") is not False][:1]:
         message = "the run used changes that no commit holds: commit first, then run"
         yield violation(
-            (one.place or campaign.directory) / "environment.json", "a dirty tree", "a clean one", message
+            (one.place or campaign.directory) / file_names.ENVIRONMENT, "a dirty tree", "a clean one", message
         )
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *SOURCES)
     if commits and head != commits[0]:

@@ -18,6 +18,7 @@ from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.campaign.campaign import Campaign
 from harness.config.file import leaves_of, resolve
+from harness.contract import file_names
 from harness.contract.config import Config, to_mapping
 from harness.package import eligibility
 from harness.package.eligibility import Submittable
@@ -120,7 +121,7 @@ def write(sources: Sequence[Submittable], tree: Path, given: Mapping[str, str]) 
         _text(tree / "systems" / f"{system}.json", json.dumps(values, indent=4))
         results = tree / "results" / system / campaign.config.benchmark.name
         for number, index in enumerate(source.scored()):
-            _copy(campaign.result(index), results / f"result_{number}.txt", tree, written)
+            _copy(campaign.result(index), results / file_names.result(number), tree, written)
         place = (
             tree / "benchmarks" / campaign.config.benchmark.name / "implementations" / f"fourmark_{system}"
         )
@@ -137,9 +138,10 @@ def _implementation(source: Submittable, place: Path, tree: Path, written: Writt
     _text(place / "resolved_config.json", json.dumps(_without_places(campaign.config), indent=2))
     scored = source.scored()
     for run, evidence in zip(campaign.runs, source.evidence, strict=True):
-        _text(place / "proofs" / f"run_{run.index}.json", json.dumps(evidence.proof, indent=1))
+        _text(place / "proofs" / f"{file_names.run(run.index)}.json", json.dumps(evidence.proof, indent=1))
         if run.index not in scored:
-            _copy(campaign.result(run.index), place / "unscored_runs" / f"run_{run.index}.txt", tree, written)
+            unscored = place / "unscored_runs" / f"{file_names.run(run.index)}.txt"
+            _copy(campaign.result(run.index), unscored, tree, written)
     values = _described(source), software(source.recorded)
     for template, name in _WRITTEN.items():
         _text(place / name, rendered(template, *values))

@@ -7,67 +7,60 @@ import importlib.metadata
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compliance import mllog, runlog
 from harness.base.paths import ROOT
-from harness.contract import environment, files
+from harness.contract import attempt_rows, environment, file_names, files
+from harness.contract.attempt_rows import AttemptConfig
+from harness.contract.ending import Ending
 from harness.machine import probe
 
-# A run that does not converge is a run result too; every other end is an accident.
-BY_THE_RULES = {("success", "target"), ("aborted", "step_limit"), ("aborted", "not_finite")}
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine", "numpy")
 _LAUNCHER_LINE = re.compile(r"^[EWI]\d{4} .*torch/distributed/")  # torchrun speaks after its ranks
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    """How a training ended, in its own words (status.json)."""
-
-    outcome: str  # success | aborted
-    reason: str  # target | step_limit | not_finite | exception | interrupted
-    message: str | None
-
-
-def create(directory: Path, document: dict[str, Any]) -> None:
+def create(directory: Path, told: AttemptConfig) -> None:
     """Make the directory of a new attempt and write what the training reads.
 
     Raises:
         FileExistsError: the directory is there: a second attempt must never write into the first one's.
     """
     directory.mkdir(parents=True)
-    files.replace_json(directory / "environment.json", describe_environment())
-    files.replace_json(directory / "config.json", document)
+    files.replace_json(directory / file_names.ENVIRONMENT, describe_environment())
+    attempt_rows.write_config(directory / file_names.CONFIG, told)
     for parent in (directory.parent, directory.parent.parent):
         files.sync_directory(parent)
 
 
 def directories(run: Path) -> list[Path]:
     """The attempts of a run, first one first."""
-    found = [path for path in run.glob("attempt_*") if path.name[8:].isdigit()]
-    return sorted(found, key=number)
+    return numbered(run, file_names.ATTEMPT)
+
+
+def numbered(directory: Path, prefix: str) -> list[Path]:
+    """What is called `prefix` and a number in a directory, in the order of the numbers."""
+    found = [path for path in directory.glob(f"{prefix}*") if path.name.removeprefix(prefix).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(prefix)))
 
 
 def number(attempt: Path) -> int:
-    return int(attempt.name.removeprefix("attempt_"))
+    return int(attempt.name.removeprefix(file_names.ATTEMPT))
 
 
 def ending(attempt: Path) -> Ending | None:
     """What the training said last, None if it was cut off before it could."""
-    status = files.read_json(attempt / "status.json")
-    if not isinstance(status, dict) or status.get("state") != "ended":
-        return None
-    return Ending(outcome=status["outcome"], reason=status["reason"], message=status.get("message"))
+    status = attempt_rows.read_status(attempt)
+    return status.ending if status else None
 
 
 def result(attempt: Path) -> Ending | None:
     """The ending, when it is one the rules know and the log agrees; otherwise None."""
     last = ending(attempt)
-    if last is None or (last.outcome, last.reason) not in BY_THE_RULES:
+    if last is None or not last.reason.is_result:
         return None
-    return last if _logged_status(attempt / "result.txt") == last.outcome else None
+    return last if _logged_status(attempt / file_names.LOG) == last.outcome else None
 
 
 def _logged_status(path: Path) -> str | None:
@@ -84,7 +77,7 @@ def _logged_status(path: Path) -> str | None:
 def last_words(attempt: Path, *, lines: int = 15) -> str:
     """The end of what the training printed, without torchrun's summary."""
     try:
-        text = (attempt / "stdout.log").read_text(encoding="utf-8", errors="replace")
+        text = (attempt / file_names.STDOUT).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
     rows = text.splitlines()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.base.errors import UsageError
+from harness.contract import file_names
 
 ORPHANS_DIE_WITHIN_S = 15.0  # a rank is told by the kernel when its launcher dies, and then closes its log
 _POLL_S = 0.1
@@ -46,7 +47,7 @@ def trainers(campaign: Path) -> list[int]:
 
 
 def _path(campaign: Path) -> Path:
-    return campaign / ".lock"
+    return campaign / file_names.CAMPAIGN_LOCK
 
 
 @contextlib.contextmanager

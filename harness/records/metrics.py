@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from harness.contract import metrics_rows
+from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, MetricsRow, StragglerRow, TrainRow
 
 _SPEED_STEPS = 64  # steps the speed is averaged over
 _TREND_EVALUATIONS = 4  # evaluations the way to the target is extrapolated from
@@ -55,20 +56,21 @@ class Tail:
             return []
         whole = added[: added.rfind(b"\n") + 1]
         self._position += len(whole)
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        for row in metrics_rows.from_lines(whole):
+            self._take(row)
         return self.evaluations[known:]
 
-    def _take(self, row: dict[str, Any]) -> None:
-        if row["kind"] == "train":
-            self._steps.append((row["samples"] - self.samples, row["step_s"]))
-            self.samples, self.step = row["samples"], row["step"]
-        elif row["kind"] == "checkpoint":  # a resumed run begins with its samples, which it did not train
-            self.samples, self.step = row["samples"], row["step"]
-        elif row["kind"] == "straggler":
-            self.stragglers.append(Straggler(row["samples"], row["rank"], row["ratio"]))
-        elif row["kind"] == "eval":
-            self.evaluations.append(Evaluation(row["samples"], float(row["loss"])))  # "nan" is text
+    def _take(self, row: MetricsRow) -> None:
+        match row:
+            case TrainRow():
+                self._steps.append((row.samples - self.samples, row.step_s))
+                self.samples, self.step = row.samples, row.step
+            case CheckpointRow():  # a resumed run begins with its samples, which it did not train
+                self.samples, self.step = row.samples, row.step
+            case StragglerRow():
+                self.stragglers.append(Straggler(row.samples, row.rank, row.ratio))
+            case EvaluationRow():
+                self.evaluations.append(Evaluation(row.samples, row.loss))
 
     @property
     def slow_now(self) -> list[Straggler]:

@@ -13,6 +13,7 @@ from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 from harness.base.text import number, printable
+from harness.contract import file_names
 from harness.contract.files import replace_json, replace_text
 from harness.report import comparison_json, pair_plots, plots
 from harness.report import rows as report_rows
@@ -32,7 +33,7 @@ def write_report(submissions: Sequence[Submission], comparison: Comparison, dire
     Returns:
         Path of the page.
     """
-    return write(submissions, comparison, directory / "report.html")
+    return write(submissions, comparison, directory / file_names.REPORT)
 
 
 def write(submissions: Sequence[Submission], comparison: Comparison, page: Path) -> Path:
@@ -44,7 +45,7 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
     if page.suffix.lower() in (".json", ".csv"):
         found = f"a page named {printable(page.name)}"
         raise UsageError(
-            f"--html: found {found}; allowed: a name like report.html (.json, .csv come beside it)"
+            f"--html: found {found}; allowed: a name like {file_names.REPORT} (.json, .csv come beside it)"
         )
     replace_json(page.with_suffix(".json"), comparison_json.with_curves(comparison, submissions))
     replace_text(page.with_suffix(".csv"), report_rows.as_csv(submissions))

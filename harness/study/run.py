@@ -14,6 +14,7 @@ from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
 from harness.config import rules
 from harness.config.profile_choice import fit_proxy, require_accelerators
+from harness.contract import file_names
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
 from harness.data import ensure
@@ -27,7 +28,7 @@ def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
     for study in studies:
         _require_runs(study)
     job = studies[-1]
-    told = json.loads((job.directory / "study.json").read_text(encoding="utf-8"))
+    told = json.loads((job.directory / file_names.STUDY).read_text(encoding="utf-8"))
     stamps = "+".join(one.stamp for one in studies)
     curves = pool.merge([(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies])
     asked = OfJobs(grid=told["grid"], target=told["target"], study=stamps)
@@ -85,7 +86,7 @@ def new(
     ensure.ensure(config)
     job = store.create(config)
     told = {"grid": grid_name, "target": target}
-    (job.directory / "study.json").write_text(json.dumps(told), encoding="utf-8")
+    (job.directory / file_names.STUDY).write_text(json.dumps(told), encoding="utf-8")
     tell(f"study {job.stamp}: {len(cells)} cells x {seeds} seeds x {config.schedule.max_steps} steps; "
           f"./run.sh study --grid {grid_name} --resume {job.stamp} continues it")  # fmt: skip
     return job
@@ -124,7 +125,7 @@ def find(stamp: str, plain: Config, option: str) -> Job:
     """
     output = Path(plain.runs.output)
     found = next((job for job in store.load_jobs(output) if job.stamp == stamp), None)
-    if found is None or not (found.directory / "study.json").exists():
+    if found is None or not (found.directory / file_names.STUDY).exists():
         raise UsageError(
             f"{option}: found no study {stamp} in {output}; allowed: the stamp its first line printed"
         )

@@ -29,7 +29,7 @@ from harness.campaign import process as campaign_process
 from harness.campaign.process import Interrupted
 from harness.campaign.runner import run_job
 from harness.campaign.store import Job
-from harness.contract import environment
+from harness.contract import environment, file_names
 from harness.contract.config import Config
 from harness.machine import child_process
 from harness.machine.accelerators import accelerators
@@ -151,7 +151,7 @@ def _progress(job: Job) -> Iterator[Callable[[], None]]:
 
 
 def _done(job: Job) -> int:
-    return sum(len(list(arm.directory.glob("result_*.txt"))) for arm in job.campaigns)
+    return sum(len(list(arm.directory.glob(file_names.RESULTS))) for arm in job.campaigns)
 
 
 def _require_success(job: Job, processes: Sequence[subprocess.Popen[bytes]]) -> None:

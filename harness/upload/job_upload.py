@@ -12,6 +12,7 @@ from harness.base.text import printable
 from harness.campaign import campaign, store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
+from harness.contract import file_names
 from harness.contract.config import Config
 from harness.records import attempt, lock
 from harness.upload import targets
@@ -38,7 +39,7 @@ def select(output: Path, name: str) -> list[Path]:
         UsageError: none, or its job trains: an upload would disturb it.
     """
     path = Path(name)
-    if (path / "config.json").is_file():
+    if (path / file_names.CONFIG).is_file():
         directory = path.resolve()
         _require_rest(campaign.load(directory.parents[1]))
         return [directory]

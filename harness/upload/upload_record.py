@@ -18,7 +18,8 @@ from harness.analysis import energy
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.config.file import leaves_of
-from harness.contract import files
+from harness.contract import file_names, files, metrics_rows
+from harness.contract.metrics_rows import EvaluationRow, MetricsRow, TrainRow
 
 WITHHELD = "(withheld)"
 _PLACES = (  # say where, not what
@@ -37,7 +38,7 @@ _SYSTEM = (
     "git",
     "variables",
 )
-_TRAIN = {  # metrics.jsonl -> what it is called there
+_TRAIN = {  # field of a TrainRow -> what it is called there
     "loss": "train/loss",
     "lr": "train/learning_rate",
     "gradient_norm": "train/gradient_norm",
@@ -87,10 +88,10 @@ def finished_log(attempt: Path) -> RunLog:
     Raises:
         UsageError: no log, or no run_stop in it.
     """
-    path = attempt / "result.txt"
+    path = attempt / file_names.LOG
     if not path.is_file():
         raise UsageError(
-            f"{printable(attempt)}: found no result.txt; allowed: a campaign, or an attempt of one"
+            f"{printable(attempt)}: found no {file_names.LOG}; allowed: a campaign, or an attempt of one"
         )
     log = runlog.build(mllog.read(path))
     if log.run_start_ms is None or log.run_stop_ms is None:
@@ -106,13 +107,13 @@ def gather(attempt: Path) -> Record:
         UsageError: it has not.
     """
     log, campaign = finished_log(attempt), attempt.parent.parent.name
-    document: Any = files.read_json(attempt / "config.json") or {}
-    system: Any = files.read_json(attempt / "environment.json") or {}
+    document: Any = files.read_json(attempt / file_names.CONFIG) or {}
+    system: Any = files.read_json(attempt / file_names.ENVIRONMENT) or {}
     known = {
         **document,
         "environment": {name: system.get(name) for name in _SYSTEM},
     }
-    rows = list(_rows(attempt / "metrics.jsonl"))
+    rows = list(metrics_rows.read(attempt / file_names.METRICS))
     return Record(
         name=f"{campaign}_{attempt.parent.name}_{attempt.name}",
         group=campaign,
@@ -123,49 +124,29 @@ def gather(attempt: Path) -> Record:
     )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # half a line of a run that was cut off
-            continue
-        if isinstance(row, dict) and type(row.get("step")) is int:
-            yield row
-
-
-def _points(rows: Sequence[Mapping[str, Any]], attempt: Path, start_s: float) -> Iterator[Point]:
+def _points(rows: Sequence[MetricsRow], attempt: Path, start_s: float) -> Iterator[Point]:
     """Training steps with the power of their time, and evaluations; the clock is set right at every evaluation."""
     power, now = energy.totals(attempt), start_s
     for row in rows:
         began = now
-        if row.get("kind") == "train":
-            now += _finite(row.get("step_s")) or 0.0
-            named = {name: row.get(key) for key, name in _TRAIN.items()}
-            named |= {f"power/{source} W": _mean(samples, began, now) for source, samples in power.items()}
-        elif row.get("kind") == "eval":
-            now = start_s + (_finite(row.get("elapsed_s")) or now - start_s)
-            named = {"eval/log_perplexity": row.get("loss")}
+        if isinstance(row, TrainRow):
+            now += row.step_s if math.isfinite(row.step_s) else 0.0
+            named = {name: getattr(row, field) for field, name in _TRAIN.items()}
+            for source, samples in power.items():
+                if (watts := _mean(samples, began, now)) is not None:
+                    named[f"power/{source} W"] = watts
+        elif isinstance(row, EvaluationRow):
+            now = start_s + (row.elapsed_s if math.isfinite(row.elapsed_s) else now - start_s)
+            named = {"eval/log_perplexity": row.loss}
         else:
             continue
-        values = {name: known for name, value in named.items() if (known := _finite(value)) is not None}
-        yield Point(
-            step=row["step"], samples=int(_finite(row.get("samples")) or 0), time_s=now, values=values
-        )
+        values = {name: value for name, value in named.items() if math.isfinite(value)}  # others are no point
+        yield Point(step=row.step, samples=row.samples, time_s=now, values=values)
 
 
 def _mean(samples: Sequence[tuple[float, float]], began: float, ended: float) -> float | None:
     first, last = (bisect.bisect_left(samples, (when, 0.0)) for when in (began, ended))
     return math.fsum(watts for _, watts in samples[first:last]) / (last - first) if last > first else None
-
-
-def _finite(value: Any) -> float | None:
-    """NaN and infinity are texts in our files, and no point of a curve."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
 
 
 def _results(log: RunLog, attempt: Path) -> dict[str, Setting]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
-import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,19 +13,28 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch.distributed.checkpoint import CheckpointException
 
+from harness.contract import checkpoint_manifest, file_names, files
+from harness.contract.checkpoint_manifest import SCHEMA, CheckpointManifest
 from harness.contract.config import Config, corpus_fingerprint, fixed_by_checkpoint
+from harness.contract.ending import FULL_DISK, is_disk_full
+from harness.contract.typed_json import RowError
 from submission.checkpoint import sharded_state
 from submission.step import Trainer
 
-MANIFEST = "fourmark.json"  # written last; harness.config.checkpoint_rules reads it
-_SCHEMA = 1
-_FULL = "No space left on device"  # the words by which the harness knows a full disk
-
+_PARTS = f".{file_names.CHECKPOINT}*.part"
 Result = TypeVar("Result")
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written or read: one line that says which, why and what to do."""
+    """A checkpoint could not be written or read: one line that says which, why and what to do.
+
+    Args:
+        number: errno of the operating system, where it refused.
+    """
+
+    def __init__(self, message: str, *, number: int | None = None):
+        super().__init__(message)
+        self.errno = number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,23 +51,28 @@ class Run:
     arm: str
     seed: int
 
-    def facts(self, samples: int) -> dict[str, Any]:
+    def manifest(self, samples: int, *, files: Mapping[str, int]) -> CheckpointManifest:
+        """Args:
+        files: path below the checkpoint -> bytes.
+        """
         config, arm = self.config, self.config.arms[self.arm]
-        return {
-            "schema": _SCHEMA,
-            "step": samples // config.batch.global_batch_size,
-            "samples": samples,
-            "seed": self.seed,
-            "arm": self.arm,
-            "recipe": arm.recipe,
-            "transformer_engine": arm.transformer_engine,
-            "fixed": fixed_by_checkpoint(config),
-            "corpus": corpus_fingerprint(config.data),
-            "layout": _layout(config),
-        }
+        return CheckpointManifest(
+            schema=SCHEMA,
+            step=samples // config.batch.global_batch_size,
+            samples=samples,
+            seed=self.seed,
+            arm=self.arm,
+            recipe=arm.recipe,
+            transformer_engine=arm.transformer_engine,
+            fixed=fixed_by_checkpoint(config),
+            corpus=corpus_fingerprint(config.data),
+            layout=_layout(config),
+            files=files,
+            bytes=sum(files.values()),
+        )
 
 
-def _layout(config: Config) -> dict[str, Any]:
+def _layout(config: Config) -> Mapping[str, Any]:
     """What decides which rank draws which random numbers."""
     names = (
         "nodes",
@@ -82,19 +95,24 @@ def write(trainer: Trainer, run: Run, home: Path, *, samples: int) -> Written:
     Raises:
         CheckpointError: on every rank.
     """
-    final = home / f"step_{samples // run.config.batch.global_batch_size:08d}"
+    final = home / file_names.checkpoint(samples // run.config.batch.global_batch_size)
     part = home / f".{final.name}.part"
     _on_first_rank(lambda: _make_room(home, part, run.config))
     try:
         sharded_state.save(trainer, str(part), samples=samples)
     except CheckpointException as error:  # Megatron raises it on all ranks, with the reasons on the first
-        reason = _on_first_rank(functools.partial(_give_up, part, error))
-        raise CheckpointError(f"{final}: {reason}; it was not written, earlier ones are whole") from None
+        reason, number = _on_first_rank(functools.partial(_give_up, part, error))
+        raise _not_written(final, reason, number) from None
     except Exception as error:
-        reason = _give_up(part, error) if dist.get_rank() == 0 else _reason(error)
-        raise CheckpointError(f"{final}: {reason}; it was not written, earlier ones are whole") from error
+        reason, number = _give_up(part, error) if dist.get_rank() == 0 else (_reason(error), None)
+        raise _not_written(final, reason, number) from error
     size = _on_first_rank(lambda: _publish(part, final, run, samples))
     return Written(directory=final, bytes=size)
+
+
+def _not_written(final: Path, reason: str, number: int | None) -> CheckpointError:
+    message = f"{final}: {reason}; it was not written, earlier ones are whole"
+    return CheckpointError(message, number=number)
 
 
 def read(trainer: Trainer, run: Run, directory: Path) -> int:
@@ -104,31 +122,33 @@ def read(trainer: Trainer, run: Run, directory: Path) -> int:
         CheckpointError: it was made by another run, or is damaged.
     """
     try:
-        facts = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = checkpoint_manifest.read(directory)
+    except (OSError, RowError) as error:
         raise CheckpointError(
             f"checkpoint.resume: {directory}: found no whole checkpoint ({error})"
         ) from None
-    wanted = run.facts(facts["samples"])
+    wanted = run.manifest(found.samples, files={})
     for key in ("schema", "seed", "corpus", "fixed"):
-        if facts[key] != wanted[key]:
+        there, here = getattr(found, key), getattr(wanted, key)
+        if there != here:
             raise CheckpointError(
-                f"checkpoint.resume: {directory}: found {key} {facts[key]}; allowed: this run's, {wanted[key]}"
+                f"checkpoint.resume: {directory}: found {key} {there}; allowed: this run's, {here}"
             )
     try:
-        return sharded_state.load(trainer, str(directory), same_layout=facts["layout"] == wanted["layout"])
+        return sharded_state.load(trainer, str(directory), same_layout=found.layout == wanted.layout)
     except CheckpointException as error:  # no Exception, and pages long
         raise CheckpointError(f"checkpoint.resume: {directory}: {_reason(error)}") from None
 
 
 def _make_room(home: Path, part: Path, config: Config) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    for left in home.glob(".step_*.part"):  # of an interrupted run
+    for left in home.glob(_PARTS):  # of an interrupted run
         shutil.rmtree(left)
     free, needed = shutil.disk_usage(home).free, _expected_bytes(config)
     if free < needed:
         room = f"{free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed"
-        raise OSError(f"{home}: {_FULL} for a checkpoint: {room}; earlier ones are whole")
+        message = f"{FULL_DISK} for a checkpoint: {room}; earlier ones are whole"
+        raise OSError(errno.ENOSPC, message, str(home))
     part.mkdir()
 
 
@@ -139,58 +159,52 @@ def _expected_bytes(config: Config) -> int:
 
 def _publish(part: Path, final: Path, run: Run, samples: int) -> int:
     sizes = {str(path.relative_to(part)): path.stat().st_size for path in part.rglob("*") if path.is_file()}
-    facts = {**run.facts(samples), "files": sizes, "bytes": sum(sizes.values())}
-    with (part / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    manifest = run.manifest(samples, files=sizes)
+    checkpoint_manifest.write(part, manifest)
     if final.exists():  # an earlier attempt at the same run came this far
         final.rename(final.with_name(f".{final.name}.replaced.part"))
     part.rename(final)
-    _sync(final.parent)
-    for left in (*final.parent.glob(".step_*.part"), *_beyond(final.parent, run.config.checkpoint.keep)):
+    files.sync_directory(final.parent)
+    for left in (*final.parent.glob(_PARTS), *_beyond(final.parent, run.config.checkpoint.keep)):
         shutil.rmtree(left)
-    return facts["bytes"]
+    return manifest.bytes
 
 
 def _beyond(home: Path, keep: int) -> list[Path]:
     """All checkpoints but the `keep` that were written last."""
-    whole = [path for path in home.glob("step_*") if (path / MANIFEST).exists()]
-    return sorted(whole, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)[:-keep]
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    whole = [path for path in home.glob(f"{file_names.CHECKPOINT}*") if checkpoint_manifest.is_whole(path)]
+    return sorted(whole, key=checkpoint_manifest.written_ns)[:-keep]
 
 
 def _on_first_rank(action: Callable[[], Result]) -> Result:
     """Do something with files once, and fail everywhere when it fails."""
-    said: list[Any] = [None, None]
+    said: list[Any] = [None, None, None]
     if dist.get_rank() == 0:
         try:
             said[0] = action()
         except OSError as error:
-            said[1] = str(error)
+            where = f"{error.filename}: " if error.filename else ""
+            said[1:] = f"{where}{error.strerror or error}", error.errno
     dist.broadcast_object_list(said, src=0)
     if said[1] is not None:
-        raise CheckpointError(said[1])
+        raise CheckpointError(said[1], number=said[2])
     return said[0]
 
 
 def _reason(error: BaseException) -> str:
     """One line out of what the writers of all ranks said."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
+    error = _first_failure(error)
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def _give_up(part: Path, error: BaseException) -> str:
-    """Remove what was written, which on a full disk would keep the log from being closed, and say why."""
-    full = _FULL in _reason(error) or shutil.disk_usage(part.parent).free < 1 << 20
+def _first_failure(error: BaseException) -> BaseException:
+    failures = error.failures if isinstance(error, CheckpointException) else None
+    return next(iter(failures.values()))[0] if failures else error
+
+
+def _give_up(part: Path, error: BaseException) -> tuple[str, int | None]:
+    """Remove what was written, which on a full disk would keep the log from being closed; says why, and the errno."""
+    full = is_disk_full(_first_failure(error)) or shutil.disk_usage(part.parent).free < 1 << 20
     shutil.rmtree(part, ignore_errors=True)
-    return _FULL if full else _reason(error)
+    return (FULL_DISK, errno.ENOSPC) if full else (_reason(error), None)

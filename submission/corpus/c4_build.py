@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import sys
 import time
@@ -19,16 +18,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from harness.contract import token_records
+from harness.contract.token_records import BuildReport
 from submission.corpus.c4_encode import Encoded, Encoding, encode, start_worker
 from submission.corpus.c4_index import token_type
-from submission.corpus.c4_output import Output, OutputError
+from submission.corpus.c4_output import MadeOf, Output, OutputError
 from submission.corpus.c4_read import Block, InputError, Position, blocks
 
 _BLOCK_BYTES = 1 << 20  # of text for a worker at a time: 0.2 s of work
 _CHECKPOINT_S = 5.0
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[BuildReport], None]
 
 
 def main() -> int:
@@ -95,15 +95,14 @@ def prepare(tokenizer: Path, *, key: str = "text", end_of_document: str | None =
     return Encoding(str(tokenizer), key, end, token_type(found.get_vocab_size()))
 
 
-def made_of(paths: list[Path], encoding: Encoding) -> dict[str, Any]:
-    """Everything the bytes of a build depend on."""
-    return {
-        "inputs": [[path.name, path.stat().st_size] for path in paths],
-        "tokenizer_sha256": hashlib.sha256(Path(encoding.tokenizer).read_bytes()).hexdigest(),
-        "key": encoding.key,
-        "end_of_document": encoding.end_of_document,
-        "token_type": encoding.token_type,
-    }
+def made_of(paths: list[Path], encoding: Encoding) -> MadeOf:
+    return MadeOf(
+        inputs=tuple((path.name, path.stat().st_size) for path in paths),
+        tokenizer_sha256=hashlib.sha256(Path(encoding.tokenizer).read_bytes()).hexdigest(),
+        key=encoding.key,
+        end_of_document=encoding.end_of_document,
+        token_type=encoding.token_type,
+    )
 
 
 def build(
@@ -172,7 +171,7 @@ class _Meter:
         self._began, self._told = time.monotonic(), time.monotonic()
         self._tokens_before = output.progress.tokens
         if output.progress.documents:
-            report({"continued_at": output.progress.documents})
+            report(BuildReport(continued_at=output.progress.documents))
 
     def due(self, interval_s: float) -> bool:
         return time.monotonic() - self._told >= interval_s
@@ -180,24 +179,26 @@ class _Meter:
     def tell(self, block: Block) -> None:
         self._told = time.monotonic()
         done = sum(self._sizes[: block.start.file]) + block.read_bytes
-        self._report({"fraction": done / sum(self._sizes), **self._facts()})
+        self._report(self._now(done / sum(self._sizes)))
 
     def finished(self, workers: int) -> None:
-        self._report({"fraction": 1.0, **self._facts(), "workers": workers, "finished": True})
+        self._report(replace(self._now(1.0), workers=workers, finished=True))
 
-    def _facts(self) -> dict[str, Any]:
+    def _now(self, fraction: float) -> BuildReport:
         progress = self._output.progress
         elapsed_s = max(time.monotonic() - self._began, 1e-9)
-        return {
-            "documents": progress.documents,
-            "tokens": progress.tokens,
-            "new_tokens": progress.tokens - self._tokens_before,
-            "tokens_per_s": (progress.tokens - self._tokens_before) / elapsed_s,
-        }
+        new = progress.tokens - self._tokens_before
+        return BuildReport(
+            fraction=fraction,
+            documents=progress.documents,
+            tokens=progress.tokens,
+            new_tokens=new,
+            tokens_per_s=new / elapsed_s,
+        )
 
 
-def _report(facts: dict[str, Any]) -> None:
-    print(json.dumps(facts), flush=True)
+def _report(told: BuildReport) -> None:
+    print(token_records.to_line(told), flush=True)
 
 
 if __name__ == "__main__":

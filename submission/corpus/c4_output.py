@@ -7,14 +7,15 @@ is replaced after the data it speaks of is on the disk; whatever was written beh
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from harness.contract import file_names, files, typed_json
+from harness.contract.typed_json import RowError
 from submission.corpus.c4_encode import Encoded
 from submission.corpus.c4_index import write_index
 from submission.corpus.c4_read import Position
@@ -35,10 +36,33 @@ class Progress:
     finished: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MadeOf:
+    """Everything the bytes of a build depend on.
+
+    Args:
+        inputs: name and bytes of each, in order.
+    """
+
+    inputs: tuple[tuple[Any, ...], ...]
+    tokenizer_sha256: str
+    key: str
+    end_of_document: int | None
+    token_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """The file beside the tokens."""
+
+    progress: Progress
+    made_of: MadeOf
+
+
 class Output:
     """One build's files; the process that holds it is the only one that writes them."""
 
-    def __init__(self, prefix: Path, made_of: dict[str, Any], *, force: bool):
+    def __init__(self, prefix: Path, made_of: MadeOf, *, force: bool):
         """Begin, or continue where the record ends.
 
         Args:
@@ -49,10 +73,10 @@ class Output:
             OutputError: another build is running, was made of something else, or its files are damaged.
         """
         self._prefix, self._made_of = prefix, made_of
-        self._token_bytes = np.dtype(made_of["token_type"]).itemsize
+        self._token_bytes = np.dtype(made_of.token_type).itemsize
         self._lock = _locked(self._path("lock"))
         if force:
-            for end in ("build.json", "bin", "idx", "bin.part", "idx.part", "lengths.part"):
+            for end in (file_names.BUILD_RECORD, "bin", "idx", "bin.part", "idx.part", "lengths.part"):
                 self._path(end).unlink(missing_ok=True)
         self.progress = self._recorded()
         if not self.progress.encoded:
@@ -84,7 +108,7 @@ class Output:
             self._tokens.close()
             self._lengths.close()
         if not self.progress.finished:
-            write_index(self._path("idx.part"), self._path("lengths.part"), self._made_of["token_type"])
+            write_index(self._path("idx.part"), self._path("lengths.part"), self._made_of.token_type)
             if self._path("bin.part").exists():  # not so where the last attempt came further
                 self._path("bin.part").replace(self._path("bin"))
             self._path("idx.part").replace(self._path("idx"))
@@ -98,27 +122,24 @@ class Output:
         return self._prefix.with_name(f"{self._prefix.name}.{end}")
 
     def _recorded(self) -> Progress:
-        path = self._path("build.json")
+        path = self._path(file_names.BUILD_RECORD)
         if not path.exists():
             there = [self._path(end) for end in ("bin", "idx") if self._path(end).exists()]
             if there:
                 raise OutputError(f"{there[0]}: is there already, and no build wrote it; --force replaces it")
             return Progress()
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            progress = Progress(
-                **{**record["progress"], "position": Position(**record["progress"]["position"])}
-            )
-            made_of = record["made_of"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{path}: not a build's record ({error!r}); --force starts anew") from None
-        for key, wanted in self._made_of.items():
-            if (found := made_of.get(key)) != wanted:
+            record = typed_json.from_text(BuildRecord, path.read_bytes())
+        except RowError as error:
+            raise OutputError(f"{path}: not a build's record ({error}); --force starts anew") from None
+        for one in fields(MadeOf):
+            found, wanted = getattr(record.made_of, one.name), getattr(self._made_of, one.name)
+            if found != wanted:
                 raise OutputError(
-                    f"{path}: found a build with {key} = {str(found)[:80]}; this one has {str(wanted)[:80]}: "
-                    "another --out, or --force"
+                    f"{path}: found a build with {one.name} = {str(found)[:80]}; this one has "
+                    f"{str(wanted)[:80]}: another --out, or --force"
                 )
-        return progress
+        return record.progress
 
     def _continued(self, end: str, size: int) -> IO[bytes]:
         path = self._path(end)
@@ -133,15 +154,8 @@ class Output:
         return file
 
     def _record(self, progress: Progress) -> None:
-        path, part = self._path("build.json"), self._path("build.json.part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump({"progress": asdict(progress), "made_of": self._made_of}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
+        record = BuildRecord(progress=progress, made_of=self._made_of)
+        files.replace_json(self._path(file_names.BUILD_RECORD), typed_json.to_plain(record))
 
 
 def _locked(path: Path) -> IO[str]:

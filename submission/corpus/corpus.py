@@ -21,6 +21,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from harness.contract import file_names, typed_json
+from harness.contract.token_records import CorpusManifest, Split
+
 END_OF_DOCUMENT = 0
 _VALIDATION_PERCENT = 5
 _LEARNED_BYTES = 40_000_000  # of text that teaches the tokenizer
@@ -190,14 +193,19 @@ def main() -> int:
     print(f"corpus: {len(corpus)} documents of {whose}; tokenizer", file=sys.stderr)
     every = -(-sum(map(len, train)) // _LEARNED_BYTES)
     tokenizer = train_tokenizer(train[::every], args.vocab)
-    tokenizer.save(str(args.out / "tokenizer.json"))
-    facts = {"python": sys.version.split()[0], "vocab_size": args.vocab, "source_sha256": digest.hexdigest()}
-    splits = {}
+    tokenizer.save(str(args.out / file_names.TOKENIZER))
+    splits: dict[str, Split] = {}
     for prefix, texts in ((args.train_prefix, train), (args.valid_prefix, valid)):
         print(f"corpus: {prefix}: {len(texts)} documents", file=sys.stderr)
         tokens = write(args.out / prefix, texts, tokenizer, args.vocab)
-        splits[prefix] = {"documents": len(texts), "tokens": tokens}
-    print(json.dumps({**facts, "splits": splits}))
+        splits[prefix] = Split(documents=len(texts), tokens=tokens)
+    built = CorpusManifest(
+        python=sys.version.split()[0],
+        vocab_size=args.vocab,
+        source_sha256=digest.hexdigest(),
+        splits=splits,
+    )
+    print(json.dumps(typed_json.to_plain(built)))
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from harness.contract import attempt_rows, file_names
 from harness.contract.config import Config
 from harness.contract.environment import Ranks
 from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
@@ -29,7 +30,7 @@ _PATIENCE = timedelta(seconds=30)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="submission.tools.preflight")
     parser.add_argument("question", choices=["precision", "allreduce"])
-    parser.add_argument("--config", type=Path, help="config.json, as an attempt has it")
+    parser.add_argument("--config", type=Path, help=f"{file_names.CONFIG}, as an attempt has it")
     parser.add_argument("--mebibytes", type=int, default=64, help="size of the summed tensor")
     args = parser.parse_args()
     device.die_with_parent()  # the doctor gives up on a sum that hangs; no rank may keep its GPU
@@ -43,9 +44,8 @@ def main() -> int:
 def precision(path: Path) -> PrecisionAnswer:
     """What this node multiplies with, asked of the kernels' own choice."""
     from kernels import architectures
-    from submission import run_config
 
-    config, _ = run_config.read(path)
+    config = attempt_rows.read_config(path).config
     home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", 0)
     on = architectures.of(home)
     return PrecisionAnswer(

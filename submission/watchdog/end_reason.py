@@ -1,4 +1,4 @@
-"""Whom a training has to thank for its end: from what was heard of every rank to a reason and a sentence. Pure."""
+"""Decides why a run ended, and which ranks caused it, from the heartbeats of all ranks. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.contract.ending import Ending, Reason
 from submission.watchdog.heartbeats import Beat
 
-ENDED = "ended"  # reason of the note of a rank that leaves because its work is done
 _FRESH_S = 3.0  # six beats
 _LEFT_S = 8.0  # after which an error that only says that a peer is gone will not be explained any more
 
@@ -58,15 +58,6 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """Why all ranks end: `reason` and `message` of the run's ending, `ranks` to blame."""
-
-    reason: str  # hung | lost_rank | a rank's own reason
-    message: str
-    ranks: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class World:
     ranks: int
     per_node: int  # ranks are numbered node by node
@@ -79,7 +70,7 @@ class World:
         return f"rank {who.rank} ({node}process {who.pid})"
 
 
-def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Verdict | None:
+def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Ending | None:
     """What ends the run now, None while all is well."""
     if found := died(seen, world) or complaint(seen, world, own=True):
         return found
@@ -94,27 +85,30 @@ def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Verdict |
     return None
 
 
-def died(seen: Sequence[Seen], world: World) -> Verdict | None:
+def died(seen: Sequence[Seen], world: World) -> Ending | None:
     """Processes that were killed or ended without a word."""
     gone = [one for one in seen if one.gone_without_a_word]
     if not gone:
         return None
     told = ", ".join(f"{world.name(one)} {one.died} {_when(seen)}" for one in gone)
-    return Verdict(reason="lost_rank", message=told, ranks=_ranks(gone))
+    return Ending(reason=Reason.LOST_RANK, message=told, ranks=_ranks(gone))
 
 
-def complaint(seen: Sequence[Seen], world: World, *, own: bool) -> Verdict | None:
+def complaint(seen: Sequence[Seen], world: World, *, own: bool) -> Ending | None:
     """What the first rank said that left in trouble of its own (own), or of another's making."""
-    notes = [(one.beat.note, one) for one in seen if one.beat.note and one.beat.note.reason != ENDED]
-    notes = [(note, one) for note, one in notes if note.lost_peer != own]
+    notes = [
+        (note.reason, note, one)
+        for one in seen
+        if (note := one.beat.note) and note.reason is not None and note.lost_peer != own
+    ]
     if not notes:
         return None
     # a launcher interrupts the other ranks of one that failed
-    note, one = min(notes, key=lambda pair: (pair[0].reason == "interrupted", pair[0].order))
-    return Verdict(reason=note.reason, message=f"{world.name(one)}: {note.message}", ranks=(one.rank,))
+    reason, note, one = min(notes, key=lambda found: (found[0] is Reason.INTERRUPTED, found[1].order))
+    return Ending(reason=reason, message=f"{world.name(one)}: {note.message}", ranks=(one.rank,))
 
 
-def unheard(seen: Sequence[Seen], world: World) -> Verdict | None:
+def unheard(seen: Sequence[Seen], world: World) -> Ending | None:
     """Ranks that miss several beats, or have never spoken: in a run that is ending anyway, they are its cause."""
     if mute := [one for one in seen if one.silent]:
         return _silent(mute, seen, world)
@@ -123,10 +117,10 @@ def unheard(seen: Sequence[Seen], world: World) -> Verdict | None:
     if not missing:
         return None
     names = ", ".join(f"rank {rank}" for rank in missing)
-    return Verdict(reason="lost_rank", message=f"{names}: never heard of since the start", ranks=missing)
+    return Ending(reason=Reason.LOST_RANK, message=f"{names}: never heard of since the start", ranks=missing)
 
 
-def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Verdict:
+def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Ending:
     told = []
     for one in mute:
         why = (
@@ -136,10 +130,10 @@ def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Verdict
         )
         last = f"last {_when(seen)} at {one.beat.line}"
         told.append(f"{world.name(one)} has not been heard of for {one.silent_s:.0f} s, {last}: {why}")
-    return Verdict(reason="lost_rank", message="; ".join(told), ranks=_ranks(mute))
+    return Ending(reason=Reason.LOST_RANK, message="; ".join(told), ranks=_ranks(mute))
 
 
-def _hung(here: Sequence[Seen], world: World) -> Verdict:
+def _hung(here: Sequence[Seen], world: World) -> Ending:
     """Whom the others wait for: who is in no collective; where that tells nothing, those that came least far."""
     idle_s = max(one.beat.idle_s for one in here)
     blamed = [one for one in here if not one.beat.waits]
@@ -149,11 +143,11 @@ def _hung(here: Sequence[Seen], world: World) -> Verdict:
     text = f"no progress for {idle_s:.0f} s {_when(here)}"
     if len(blamed) == len(here) > 1 and blamed[0].beat.waits:
         text += f": all {len(here)} ranks wait for one another"
-        return Verdict(reason="hung", message=f"{text}, rank 0 at {here[0].beat.line}")
+        return Ending(reason=Reason.HUNG, message=f"{text}, rank 0 at {here[0].beat.line}")
     told = "; ".join(f"{world.name(one)} stands at {one.beat.line}" for one in blamed)
     rest = len(here) - len(blamed)
     waiting = f"; the other {rest} wait" if rest else ""
-    return Verdict(reason="hung", message=f"{text}: {told}{waiting}", ranks=_ranks(blamed))
+    return Ending(reason=Reason.HUNG, message=f"{text}: {told}{waiting}", ranks=_ranks(blamed))
 
 
 def _when(seen: Sequence[Seen]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 
-class Own:
-    """Kept by every rank for itself; asked at evaluations and after a value that is not finite.
+class ForwardPasses:
+    """Times and losses of one rank's forward passes; asked at evaluations and after a value that is not finite.
 
     Attributes:
         begins: called as each forward pass begins.

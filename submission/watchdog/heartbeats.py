@@ -13,12 +13,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
+from harness.contract import typed_json
+from harness.contract.ending import Ending, Reason
 from harness.contract.environment import Ranks
 from submission.watchdog.processes import Who
 
@@ -33,11 +35,12 @@ class Note:
     """Why a rank leaves.
 
     Args:
+        reason: None: its work is done.
         order: of the ranks that leave, who was first; 0 until the store has said.
         lost_peer: the error is a collective's: another rank is the cause.
     """
 
-    reason: str
+    reason: Reason | None = None
     message: str = ""
     order: int = 0
     lost_peer: bool = False
@@ -70,15 +73,11 @@ class Beat:
     ready: bool = False
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(typed_json.to_plain(self))
 
     @staticmethod
     def from_json(text: str | bytes) -> Beat:
-        values: dict[str, Any] = json.loads(text)
-        values["who"] = Who(**values["who"])
-        values["saw"] = {int(rank): cause for rank, cause in values["saw"].items()}
-        values["note"] = Note(**values["note"]) if values["note"] else None
-        return Beat(**values)
+        return typed_json.from_text(Beat, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +96,12 @@ class Heartbeats:
 
     def __init__(self, store: Any, *, rank: int, listen_to: Sequence[int], speak: Callable[[], Beat]):
         self.heard: dict[int, Heard] = {}
-        self.verdict: dict[str, Any] | None = None
+        self.verdict: Ending | None = None
         self.closed = False
         self.answered_at = time.monotonic()  # the store's last answer
         self._store, self._rank, self._speak = store, rank, speak
         self._silent = [other for other in listen_to if other != rank]
-        self._proposal: dict[str, Any] | None = None
+        self._proposal: Ending | None = None
         self._close = False
         self.order = 0  # this rank's, of those that leave
         self._count = self._rounds = 0
@@ -120,7 +119,7 @@ class Heartbeats:
                 self._round_done.wait(min(left, 0.05))
             return self._rounds >= wanted
 
-    def propose(self, verdict: dict[str, Any]) -> None:
+    def propose(self, verdict: Ending) -> None:
         """End all ranks; the first proposal counts."""
         self._proposal = verdict
 
@@ -157,7 +156,7 @@ class Heartbeats:
             beat = replace(beat, note=replace(beat.note, order=self.order))
         store.set(_key(self._rank), beat.to_json())
         if self._proposal is not None:
-            store.compare_set(_VERDICT, "", json.dumps(self._proposal))
+            store.compare_set(_VERDICT, "", json.dumps(typed_json.to_plain(self._proposal)))
         if self._close:
             store.set(_CLOSED, "1")
         self._silent = [rank for rank in self._silent if not self._begun(rank)]
@@ -165,7 +164,7 @@ class Heartbeats:
         if known:
             self._hear(known, store.multi_get([_key(rank) for rank in known]))
         if self.verdict is None and store.check([_VERDICT]):
-            self.verdict = json.loads(store.get(_VERDICT))
+            self.verdict = typed_json.from_text(Ending, store.get(_VERDICT))
         self.closed = self.closed or (self.verdict is not None and store.check([_CLOSED]))
 
     def _begun(self, rank: int) -> bool:

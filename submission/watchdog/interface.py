@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
-    outcome: str  # success | aborted: the status of run_stop
-    reason: str  # target | step_limit | not_finite | exception | interrupted | hung | lost_rank
-    message: str | None = None
+from harness.contract.ending import Ending
 
 
 class Watch(Protocol):

@@ -1,4 +1,4 @@
-"""Who brought forth a loss or a gradient that is not finite. Asked after the fact: healthy steps pay nothing."""
+"""Finds the ranks where a loss or a gradient first became NaN or infinite. Healthy steps pay nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NONE = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Own:
-    """What one rank found in its own values.
+class RankFinding:
+    """What one rank found in its own values, before collectives mixed them with the others'.
 
     Args:
         micro_batch: the first whose loss is not finite, counted from 1; 0: all are finite; -1: it has no losses.
@@ -43,10 +43,12 @@ def culprits(
     own = torch.tensor([_micro_batch(losses), gradient], device=home)
     rows = torch.empty(2 * dist.get_world_size(), device=home)
     dist.all_gather_into_tensor(rows, own)
-    return tell([Own(micro_batch=int(batch), gradient=bool(bad)) for batch, bad in rows.view(-1, 2).tolist()])
+    return tell(
+        [RankFinding(micro_batch=int(batch), gradient=bool(bad)) for batch, bad in rows.view(-1, 2).tolist()]
+    )
 
 
-def tell(found: Sequence[Own]) -> str:
+def tell(found: Sequence[RankFinding]) -> str:
     """Losses come before gradients: a rank with a bad loss has bad gradients too.
 
     Args:

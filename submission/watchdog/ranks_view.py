@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+from harness.contract.ending import Ending, Reason
 from harness.contract.environment import Ranks
 from submission.watchdog import end_reason, processes
-from submission.watchdog.end_reason import Patience, Seen, Verdict, World
+from submission.watchdog.end_reason import Patience, Seen, World
 from submission.watchdog.heartbeats import Beat, Heard, Heartbeats, connect
 from submission.watchdog.processes import Who
 
@@ -70,23 +71,23 @@ class Lookout:
         silent = one.beat.note is None and one.silent_s > self.patience.life_s(one.beat)
         return silent or one.gone_without_a_word
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> Ending | None:
         """What ends the run now, as far as this rank is the one to say so."""
         seen = self.seen()
         if self._unanswered_s > self.patience.life_s(self._speak(self.me)):
-            return Verdict(reason="lost_rank", message="the launcher's store no longer answers")
+            return Ending(reason=Reason.LOST_RANK, message="the launcher's store no longer answers")
         above = [one for one in seen if one.rank < min(self._rank, 2)]
         if self._rank and (not above or not all(self.lost(one) for one in above)):
             return None
         if self._rank > 1:
-            return Verdict(reason="lost_rank", message="ranks 0 and 1 are gone", ranks=(0, 1))
+            return Ending(reason=Reason.LOST_RANK, message="ranks 0 and 1 are gone", ranks=(0, 1))
         return end_reason.verdict(seen, self.world, self.patience)
 
     @property
     def _unanswered_s(self) -> float:
         return 0.0 if self._beats is None else time.monotonic() - self._beats.answered_at
 
-    def cause(self, *, by_peer: bool, wait_s: float) -> Verdict | None:
+    def cause(self, *, by_peer: bool, wait_s: float) -> Ending | None:
         """Why a run ends that is ending.
 
         Args:
@@ -120,16 +121,15 @@ class Lookout:
             self._beats.refresh(wait_s)
 
     @property
-    def decided(self) -> Verdict | None:
+    def decided(self) -> Ending | None:
         """What another rank has decided, or this one."""
-        found = self._beats.verdict if self._beats is not None else None
-        return None if found is None else Verdict(**{**found, "ranks": tuple(found["ranks"])})
+        return self._beats.verdict if self._beats is not None else None
 
-    def decide(self, found: Verdict, *, gather_s: float) -> None:
+    def decide(self, found: Ending, *, gather_s: float) -> None:
         """End all ranks; waits for those that answer to have left their stacks."""
         if self._beats is None:
             return
-        self._beats.propose(asdict(found))
+        self._beats.propose(found)
         until = time.monotonic() + gather_s
         while time.monotonic() < until and not all(one.beat.ready for one in self._answering()):
             self._beats.refresh(0.5)

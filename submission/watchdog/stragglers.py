@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+
+from harness.contract.metrics_rows import StragglerRow
 
 
 class Stragglers:
@@ -22,7 +23,7 @@ class Stragglers:
         self._ratio = ratio
         self._slow_before: set[int] = set()
 
-    def look(self, pass_s: float, home: torch.device) -> list[dict[str, Any]]:
+    def look(self, pass_s: float, home: torch.device) -> list[StragglerRow]:
         """Ranks that were slow since the last look and before it. A collective of two numbers.
 
         Args:
@@ -37,7 +38,7 @@ class Stragglers:
         ratios = compared([(seconds, int(stage)) for seconds, stage in rows.tolist()])
         slow = {rank for rank, ratio in enumerate(ratios) if ratio >= self._ratio}
         found = [
-            {"rank": rank, "ratio": round(ratios[rank], 3), "pass_s": round(float(rows[rank, 0]), 6)}
+            StragglerRow(rank=rank, ratio=round(ratios[rank], 3), pass_s=round(float(rows[rank, 0]), 6))
             for rank in sorted(slow & self._slow_before)
         ]
         self._slow_before = slow

@@ -20,12 +20,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from harness.contract import file_names
 from harness.contract.config import Watchdog as Settings
+from harness.contract.ending import Ending, Reason
 from harness.contract.environment import Ranks
-from submission.watchdog import end_reason, stacks
-from submission.watchdog.end_reason import Patience, Verdict, World
+from submission.watchdog import stacks
+from submission.watchdog.end_reason import Patience, World
 from submission.watchdog.heartbeats import Beat, Note
-from submission.watchdog.interface import Ending
 from submission.watchdog.processes import Who
 from submission.watchdog.ranks_view import Lookout
 
@@ -101,7 +102,7 @@ class Watchdog:
             threading.Event().wait()  # the watchdog is closing the log; this process ends with that
         self._last_timer()
         message = ending.message or ""
-        by_peer = ending.reason == "exception" and bool(_BY_PEER.search(message))
+        by_peer = ending.reason is Reason.EXCEPTION and bool(_BY_PEER.search(message))
         self._note = Note(reason=ending.reason, message=message, lost_peer=by_peer)
         if self._rank > 1:
             self._lookout.refresh(1.0)
@@ -111,14 +112,14 @@ class Watchdog:
             return ending
         if self._rank:
             self._take_over()
-        if found.reason != "interrupted":  # its peers are told by the launcher
+        if found.reason is not Reason.INTERRUPTED:  # its peers are told by the launcher
             self._lookout.decide(found, gather_s=0.0)
         here = f"; rank {self._rank}: {message[:_QUOTED]}" if by_peer else ""
-        return replace(ending, reason=found.reason, message=found.message + here)
+        return replace(found, message=f"{found.message}{here}")
 
     def leave(self) -> None:
         """The log is closed: what is left must not take long. Called by the training thread."""
-        self._note = self._note or Note(reason=end_reason.ENDED)
+        self._note = self._note or Note()
         self._last_timer()
         self._lookout.log_is_closed()
 
@@ -168,25 +169,24 @@ class Watchdog:
         """Look twice: a rank that leaves in order says so first, and a training thread may close the log itself."""
         self._lookout.refresh(2.0)
         found = self._lookout.verdict()
-        if found is not None and found.reason != "hung":
+        if found is not None and found.reason is not Reason.HUNG:
             time.sleep(_OWN_WORDS_S)
             found = self._lookout.verdict()
         if found is not None:
             self._end(found)
 
-    def _end(self, found: Verdict) -> None:
+    def _end(self, found: Ending) -> None:
         """End this rank, and with rank 0 the run. Does not return, unless the training thread is doing it."""
         if not self._deciding.acquire(blocking=False):
             return
         self._last_timer()
-        self._testify(found.message)
+        self._write_stacks(found.message)
         self._lookout.decide(found, gather_s=_GATHER_S if self._rank < 2 else 0.0)
         if self._lookout.writes():
             self._lookout.kill_silent()
             if self._rank:
                 self._take_over()
-            ending = Ending(outcome="aborted", reason=found.reason, message=found.message)
-            closing = threading.Thread(target=self._close, args=(ending,), daemon=True)
+            closing = threading.Thread(target=self._close, args=(found,), daemon=True)
             closing.start()
             closing.join(_CLOSE_S)
             self._lookout.log_is_closed()
@@ -195,8 +195,8 @@ class Watchdog:
         self._on_exit()
         os._exit(1)  # the training thread stands in C++ and cannot be asked
 
-    def _testify(self, message: str) -> None:
+    def _write_stacks(self, message: str | None) -> None:
         print(f"watchdog of rank {self._rank}: {message}", file=sys.stderr, flush=True)
-        path = self._directory / f"rank_{self._rank}_stack.txt"
-        stacks.write(path, training=self._training, why=message)
+        path = self._directory / file_names.stack(self._rank)
+        stacks.write(path, training=self._training, why=message or "")
         self._ready = True

@@ -81,7 +81,7 @@ class Bench:
             if step in save:
                 executor.save(self.directory / "saved" / name)
         losses.append(executor.evaluate())
-        assert executor.proof()["verified"]
+        assert executor.proof().verified
         self.losses[name] = losses
         parallel_state.destroy_model_parallel()
         destroy_num_microbatches_calculator()

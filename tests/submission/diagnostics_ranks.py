@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from harness.contract import diagnostics_rows
+
 LAYOUTS = {
     "data": {"gpus_per_node": 2},
     "tensor": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
@@ -33,7 +35,7 @@ def look(directory: Path, layout: dict) -> list[dict]:
     executor.proof()
     parallel_state.destroy_model_parallel()
     destroy_num_microbatches_calculator()
-    return executor.diagnosis()
+    return [diagnostics_rows.to_plain(row) for row in executor.diagnosis()]
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.contract.attempt_rows import Proof
 from harness.contract.config import Config
+from harness.contract.metrics_rows import StragglerRow
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ScriptedExecutor:
     def culprits(self) -> str:
         return "the script"
 
-    def stragglers(self) -> list[dict[str, Any]]:
+    def stragglers(self) -> list[StragglerRow]:
         return []
 
     def evaluate(self) -> float:
@@ -94,5 +96,5 @@ class ScriptedExecutor:
             raise loss
         return loss
 
-    def proof(self) -> dict[str, Any]:
-        return {"recipe": "scripted", "linears": 0, "gemms": [], "verified": True}
+    def proof(self) -> Proof:
+        return Proof(recipe="scripted", linears=0, gemms=(), verified=True)

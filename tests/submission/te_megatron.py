@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from harness.contract import typed_json
 from tests.submission import te_stub
 from tests.submission.configurations import small_config, write_data
 
@@ -53,7 +54,7 @@ def trained(made: Any) -> dict[str, Any]:
         made.open_data()
         losses = [made.train_step().loss for _ in range(STEPS)]
         losses.append(made.evaluate())
-        found = {"losses": losses, "proof": made.proof(), "disclosed": made.precision()}
+        found = {"losses": losses, "proof": typed_json.to_plain(made.proof()), "disclosed": made.precision()}
     return found
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from harness.contract import typed_json
 from harness.contract.config import GemmFormat
 from harness.study import grid
 
@@ -30,7 +31,7 @@ def proved(executor, recipe):
     made.warm_up()
     made.open_data()
     losses = [made.train_step().loss for _ in range(4)]
-    rows = {(row.pop("layer"), row.pop("gemm")): row for row in made.proof()["gemms"]}
+    rows = {(row.pop("layer"), row.pop("gemm")): row for row in typed_json.to_plain(made.proof())["gemms"]}
     made.close()
     return rows, losses
 

@@ -11,7 +11,9 @@ import pytest
 
 from harness.base.paths import ROOT
 from harness.config.file import resolve
+from harness.contract import diagnostics_rows
 from harness.contract.config import Diagnostics
+from harness.contract.diagnostics_rows import OPERAND, PRODUCT, Operand, Row
 from harness.contract.events import Events
 from submission import train
 from submission.record import Record
@@ -31,7 +33,7 @@ def trained(executor):
         for step in range(1, steps + 1):
             losses.append(made.train_step().loss)
             if made._config.diagnostics.looks_at(step):
-                looks[step] = made.diagnosis()
+                looks[step] = [diagnostics_rows.to_plain(row) for row in made.diagnosis()]
         proof = made.proof()
         parallel.shut_down()
         return losses, looks, proof
@@ -46,7 +48,7 @@ def test_losses_and_proof_are_the_same_bit_for_bit_with_and_without_looks(traine
     assert seen == plain and same == proof, "diagnostic products are none of the run's"
     assert nothing == {} and sorted(looks) == [2, 4, 6]
     keys = {(row["layer"], row["gemm"]) for row in looks[2]}
-    assert keys == {(row["layer"], row["gemm"]) for row in proof["gemms"]}
+    assert keys == {(row.layer, row.gemm) for row in proof.gemms}
 
 
 def test_what_a_look_says(trained):
@@ -77,7 +79,9 @@ def test_consecutive_steps_are_looked_at_from_every_kth_on():
 
 class Diagnosing(ScriptedExecutor):
     def diagnosis(self):
-        return [{"layer": "x", "at": self.steps}]
+        sides = Operand(numbers=dict.fromkeys(OPERAND), exponents={-3: self.steps})
+        told = {"layer": "x", "gemm": "wgrad", "format": "mxfp4", "transform": "H16"}
+        return [Row(**told, product=dict.fromkeys(PRODUCT), left=sides, right=sides, gradient=None)]
 
 
 def test_a_run_writes_a_line_for_every_look(tmp_path):
@@ -87,9 +91,10 @@ def test_a_run_writes_a_line_for_every_look(tmp_path):
     executor = Diagnosing(config, seed=1, losses=[6.0, 4.0])
     ending = train.run(executor, config, Events(tmp_path / "result.txt", writes=True), record)
     assert ending.reason == "target"
-    lines = [json.loads(line) for line in (tmp_path / "diagnostics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [8, 9, 16, 17, 24, 25, 32]
-    assert lines[1] == {"step": 9, "samples": 72, "rows": [{"layer": "x", "at": 9}]}
+    lines = (tmp_path / "diagnostics.jsonl").read_text().splitlines()
+    looks = [diagnostics_rows.from_line(line) for line in lines]
+    assert [look.step for look in looks] == [8, 9, 16, 17, 24, 25, 32]
+    assert (looks[1].samples, looks[1].rows[0].left.exponents) == (72, {-3: 9})
 
 
 @pytest.fixture(scope="module")

@@ -50,4 +50,4 @@ def test_the_proof_names_the_attention_and_the_norm(executor):
     made.open_data()
     made.train_step()
     proof = made.proof()
-    assert (proof["attention"], proof["norm"]) == ("torch math", "torch")
+    assert (proof.attention, proof.norm) == ("torch math", "torch")

@@ -12,7 +12,7 @@ EIGHT = {key: {"format": "fp8"} for key in ("fprop", "dgrad", "wgrad")}
 
 
 def rows(proof):
-    return {(row["layer"], row["gemm"], row["from_step"]): row for row in proof["gemms"]}
+    return {(row.layer, row.gemm, row.from_step): row for row in proof.gemms}
 
 
 def trained(made, steps):
@@ -25,7 +25,7 @@ def test_exempt_layers_run_in_bf16_and_the_others_by_the_recipe(executor):
     made = executor(recipes={"mxfp4": {**FOUR, "bf16_last_layers": 1}})
     trained(made, 2)
     found = rows(made.proof())
-    formats = {layer: {row["format"] for (name, *_), row in found.items() if name.startswith(layer)}
+    formats = {layer: {row.format for (name, *_), row in found.items() if name.startswith(layer)}
                for layer in ("layers.0.", "layers.1.")}  # fmt: skip
     assert formats == {"layers.0.": {"mxfp4"}, "layers.1.": {"bf16"}}
     assert made.precision()["lowest_numerical_precision_in_linear"] == "mxfp4"
@@ -41,7 +41,7 @@ def test_a_recipe_is_left_at_its_step_and_both_stretches_are_proved(executor):
     found = rows(made.proof())
     linear = "layers.0.mlp.linear_fc1"
     # 4 micro batches a step, 4 of an evaluation
-    told = {(gemm, step): (found[linear, gemm, step]["format"], found[linear, gemm, step]["calls"])
+    told = {(gemm, step): (found[linear, gemm, step].format, found[linear, gemm, step].calls)
             for gemm in ("fprop", "wgrad") for step in (0, 3)}  # fmt: skip
     assert told == {
         ("fprop", 0): ("mxfp4", 16), ("fprop", 3): ("fp8", 12), ("wgrad", 0): ("mxfp4", 12), ("wgrad", 3): ("fp8", 8),

@@ -11,12 +11,12 @@ def test_a_run_proves_what_every_gemm_of_every_layer_ran(executor):
         made.train_step()
     made.evaluate()
     proof = made.proof()
-    assert proof["verified"] and proof["recipe"] == "mxfp4"
-    assert len(proof["gemms"]) == 2 * 4 * 3  # layers x linears x GEMMs
-    for row in proof["gemms"]:
-        assert (row["format"], row["transform"], row["backend"]) == ("mxfp4", "H16", "reference")
+    assert proof.verified and proof.recipe == "mxfp4"
+    assert len(proof.gemms) == 2 * 4 * 3  # layers x linears x GEMMs
+    for row in proof.gemms:
+        assert (row.format, row.transform, row.backend) == ("mxfp4", "H16", "reference")
         # 2 steps x 4 micro batches, and 4 micro batches of evaluation in Fprop
-        assert row["calls"] == (12 if row["gemm"] == "fprop" else 8)
+        assert row.calls == (12 if row.gemm == "fprop" else 8)
 
 
 @pytest.mark.parametrize(

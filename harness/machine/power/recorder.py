@@ -13,10 +13,10 @@ from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
 from harness.base.text import printable
+from harness.contract import file_names
 from harness.contract.config import Config
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, amd, nvidia
 
-FILE = "power.jsonl"  # in an attempt's directory; of another node in its node_<k>
 _PATIENCE_S = 15.0  # nvidia-smi on a node whose driver is not kept loaded
 _CLOSING_S = 3.0
 
@@ -49,7 +49,13 @@ class Meter:
                 _end(process)
 
     def _start(self, directory: Path) -> subprocess.Popen[bytes] | None:
-        command = [sys.executable, "-m", "harness.machine.power.sampler", "--out", str(directory / FILE)]
+        command = [
+            sys.executable,
+            "-m",
+            "harness.machine.power.sampler",
+            "--out",
+            str(directory / file_names.POWER),
+        ]
         command += ["--every", str(self.every_s), "--root", str(self.root)]
         command += [word for name in self.sources for word in ("--source", name)]
         try:

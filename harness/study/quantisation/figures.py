@@ -8,16 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
-from harness.study.quantisation.looks import (
-    FOLLOWED,
-    GEMMS,
-    OPERAND,
-    PRODUCT,
-    Diagnosed,
-    Gradient,
-    Operand,
-    Row,
-)
+from harness.contract.diagnostics_rows import FOLLOWED, GEMMS, OPERAND, PRODUCT, Gradient, Operand, Row
+from harness.study.quantisation.looks import Diagnosed
 
 _FEWEST = 8  # looks that a growth exponent is taken from
 

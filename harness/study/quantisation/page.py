@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from harness.base.paths import ROOT
 from harness.base.text import printable
+from harness.contract.diagnostics_rows import GEMMS
 from harness.contract.files import replace_text
 from harness.report.canvas import DARK, INK, PALETTE, canvas, colours, legend, short, svg
 from harness.study.quantisation.figures import Attempt, Spread
-from harness.study.quantisation.looks import GEMMS
 from harness.study.quantisation.tables import tables
 
 _STYLES = {"error": "-", "rest": "--", "gradient": ":"}

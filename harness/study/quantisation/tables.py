@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from harness.base.text import printable
+from harness.contract.diagnostics_rows import FOLLOWED, GEMMS
 from harness.study.quantisation.figures import Attempt, Cost, Errors, Followed, GemmFigures, Mean, Spread
-from harness.study.quantisation.looks import FOLLOWED, GEMMS
 
 _FEW_STEPS = 12  # looks of the table over steps
 _LAYERS_SHOWN = 40  # rows of the table by layer; --json has all

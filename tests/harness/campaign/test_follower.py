@@ -23,7 +23,8 @@ from harness.base.errors import (
     UsageError,
 )
 from harness.campaign import follower, nodes
-from harness.contract.config import Launch, to_mapping
+from harness.contract.attempt_rows import AttemptConfig
+from harness.contract.config import Launch
 from harness.records import attempt
 from tests.harness.scripted_harness import scripted_config
 
@@ -49,7 +50,7 @@ def configured(output: Path):
 
 def made(output: Path, number: int = 1) -> Path:
     directory = output / "20260101-000000_proxy_a" / "run_0" / f"attempt_{number}"
-    attempt.create(directory, {"config": to_mapping(configured(output)), "run": {}})
+    attempt.create(directory, AttemptConfig(config=configured(output)))
     return directory
 
 

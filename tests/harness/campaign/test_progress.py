@@ -8,6 +8,7 @@ import math
 from harness.analysis import forecast
 from harness.campaign import forecast_text, progress
 from harness.config.file import resolve
+from harness.contract.attempt_rows import Status
 from harness.records import metrics
 from harness.records.metrics import Evaluation, Tail
 from tests.harness.scripted_harness import scripted_config
@@ -38,7 +39,7 @@ def typical(*samples: int) -> list[Evaluation]:
 def test_an_evaluation_is_one_plain_line(tmp_path):
     seen = [Evaluation(1024, 8.1234)]
     config = scripted_config(tmp_path)
-    text = progress.line("mxfp4 run 0", seen, config, samples_per_s=25.08, status={})
+    text = progress.line("mxfp4 run 0", seen, config, samples_per_s=25.08, status=Status())
     target = config.evaluation.target_log_perplexity
     assert text == (
         f"mxfp4 run 0: 1024 samples, log perplexity 8.123 (target {target:g}), 25.1 samples/s, "
@@ -47,7 +48,7 @@ def test_an_evaluation_is_one_plain_line(tmp_path):
 
 
 def test_a_line_of_the_benchmark_holds_band_outlook_and_memory():
-    seen, status = typical(81_000, 90_000, 99_000), {"memory_bytes": 80 * 2**30}
+    seen, status = typical(81_000, 90_000, 99_000), Status(memory_bytes=80 * 2**30)
     text = progress.line("mxfp4 run 0", seen, benchmark(), samples_per_s=30.0, status=status)
     band = forecast.band(32, 99_000, benchmark="llama31_8b")
     assert f"(target 3.3, public runs {band.low:.3f}-{band.high:.3f}), 30.0 samples/s" in text
@@ -146,12 +147,12 @@ def test_a_run_on_a_terminal_says_how_long_it_will_take(tmp_path):
     tail = Tail(path)
     tail.read()
     tail.evaluations[:] = [Evaluation(40, 5.0), Evaluation(60, 4.75), Evaluation(80, 4.5)]
-    status = {"state": "training", "memory_bytes": 2**31}
+    status = Status(state="training", memory_bytes=2**31)
     text = progress.describe(tail, config, status=status)
     assert text.startswith("training, 80 samples, log perplexity 4.500")
     assert "16.0 samples/s, step limit in 5 s, target near " in text
     assert "a straight line, no calibration for this run, in about" in text and text.endswith("2.0 GiB")
-    over = progress.describe(tail, config, status={"state": "success"}, running=False)
+    over = progress.describe(tail, config, status=Status(state="success"), running=False)
     assert "limit" not in over and "near" not in over
 
 

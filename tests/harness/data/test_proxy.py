@@ -9,8 +9,9 @@ import pytest
 from harness import cli
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.config.file import resolve
+from harness.contract.file_names import CORPUS_MANIFEST as MANIFEST
 from harness.data import c4, ensure
-from harness.data.verify import MANIFEST, read_index, sha256
+from harness.data.verify import read_index, sha256
 from submission.corpus import corpus
 
 FILES = ["manifest.json", "tokenizer.json", "train.bin", "train.idx", "valid.bin", "valid.idx"]

@@ -12,8 +12,8 @@ from harness import cli
 from harness.base.errors import ConfigError
 from harness.config import rules
 from harness.config.file import resolve
+from harness.contract.diagnostics_rows import Gradient
 from harness.study.quantisation import figures
-from harness.study.quantisation import looks as quantisation_looks
 
 HOSTILE = "<script>alert(1)</script> $x^2$ \x1b[31m [bold]"
 
@@ -220,7 +220,7 @@ def test_a_look_that_is_being_written_is_left_out(campaign, capsys):
 def test_spread_and_exponent_of_nothing_are_nothing():
     assert figures.spread([None, None]) is None
     assert figures.over_layers([]) is None
-    one = quantisation_looks.Gradient(error=1, bias=0, looks=1, lags={}, mean=None, sum={"error": 0.0})
+    one = Gradient(error=1, bias=0, looks=1, lags={}, mean=None, sum={"error": 0.0})
     assert figures.exponent([one] * 9, "error") is None
 
 

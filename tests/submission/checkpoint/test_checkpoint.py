@@ -118,9 +118,9 @@ def test_a_run_saved_after_its_recipe_was_left_goes_on_with_the_next_one_and_pro
     made.warm_up()
     made.resume(directory)
     assert trained(made, 2) == losses
-    rows = made.proof()["gemms"]
+    rows = made.proof().gemms
     passes = 2 * 4  # steps x micro batches
-    assert {(row["format"], row["from_step"], row["calls"]) for row in rows} == {("bf16", 3, passes)}
+    assert {(row.format, row.from_step, row.calls) for row in rows} == {("bf16", 3, passes)}
 
 
 def test_saving_leaves_no_trace_in_the_run_that_saves(executor, again, tmp_path):

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from harness.contract.ending import Reason
 from submission.watchdog import end_reason, nonfinite, stragglers
 from submission.watchdog.end_reason import Patience, Seen, World
 from submission.watchdog.heartbeats import Beat, Note
-from submission.watchdog.nonfinite import Own
+from submission.watchdog.nonfinite import RankFinding
 from submission.watchdog.processes import Who
 
 PATIENCE = Patience(init_s=100, hang_s=10, silence_s=20)
@@ -102,24 +103,26 @@ def test_a_dead_rank_is_named_with_its_signal_and_the_step_of_the_others():
 
 
 def test_a_rank_that_ended_well_may_die():
-    gone = {"died": "ended with exit status 0", "note": Note(reason="ended", order=1), "silent_s": 500.0}
+    gone = {"died": "ended with exit status 0", "note": Note(order=1), "silent_s": 500.0}
     assert judged(heard(rank_1=gone)) is None
 
 
-def note(message: str, order: int, *, lost_peer: bool = False, reason: str = "exception") -> dict:
+def note(message: str, order: int, *, lost_peer: bool = False, reason: Reason = Reason.EXCEPTION) -> dict:
     return {"note": Note(reason=reason, message=message, order=order, lost_peer=lost_peer)}
 
 
-@pytest.mark.parametrize("reason", ["exception", "interrupted"])
+@pytest.mark.parametrize("reason", [Reason.EXCEPTION, Reason.INTERRUPTED])
 def test_the_first_error_is_named_and_not_those_that_follow_from_it(reason):
     seen = heard(
         rank_0=note("Connection closed by peer", 1, lost_peer=True),
         rank_2=note("second", 3),
-        rank_3=note("SIGTERM", 2, reason="interrupted") if reason == "interrupted" else note("first", 2),
+        rank_3=note("SIGTERM", 2, reason=Reason.INTERRUPTED)
+        if reason is Reason.INTERRUPTED
+        else note("first", 2),
     )
     found = judged(seen)
     assert found.message == (
-        "rank 2 (process 102): second" if reason == "interrupted" else "rank 3 (process 103): first"
+        "rank 2 (process 102): second" if reason is Reason.INTERRUPTED else "rank 3 (process 103): first"
     )
 
 
@@ -132,7 +135,9 @@ def test_an_error_that_only_blames_a_peer_is_believed_when_nobody_explains_it():
 
 
 def test_beats_survive_their_way_through_the_store():
-    told = beat(3, saw={1: "was killed by SIGKILL"}, note=Note(reason="exception", message="no", order=2))
+    told = beat(
+        3, saw={1: "was killed by SIGKILL"}, note=Note(reason=Reason.EXCEPTION, message="no", order=2)
+    )
     assert Beat.from_json(told.to_json()) == told
 
 
@@ -145,7 +150,7 @@ def test_a_rank_half_as_slow_again_as_its_like_has_that_ratio():
     assert stragglers.compared([(1.0, 0), (2.0, 0)]) == [1.0, 2.0]
 
 
-CLEAN = Own(micro_batch=0, gradient=False)
+CLEAN = RankFinding(micro_batch=0, gradient=False)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,10 @@ CLEAN = Own(micro_batch=0, gradient=False)
         ([replace(CLEAN, gradient=True), CLEAN], "first in the gradients of rank 0"),
         ([replace(CLEAN, gradient=True)] * 2, "its gradients are not: from what all ranks do"),
         ([CLEAN] * 2, "cannot be told after their reduction"),
-        ([Own(micro_batch=-1, gradient=False), replace(CLEAN, micro_batch=3)], "rank 1, micro batch 3"),
+        (
+            [RankFinding(micro_batch=-1, gradient=False), replace(CLEAN, micro_batch=3)],
+            "rank 1, micro batch 3",
+        ),
     ],
 )
 def test_a_value_that_is_not_finite_is_told_with_the_ranks_it_came_from(found, words):

@@ -1,0 +1,158 @@
+"""Files of an attempt that hold one document: config.json for the training; status.json and proof.json from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contract import file_names, files, typed_json
+from harness.contract.build import ConfigProblem, build
+from harness.contract.config import Config, to_mapping
+from harness.contract.ending import Ending, Reason
+from harness.contract.typed_json import RowError
+
+ENDED = "ended"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunIdentity:
+    """Which run of which campaign an attempt trains; `campaign` is its directory's name."""
+
+    arm: str = ""
+    index: int = 0
+    seed: int = 0
+    campaign: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptConfig:
+    """config.json: all that a training is told. Tools that only need the configuration leave the run empty."""
+
+    config: Config
+    run: RunIdentity = dataclasses.field(default_factory=RunIdentity)
+
+
+def write_config(path: Path, told: AttemptConfig) -> None:
+    files.replace_json(path, {"config": to_mapping(told.config), "run": typed_json.to_plain(told.run)})
+
+
+def read_config(path: Path) -> AttemptConfig:
+    """What a training is told.
+
+    Raises:
+        OSError: no such file.
+        ConfigProblem: not such a file; or a configuration of another version, which would train something else.
+    """
+    document = files.read_json(path)
+    if not isinstance(document, dict) or "config" not in document:
+        raise ConfigProblem("config", "nothing", "the configuration of a run")
+    return AttemptConfig(config=build(Config, document["config"], ""), run=_identity(document.get("run")))
+
+
+def read_identity(path: Path) -> RunIdentity:
+    """Which run a config.json is of, also where its configuration is another version's."""
+    document = files.read_json(path)
+    return _identity(document.get("run") if isinstance(document, dict) else None)
+
+
+def _identity(value: object) -> RunIdentity:
+    try:
+        return typed_json.from_plain(RunIdentity, value)
+    except RowError:
+        return RunIdentity()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """status.json: what a training last said of itself.
+
+    Args:
+        state: starting | warmup | resuming | training | evaluating | saving | ended.
+        samples: sequences trained on; `step` optimizer steps done.
+        outcome: success | aborted, once ended.
+        memory_bytes: peak of the first rank: of its accelerator, else of its process.
+    """
+
+    state: str = "starting"
+    samples: int = 0
+    outcome: str | None = None
+    reason: Reason | None = None
+    message: str | None = None
+    step: int = 0
+    max_steps: int | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the training ended; None while it has not said so."""
+        if self.state != ENDED or self.reason is None or self.outcome != self.reason.outcome:
+            return None
+        return Ending(reason=self.reason, message=self.message)
+
+    def ended(self, ending: Ending) -> Status:
+        """The last status of a training that ended so."""
+        said = {"outcome": ending.outcome, "reason": ending.reason, "message": ending.message}
+        return dataclasses.replace(self, state=ENDED, **said)  # type: ignore[arg-type]
+
+
+def write_status(attempt: Path, status: Status) -> None:
+    files.replace_json(attempt / file_names.STATUS, typed_json.to_plain(status), sync_name=False)
+
+
+def read_status(attempt: Path) -> Status | None:
+    """None before the training spoke, and where its file is torn."""
+    return typed_json.read(Status, attempt / file_names.STATUS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProvenGemm:
+    """What one GEMM of one layer ran, counted.
+
+    Args:
+        gemm: fprop | dgrad | wgrad.
+        rounding: nearest, or stochastic and the operands.
+        prescale: factor of the left operand before it is quantised; block_rows: rows that share a scale.
+        backend: native | emulated | reference.
+        calls: of one rank, since step `from_step`.
+    """
+
+    layer: str
+    gemm: str
+    format: str
+    transform: str
+    scale_rule: str | None = None
+    rounding: str = "nearest"
+    prescale: float = 1.0
+    block_rows: int = 1
+    gain: float = 1.0
+    backend: str
+    engine: str | None = None
+    calls: int = 0
+    from_step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """proof.json: what every GEMM of a run really ran.
+
+    Args:
+        verified: the counts are those that recipe and steps demand.
+        attention, norm: who computes them; None where nobody does.
+    """
+
+    recipe: str
+    linears: int
+    gemms: tuple[ProvenGemm, ...]
+    verified: bool
+    attention: str | None = None
+    norm: str | None = None
+
+
+def write_proof(attempt: Path, proof: Proof) -> None:
+    files.replace_json(attempt / file_names.PROOF, typed_json.to_plain(proof))
+
+
+def read_proof(attempt: Path) -> Proof | None:
+    """None where the run left none, or one of another kind."""
+    return typed_json.read(Proof, attempt / file_names.PROOF)

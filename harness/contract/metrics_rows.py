@@ -1,0 +1,118 @@
+"""metrics.jsonl: a line per optimizer step, evaluation, checkpoint and slow rank, told apart by `kind`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.contract import typed_json
+from harness.contract.typed_json import RowError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRow:
+    """An optimizer step; figures that nobody wrote are NaN.
+
+    Args:
+        samples: sequences trained on, this step's with them.
+        loss: mean over the tokens of the step; lr: learning rate.
+        step_s: seconds of the step.
+    """
+
+    step: int = 0
+    samples: int = 0
+    loss: float = math.nan
+    lr: float = math.nan
+    gradient_norm: float = math.nan
+    step_s: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRow:
+    """An evaluation.
+
+    Args:
+        loss: validation log perplexity.
+        elapsed_s: seconds since run_start.
+    """
+
+    step: int = 0
+    samples: int = 0
+    loss: float = math.nan
+    elapsed_s: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointRow:
+    """A checkpoint that was saved, or loaded before the run began.
+
+    Args:
+        what: saved | resumed from.
+        bytes: of all its files; None where it was loaded.
+    """
+
+    what: str = ""
+    step: int = 0
+    samples: int = 0
+    seconds: float = math.nan
+    bytes: int | None = None
+    directory: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StragglerRow:
+    """A rank that was slow at this evaluation and the one before it.
+
+    Args:
+        ratio: of its time to the median of ranks on its pipeline stage.
+        pass_s: mean seconds of its forward passes.
+    """
+
+    step: int = 0
+    samples: int = 0
+    rank: int
+    ratio: float
+    pass_s: float = math.nan
+
+
+MetricsRow = TrainRow | EvaluationRow | CheckpointRow | StragglerRow
+_KINDS: Mapping[str, type[MetricsRow]] = {
+    "train": TrainRow,
+    "eval": EvaluationRow,
+    "checkpoint": CheckpointRow,
+    "straggler": StragglerRow,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def to_line(row: MetricsRow) -> str:
+    """The row with its line end."""
+    return json.dumps({"kind": _NAMES[type(row)], **typed_json.to_plain(row)}) + "\n"
+
+
+def from_plain(value: object) -> MetricsRow | None:
+    """The row that a line's JSON holds; None for a kind of another version, and for what is no row."""
+    kind = _KINDS.get(str(value.get("kind"))) if isinstance(value, Mapping) else None
+    try:
+        return None if kind is None else typed_json.from_plain(kind, value)
+    except RowError:
+        return None
+
+
+def from_lines(text: bytes) -> Iterator[MetricsRow]:
+    """The rows of whole lines; what is no row is skipped."""
+    for value in typed_json.lines(text):
+        if (row := from_plain(value)) is not None:
+            yield row
+
+
+def read(path: Path) -> Iterator[MetricsRow]:
+    """The rows of a file, of which the last line may be torn; nothing where it is missing."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return
+    yield from from_lines(text)
