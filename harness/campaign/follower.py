@@ -19,13 +19,13 @@ from harness.campaign import process, torchrun
 from harness.campaign.nodes import Sign
 from harness.campaign.runner import Command
 from harness.config.profile_choice import require_accelerators
-from harness.contract import attempt_rows, file_names, files
+from harness.contract import attempt_rows, file_names
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config, Launch
 from harness.data import ensure
 from harness.machine import page_caches
 from harness.machine.power import recorder
-from harness.records import attempt, lock
+from harness.records import attempt, lock, run_environment
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0  # the first node speaks every 5 s; a network file system may show it a minute late
@@ -188,10 +188,9 @@ def _require_likeness(directory: Path, mine: Path) -> None:
     Raises:
         EnvironmentFailure: a package or the commit differs from the first node's.
     """
-    first, here = files.read_json(directory / file_names.ENVIRONMENT) or {}, attempt.describe_environment()
-    files.replace_json(mine / file_names.ENVIRONMENT, here)
-    theirs = {**(first.get("packages") or {}), "commit": (first.get("git") or {}).get("commit")}
-    ours = {**here["packages"], "commit": (here["git"] or {}).get("commit")}
+    here = run_environment.describe()
+    run_environment.write(mine, here)
+    theirs, ours = run_environment.read(directory).versions, here.versions
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             found = f"{name}: found {ours.get(name)} on this node, {theirs.get(name)} on the first"

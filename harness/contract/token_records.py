@@ -83,7 +83,10 @@ class BuildReport:
 
 
 def to_line(report: BuildReport) -> str:
-    return json.dumps(typed_json.to_plain(report))
+    """What a line does not speak of is left out of it."""
+    silent = typed_json.to_plain(BuildReport())
+    said = typed_json.to_plain(report)
+    return json.dumps({key: value for key, value in said.items() if value != silent[key]})
 
 
 def from_line(line: str) -> BuildReport:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
 import re
-import subprocess
 from pathlib import Path
-from typing import Any
 
 from compliance import mllog, runlog
-from harness.base.paths import ROOT
-from harness.contract import attempt_rows, environment, file_names, files
+from harness.contract import attempt_rows, file_names, files
 from harness.contract.attempt_rows import AttemptConfig
 from harness.contract.ending import Ending
-from harness.machine import probe
+from harness.records import run_environment
 
-_PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine", "numpy")
 _LAUNCHER_LINE = re.compile(r"^[EWI]\d{4} .*torch/distributed/")  # torchrun speaks after its ranks
 
 
@@ -28,7 +21,7 @@ def create(directory: Path, told: AttemptConfig) -> None:
         FileExistsError: the directory is there: a second attempt must never write into the first one's.
     """
     directory.mkdir(parents=True)
-    files.replace_json(directory / file_names.ENVIRONMENT, describe_environment())
+    run_environment.write(directory, run_environment.describe())
     attempt_rows.write_config(directory / file_names.CONFIG, told)
     for parent in (directory.parent, directory.parent.parent):
         files.sync_directory(parent)
@@ -83,48 +76,3 @@ def last_words(attempt: Path, *, lines: int = 15) -> str:
     rows = text.splitlines()
     summary = next((place for place, row in enumerate(rows) if _LAUNCHER_LINE.match(row)), len(rows))
     return "\n".join((rows[:summary] or rows)[-lines:])
-
-
-def describe_environment() -> dict[str, Any]:
-    """What a result may depend on; no host name, which says more than it helps."""
-    machine = probe.machine()
-    return {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": probe.processor(),
-        "cores": environment.cores(),
-        "accelerator": machine.get("accelerator_model_name"),
-        "system": machine,
-        "git": _git(),
-        "variables": environment.numerics_variables(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of this repository and whether files differ from it; None outside a repository."""
-    if not (ROOT / ".git").exists():
-        return None
-    commit, changes = _git_says("rev-parse", "HEAD"), _git_says("status", "--porcelain")
-    return None if commit is None else {"commit": commit.strip(), "dirty": bool(changes and changes.strip())}
-
-
-def _git_says(*arguments: str) -> str | None:
-    try:
-        # no optional locks: looking must not disturb a git command the user runs
-        command = ["git", "-C", str(ROOT), "--no-optional-locks", *arguments]
-        process = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout if process.returncode == 0 else None

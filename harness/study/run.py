@@ -17,6 +17,7 @@ from harness.config.profile_choice import fit_proxy, require_accelerators
 from harness.contract import file_names
 from harness.contract.build import ConfigProblem
 from harness.contract.config import Config
+from harness.contract.ending import Reason
 from harness.data import ensure
 from harness.machine.accelerators import accelerators
 from harness.study import analysis, grid, pool, workers
@@ -140,6 +141,8 @@ def curves_of(made: Campaign) -> dict[int, analysis.Curve]:
             log = runlog.build(mllog.read(made.result(run.index)))
             curve = [(e.samples, e.log_perplexity) for e in log.evaluations]
             found[run.seed] = (
-                [*curve, (log.samples_at_stop or 0, float("nan"))] if run.reason == "not_finite" else curve
+                [*curve, (log.samples_at_stop or 0, float("nan"))]
+                if run.reason is Reason.NOT_FINITE
+                else curve
             )
     return found

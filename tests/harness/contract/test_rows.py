@@ -34,6 +34,7 @@ from harness.contract.ending import Ending, Reason
 from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, StragglerRow, TrainRow
 from harness.contract.token_records import BuildReport, CorpusManifest
 from harness.contract.typed_json import RowError
+from harness.records.run_environment import RunEnvironment
 from submission.corpus.c4_output import BuildRecord, MadeOf, Progress
 from submission.watchdog.heartbeats import Beat
 from tests.harness.scripted_harness import scripted_config
@@ -110,6 +111,7 @@ PLAIN: dict[type, st.SearchStrategy] = {  # rows that are what to_plain makes of
         BuildRecord, progress=every_field(Progress), made_of=every_field(MadeOf, inputs=INPUTS)
     ),
     Run: every_field(Run),
+    RunEnvironment: every_field(RunEnvironment),
     Sign: every_field(Sign),
     Ending: every_field(Ending),
     Beat: every_field(Beat),
@@ -172,6 +174,12 @@ def test_lines_of_metrics_that_nobody_here_wrote_are_skipped():
 @given(LOOKS)
 def test_diagnostics_are_read_as_they_were_written(look):
     assert diagnostics_rows.from_line(diagnostics_rows.to_line(look)) == look
+
+
+@MANY
+@given(PLAIN[BuildReport])
+def test_lines_of_a_build_are_read_as_they_were_written(report):
+    assert same(token_records.from_line(token_records.to_line(report)), report)
 
 
 @FEW

@@ -14,7 +14,8 @@ from harness.base.errors import ConfigError, EnvironmentFailure, UsageError
 from harness.campaign import store
 from harness.config import rules
 from harness.config.file import resolve
-from harness.records import attempt, lock
+from harness.records import lock, run_environment
+from harness.records.run_environment import RunEnvironment
 from harness.upload import job_upload, targets, upload_record
 from tests.harness.scripted_harness import scripted_config
 from tests.harness.uploads import SECRET, START_S, attempt_of, finished_job, packages
@@ -25,9 +26,8 @@ WITHHELD = upload_record.WITHHELD
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "node", lambda: "node-17")
-    monkeypatch.setattr(
-        attempt, "describe_environment", lambda: {"python": "3.11"}
-    )  # asking git takes a while
+    # asking git takes a while
+    monkeypatch.setattr(run_environment, "describe", lambda: RunEnvironment(python="3.11"))
     monkeypatch.setattr(store, "output_directory", lambda: tmp_path / "runs")
     return finished_job(tmp_path / "runs")
 

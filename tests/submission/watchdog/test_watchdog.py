@@ -16,8 +16,8 @@ import pytest
 from compliance import mllog
 from harness.base.paths import ROOT
 from harness.contract.config import to_mapping
+from harness.contract.ending import Reason
 from harness.records import attempt as attempts
-from harness.records.attempt import BY_THE_RULES
 from tests.submission.configurations import small_config
 
 HANG_S, SILENCE_S = 6.0, 8.0
@@ -89,7 +89,7 @@ def require_aborted_log(after: Aftermath, *, samples: int) -> None:
     assert tail == [("block_stop", samples), ("run_stop", samples)], after.said
     assert after.events[-1].metadata["status"] == "aborted"
     assert after.status["outcome"] == "aborted"
-    assert (after.status["outcome"], after.status["reason"]) not in BY_THE_RULES
+    assert not Reason(after.status["reason"]).is_result
     assert attempts.result(after.directory) is None
     assert not (after.directory / "index_cache").exists()
 
