@@ -15,7 +15,9 @@ from statistics import fmean
 
 import yaml
 
-_TABLE = Path(__file__).parent / "rulesets" / "rcp_llama31_8b.yaml"
+from compliance.benchmark import BENCHMARK
+
+_TABLE = Path(__file__).parent / "rulesets" / f"rcp_{BENCHMARK.name}.yaml"
 
 
 class RcpError(ValueError):

@@ -90,15 +90,21 @@ def test_the_name_of_the_benchmark_is_spelled_in_few_places():
 
 
 def texts(path: Path) -> Iterator[str]:
-    """Every string of a file's code, parts of f-strings too, docstrings left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    docstrings = {
+    """Every string of a file's code, parts of f-strings too; docstrings, and what @rule cites, are documentation."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    documentation = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         and node.body
         and isinstance(node.body[0], ast.Expr)
+    } | {
+        id(argument.value)
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "rule"
+        for argument in node.keywords
+        if argument.arg in ("source", "breaks")
     }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             yield node.value
