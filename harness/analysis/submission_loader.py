@@ -6,7 +6,6 @@ A path is a log, a directory of logs, a campaign, a package, or a directory with
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from harness.records.timing import Timing
 
 _HEAD_BYTES = 65536
 _DEEPEST = 5  # directories below a path that are searched for logs
-_NUMBERED = re.compile(r"result_(\d{1,6})\.txt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,8 +282,12 @@ def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
 
 def result_files(directory: Path) -> list[Path]:
     """The files that the official tools take for logs, result_*.txt, in the order of their numbers."""
-    found = [file for file in directory.glob(file_names.RESULTS) if _NUMBERED.fullmatch(file.name)]
-    return sorted(found, key=lambda file: (int(file.stem.removeprefix("result_")), file.name))
+    found = [
+        (index, file.name, file)
+        for file in directory.glob(file_names.RESULTS)
+        if (index := file_names.result_index(file.name)) is not None
+    ]
+    return [file for _, _, file in sorted(found)]
 
 
 def _nothing(path: Path, below: Sequence[Path]) -> str:

@@ -63,6 +63,13 @@ def result(index: int) -> str:
     return f"{_RESULT}{index}.txt"
 
 
+def result_index(name: str) -> int | None:
+    """The i of result_<i>.txt, as published also 01; None for another name."""
+    digits = name.removeprefix(_RESULT).removesuffix(".txt")
+    known = name == f"{_RESULT}{digits}.txt" and digits.isascii() and digits.isdigit() and len(digits) <= 6
+    return int(digits) if known else None
+
+
 def run_of(log: Path) -> Path:
     """The directory run_<i> of the run whose promoted log is `log`, result_<i>.txt of the same campaign."""
     return log.parent / log.stem.replace(_RESULT, RUN)

@@ -22,8 +22,8 @@ from harness.campaign import campaign, store
 from harness.campaign.campaign import Campaign
 from harness.config.file import resolve
 from harness.contract.events import Events
-from harness.package import eligibility
-from harness.records import attempt
+from harness.package import eligibility, tree_writer
+from harness.records import run_environment
 from submission import train
 from submission.record import Record
 from tests.submission.scripted import ScriptedExecutor
@@ -55,7 +55,7 @@ def commit(directory: Path) -> Path:
 
 def work_in(patch, directory: Path) -> None:
     """Runs and packages come from this repository."""
-    for module in (attempt, eligibility):
+    for module in (run_environment, eligibility, tree_writer):
         patch.setattr(module, "ROOT", directory)
 
 
