@@ -14,7 +14,8 @@ from typing import Any
 from compliance import ruleset, runlog
 from compliance.benchmark import PROXY
 from compliance.runlog import RunLog
-from harness.contract import file_names
+from harness.contract import attempt_rows, file_names
+from harness.contract.attempt_rows import Proof
 from harness.records import attempt
 
 Json = Mapping[str, Any]
@@ -36,13 +37,13 @@ def system(place: Path | None) -> Json:
     return _object(place.parents[1] / "systems" / f"{place.name}.json") if place else {}
 
 
-def proofs(directory: Path, runs: Sequence[RunLog]) -> tuple[Json, ...]:
-    """proof.json of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
+def proofs(directory: Path, runs: Sequence[RunLog]) -> tuple[Proof, ...]:
+    """The proof of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
     found = []
     for run in runs:
         attempts = attempt.directories(file_names.run_of(directory / Path(run.path).name))
-        found += [_object(path / file_names.PROOF) for path in attempts[-1:]]
-    return tuple(filter(None, found))
+        found += [attempt_rows.read_proof(path) for path in attempts[-1:]]
+    return tuple(proof for proof in found if proof is not None)
 
 
 def _object(path: Path) -> Json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.analysis import published_precision, side_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.contract import file_names
+from harness.contract.attempt_rows import Proof
 from harness.records import timing
 from harness.records.timing import Timing
 
@@ -76,7 +77,7 @@ class Submission:
     accelerator: str | None = None  # model name, as the system description has it
     framework: str | None = None
     campaign: Mapping[str, Any] | None = None
-    proofs: tuple[Mapping[str, Any], ...] = field(default=())  # proof.json, of those of `runs` that have one
+    proofs: tuple[Proof, ...] = ()  # of those of `runs` that have one
     left_out: tuple[str, ...] = ()
 
     @property

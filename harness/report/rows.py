@@ -140,11 +140,9 @@ def proofs(submission: Submission) -> list[ProofRow]:
     """Per GEMM what ran, summed over the layers and runs of a submission."""
     total: Counter[Gemm] = Counter()
     for proof in submission.proofs:
-        for row in proof.get("gemms", []):
-            total[Gemm(**{field.name: str(row.get(field.name)) for field in fields(Gemm)})] += int(
-                row.get("calls", 0)
-            )
-    recipe = next((str(proof.get("recipe")) for proof in submission.proofs), "")
+        for row in proof.gemms:
+            total[Gemm(**{field.name: str(getattr(row, field.name)) for field in fields(Gemm)})] += row.calls
+    recipe = next((proof.recipe for proof in submission.proofs), "")
     return [
         ProofRow(name=submission.name, recipe=recipe, gemm=gemm, calls=calls) for gemm, calls in total.items()
     ]

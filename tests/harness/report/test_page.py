@@ -11,6 +11,8 @@ import pytest
 
 from harness import cli
 from harness.analysis import comparison, submission_loader
+from harness.contract import attempt_rows
+from harness.contract.attempt_rows import Proof, ProvenGemm
 from harness.report import page as report_page
 from tests.harness.logs import write_run, write_submission
 
@@ -43,10 +45,18 @@ def written(tmp_path):
     (a / "campaign.json").write_text(
         json.dumps({"arm": "mxfp4", "config": {"benchmark": "llama31_8b_proxy"}})
     )
-    proof = {"recipe": "amd-te", "gemms": [{"layer": "layers.0.qkv", "gemm": "fprop", "format": "mxfp4",
-             "transform": "H16", "scale_rule": "even", "backend": "reference", "calls": 7}]}  # fmt: skip
+    gemm = ProvenGemm(
+        layer="layers.0.qkv",
+        gemm="fprop",
+        format="mxfp4",
+        transform="H16",
+        scale_rule="even",
+        backend="reference",
+        calls=7,
+    )
     (a / "run_0" / "attempt_1").mkdir(parents=True)
-    (a / "run_0" / "attempt_1" / "proof.json").write_text(json.dumps(proof))
+    proof = Proof(recipe="amd-te", linears=1, gemms=(gemm,), verified=True)
+    attempt_rows.write_proof(a / "run_0" / "attempt_1", proof)
     loaded = [submission_loader.load(path) for path in (a, b)]
     return report_page.write_report(loaded, comparison.compare(loaded), tmp_path)
 
