@@ -65,14 +65,18 @@ class Submittable:
         return str(self.evidence[0].git.get("commit"))
 
     def scored(self) -> tuple[int, ...]:
-        """The ten runs, or of more the median window by their start (training_rules, Benchmark Results)."""
+        """The ten runs, or of more the median window, in the order of their start.
+
+        Raises:
+            ScoreError: they give no official score.
+        """
         logs = {
             run.index: runlog.build(e.log) for run, e in zip(self.campaign.runs, self.evidence, strict=True)
         }
         order = sorted(logs, key=lambda index: logs[index].run_start_ms or 0)
-        target = self.campaign.config.evaluation.target_log_perplexity
-        window = scoring.median_window([scoring.run_result_s(logs[index], target) for index in order])
-        return tuple(order[place] for place in window)
+        scored = scoring.scored_runs([logs[index] for index in order])
+        scoring.official_score_s(scored)
+        return tuple(index for index in order if logs[index] in scored)
 
 
 def examined(campaign: Campaign) -> Submittable:
