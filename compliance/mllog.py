@@ -20,6 +20,12 @@ _DEEPEST = 32  # levels of JSON; whatever reads a value later may then recurse
 _LONGEST_INTEGER = 20  # characters: unsigned 64-bit
 _WORD = b"MLLOG"
 _HIDDEN = re.compile(r"(?<!\\)\\u00[2-7][0-9a-fA-F]")
+_KEY = re.compile(r'"key"\s*:\s*"([^"\\]{1,200})"')
+_JSON_SPACE = " \t\r\n"
+_ASCII_SPACE = (
+    " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # behind a record; U+2028, U+00A0 and their like are no space
+)
+_LARGEST_MS = 1e18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,23 +48,36 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Malformed:
-    """A line that means to be a record and is none; text is its beginning, unescaped."""
+    """A line that means to be a record and is none, or one that had to be guessed.
+
+    Args:
+        text: its beginning, unescaped.
+        keys: of the records that it holds, as far as they can be made out.
+    """
 
     line: int
     text: str
     reason: str
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parsed:
     """Args:
+    malformed: lines whose records are lost.
+    guessed: lines whose records are among the events although one of their fields has the wrong type.
     complete: read to its end; False for a file far beyond any log.
     """
 
     path: str
     events: tuple[Event, ...]
     malformed: tuple[Malformed, ...]
+    guessed: tuple[Malformed, ...] = ()
     complete: bool = True
+
+    def may_lack(self, *keys: str) -> bool:
+        """Whether a line that could not be read may be a record of one of these keys."""
+        return any(not line.keys or not set(keys).isdisjoint(line.keys) for line in self.malformed)
 
 
 class _NotARecord(ValueError):
@@ -74,6 +93,7 @@ def parse(lines: Iterable[str], *, path: str) -> Parsed:
     """
     events: list[Event] = []
     malformed: list[Malformed] = []
+    guessed: list[Malformed] = []
     characters, complete = 0, True
     for line, text in enumerate(lines, start=1):
         if TOKEN not in text and not ("MLLOG" in text and '"time_ms"' in text):
@@ -81,13 +101,27 @@ def parse(lines: Iterable[str], *, path: str) -> Parsed:
         try:
             characters += len(text)
             _bound(characters, len(malformed))
-            events.append(_event(line, text))
+            event, why = _event(line, text)
+            events.append(event)
+            if why:
+                guessed.append(_malformed(line, text, why))
         except _NotARecord as error:
-            malformed.append(Malformed(line=line, text=text.strip()[:_EXCERPT], reason=str(error)))
+            malformed.append(_malformed(line, text, str(error)))
         if len(malformed) > MOST_MALFORMED or characters > MOST_CHARACTERS:
             complete = False
             break
-    return Parsed(path=path, events=tuple(events), malformed=tuple(malformed), complete=complete)
+    return Parsed(
+        path=path,
+        events=tuple(events),
+        malformed=tuple(malformed),
+        guessed=tuple(guessed),
+        complete=complete,
+    )
+
+
+def _malformed(line: int, text: str, reason: str) -> Malformed:
+    keys = tuple(dict.fromkeys(_KEY.findall(text[:LONGEST_LINE])))
+    return Malformed(line=line, text=text.strip()[:_EXCERPT], reason=reason, keys=keys)
 
 
 def _bound(characters: int, malformed: int) -> None:
@@ -118,7 +152,8 @@ def _physical_lines(file: IO[bytes]) -> Iterator[str]:
         yield line.decode("utf-8", errors="replace") + (TOKEN if holds_record else "")
 
 
-def _event(line: int, text: str) -> Event:
+def _event(line: int, text: str) -> tuple[Event, str]:
+    """The record of a line, and what of it had to be guessed."""
     if len(text) > LONGEST_LINE:
         raise _NotARecord(f"the line is longer than {LONGEST_LINE} characters")
     _, token, body = text.partition(TOKEN)
@@ -132,7 +167,7 @@ def _event(line: int, text: str) -> Event:
         raise _NotARecord(
             "a plain letter is written as \\u00..: the official tools search the text for words"
         )
-    return _checked(line, _decoded(body.strip()))
+    return _checked(line, _decoded(body.lstrip(_JSON_SPACE).rstrip(_ASCII_SPACE)))
 
 
 def _decoded(body: str) -> Any:
@@ -156,19 +191,34 @@ def _too_deep(body: str) -> bool:
     return False
 
 
-def _checked(line: int, record: Any) -> Event:
+def _checked(line: int, record: Any) -> tuple[Event, str]:
     if not isinstance(record, dict):
         raise _NotARecord(f"the record is {_named(record)}, not an object")
     if missing := [name for name in _FIELDS if name not in record]:
         raise _NotARecord(f"no field {', '.join(missing)}")
+    time_ms, guessed = _milliseconds(record["time_ms"])
     for name, types in _FIELDS.items():
-        if types and type(record[name]) not in types:
+        if types and name != "time_ms" and type(record[name]) not in types:
             raise _NotARecord(f"{name} is {_named(record[name])}, not {_NAMES[types[0]]}")
     if record["event_type"] not in EVENT_TYPES:
         raise _NotARecord(f"event_type is {record['event_type'][:40]!r}, not one of {', '.join(EVENT_TYPES)}")
     if not record["key"]:
         raise _NotARecord("the key is empty")
-    return Event(line=line, **{name: record[name] for name in _FIELDS})
+    return Event(line=line, **{**{name: record[name] for name in _FIELDS}, "time_ms": time_ms}), guessed
+
+
+def _milliseconds(value: Any) -> tuple[int, str]:
+    """Whole milliseconds, and what is wrong with how they are written: the time is needed to judge the rest."""
+    if type(value) is int:
+        return value, ""
+    reason = f"time_ms is {_named(value)}, not {_NAMES[int]}"
+    try:
+        found = float(value) if type(value) in (float, str) else math.nan
+    except ValueError:
+        found = math.nan
+    if not abs(found) < _LARGEST_MS:
+        raise _NotARecord(reason)
+    return math.floor(found), reason
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {

@@ -73,12 +73,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One log under one ruleset."""
+    """One log under one ruleset.
+
+    Args:
+        may_fail: the only run of a whole result that did not converge: it counts as the slowest and is dropped.
+    """
 
     parsed: Parsed
     log: RunLog
     ruleset: Ruleset
     by_key: Mapping[str, tuple[Event, ...]]
+    may_fail: bool = False
 
     def of(self, key: str) -> tuple[Event, ...]:
         return self.by_key.get(key, ())
@@ -100,6 +105,11 @@ class Case:
     @property
     def converged(self) -> bool:
         return scoring.converged(self.log, self.ruleset.target_log_perplexity)
+
+    @property
+    def readable(self) -> bool:
+        """Whether nothing that tells of its convergence stands on a line that could not be read."""
+        return not self.parsed.may_lack("run_start", "eval_accuracy", "run_stop")
 
     @property
     def ended(self) -> bool:

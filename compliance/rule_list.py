@@ -13,6 +13,7 @@ from compliance.rules import (
     keys_rules,
     lines_rules,
     package_rules,
+    power_rules,
     submission_rules,
     system_rules,
     tree_rules,
@@ -29,6 +30,7 @@ _MODULES = (  # violations of one line come in this order
     system_rules,
     package_rules,
     tree_rules,
+    power_rules,
 )
 RULES: tuple[Rule[Any], ...] = tuple(
     value

@@ -63,8 +63,8 @@ class Ruleset:
     max_steps: int
     end_lr_fraction: float
     init_limit_s: float
+    open_init_limit_s: float
     init_gap_s: float
-    init_gap_limit_s: float
     stop_gap_s: float
     cache_clear_false: str  # severity of a log that says its caches were not cleared
     plausible_log_perplexity: tuple[float, float]

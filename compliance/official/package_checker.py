@@ -26,11 +26,13 @@ class Oracle:
     Args:
         verdict: pass | fail | not run.
         note: one line: the reason of a fail, the scores of the summarizer.
+        accepted: logs that do not comply, which the tool takes all the same.
     """
 
     tool: str
     verdict: str
     note: str
+    accepted: int = 0
 
 
 def ask(organisation: Path, ruleset: str, tools: tuple[str, ...] = TOOLS) -> list[Oracle]:
@@ -54,10 +56,14 @@ def ask(organisation: Path, ruleset: str, tools: tuple[str, ...] = TOOLS) -> lis
 
 
 def _package_checker(tree: Path, ruleset: str) -> Oracle:
-    """Ten of ten logs: the tool itself takes one that is not compliant and exits 0 on errors."""
+    """Judged by its text, because it exits 0 on errors; of each result it takes one log that does not comply."""
     code, text = _run("package_checker", [str(tree), "training", ruleset, "--werror"], tree.parent)
-    clean = "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in text and "does not comply" not in text
-    return _oracle("package_checker", code, text, passed=clean)
+    passed = "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in text
+    accepted = text.count("does not comply, accepting") if passed else 0
+    if code == 0 and accepted:
+        note = f"{accepted} log{'s' if accepted > 1 else ''} that may fail: one of ten, as the slowest"
+        return Oracle(tool="package_checker", verdict="pass", note=note, accepted=accepted)
+    return _oracle("package_checker", code, text, passed=passed)
 
 
 def _repo_checker(tree: Path, ruleset: str) -> Oracle:

@@ -19,7 +19,7 @@ RUN_PHASE = (
     "eval_stop",
     "run_stop",
 )
-_IN_RUN = (*RUN_PHASE, "epoch_start", "epoch_stop")
+IN_RUN = (*RUN_PHASE, "epoch_start", "epoch_stop")
 _FIRST_MS, _LAST_MS = 1_500_000_000_000, 4_000_000_000_000  # 2017 .. 2096: else no millisecond clock
 _BORN_MS = 1_735_689_600_000  # 2025-01-01: the benchmark's first round is v5.1 of 2025
 _INTERLEAVED_MS = 5_000  # lines of several ranks; public logs go back by at most 267 ms
@@ -29,14 +29,17 @@ _OLD_CACHE_MS = 3_600_000  # cache_clear to run_start; public logs: at most 341 
 @rule(
     "C1",
     source="training_rules, Run Results; mlperf-logging, common.yaml (EXACTLY_ONE).",
-    breaks="two runs in one file; a log without run_stop; an evaluation after run_stop.",
+    breaks="two runs in one file; a log without run_stop, one of ten (warning); an evaluation after run_stop.",
 )
 def one_run(case: Case) -> Iterator[Finding]:
     """Exactly one run_start, run_stop and init_stop, at least one init_start; nothing timed after run_stop."""
     for key in ("init_stop", "run_start", "run_stop"):
         records = case.of(key)
         if not records:
-            yield case.error(key, "absent", "exactly one", _ABSENT[key])
+            may_fail = case.may_fail and key == "run_stop"
+            counts = "; it counts as the slowest: one of ten may fail" if may_fail else ""
+            report = case.warning if may_fail else case.error
+            yield report(key, "absent", "exactly one", _ABSENT[key] + counts)
         for extra in records[1:]:
             yield case.error(extra, f"{len(records)} records", "exactly one", "a log holds one run")
     if not case.of("init_start"):
@@ -49,7 +52,7 @@ def one_run(case: Case) -> Iterator[Finding]:
 
 def _after_the_end(case: Case, event: Event) -> Finding:
     fixed = event.key in case.ruleset.keys or event.key in ("cache_clear", "seed")
-    point = event.event_type == "POINT_IN_TIME" and event.key not in _IN_RUN
+    point = event.event_type == "POINT_IN_TIME" and event.key not in IN_RUN
     if point and (event.key == "train_samples" or not fixed):
         message = "untimed record after run_stop, as some vendors log it; log it before init_stop"
         return case.warning(event, "after run_stop", "run_stop is the last record", message)
@@ -128,7 +131,7 @@ def phases(case: Case) -> Iterator[Finding]:
 
 def _too_early(case: Case, event: Event, start: Event) -> Iterator[Finding]:
     expected = f"after run_start (line {start.line})"
-    if event.key in _IN_RUN[1:]:
+    if event.key in IN_RUN[1:]:
         message = "a block or an evaluation before the clock starts"
         yield case.error(event, f"line {event.line}", expected, message)
     elif (samples_of(event) or 0) > 0:
@@ -140,26 +143,27 @@ def _too_early(case: Case, event: Event, start: Event) -> Iterator[Finding]:
     "C3",
     source="training_rules, Run Results (initialisation, closed division); mlperf-logging, common.yaml (init_stop).",
     breaks=(
-        "31 minutes of compilation; untimed work between init_stop and run_start of 20 minutes, of one "
-        "minute (warning)."
+        "31 minutes of compilation; 10 minutes of it and 21 between init_stop and run_start; a minute between "
+        "these (warning)."
     ),
 )
 def initialisation(case: Case) -> Iterator[Finding]:
-    """init_start to run_start in 30 minutes; run_start directly after init_stop."""
+    """init_start to run_start in 30 minutes, 4 hours in the open division; run_start directly after init_stop."""
     log, start, stop = case.log, case.log.points.get("run_start"), case.log.points.get("init_stop")
     if start is None or stop is None or log.init_start_ms is None:
         return
-    limit_s, gap_s = case.ruleset.init_limit_s, (start.time_ms - stop.time_ms) / 1000
+    in_open, bounds = case.log.division == "open", case.ruleset
+    limit_s = bounds.open_init_limit_s if in_open else bounds.init_limit_s
+    gap_s = (start.time_ms - stop.time_ms) / 1000
     took_s = [(event, (event.time_ms - log.init_start_ms) / 1000) for event in (start, stop)]
     late = [(event, took) for event, took in took_s if took > limit_s or (event is stop and took == limit_s)]
     if late:
         message = "initialisation, compilation and warm-up together; the official checker takes less than it"
         yield case.error(late[0][0], f"{late[0][1]:.1f} s after init_start", f"<= {limit_s:g} s", message)
-    elif gap_s > case.ruleset.init_gap_s:
-        expected = f"<= {case.ruleset.init_gap_s:g} s"
-        message = "untimed work between init_stop and run_start; warm up before init_stop"
-        report = case.error if gap_s > case.ruleset.init_gap_limit_s else case.warning
-        yield report(start, f"{gap_s:.1f} s after init_stop", expected, message)
+    elif gap_s > bounds.init_gap_s:
+        expected = f"<= {bounds.init_gap_s:g} s"
+        message = "work that nothing logs, a reviewer may ask for it; warm up before init_stop"
+        yield case.warning(start, f"{gap_s:.1f} s after init_stop", expected, message)
 
 
 @rule(

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from math import comb
+from statistics import median_high
 
 from compliance.rule import rule
 from compliance.rule_input import Case, Finding, Runs, TwoSystems
 from compliance.rules.clock_rules import RUN_PHASE
+from compliance.runlog import integer
 
 _OWN = ("train_samples",)  # some vendors log the samples of the run
 _MORE = ("init_checkpoint_step", "target_accuracy")
-_SAME_VALUES = 2  # evaluations in common that no chance explains: float32 losses agree in one by luck
+# Two honest runs agree at one evaluation, both rounded to d decimals, with a chance of 13.5 x 10^-d: 12,235 pairs of
+# public runs of equal batch size. _CHANCE doubles it; float32 holds no more digits of a loss than _FINEST.
+_CHANCE, _FINEST = 30.0, 6.6
+_CERTAIN, _ODD = (
+    1e-8,
+    10**-6.5,
+)  # of that many agreements by luck; the public pairs, rounded to 2 .. 6 decimals: 2e-6
 _SAME_TIMES = 3  # milliseconds in common; two runs at once share one or two by luck
 _TIMED_MS = 1_000  # blocks that are all shorter are scripted
 _DISTINCT = 3  # blocks of different lengths, below which equal lengths say nothing
@@ -23,15 +32,15 @@ _DISTINCT = 3  # blocks of different lengths, below which equal lengths say noth
 )
 def unique_seeds(runs: Runs) -> Iterator[Finding]:
     """No two runs share a seed, whatever file and line logged it."""
-    first: dict[int, str] = {}
+    first: dict[int, Case] = {}
     for case in runs.cases:
-        seed = case.log.seed
-        if seed is None:
-            continue
-        if seed in first:
-            message = f"{first[seed]} has the same seed; each run draws its own"
-            yield case.error(case.log.points["seed"], seed, "unique over all runs", message)
-        first.setdefault(seed, case.parsed.path)
+        for event in case.of("seed"):
+            seed = integer(event.value)
+            if seed is None:
+                continue
+            if first.setdefault(seed, case) is not case:
+                message = f"{first[seed].parsed.path} has the same seed; each run draws its own"
+                yield case.error(event, seed, "unique over all runs", message)
 
 
 @rule(
@@ -40,17 +49,12 @@ def unique_seeds(runs: Runs) -> Iterator[Finding]:
     breaks="one log under two names; a copy with shifted times; a copy with another seed.",
 )
 def separate_runs(runs: Runs) -> Iterator[Finding]:
-    """No two runs share their evaluation values or their time stamps."""
+    """No two runs share their evaluation values, evaluation by evaluation, or their time stamps."""
     cases = runs.cases
-    values = [{e.log_perplexity for e in case.log.evaluations} for case in cases]
     times = [{e.time_ms for e in case.parsed.events if e.key in RUN_PHASE} for case in cases]
     for i, case in enumerate(cases):
         for k, other in enumerate(cases[:i]):
-            same, fewest = values[i] & values[k], min(len(values[i]), len(values[k]))
-            if same and len(same) >= min(_SAME_VALUES, fewest):
-                message = f"{other.parsed.path} holds the same values: one run under two names"
-                at = case.of("eval_accuracy")[0]
-                yield case.error(at, f"{len(same)} values in common", "values of its own", message)
+            yield from copied(case, other)
             start = case.log.points.get("run_start")
             if start and start.time_ms == other.log.run_start_ms:
                 message = f"{other.parsed.path} started in the same millisecond"
@@ -58,6 +62,35 @@ def separate_runs(runs: Runs) -> Iterator[Finding]:
             elif start and len(shared := times[i] & times[k]) >= _SAME_TIMES:
                 message = f"{other.parsed.path} has the same time stamps: parts of one run in two files"
                 yield case.error(start, f"{len(shared)} times in common", "times of its own", message)
+
+
+def copied(case: Case, other: Case) -> Iterator[Finding]:
+    """Two runs that agree in more evaluations than luck explains, at the coarser rounding of the two."""
+    decimals = min(_decimals(case), _decimals(other))
+    pairs = [
+        (round(mine.log_perplexity, decimals), round(theirs.log_perplexity, decimals))
+        for mine, theirs in zip(case.log.evaluations, other.log.evaluations, strict=False)
+    ]
+    same = sum(mine == theirs for mine, theirs in pairs)
+    luck = _luck(same, len(pairs), min(1.0, _CHANCE * 10 ** -min(decimals, _FINEST)))
+    if luck < _ODD:
+        report = case.error if luck < _CERTAIN else case.warning
+        message = f"{other.parsed.path} holds the same values: one run under two names"
+        found = f"{same} of {len(pairs)} values in common"
+        yield report(case.of("eval_accuracy")[0], found, "values of its own", message)
+
+
+def _decimals(case: Case) -> int:
+    """How many decimals the values of a log have, most of them."""
+    told = [repr(evaluation.log_perplexity) for evaluation in case.log.evaluations]
+    return median_high(len(value.partition(".")[2]) for value in told) if told else 0
+
+
+def _luck(same: int, of: int, chance: float) -> float:
+    """How likely that many agreements or more are, each by the same chance (the tail of a binomial distribution)."""
+    if same == 0:
+        return 1.0
+    return sum(comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(same, of + 1))
 
 
 @rule(
@@ -99,8 +132,9 @@ def same_configuration(runs: Runs) -> Iterator[Finding]:
             if point.value != first.value:
                 message = f"{told[0].parsed.path}:{first.line} has another: one submission, one configuration"
                 yield case.error(point, point.value, first.value, message)
-        if told and len(told) < len(cases) and key not in cases[0].ruleset.required:
-            silent = next(case for case in cases if key not in case.log.points)
+        unsaid = (case for case in cases if key not in case.log.points and not case.parsed.may_lack(key))
+        silent = next(unsaid, None)
+        if told and silent and key not in silent.ruleset.required:
             message = f"{told[0].parsed.path} logs it: one submission, one program"
             yield silent.error(key, "absent", told[0].log.points[key].value, message)
 

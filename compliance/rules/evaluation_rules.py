@@ -79,10 +79,10 @@ def stops_at_target(case: Case) -> Iterator[Finding]:
 @rule(
     "quality_target",
     source="training_rules, closed table: log perplexity 3.3 in nats per token.",
-    breaks="status success at 3.31; an aborted run, which counts as not converged.",
+    breaks="status success at 3.31; an aborted run, which counts as not converged; one of ten (warning).",
 )
 def quality_target(case: Case) -> Iterator[Finding]:
-    """The last evaluation is at or below the target; an aborted run is incomplete."""
+    """The last evaluation is at or below the target; an aborted run is incomplete, and one of ten may be."""
     stop, events, target = (
         case.log.points.get("run_stop"),
         case.of("eval_accuracy"),
@@ -96,8 +96,10 @@ def quality_target(case: Case) -> Iterator[Finding]:
         return  # C8, or reached
     if case.aborted:
         reached = "no evaluation" if value is None else f"last evaluation {value}"
-        message = "incomplete: the run was aborted before it reached the target; it counts as not converged"
-        yield case.error(stop, f"aborted, {reached}", f"<= {target}", message)
+        counts = "the slowest: one of ten may fail" if case.may_fail else "not converged"
+        message = f"incomplete: the run was aborted before it reached the target; it counts as {counts}"
+        report = case.warning if case.may_fail else case.error
+        yield report(stop, f"aborted, {reached}", f"<= {target}", message)
     else:
         message = "the run ends above the target and is no success, whatever its status says"
         yield case.error(last or "eval_accuracy", value, f"<= {target}", message)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from compliance.mllog import Event
 from compliance.rule import rule
 from compliance.rule_input import Case, Finding
 from compliance.ruleset import KeyRule
@@ -151,9 +152,6 @@ def parallelism(case: Case) -> Iterator[Finding]:
 )
 def from_scratch(case: Case) -> Iterator[Finding]:
     """No checkpoint, the rules' target, and enough training samples for what was trained."""
-    if not case.of("init_checkpoint_step"):
-        message = "say that the run starts from scratch"
-        yield case.error("init_checkpoint_step", "absent", 0, message)
     for key, expected in (
         ("init_checkpoint_step", 0),
         ("target_accuracy", case.ruleset.target_log_perplexity),
@@ -173,14 +171,14 @@ def from_scratch(case: Case) -> Iterator[Finding]:
 @rule(
     "C14",
     source="training_rules, random seeds; mlperf-logging, seed_checker.py.",
-    breaks='a seed by every rank; 7.5; "7"; true; -1; no metadata.file (the official seed checker crashes).',
+    breaks='the seed by every rank; 7.5; "7"; true; -1; no metadata.file; two seeds (warning).',
 )
 def seed(case: Case) -> Iterator[Finding]:
-    """Exactly one seed, a true integer, with the place it was logged from."""
+    """One seed, logged once, a true integer, with the place it was logged from."""
     records = case.of("seed")
     if not records:
         yield case.error("seed", "absent", "exactly one", "rank 0 logs the seed it used")
-    for event in records[:1]:
+    for event in records:
         if type(event.value) is not int:
             yield case.error(event, event.value, "an integer", "a seed is a true integer")
         elif event.value < 0:
@@ -188,6 +186,16 @@ def seed(case: Case) -> Iterator[Finding]:
         if absent := [name for name in ("file", "lineno") if name not in event.metadata]:
             message = "the official seed checker crashes without it; log it through mllogger.event"
             yield case.error(event, f"no metadata.{absent[0]}", "file and lineno", message)
-    for extra in records[1:]:
-        message = f"already on line {records[0].line}: the official seed checker counts every record"
-        yield case.error(extra, f"{len(records)} records", "exactly one", message)
+    for i, extra in enumerate(records[1:], 1):
+        told = next((one for one in records[:i] if _place(one) == _place(extra)), None)
+        if told:
+            message = f"already on line {told.line}, from the same place: rank 0 logs it once"
+            yield case.error(extra, f"{len(records)} records", "exactly one", message)
+        else:
+            message = f"a seed stands on line {records[0].line}: which one does the run start from?"
+            yield case.warning(extra, f"{len(records)} records", "exactly one", message)
+
+
+def _place(event: Event) -> tuple[Any, ...]:
+    """A seed and where it was logged: no two records of a submission share all three."""
+    return repr(event.value), event.metadata.get("file"), event.metadata.get("lineno")

@@ -47,5 +47,5 @@ def scaling(packaged: PackagedSubmission) -> Iterator[Finding]:
     told = number(factor)
     near = told is not None and 0 < told < 2 * expected  # an integer beyond any float is none
     if told is None or not near or not math.isclose(told, expected, rel_tol=1e-6):
-        message = "stale, or written by hand: take it away, the official package checker writes it anew"
+        message = "stale, or written by hand: take it away"
         yield submission.error("scaling.json", factor, f"{expected:.9f}", message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from compliance.benchmark import BENCHMARK
@@ -13,6 +13,9 @@ from compliance.rule import rule
 from compliance.rule_input import Case, Finding, Submission
 
 RESULT = re.compile(r"result_(0|[1-9][0-9]*)\.txt")
+_LOG = re.compile(r"result_.*\.txt", re.DOTALL)  # what counts as a run
+_NUMBER = re.compile(r"result_([0-9]{1,9})\.txt")
+_POWER = "power"  # what it holds is a matter of the tree
 _SWITCHES = ("package_checker_params",)
 _TOOLS = ("scaling.json",)  # written by the official package checker
 _DAY_MS = 86_400_000
@@ -23,38 +26,49 @@ _DEVIATIONS = 4  # of the reference's runs; a single run that is further below i
 @rule(
     "C19",
     source="submission_rules, Training results; mlperf-logging, package_checker.py (an exact number of files).",
-    breaks="nine files of a package; eleven; result_4.txt missing; result_1 .. result_10 (warning).",
+    breaks="nine files of a package; eleven; result_4.txt missing; result_1 .. result_10, result_01.txt (warnings).",
 )
 def numbering(submission: Submission) -> Iterator[Finding]:
     """Ten result files, result_0.txt to result_9.txt, nothing missing in between."""
     runs = submission.cases[0].ruleset.runs if submission.cases else BENCHMARK.runs
     if submission.kind in ("logs", "campaign") or not runs:
         return
-    numbers = sorted(int(match[1]) for name in submission.names if (match := RESULT.fullmatch(name)))
-    count = len(numbers)
+    logs = sorted(name for name in submission.names if _LOG.fullmatch(name))
+    numbers = sorted(int(match[1]) for name in logs if (match := _NUMBER.fullmatch(name)))
+    count = len(logs)
     if count != runs:
         message = "a result has exactly ten runs; of more the rules take a window (./run.sh score)"
         report = submission.error if submission.kind == "results" else submission.warning
         yield report(None, f"{count} result files", f"{runs}", message)
-    if count < 2:
+    if odd := [name for name in logs if not RESULT.fullmatch(name)]:
+        found = odd[0] if len(odd) == 1 else f"{odd[0]} and {len(odd) - 1} more like it"
+        message = "it counts as a run; the rules name it by its plain number"
+        yield submission.warning(odd[0], found, "result_<i>.txt", message)
+    yield from _sequence(submission, numbers, count)
+
+
+def _sequence(submission: Submission, numbers: Sequence[int], count: int) -> Iterator[Finding]:
+    """Whether the numbers of `count` result files, some of which may have none, run on from 0 or 1."""
+    if len(numbers) < 2:
         return
     first = min(numbers[0], 1)
-    if missing := sorted(set(range(first, numbers[-1])) - set(numbers))[:1]:
+    missing = sorted(set(range(first, min(numbers[-1], first + 10**6))) - set(numbers))
+    if len(missing) > count - len(numbers):
         message = "a run is missing from the sequence: all runs are submitted, none is picked"
         name, expected = f"result_{missing[0]}.txt", f"result_{first} .. result_{first + count - 1}"
         yield submission.error(name, "absent", expected, message)
     elif first == 1:
         message = "convention: numbered from 1; the rules number from 0"
-        yield submission.warning("result_1.txt", "first result", "result_0.txt", message)
+        yield submission.warning(None, "result_1.txt first", "result_0.txt", message)
 
 
 @rule(
     "C19",
     source="submission_rules, Training results; mlperf-logging, package_checker.py (unknown files, bypasses).",
-    breaks="result_3.txt.bak; result_03.txt; an empty result; package_checker_params; a directory power/.",
+    breaks="result_3.txt.bak; Result_3.txt; an empty result; package_checker_params; notes.txt.",
 )
 def file_names(submission: Submission) -> Iterator[Finding]:
-    """Nothing but result files beside the result files, and every one of them a log."""
+    """Nothing but power/ beside the result files, and every one of these a log."""
     if submission.kind == "logs":
         return
     for name in sorted(submission.names):
@@ -65,19 +79,19 @@ def file_names(submission: Submission) -> Iterator[Finding]:
 
 
 def _name(submission: Submission, name: str) -> Iterator[Finding]:
-    if RESULT.fullmatch(name) or (name in _TOOLS and submission.kind == "results"):
+    if _LOG.fullmatch(name) or name == _POWER or (name in _TOOLS and submission.kind == "results"):
         return
     if name in _SWITCHES:
-        message = "it switches the official seed and RCP checks off: take it away"
+        message = "it asks for the seed and RCP checks to be left out: take it away"
         yield submission.error(name, name, "no such file", message)
     elif name.lower().startswith("result") and submission.kind != "campaign":
-        message = "not seen by the official tools, or seen twice: rename it or take it away"
+        message = "no result_*.txt, hence no run: rename it or take it away"
         yield submission.error(name, name, "result_<i>.txt", message)
     elif submission.kind == "results":
-        message = "the official package checker expects result files alone"
+        message = "not part of a result: take it away"
         yield submission.error(name, name, "result_<i>.txt", message)
     elif submission.kind == "directory" and not name.startswith("."):
-        message = "not part of a result: a package holds result files alone"
+        message = "not part of a result: a package holds result files and power/ alone"
         yield submission.warning(name, name, "result_<i>.txt", message)
 
 
@@ -102,7 +116,7 @@ def failures(submission: Submission) -> Iterator[Finding]:
     """At most one run fails to converge; it counts as the slowest, whatever its clock says."""
     if len(submission.cases) < 2:
         return
-    failed = [case for case in submission.cases if not case.converged]
+    failed = [case for case in submission.cases if not case.converged and case.readable]
     for case in failed[1:]:
         message = "one run of a result may fail to converge"
         found = f"{len(failed)} of {len(submission.cases)} failed"
@@ -151,8 +165,7 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
     try:
         point = reference(gbs)
     except RcpError as error:
-        message = "the official RCP check fails without a reference convergence point"
-        yield cases[0].error(at, gbs, "1 .. 128", f"{error}; {message}")
+        yield cases[0].error(at, gbs, "1 .. 128", str(error))
         return
     done = [(case, case.log.samples_at_stop or 0) for case in cases if case.converged]
     failed = len(cases) - len(done)
@@ -164,6 +177,8 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
             yield case.error(last, f"{samples} samples", f">= {lowest:.0f} at batch size {gbs}", message)
     if len(cases) < 3 or failed > 1 or len(cases) > cases[0].ruleset.runs:
         return  # C20, or a matter of the window that is scored
+    if not all(case.readable for case in cases):
+        return  # C17
     mean = trimmed_mean([*(samples for _, samples in done), *[math.inf] * failed])
     if mean < point.smallest_mean:
         enough = len(submission.cases) >= cases[0].ruleset.runs

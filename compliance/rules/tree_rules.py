@@ -144,7 +144,7 @@ def pairs(tree: Tree) -> Iterator[Finding]:
             yield tree.error(f"results/{name}", "empty", f"{BENCHMARK.name}/", "a system without results")
         for benchmark in benchmarks:
             if benchmark not in BENCHMARKS:
-                message = "the official package checker skips a name it does not know without a word"
+                message = "no benchmark has this name: nobody would score it"
                 yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK.name, message)
 
 
@@ -174,7 +174,7 @@ def _kind(tree: Tree, entry: Entry) -> Iterator[Finding]:
         message = "replace it by the file: a link leads elsewhere, or nowhere, on the reader's machine"
         yield tree.error(entry.path, "a symbolic link", "a file", message)
     elif entry.kind == "empty":
-        message = "take it away: git drops it and the official tools crash on some"
+        message = "take it away: git drops it"
         yield tree.error(entry.path, "an empty directory", "files", message)
     elif entry.kind in ("special", "closed"):
         found = "no regular file" if entry.kind == "special" else "a directory that cannot be read"

@@ -67,7 +67,7 @@ def judge(
         asked = beside_us.submit(_ask_package_checker, paths, requested)
         checked = examine(paths, requested, skip_official=True)
         packages = asked.result()
-    clean = {tree for tree, oracle in packages.items() if oracle.verdict == "pass"}
+    clean = {tree for tree, oracle in packages.items() if oracle.verdict == "pass" and not oracle.accepted}
     return [with_official(one, clean) for one in checked], list(packages.values())
 
 
@@ -105,7 +105,10 @@ def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
     else:
         refused = {case.parsed.path for case in checked.cases if not case.parsed.complete}
         ruleset = checker.load(checked.ruleset)
-        verdicts = compliance_checker.compliance_checker(checked.paths, ruleset, refused=refused)
+        may_fail = {case.parsed.path for case in checked.cases if case.may_fail}
+        verdicts = compliance_checker.compliance_checker(
+            checked.paths, ruleset, refused=refused, may_fail=may_fail
+        )
     return replace(checked, official=tuple(verdicts))
 
 

@@ -116,7 +116,14 @@ DEFECTS = {
     "31 minutes of initialisation": ("C3", shifted("init_stop", 1_800_000)),
     "31 minutes before init_start is earlier": ("C3", delay("init_start", -1_800_000)),
     "40 minutes between init_stop and run_start": ("C3", shifted("run_start", 2_400_000)),
-    "20 minutes between init_stop and run_start": ("C3", shifted("run_start", 1_200_000)),
+    "10 minutes to init_stop and 21 to run_start": (
+        "C3",
+        lambda log: shifted("run_start", 1_260_000)(shifted("init_stop", 540_000)(log)),
+    ),
+    "4 hours of initialisation in the open division": (
+        "C3",
+        lambda log: shifted("init_stop", 14_400_000)(edit("submission_division", value="open")(log)),
+    ),
     "no cache_clear": ("C4", drop("cache_clear")),
     "cache_clear false": ("C4", edit("cache_clear", value=False)),
     "cache_clear null": ("C4", edit("cache_clear", value=None)),

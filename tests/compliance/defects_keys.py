@@ -28,7 +28,6 @@ _VALUES = {
     "C13": [
         {"init_checkpoint_step": 100},
         {"init_checkpoint_step": False},
-        {"init_checkpoint_step": None},
         {"target_accuracy": 3.4},
         {"target_accuracy": 3.29},
         {"train_samples": 100_000},
@@ -120,7 +119,8 @@ DEFECTS = {
     "init_checkpoint_step twice": ("C13", twice("init_checkpoint_step")),
     "a second target": ("C13", twice("target_accuracy")),
     "the seed twice": ("C14", twice("seed")),
-    "two seeds": ("C14", twice("seed", value=1001)),
+    "the seed twice among others": ("C14", lambda log: twice("seed")(twice("seed", value=5)(log))),
+    "a second seed that is a text": ("C14", twice("seed", value="5")),
     "a seed without file": ("C14", lambda log: _bare(log, "file")),
     "a seed without line": ("C14", lambda log: _bare(log, "lineno")),
     "the batch size twice": ("required_key", twice("global_batch_size")),

@@ -46,6 +46,10 @@ _EVAL = '"key": "eval_accuracy"'
 
 DEFECTS = {
     "two records on one line": ("C17", _joined),
+    "a line separator before the record": ("C17", replaced("seed", ":::MLLOG ", ":::MLLOG \u2028")),
+    "a line separator behind the record": ("C17", of("seed", lambda line: line + "\u2028")),
+    "a vertical tab before the record": ("C17", replaced("seed", ":::MLLOG ", ":::MLLOG \x0b")),
+    "a hard space behind the record": ("C17", of("seed", lambda line: line + "\u00a0")),
     "a record cut short": ("C17", of("opt_name", lambda line: line[:-20])),
     "the last record cut short": ("C17", of("run_stop", lambda line: line[:-9])),
     "text behind a record": ("C17", of("seed", lambda line: line + " (edited)")),
@@ -107,7 +111,7 @@ DEFECTS = {
     "an array for a record": ("C17", of("opt_name", lambda line: ":::MLLOG []")),
     "nested brackets": ("C17", _nested),
     "a line of 70,000 characters": ("C17", of("seed", lambda line: line + " " * 70_000)),
-    "a trap in metadata": ("C17", replaced("opt_name", '"lineno": 1', '"lineno": 1, "train_samples": 5')),
+    "a trap in metadata": ("C17", replaced("opt_name", '"lineno": 1', '"lineno": 1, "eval_error": 5')),
     "a trap in an evaluation": (
         "C17",
         replaced("eval_accuracy", '"lineno": 1', '"lineno": 1, "global_batch_size": 16', 2),

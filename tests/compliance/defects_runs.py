@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 from compliance import system_description
-from tests.compliance.logs import aborted, compliant_log, lines
-from tests.compliance.mutate import appended, edit, edit_all, scaled, shifted
+from tests.compliance.logs import aborted, compliant_log, lines, positions
+from tests.compliance.mutate import appended, delay, edit, edit_all, scaled, shifted, twice
 
 
 def runs(*logs):
@@ -60,6 +61,26 @@ def renamed(old, new):
 
 def _reseeded(log):
     return edit("seed", value=77)(log)
+
+
+def _with_second_seed(run, value):
+    return twice("seed", value=value)(compliant_log(run=run))
+
+
+def measured(change=lambda power: None):
+    """power/ with the readings of one node in every run."""
+
+    def add(directory):
+        for log in directory.glob("result_*.txt"):
+            _read(directory / "power", log.stem, "node_0.txt")
+        change(directory / "power")
+
+    return add
+
+
+def _read(power, run, name):
+    (power / run).mkdir(parents=True, exist_ok=True)
+    (power / run / name).write_text(":::MLLOG {}\n", encoding="utf-8")
 
 
 def _moved_in_time(log):
@@ -128,12 +149,8 @@ DEFECTS = {
     "a gap in the sequence": ("C19", without_files(4)),
     "a gap and an eleventh": ("C19", lambda d: (without_files(4)(d), put(d, 10, compliant_log(run=10)))),
     "a gap in a sequence from one": ("C19", _from_one_on),
-    "two digits in a name": ("C19", renamed("result_3.txt", "result_03.txt")),
     "capitals in a name": ("C19", renamed("result_3.txt", "Result_3.txt")),
-    "digits of another script in a name": ("C19", renamed("result_3.txt", "result_\u0663.txt")),
     "a backup": ("C19", extra("result_3.txt.bak")),
-    "a copy with brackets": ("C19", extra("result_3 (1).txt")),
-    "an eleventh log by another name": ("C19", extra("result_best.txt", "\n".join(lines(compliant_log(run=11))))),
     "the switches of the official checks": ("C19", extra("package_checker_params", "rcp-bypass\nseed-checker-bypass")),
     "an empty result": ("C19", extra("result_4.txt", "")),
     "a result without records": ("C19", extra("result_4.txt", "epoch 1\n" * 9)),
@@ -141,7 +158,16 @@ DEFECTS = {
     "a directory for a result": ("C19", _directory_for_a_log),
     "two aborted runs": ("C20", runs(aborted(compliant_log()), aborted(compliant_log(run=1)))),
     "two runs above the target": ("C20", runs(*(compliant_log(run=i, final_eval_accuracy=3.4) for i in range(2)))),
-    "one run cut off": ("C1", one(lambda log: log[:-1])),
+    "two runs cut off": ("C1", runs(compliant_log()[:-1], compliant_log(run=1)[:-1])),
+    "two runs cut off and counted": ("C20", runs(compliant_log()[:-1], compliant_log(run=1)[:-1])),
+    "one run cut off and one aborted": ("C20", runs(compliant_log()[:-1], aborted(compliant_log(run=1)))),
+    "one run that never started": ("C1", one(lambda log: log[: positions(log, "run_start")[0]])),
+    "one run aborted and out of order": ("C2", one(lambda log: delay("eval_accuracy", -400_000)(aborted(log)))),
+    "one of nine runs aborted": (
+        "quality_target", lambda d: (without_files(9)(d), put(d, 0, aborted(compliant_log()))),
+    ),
+    "the second seed of every run": ("C14", lambda d: [put(d, i, _with_second_seed(i, 5)) for i in range(10)]),
+    "the second seed of another run": ("C14", lambda d: put(d, 4, _with_second_seed(4, 1003))),
     "one run above the target": ("quality_target", one(lambda log: edit("eval_accuracy", -1, value=3.35)(log))),
     "faster than the reference": ("rcp", runs(*(compliant_log(run=index, evaluations=14) for index in range(10)))),
     "one run faster than any": ("rcp", runs(compliant_log(evaluations=8))),
@@ -163,6 +189,7 @@ SYSTEM = {
 
 
 DESCRIPTION = {**dict.fromkeys(system_description.FIELDS, "1"), **SYSTEM, "status": "Available on-premise"}
+_ELEVENTH = "\n".join(lines(compliant_log(run=11)))
 CODE = "benchmarks/llama31_8b/implementations/ours"
 
 
@@ -212,6 +239,19 @@ IN_A_PACKAGE = {
     "another ending": ("C19", renamed("result_3.txt", "result_3.log")),
     "proxy runs in a result directory": ("key_value", runs(*(compliant_log(run=i, proxy=True) for i in range(10)))),
     "a stray file": ("C19", extra("notes.txt")),
+    "a copy with brackets": ("C19", extra("result_3 (1).txt")),
+    "an eleventh log by another name": ("C19", extra("result_best.txt", _ELEVENTH)),
+    "an eleventh log by a number that is there": ("C19", extra("result_03.txt", _ELEVENTH)),
+    "a file of power": ("C19", extra("power")),
+    "power of nine runs": ("C19", measured(lambda power: shutil.rmtree(power / "result_4"))),
+    "power of an eleventh run": ("C19", measured(lambda power: _read(power, "result_10", "node_0.txt"))),
+    "notes in power": ("C19", measured(lambda power: (power / "notes.txt").write_text("x"))),
+    "notes in the power of a run": ("C19", measured(lambda power: _read(power, "result_4", "notes.txt"))),
+    "a second node without the first": (
+        "C19", measured(lambda power: (power / "result_4/node_0.txt").rename(power / "result_4/node_1.txt")),
+    ),
+    "two nodes in one run of ten": ("C19", measured(lambda power: _read(power, "result_4", "node_1.txt"))),
+    "a switch in one run of ten": ("C19", measured(lambda power: _read(power, "result_4", "sw_0.txt"))),
     "a hidden file": ("C19", extra(".DS_Store")),
     "an empty directory of power": ("C19", lambda directory: (directory / "power").mkdir()),
     "the runs of another system again": ("C15", _second_system(lambda i: compliant_log(run=i))),

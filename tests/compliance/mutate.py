@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,32 @@ def evaluation_left_out(which: int) -> Change:
         return log[: first - 1] + log[first + 4 :]
 
     return change
+
+
+def own_losses(run: int) -> Change:
+    """Losses as far from those of other runs as published ones: the spread falls from 0.05 to 0.005 nats."""
+    draw = random.Random(run)
+
+    def change(log: Log) -> Log:
+        places = positions(log, "eval_accuracy")
+        copy = list(log)
+        for k, place in enumerate(places[:-1]):
+            away = abs(draw.gauss(0, 0.05 / (1 + k * 9 / len(places))))
+            copy[place] = {**log[place], "value": log[place]["value"] + away}
+        copy[places[-1]] = {**log[places[-1]], "value": 3.3 - draw.uniform(0.0005, 0.02)}
+        return copy
+
+    return change
+
+
+def rounded(decimals: int) -> Change:
+    """The losses as a logger that prints so many decimals writes them."""
+
+    def change(record: Record) -> Record:
+        is_loss = record["key"] == "eval_accuracy"
+        return {**record, "value": round(record["value"], decimals)} if is_loss else record
+
+    return lambda log: [change(record) for record in log]
 
 
 def block_shortened(which: int, to_ms: int) -> Change:

@@ -40,8 +40,9 @@ BAD = {
     "text behind": (GOOD + " trailing", "not valid JSON"),
     "no space": (GOOD.replace("MLLOG ", "MLLOG"), "no space"),
     "no token": (GOOD.removeprefix(":::"), "without the token"),
-    "time a float": (GOOD.replace("1760000000000", "1760000000000.5"), "time_ms is a float"),
-    "time a text": (GOOD.replace("1760000000000", '"1760000000000"'), "time_ms is a string"),
+    "time a word": (GOOD.replace("1760000000000", '"noon"'), "time_ms is a string"),
+    "time nowhere": (GOOD.replace("1760000000000", '"nan"'), "time_ms is a string"),
+    "time far off": (GOOD.replace("1760000000000", "1e300"), "time_ms is a float"),
     "time true": (GOOD.replace("1760000000000", "true"), "time_ms is a boolean"),
     "NaN": (GOOD.replace("7,", "NaN,"), "NaN is no JSON number"),
     "infinity": (GOOD.replace("7,", "-Infinity,"), "-Infinity is no JSON number"),
@@ -55,6 +56,8 @@ BAD = {
     "empty": (":::MLLOG ", "not valid JSON"),
     "deep": (":::MLLOG " + "[" * 100_000, ""),
     "long": (GOOD + " " * mllog.LONGEST_LINE, "longer than"),
+    "a line separator before": (GOOD.replace("MLLOG ", "MLLOG \u2028"), "not valid JSON"),
+    "a line separator behind": (GOOD + "\u2028", "not valid JSON"),
 }
 
 
@@ -64,6 +67,30 @@ def test_what_is_no_record_is_kept_with_its_line_and_reason(name):
     result = mllog.parse(["first line\n", text], path="log")
     assert result.events == () and [line.line for line in result.malformed] == [2]
     assert reason in result.malformed[0].reason
+
+
+def test_a_malformed_line_names_the_keys_of_the_records_that_are_lost():
+    keys = {name: one(text).malformed[0].keys for name, (text, _) in BAD.items()}
+    assert keys["truncated"] == keys["no token"] == keys["long"] == ("seed",)
+    assert keys["a list"] == keys["empty"] == keys["deep"] == ()
+    lost = mllog.parse([BAD["truncated"][0]], path="log")
+    assert lost.may_lack("run_stop", "seed") and not lost.may_lack("run_stop")
+    assert mllog.parse([BAD["a list"][0]], path="log").may_lack("run_stop")
+    assert not one(GOOD).may_lack("seed")
+
+
+@pytest.mark.parametrize(("written", "word"), [("1760000000000.75", "float"), ('"1.76e12"', "string")])
+def test_a_time_that_is_written_as_a_float_or_a_text_is_wrong_and_still_read(written, word):
+    result = one(GOOD.replace("1760000000000", written))
+    assert result.malformed == () and result.events[0].time_ms == 1_760_000_000_000
+    assert [(line.line, line.reason) for line in result.guessed] == [
+        (1, f"time_ms is a {word}, not an integer")
+    ]
+
+
+@pytest.mark.parametrize("behind", ["\r", " \t", "\x0b\x0c", "\x1c\x1f"])
+def test_ascii_space_around_a_record_is_no_defect(behind):
+    assert one(GOOD.replace("MLLOG ", "MLLOG  \t") + behind).malformed == ()
 
 
 def test_a_line_feed_alone_ends_a_line_of_a_file(tmp_path):

@@ -31,6 +31,7 @@ from compliance.rules import (
     keys_rules,
     lines_rules,
     package_rules,
+    power_rules,
     submission_rules,
     system_rules,
     tree_rules,
@@ -137,7 +138,7 @@ CHANGED_LOGS = {
     keys_rules.from_scratch: edit("init_checkpoint_step", value=100),
     keys_rules.seed: twice("seed"),
     lines_rules.event_types: edit("run_start", event_type="POINT_IN_TIME"),
-    lines_rules.traps: edit("seed", metadata={"train_samples": 1}),
+    lines_rules.traps: edit("seed", metadata={"eval_error": 1}),
     lines_rules.places: edit("eval_accuracy", 3, metadata={"lineno": 99}),
 }
 BREAKS = {
@@ -172,6 +173,7 @@ BREAKS = {
     tree_rules.answers: lambda: tree(description={"host_networking": ""}),
     tree_rules.pairs: lambda: tree(results={"box": ("llama31-8b",)}),
     tree_rules.layout: lambda: tree(entries=("results/box.tar.gz",)),
+    power_rules.power: lambda: tree(entries=("results/box/llama31_8b/power",)),
     tree_rules.implementations: lambda: tree(entries=(f"{CODE[:-4]}theirs/README.md",)),
 }
 
@@ -211,6 +213,7 @@ def test_the_rules_of_a_kind_keep_their_order():
         "layout",
         "implementations",
         "answers",
+        "power",
     ]
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from compliance import checker
 from compliance.ruleset import KeyRule, RulesetError, load
-from tests.compliance.logs import compliant_log, parsed, write
+from tests.compliance.logs import compliant_log, parsed, positions, write
+from tests.compliance.mutate import edit, own_losses, rounded
 
 
 def broken(*logs, ruleset="6.1.0"):
@@ -30,6 +31,61 @@ def test_a_copied_run_with_another_seed_is_found():
 def test_a_copied_run_at_another_time_is_found():
     moved = [{**record, "time_ms": record["time_ms"] + 77_000_000} for record in compliant_log(seed=4)]
     assert broken(compliant_log(), moved) == ["C15"]
+
+
+DECIMALS = [2, 3, 4, 5, 6, 16]
+
+
+def ten(decimals, *, copy=None, change=lambda log: log):
+    """Ten honest runs, their losses logged with so many decimals; run 7 may be a copy of run 2 with another seed."""
+    own = [own_losses(run)(compliant_log(run=run, evaluations=16)) for run in range(10)]
+    if copy:
+        later = [{**record, "time_ms": record["time_ms"] + 50_000_003} for record in own[2]]
+        own[7] = change(edit("seed", value=1007)(later))
+    return [rounded(decimals)(log) for log in own]
+
+
+def told_of_copies(logs):
+    named = [parsed(log, f"result_{i}.txt") for i, log in enumerate(logs)]
+    found = checker.check_logs(named, checker.load("6.1.0"))
+    return [(v.severity, v.file, v.found) for v in found if v.rule == "C15" and v.key == "eval_accuracy"]
+
+
+@pytest.mark.parametrize("decimals", DECIMALS)
+def test_honest_runs_are_no_copies_however_few_decimals_they_log(decimals):
+    assert told_of_copies(ten(decimals)) == []
+
+
+@pytest.mark.parametrize("decimals", DECIMALS)
+def test_a_copy_is_found_however_few_decimals_it_logs(decimals):
+    (told,) = told_of_copies(ten(decimals, copy=True))
+    assert told == ("error", "result_7.txt", "16 of 16 values in common")
+
+
+@pytest.mark.parametrize("decimals", [3, 4])
+def test_a_copy_with_fewer_decimals_than_the_original_is_found(decimals):
+    assert told_of_copies(ten(16, copy=True, change=rounded(decimals)))[0][:2] == ("error", "result_7.txt")
+
+
+def test_a_copy_of_a_part_is_found():
+    logs = ten(4)
+    mine, theirs = positions(logs[7], "eval_accuracy"), positions(logs[2], "eval_accuracy")
+    for at, other in list(zip(mine, theirs, strict=True))[3:9]:
+        logs[7][at] = {**logs[7][at], "value": logs[2][other]["value"]}
+    assert told_of_copies(logs) == [("error", "result_7.txt", "6 of 16 values in common")]
+
+
+def test_values_in_common_at_other_evaluations_are_chance():
+    logs = ten(16)
+    mine, theirs = positions(logs[7], "eval_accuracy"), positions(logs[2], "eval_accuracy")
+    for at, other in list(zip(mine[1:], theirs, strict=False))[3:9]:
+        logs[7][at] = {**logs[7][at], "value": logs[2][other]["value"]}
+    assert told_of_copies(logs) == []
+
+
+def test_agreement_beyond_chance_and_short_of_certainty_is_a_warning():
+    short = [rounded(2)(own_losses(0)(compliant_log(run=run, evaluations=14))) for run in range(2)]
+    assert told_of_copies(short) == [("warning", "result_1.txt", "14 of 14 values in common")]
 
 
 def test_one_evaluation_in_common_is_chance():
