@@ -126,9 +126,7 @@ def _lines(text: str, fields: Mapping[str, Any]) -> dict[str, int]:
 def faults(one: Description) -> Iterator[Finding]:
     """Everything in a description that the rules or the tools cannot take."""
     if one.fields is None:
-        yield one.finding(
-            "error", None, one.problem, "a JSON object in UTF-8", "the official tools crash on it"
-        )
+        yield one.finding("error", None, one.problem, "a JSON object in UTF-8", "nothing in it can be read")
         return
     for field in FIELDS:
         if field not in one.fields:

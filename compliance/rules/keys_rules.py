@@ -184,7 +184,7 @@ def seed(case: Case) -> Iterator[Finding]:
         elif event.value < 0:
             yield case.error(event, event.value, ">= 0", "no stock generator takes a negative seed")
         if absent := [name for name in ("file", "lineno") if name not in event.metadata]:
-            message = "the official seed checker crashes without it; log it through mllogger.event"
+            message = "the official seed checker fails without it; log it through mllogger.event"
             yield case.error(event, f"no metadata.{absent[0]}", "file and lineno", message)
     for i, extra in enumerate(records[1:], 1):
         told = next((one for one in records[:i] if _place(one) == _place(extra)), None)
