@@ -149,7 +149,10 @@ def test_no_record_can_be_left_out_unseen(which):
     del log[which % len(log)]
     found = checker.check_log(mllog.parse(lines(log), path="x"), checker.load("6.1.0"))
     missing = {record["key"] for record in compliant_log()} - {record["key"] for record in log}
-    assert found or missing == {"target_accuracy"}  # which half of the vendors do not log
+    assert found or missing in (
+        {"target_accuracy"},
+        {"init_checkpoint_step"},
+    )  # which no official key asks for
 
 
 @settings(max_examples=100, deadline=None)

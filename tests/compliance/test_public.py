@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
 from compliance import checker, mllog, reference_points, runlog, scoring
 from compliance.official import compliance_checker
+from compliance.rule_input import Runs
+from compliance.rules import directory_rules
 from harness.base.paths import ROOT
 from harness.check.log_directory import examine
 
 PUBLIC = ROOT.parent / "shared" / "public_results"
 SYSTEMS = sorted(PUBLIC.glob("*/*/results/*/llama31_8b"))
 V51 = [path for path in SYSTEMS if "v5.1" in path.parts]
+V60 = [path for path in SYSTEMS if path not in V51]
 CADENCE = {
     "HPE-Cray-XD670-H200-SXM5-141GB_n8_25.09": "8192 at evaluation 1",
     "hpg.dgxb200x8.n2": "24576 at evaluation 1",
@@ -49,6 +53,33 @@ def test_errors_of_round_5_1_are_its_real_violations_alone(directory):
     violations = checker.check_logs(logs_of(directory), checker.load("5.1.0"))
     errors = {(v.rule, v.found) for v in violations if v.severity == "error"}
     assert errors == ({("C5", CADENCE[name_of(directory)])} if name_of(directory) in CADENCE else set())
+
+
+@pytest.mark.parametrize("directory", V60, ids=name_of)
+def test_no_log_of_round_6_0_breaks_a_rule(directory):
+    """All rebuilt: what their files and directories lack is ours."""
+    violations = checker.check_logs(logs_of(directory), checker.load("6.0.0"))
+    assert [(v.rule, v.file, v.found) for v in violations if v.severity == "error"] == []
+    assert {v.severity for v in violations if v.rule == "C3"} == {"warning"}  # 44 to 310 s before run_start
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4])
+@pytest.mark.parametrize("directory", SYSTEMS, ids=name_of)
+def test_rounded_losses_make_no_run_a_copy_and_a_copy_is_one_when_rounded(directory, decimals):
+    logs = [losses_rounded(log, decimals) for log in logs_of(directory)]
+    cases = checker.cases_of(logs, checker.load("5.1.0"))
+    assert directory_rules.separate_runs(Runs(cases=tuple(cases))) == []
+    for case in cases if decimals > 2 else ():
+        (told,) = directory_rules.copied(case, case)
+        assert told.severity == "error"
+
+
+def losses_rounded(parsed, decimals):
+    events = [
+        replace(event, value=round(event.value, decimals)) if event.key == "eval_accuracy" else event
+        for event in parsed.events
+    ]
+    return replace(parsed, events=tuple(events))
 
 
 @pytest.mark.parametrize(

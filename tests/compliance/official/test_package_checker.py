@@ -57,11 +57,22 @@ def test_check_says_of_a_clean_package_what_the_tools_say(package, capsys):
     assert verdicts == {f"result_{i}.txt": "pass" for i in range(10)} and document["violations"] == []
 
 
-def test_one_log_that_does_not_comply_is_a_fail_whatever_the_tool_accepts(package):
+def test_one_log_that_does_not_comply_is_taken_by_the_tool_and_refused_by_the_check(package, capsys):
     results = package / "results" / "box" / "llama31_8b"
     defects_runs.put(results, 3, compliant_log(run=3, max_sequence_length=4096))
     (oracle,) = package_checker.ask(package, "6.1.0", ("package_checker",))
-    assert oracle.verdict == "fail" and "exit code 0" in oracle.note
+    assert (oracle.verdict, oracle.accepted) == ("pass", 1) and oracle.note.startswith("1 log that may fail")
+    assert cli.main(["check", str(package), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["official"]["compliance_checker"]["result_3.txt"] == "fail" and not document["ok"]
+
+
+def test_two_logs_that_do_not_comply_are_a_fail(package):
+    for run in (3, 4):
+        log = compliant_log(run=run, max_sequence_length=4096)
+        defects_runs.put(package / "results" / "box" / "llama31_8b", run, log)
+    (oracle,) = package_checker.ask(package, "6.1.0", ("package_checker",))
+    assert (oracle.verdict, oracle.accepted) == ("fail", 0) and "exit code 0" in oracle.note
 
 
 @pytest.mark.parametrize(
