@@ -17,3 +17,8 @@ def known_name(model: str, names: Iterable[str]) -> str | None:
     words = set(re.findall(r"[A-Z0-9]+", model.upper()))
     found = [name for name in names if name in words]
     return found[0] if len(found) == 1 and not words & _OTHER_DEVICES else None
+
+
+def named_in(text: str, names: Iterable[str]) -> set[str]:
+    """Those of `names` that a name of a platform holds: `XE9785L_8xMI355X` has MI355X, `18xNVIDIA GB200` no B200."""
+    return {name for name in names if re.search(rf"(?<![A-Z]){name}(?![A-Z0-9])", text.upper())}

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from compliance import mllog
 from compliance.mllog import Parsed
 from compliance.rule import Input, Rule
 from compliance.rule_input import (
     Case,
+    Organisations,
     PackagedSubmission,
     ProvenRun,
     Runs,
@@ -35,6 +38,7 @@ __all__ = [
     "check_directory",
     "check_log",
     "check_logs",
+    "check_organisations",
     "check_package",
     "check_proof",
     "check_submission",
@@ -42,19 +46,24 @@ __all__ = [
     "check_two_systems",
     "choose",
     "load",
+    "without_records",
 ]
 
+Quiet = Collection[Rule[Any]]
 _MOST = 50  # violations of one rule in one file that are told one by one
 
 
-def check_log(parsed: Parsed, ruleset: Ruleset) -> list[Violation]:
+# `quiet` below: rules that are left out because their caller says so, never because a log does.
+
+
+def check_log(parsed: Parsed, ruleset: Ruleset, *, quiet: Quiet = ()) -> list[Violation]:
     """What one log breaks, in the order of its lines; absences last."""
-    return _check_case(case_of(parsed, ruleset))
+    return _check_case(case_of(parsed, ruleset), quiet)
 
 
-def check_logs(logs: Sequence[Parsed], ruleset: Ruleset) -> list[Violation]:
+def check_logs(logs: Sequence[Parsed], ruleset: Ruleset, *, quiet: Quiet = ()) -> list[Violation]:
     """check_log of each, then what only shows between the runs of one submission."""
-    return check_cases(cases_of(logs, ruleset))
+    return check_cases(cases_of(logs, ruleset), quiet=quiet)
 
 
 def benchmark_of(logs: Sequence[Parsed]) -> str | None:
@@ -73,19 +82,25 @@ def cases_of(logs: Sequence[Parsed], ruleset: Ruleset) -> list[Case]:
     return [replace(case, may_fail=True) if case is failed[0] else case for case in cases]
 
 
-def check_cases(cases: Sequence[Case]) -> list[Violation]:
-    found = [violation for case in cases for violation in _check_case(case)]
-    return [*found, *_broken(Runs(cases=tuple(cases)))]
+def without_records(case: Case) -> Case:
+    """What is left of a log that others are held against: its curve and the first record of each key."""
+    parsed = replace(case.parsed, events=(), malformed=())
+    return replace(case, parsed=parsed, by_key=MappingProxyType({}))
 
 
-def check_submission(submission: Submission) -> list[Violation]:
+def check_cases(cases: Sequence[Case], *, quiet: Quiet = ()) -> list[Violation]:
+    found = [violation for case in cases for violation in _check_case(case, quiet)]
+    return [*found, *_broken(Runs(cases=tuple(cases)), quiet)]
+
+
+def check_submission(submission: Submission, *, quiet: Quiet = ()) -> list[Violation]:
     """check_cases, then what directory, file names and system description say."""
-    return [*check_cases(submission.cases), *_broken(submission)]
+    return [*check_cases(submission.cases, quiet=quiet), *_broken(submission, quiet)]
 
 
-def check_package(packaged: PackagedSubmission) -> list[Violation]:
+def check_package(packaged: PackagedSubmission, *, quiet: Quiet = ()) -> list[Violation]:
     """What the files around a submission say about it, and nothing that check_submission says."""
-    return _broken(packaged)
+    return _broken(packaged, quiet)
 
 
 def check_proof(run: ProvenRun) -> list[Violation]:
@@ -98,25 +113,27 @@ def check_two_systems(systems: TwoSystems) -> list[Violation]:
     return _broken(systems)
 
 
-def check_tree(tree: Tree, *, quiet: Collection[Rule[Tree]] = ()) -> list[Violation]:
-    """What an organisation's tree breaks, its logs left aside.
+def check_organisations(organisations: Organisations) -> list[Violation]:
+    """What an organisation's logs share with those of others and may not."""
+    return _broken(organisations)
 
-    Args:
-        quiet: rules that the caller tells in its own way.
-    """
-    return [violation for rule in rules_of(Tree) if rule not in quiet for violation in rule(tree)]
+
+def check_tree(tree: Tree, *, quiet: Quiet = ()) -> list[Violation]:
+    """What an organisation's tree breaks, its logs left aside."""
+    return _broken(tree, quiet)
 
 
 def check_directory(paths: Sequence[Path], ruleset: Ruleset) -> list[Violation]:
     return check_logs([mllog.read(path) for path in paths], ruleset)
 
 
-def _broken(value: Input) -> list[Violation]:
-    return [violation for rule in rules_of(type(value)) for violation in rule(value)]
+def _broken(value: Input, quiet: Quiet = ()) -> list[Violation]:
+    rules = [rule for rule in rules_of(type(value)) if rule not in quiet]
+    return [violation for rule in rules for violation in rule(value)]
 
 
-def _check_case(case: Case) -> list[Violation]:
-    found = [violation for violation in _broken(case) if not _follows(case, violation)]
+def _check_case(case: Case, quiet: Quiet) -> list[Violation]:
+    found = [violation for violation in _broken(case, quiet) if not _follows(case, violation)]
     ordered = sorted(found, key=lambda violation: (violation.line is None, violation.line or 0))
     return list(_bounded(case, ordered))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from compliance.benchmark import BENCHMARK
-from compliance.rule_input import read_json
+from compliance.rule_input import LARGEST_DESCRIPTION_BYTES, Source, read_json
 
 _DEPTHS = ("results", "*/results", "*/*/results")  # an organisation, a repository, several rounds
 
@@ -53,9 +53,27 @@ def holder(path: Path) -> ResultDirectory | None:
     return ResultDirectory(path=path, organisation=place.parent.parent.parent)
 
 
-def sources(organisation: Path) -> list[str]:
-    """Names of the files under benchmarks/."""
-    return [path.name for path in (organisation / "benchmarks").rglob("*") if path.is_file()]
+def sources(organisation: Path, read: Collection[str]) -> list[Source] | None:
+    """The files under benchmarks/, links left aside; None where there is no such directory.
+
+    Args:
+        read: names of the files whose lines are counted.
+    """
+    root = organisation / "benchmarks"
+    if not root.is_dir():
+        return None
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return [_source(path, path.relative_to(organisation), counted=path.name in read) for path in files]
+
+
+def _source(path: Path, name: Path, *, counted: bool) -> Source:
+    try:
+        content = path.read_bytes() if counted and path.stat().st_size <= LARGEST_DESCRIPTION_BYTES else None
+    except OSError:
+        content = None
+    if content is None:
+        return Source(path=name.as_posix())
+    return Source(path=name.as_posix(), lines=len(content.splitlines()), blank=not content.strip())
 
 
 def scaling_factor(directory: Path) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from compliance import runlog, scoring
-from compliance.accelerator_names import known_name
+from compliance.accelerator_names import known_name, named_in
 from compliance.mllog import Event, Parsed
 from compliance.ruleset import Ruleset
 from compliance.runlog import RunLog
@@ -27,7 +27,7 @@ class Violation:
     """A rule that a log breaks.
 
     Args:
-        rule: C1 .. C20, quality_target, required_key, key_value, rcp (docs/rules.md), or secret (leaks.py).
+        rule: C1 .. C26, quality_target, required_key, key_value, rcp (docs/rules.md), or secret (leaks.py).
         severity: error where the rules are broken, warning where vendors' conventions differ.
         line: None where the defect is an absence.
         message: why it matters or what to do.
@@ -168,12 +168,21 @@ class TwoSystems:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Organisations:
+    """The logs of one result, and those of other organisations' results, whose records may be left out."""
+
+    others: tuple[Case, ...]
+    mine: tuple[Case, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class System:
     """A system description, as far as the logs can be held against it.
 
     Args:
         accelerators: nodes x accelerators per node; None where one of them is no number.
         peaks: dense TFLOP/s of one accelerator by format; empty where its name is not known.
+        nodes, per_node: None where it is no number.
     """
 
     path: str
@@ -181,6 +190,11 @@ class System:
     accelerators: int | None
     model: str
     peaks: Mapping[str, float]
+    name: str = ""
+    division: str = ""
+    status: str = ""
+    nodes: int | None = None
+    per_node: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,16 +242,37 @@ class Submission:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A file under benchmarks/.
+
+    Args:
+        path: inside the organisation's directory.
+        lines: None where nobody asked, or the file is too large to be read.
+        blank: holds nothing but white space.
+    """
+
+    path: str
+    lines: int | None = None
+    blank: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedSubmission:
     """A submission with what its package says about it.
 
     Args:
-        sources: names of the files under benchmarks/.
+        system: the name of its directory under results/.
+        sources: the files under benchmarks/; None where there is no such directory.
         scaling_factor: of scaling.json; None without that file, a text where it cannot be read.
     """
 
     submission: Submission
-    sources: tuple[str, ...]
+    system: str
+    sources: tuple[Source, ...] | None
     scaling_factor: object
 
 
@@ -251,6 +286,11 @@ def system_of(path: str, fields: Mapping[str, Any]) -> System:
         accelerators=nodes * each if nodes and each else None,
         model=model,
         peaks=peaks_of(model),
+        name=str(fields.get("system_name") or ""),
+        division=str(fields.get("division") or ""),
+        status=str(fields.get("status") or ""),
+        nodes=nodes,
+        per_node=each,
     )
 
 
@@ -272,6 +312,11 @@ def peaks_of(model: str) -> Mapping[str, float]:
     """Dense TFLOP/s by format; empty for an accelerator that is not known."""
     name = known_name(model, _peaks())
     return _peaks()[name] if name else {}
+
+
+def accelerators_named_in(text: str) -> set[str]:
+    """The known accelerators that a name of a system or a platform holds."""
+    return named_in(text, _peaks())
 
 
 @cache

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from compliance.rule import Rule
-from compliance.rule_input import Case, PackagedSubmission, ProvenRun, Runs, Submission, TwoSystems
+from compliance.rule_input import (
+    Case,
+    Organisations,
+    PackagedSubmission,
+    ProvenRun,
+    Runs,
+    Submission,
+    TwoSystems,
+)
 from compliance.rule_list import RULES
 from compliance.rules.tree_rules import Tree
 
@@ -26,6 +34,7 @@ _JUDGES = {
     ProvenRun: "a log of our own, by its proof.json",
     Runs: "the logs of a submission, side by side",
     TwoSystems: "the logs of two systems of one organisation, side by side",
+    Organisations: "the logs of one organisation, beside those of all others",
     Submission: "a submission: its logs, its directory, its system description",
     PackagedSubmission: "a submission, by the other files of its package",
     Tree: "the tree of an organisation",

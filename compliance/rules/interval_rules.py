@@ -12,7 +12,7 @@ from compliance.rule_input import Case, Finding
 from compliance.rules.clock_rules import RUN_PHASE
 from compliance.runlog import integer, samples_of
 
-_TIMED_MS = 1_000  # a shorter block is scripted: its speed says nothing
+TIMED_MS = 1_000  # a shorter block is scripted: its speed says nothing
 _FASTEST_BLOCK, _FAST_BLOCK = 0.75, 0.9  # of the median block's time; public logs: 0.979 and more
 _SLOW, _PAUSED = 3, 5  # times the median block; public logs: at most 1.4
 _EVALUATION = 0.3  # of the time its forward passes should take; public logs: 0.62 and more
@@ -167,11 +167,11 @@ def steps(case: Case) -> Iterator[Finding]:
 )
 def even_speed(case: Case) -> Iterator[Finding]:
     """No block is much faster or slower than the others; evaluations take the time of their forward passes."""
-    blocks, evaluations = _durations(case, "block"), _durations(case, "eval")
+    blocks, evaluations = durations(case, "block"), durations(case, "eval")
     if len(blocks) < 3 or not case.of("eval_accuracy") or not case.ruleset.even_speed:
         return
     typical = median(duration for _, duration in blocks)
-    if typical < _TIMED_MS:
+    if typical < TIMED_MS:
         return
     event, fastest = min(blocks, key=lambda block: block[1])
     if fastest < _FAST_BLOCK * typical:
@@ -203,7 +203,7 @@ def _pauses(case: Case, typical: float) -> Iterator[Finding]:
             yield report(event, f"{longest} ms since the record before", f"about {usual:.0f} ms", message)
 
 
-def _durations(case: Case, name: str) -> list[tuple[Event, int]]:
+def durations(case: Case, name: str) -> list[tuple[Event, int]]:
     """Stops of whole intervals with their milliseconds; an aborted run's last one is cut short."""
     found: list[tuple[Event, int]] = []
     opened: Event | None = None

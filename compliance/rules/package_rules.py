@@ -1,4 +1,4 @@
-"""Rules that hold a submission against the files of its package: C11 and C19."""
+"""Rules that hold a submission against the files beside its logs: C19."""
 
 from __future__ import annotations
 
@@ -8,23 +8,7 @@ from collections.abc import Iterator
 from compliance.reference_points import RcpError, normalisation, trimmed_mean
 from compliance.rule import rule
 from compliance.rule_input import Finding, PackagedSubmission
-from compliance.runlog import number, text
-
-
-@rule(
-    "C11",
-    source="mlperf-logging, common.yaml (config_filename, v6.1); submission_rules, benchmarks/.",
-    breaks="config_filename conf/train.yaml where benchmarks/ holds no train.yaml.",
-)
-def config_exists(packaged: PackagedSubmission) -> Iterator[Finding]:
-    """config_filename names a file of the package."""
-    names = {name.rpartition("/")[2] for name in packaged.sources}
-    for case in packaged.submission.cases:
-        point = case.log.points.get("config_filename")
-        value = text(point.value) if point else None
-        if point is not None and value and value.rpartition("/")[2] not in names:
-            message = "the configuration is part of the submission: add it under benchmarks/"
-            yield case.error(point, value, "a file under benchmarks/", message)
+from compliance.runlog import number
 
 
 @rule(

@@ -131,7 +131,7 @@ def failures(submission: Submission) -> Iterator[Finding]:
 )
 def even_runs(submission: Submission) -> Iterator[Finding]:
     """No run is much faster per sample than the others of its submission."""
-    timed = [(case, speed) for case in submission.cases if (speed := _ms_per_sample(case)) is not None]
+    timed = [(case, speed) for case in submission.cases if (speed := ms_per_sample(case)) is not None]
     if len(timed) < 3:
         return
     typical = median(speed for _, speed in timed)
@@ -143,7 +143,7 @@ def even_runs(submission: Submission) -> Iterator[Finding]:
             yield report(at, f"{speed:.3f} ms per sample", f"about {typical:.3f}, as the median run", message)
 
 
-def _ms_per_sample(case: Case) -> float | None:
+def ms_per_sample(case: Case) -> float | None:
     """None for a run too short to say anything (scripted)."""
     samples, seconds = case.log.samples_at_stop, case.log.duration_s
     return 1000 * seconds / samples if samples and seconds and samples > 0 and seconds > 10 else None

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compliance import checker, repository, runlog
+from compliance import checker, key_events, repository, runlog
 from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker, package_checker
 from compliance.official.compliance_checker import Official
@@ -17,6 +17,7 @@ from compliance.official.package_checker import Oracle
 from compliance.repository import ResultDirectory
 from compliance.rule_input import (
     Case,
+    Organisations,
     PackagedSubmission,
     ProvenRun,
     Submission,
@@ -24,7 +25,7 @@ from compliance.rule_input import (
     Violation,
     read_system,
 )
-from compliance.rules import tree_rules
+from compliance.rules import source_rules, tree_rules
 from compliance.ruleset import Choice, Ruleset, RulesetError
 from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
@@ -53,19 +54,30 @@ class Checked:
         return [violation for violation in self.violations if violation.severity == "error"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Earlier:
+    """The runs of a result directory that was checked before."""
+
+    organisation: Path
+    cases: tuple[Case, ...]
+
+
 def judge(
-    paths: Sequence[str], requested: str | None, *, skip_official: bool
+    paths: Sequence[str], requested: str | None, *, skip_official: bool, rebuilt: bool = False
 ) -> tuple[list[Checked], list[Oracle]]:
     """Our verdicts and the official ones on everything the paths name, and the official one on each package.
+
+    Args:
+        rebuilt: the logs are rebuilt from published key events (compliance/key_events.py).
 
     Raises:
         UsageError: a path that is no log, a ruleset that does not exist.
     """
     if skip_official:
-        return examine(paths, requested, skip_official=True), []
+        return examine(paths, requested, skip_official=True, rebuilt=rebuilt), []
     with ThreadPoolExecutor(1) as beside_us:  # the package checker takes longer than all of ours
         asked = beside_us.submit(_ask_package_checker, paths, requested)
-        checked = examine(paths, requested, skip_official=True)
+        checked = examine(paths, requested, skip_official=True, rebuilt=rebuilt)
         packages = asked.result()
     clean = {tree for tree, oracle in packages.items() if oracle.verdict == "pass" and not oracle.accepted}
     return [with_official(one, clean) for one in checked], list(packages.values())
@@ -120,7 +132,7 @@ def known_ruleset(requested: str | None) -> None:
 
 
 def examine(
-    paths: Sequence[str], requested: str | None = None, *, skip_official: bool = False
+    paths: Sequence[str], requested: str | None = None, *, skip_official: bool = False, rebuilt: bool = False
 ) -> list[Checked]:
     """Check everything the paths name, directory by directory.
 
@@ -128,33 +140,42 @@ def examine(
         UsageError: a path that is no log, a ruleset that does not exist.
     """
     known_ruleset(requested)
-    before: dict[Path, list[tuple[Case, ...]]] = {}
+    before: list[Earlier] = []
     found: list[Checked] = []
+    quiet = key_events.UNKNOWN if rebuilt else ()
     for group in result_sets(paths, lenient=True):
-        checked = examined(group, requested, skip_official=skip_official)
+        checked = examined(group, requested, skip_official=skip_official, rebuilt=rebuilt)
         place = repository.holder(group.directory)
-        if place and place.organisation not in before:
-            told_once = checker.check_tree(tree_rules.read(place.organisation))  # for all its results
+        if place and all(earlier.organisation != place.organisation for earlier in before):
+            told_once = checker.check_tree(
+                tree_rules.read(place.organisation), quiet=quiet
+            )  # for all results
             checked = replace(checked, violations=(*checked.violations, *told_once))
-        found.append(beside(checked, before.setdefault(place.organisation, [])) if place else checked)
+        found.append(beside(checked, place.organisation, before) if place else checked)
     return found
 
 
-def beside(checked: Checked, before: list[tuple[Case, ...]]) -> Checked:
-    """With what this result shares with its organisation's earlier ones, which it joins."""
-    systems = [TwoSystems(first=cases, second=checked.cases) for cases in before]
+def beside(checked: Checked, organisation: Path, before: list[Earlier]) -> Checked:
+    """With what this result shares with earlier ones, which it joins: of its organisation, and of others."""
+    own = [earlier.cases for earlier in before if earlier.organisation == organisation]
+    foreign = [case for earlier in before if earlier.organisation != organisation for case in earlier.cases]
+    systems = [TwoSystems(first=cases, second=checked.cases) for cases in own]
     shared = [violation for two in systems for violation in checker.check_two_systems(two)]
-    before.append(checked.cases)
+    shared += checker.check_organisations(Organisations(others=tuple(foreign), mine=checked.cases))
+    before.append(Earlier(organisation=organisation, cases=checked.cases))
     return replace(checked, violations=(*checked.violations, *shared))
 
 
-def examined(group: ResultSet, requested: str | None, *, skip_official: bool = False) -> Checked:
+def examined(
+    group: ResultSet, requested: str | None, *, skip_official: bool = False, rebuilt: bool = False
+) -> Checked:
     choice = chosen(group, requested)
     ruleset = checker.load(choice.name)
     submission = submission_of(group, ruleset)
-    violations = checker.check_submission(submission)
+    quiet = key_events.UNKNOWN if rebuilt else ()
+    violations = checker.check_submission(submission, quiet=quiet)
     if place := repository.holder(group.directory):
-        violations += _in_package(submission, place)
+        violations += checker.check_package(_packaged(submission, place), quiet=quiet)
     if group.kind == "campaign":
         violations += _in_campaign(submission)
     checked = Checked(
@@ -176,14 +197,15 @@ def chosen(group: ResultSet, requested: str | None) -> Choice:
     return checker.choose(benchmark, requested, path=group.directory, run_start_ms=started)
 
 
-def _in_package(submission: Submission, place: ResultDirectory) -> list[Violation]:
-    """What the files around a result directory say about it."""
-    packaged = PackagedSubmission(
+def _packaged(submission: Submission, place: ResultDirectory) -> PackagedSubmission:
+    """With the files around a result directory."""
+    found = repository.sources(place.organisation, source_rules.caller_names(submission.cases))
+    return PackagedSubmission(
         submission=submission,
-        sources=tuple(repository.sources(place.organisation)),
+        system=place.path.resolve().parent.name,
+        sources=None if found is None else tuple(found),
         scaling_factor=repository.scaling_factor(place.path),
     )
-    return checker.check_package(packaged)
 
 
 def _in_campaign(submission: Submission) -> list[Violation]:

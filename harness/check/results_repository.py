@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compliance import repository, scoring
+from compliance import checker, repository, scoring
 from compliance.benchmark import BENCHMARK
-from compliance.rule_input import Case, Violation
+from compliance.rule_input import Violation
 from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check.grouped_text import shown
-from harness.check.log_directory import Checked, beside, examined
+from harness.check.log_directory import Checked, Earlier, beside, examined
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +39,18 @@ class Element:
     violations: Sequence[Violation]
 
 
-def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool) -> Iterator[Checked]:
+def checked(
+    paths: Sequence[str], requested: str | None, *, skip_official: bool, rebuilt: bool = False
+) -> Iterator[Checked]:
     """The verdict on every result directory below the paths, as each is done.
+
+    Args:
+        rebuilt: the logs are rebuilt from published key events (compliance/key_events.py).
 
     Raises:
         UsageError: a tree without results/<system>/llama31_8b.
     """
+    before: list[Earlier] = []
     for name in paths:
         organisations = list(repository.organisations(Path(name)))
         places = {home: repository.result_directories(home) for home in organisations}
@@ -54,10 +60,17 @@ def checked(paths: Sequence[str], requested: str | None, *, skip_official: bool)
                 "allowed: a package, or a directory of packages"
             )
         for home in organisations:
-            before: list[tuple[Case, ...]] = []
+            before = [_without_records(earlier) for earlier in before]
             for place in places[home]:
-                found = examined(result_set_of(place), requested, skip_official=skip_official)
-                yield beside(found, before)
+                found = examined(
+                    result_set_of(place), requested, skip_official=skip_official, rebuilt=rebuilt
+                )
+                yield beside(found, home.resolve(), before)
+
+
+def _without_records(earlier: Earlier) -> Earlier:
+    """What is kept of another organisation's runs: a repository has hundreds."""
+    return replace(earlier, cases=tuple(checker.without_records(case) for case in earlier.cases))
 
 
 def element(checked: Checked) -> Element:

@@ -26,6 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-official", action="store_true", help="our own check alone, without the official checker"
     )
+    parser.add_argument(
+        "--rebuilt",
+        action="store_true",
+        help="rebuilt from published key events: no C3, C11, C19, C23, evaluation times, line numbers",
+    )
     parser.add_argument("--rules", action="store_true", help="print the rule reference and stop")
     add_json(parser)
 
@@ -43,7 +48,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _paths(args: argparse.Namespace) -> int:
-    checked, packages = judge(args.paths, args.ruleset, skip_official=args.skip_official)
+    checked, packages = judge(
+        args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
+    )
     found = document(checked, packages)
     if args.json:
         print(json.dumps(asdict(found), indent=2))
@@ -56,7 +63,9 @@ def _paths(args: argparse.Namespace) -> int:
 def _repository(args: argparse.Namespace) -> int:
     """A line, or an element of one JSON list, per result directory."""
     failed = results = logs = 0
-    found = results_repository.checked(args.paths, args.ruleset, skip_official=args.skip_official)
+    found = results_repository.checked(
+        args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
+    )
     for number, checked in enumerate(found):
         if args.json:
             element = json.dumps(asdict(results_repository.element(checked)), indent=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.compliance.logs import compliant_log
+from tests.compliance.logs import compliant_log, positions
 from tests.compliance.mutate import (
     appended,
     carried,
@@ -47,6 +47,12 @@ def _reversed_run(log):
     return log[: start + 1] + log[start + 1 : -1][::-1] + log[-1:]
 
 
+def _a_millisecond_before_its_start(log):
+    """The end of the fifth block."""
+    start = log[positions(log, "block_start")[4]]
+    return edit("block_stop", 4, time_ms=start["time_ms"] - 1)(log)
+
+
 DEFECTS = {
     "no run_start": ("C1", drop("run_start")),
     "no run_stop": ("C1", drop("run_stop")),
@@ -89,7 +95,7 @@ DEFECTS = {
     "a negative time": ("C2", edit("eval_accuracy", 3, time_ms=-1)),
     "a time after 2096": ("C2", edit("run_stop", time_ms=5_000_000_000_000)),
     "an evaluation in the past": ("C2", delay("eval_accuracy", -400_000, 3)),
-    "one millisecond backwards": ("C2", delay("block_stop", -300_001, 4)),
+    "one millisecond backwards": ("C2", _a_millisecond_before_its_start),
     "run_start an hour late": ("C2", delay("run_start", 3_600_000)),
     "run_start late by one block": ("C2", delay("run_start", 310_000)),
     "run_stop an hour early": ("C2", delay("run_stop", -3_600_000)),

@@ -191,6 +191,15 @@ SYSTEM = {
 DESCRIPTION = {**dict.fromkeys(system_description.FIELDS, "1"), **SYSTEM, "status": "Available on-premise"}
 _ELEVENTH = "\n".join(lines(compliant_log(run=11)))
 CODE = "benchmarks/llama31_8b/implementations/ours"
+SUBMITTED = (
+    "README.md",
+    "benchmark.yaml",
+    "train.py",
+    "setup.sh",
+    "init_datasets.sh",
+    "run_and_time.sh",
+    "box_ours.json",
+)
 
 
 def described(**fields):
@@ -256,5 +265,6 @@ IN_A_PACKAGE = {
     "an empty directory of power": ("C19", lambda directory: (directory / "power").mkdir()),
     "the runs of another system again": ("C15", _second_system(lambda i: compliant_log(run=i))),
     "the seeds of another system": ("C14", _second_system(lambda i: compliant_log(run=i + 10, seed=1000 + i))),
+    "a description of the open division": ("C12", described(division="open")),
     "no result at all": ("C19", without_files(*range(10))),
 }  # fmt: skip

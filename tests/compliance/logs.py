@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,25 @@ def compliant_log(
     if final_eval_accuracy is not None and values:
         values[-1] = final_eval_accuracy
     for k, value in enumerate(values):
-        log += clock.block(k * interval, (k + 1) * interval, value)
+        log += clock.block(k * interval, (k + 1) * interval, value, late_ms=late_ms(run, k, of=len(values)))
     end = len(values) * interval
     return [*log, clock.record("run_stop", after_ms=1, samples_count=end, status=status)]
 
 
 def loss_curve(target: float, evaluations: int, run: int) -> list[float]:
-    """Falls from two nats above the target to just below it; no two runs share a value."""
+    """Falls from two nats above the target to just below it; no two runs share a value, or are near each other."""
     above = [target + 0.02 + 2.0 * (1 - k / evaluations) ** 3 for k in range(evaluations - 1)]
     shape = [*above, target - 0.01][-evaluations:] if evaluations else []
-    return [value + run * 1e-5 + k * 1e-7 for k, value in enumerate(shape)]
+    noise = random.Random(run)
+    return [value + noise.uniform(-0.008, 0.008) + run * 1e-5 + k * 1e-7 for k, value in enumerate(shape)]
+
+
+def late_ms(run: int, k: int, *, of: int) -> tuple[int, int]:
+    """By how much the k-th block and evaluation of a run miss their usual length; two in a row make up for it."""
+    if k == of - 1 and of % 2:
+        return 0, 0  # has no second one
+    block, evaluation = (37 * run + 53 * (k // 2)) % 97 + 1, (19 * run + 23 * (k // 2)) % 89 + 1
+    return (block, evaluation) if k % 2 == 0 else (-block, -evaluation)
 
 
 class Clock:
@@ -72,12 +82,12 @@ class Clock:
         record = {"namespace": "", "time_ms": self._now_ms, "event_type": event_type, "key": key}
         return {**record, "value": value, "metadata": {**place, **metadata}}
 
-    def block(self, start: int, stop: int, value: float) -> Log:
+    def block(self, start: int, stop: int, value: float, *, late_ms: tuple[int, int] = (0, 0)) -> Log:
         return [
             self.record("block_start", samples_count=start),
-            self.record("block_stop", after_ms=BLOCK_MS, samples_count=stop),
+            self.record("block_stop", after_ms=BLOCK_MS + late_ms[0], samples_count=stop),
             self.record("eval_start", samples_count=stop),
-            self.record("eval_accuracy", value, after_ms=EVAL_MS, samples_count=stop),
+            self.record("eval_accuracy", value, after_ms=EVAL_MS + late_ms[1], samples_count=stop),
             self.record("eval_stop", samples_count=stop),
         ]
 

@@ -178,13 +178,14 @@ def rounded(decimals: int) -> Change:
     return lambda log: [change(record) for record in log]
 
 
-def block_shortened(which: int, to_ms: int) -> Change:
-    """A block takes less time, and everything behind it comes earlier."""
+def block_shortened(which: int, to_ms: int, name: str = "block") -> Change:
+    """A block, or an evaluation, takes less time, and everything behind it comes earlier."""
 
     def change(log: Log) -> Log:
-        start, stop = positions(log, "block_start")[which], positions(log, "block_stop")[which]
+        start, stop = (positions(log, f"{name}_{end}")[which] for end in ("start", "stop"))
         saved = log[stop]["time_ms"] - log[start]["time_ms"] - to_ms
-        return log[:stop] + [later(-saved)(record) for record in log[stop:]]
+        first = start + 1
+        return log[:first] + [later(-saved)(record) for record in log[first:]]
 
     return change
 
@@ -196,5 +197,49 @@ def removed(from_key: str, to_key: str, which: int = 0) -> Change:
         first = positions(log, from_key)[which]
         last = next(i for i in positions(log, to_key) if i > first)
         return log[:first] + log[last:]
+
+    return change
+
+
+def of_equal_blocks(log: Log, share: float = 1.0) -> Log:
+    """The first blocks of a run, this share of them, take 300 s to the millisecond."""
+    for which in range(round(share * len(positions(log, "block_start")))):
+        log = block_shortened(which, 300_000)(log)
+    return log
+
+
+def valued(values: list[float]) -> Change:
+    """These values at the evaluations, in order; the evaluations behind them keep theirs."""
+
+    def change(log: Log) -> Log:
+        copy = list(log)
+        for place, value in zip(positions(log, "eval_accuracy"), values, strict=False):
+            copy[place] = {**log[place], "value": value}
+        return copy
+
+    return change
+
+
+def losses(log: Log) -> list[float]:
+    return [record["value"] for record in log if record["key"] == "eval_accuracy"]
+
+
+def reversed_curve(log: Log) -> Log:
+    """Every value but the last one in the order of the others turned round."""
+    return valued(losses(log)[-2::-1])(log)
+
+
+def noisy(of: Log, by: float) -> Change:
+    """The values of another run, up to this much off."""
+    values = [value + by * (k % 3 - 1) for k, value in enumerate(losses(of)[:-1])]
+    return valued([*values, losses(of)[-1] - by])
+
+
+def timed_like(other: Log) -> Change:
+    """The times of another run of as many records, ten days later."""
+
+    def change(log: Log) -> Log:
+        pairs = zip(log, other, strict=True)
+        return [{**record, "time_ms": theirs["time_ms"] + 864_000_000} for record, theirs in pairs]
 
     return change

@@ -16,12 +16,16 @@ def organisation(root, name, *, runs=0, org="reference", systems=("box",)):
     for k, system in enumerate(systems):
         results = root / name / "results" / system / "llama31_8b"
         results.mkdir(parents=True)
-        write(results, *(compliant_log(run=runs + 10 * k + i, submission_org=org) for i in range(10)))
+        keys = {"submission_org": org}
+        write(
+            results,
+            *(compliant_log(run=runs + 10 * k + i, seed=1000 + 10 * k + i, **keys) for i in range(10)),
+        )
         (root / name / "systems").mkdir(exist_ok=True)
         description = {**defects_runs.SYSTEM, "submitter": org}
         (root / name / "systems" / f"{system}.json").write_text(json.dumps(description))
     (root / name / defects_runs.CODE).mkdir(parents=True)
-    for file in ("README.md", "benchmark.yaml"):
+    for file in (*defects_runs.SUBMITTED, *(f"{system}_ours.json" for system in systems)):
         (root / name / defects_runs.CODE / file).write_text("profile: llama31_8b\n")
     return root / name
 
@@ -30,7 +34,9 @@ def organisation(root, name, *, runs=0, org="reference", systems=("box",)):
 def tree(tmp_path):
     """Two organisations, three systems."""
     organisation(tmp_path, "reference", systems=("box", "rack"))
-    organisation(tmp_path, "other", org="other")  # the same seeds as the first: another organisation's matter
+    organisation(
+        tmp_path, "other", runs=30, org="other"
+    )  # the same seeds as the first: another organisation's matter
     return tmp_path
 
 
@@ -57,7 +63,8 @@ def test_the_json_form_is_a_list_with_the_official_verdicts(tree, capsys):
 
 def test_a_defect_of_one_result_fails_it_alone(tree, capsys):
     write(
-        tree / "other/results/box/llama31_8b", compliant_log(opt_adamw_epsilon=1e-8, submission_org="other")
+        tree / "other/results/box/llama31_8b",
+        compliant_log(run=30, opt_adamw_epsilon=1e-8, submission_org="other"),
     )
     code, out, _ = command(capsys, "check", "--all", tree, "--skip-official")
     assert code == 1 and out.count("FAIL") == 1 and "error C18 x 9, error key_value x 1" in out

@@ -14,9 +14,11 @@ from compliance.rule import Rule, rule
 from compliance.rule_input import (
     Case,
     Finding,
+    Organisations,
     PackagedSubmission,
     ProvenRun,
     Runs,
+    Source,
     Submission,
     TwoSystems,
     Unreadable,
@@ -25,13 +27,18 @@ from compliance.rule_input import (
 from compliance.rule_list import RULES, rules_of
 from compliance.rules import (
     clock_rules,
+    consistency_rules,
+    curve_rules,
     directory_rules,
     evaluation_rules,
     interval_rules,
     keys_rules,
     lines_rules,
     package_rules,
+    plausibility_rules,
     power_rules,
+    sequence_rules,
+    source_rules,
     submission_rules,
     system_rules,
     tree_rules,
@@ -41,7 +48,20 @@ from compliance.system_description import ALSO, Description
 from harness import cli
 from tests.compliance import defects_runs
 from tests.compliance.logs import compliant_log, parsed, write
-from tests.compliance.mutate import drop, edit, moved, scaled, shifted, twice
+from tests.compliance.mutate import (
+    block_shortened,
+    drop,
+    edit,
+    inserted,
+    moved,
+    noisy,
+    of_equal_blocks,
+    reversed_curve,
+    scaled,
+    shifted,
+    timed_like,
+    twice,
+)
 
 YEAR_MS = 365 * 86_400_000
 CODE = defects_runs.CODE
@@ -75,9 +95,23 @@ def accelerators(model, count=8):
     return system_of("box.json", {**defects_runs.DESCRIPTION, **fields})
 
 
+def described(**fields):
+    return submission(system=system_of("box.json", {**defects_runs.DESCRIPTION, **fields}))
+
+
 def packaged(**fields):
-    made = PackagedSubmission(submission=submission(), sources=("benchmark.yaml",), scaling_factor=None)
+    made = PackagedSubmission(submission=submission(), system="box", sources=sources(), scaling_factor=None)
     return replace(made, **fields)
+
+
+def sources(**changed):
+    """The files under benchmarks/ by name, each with its lines; 0: blank, None: left out."""
+    lines = {**dict.fromkeys(defects_runs.SUBMITTED, 9), **changed}
+    return tuple(
+        Source(path=f"{CODE}/{name}", lines=count, blank=not count)
+        for name, count in lines.items()
+        if count is not None
+    )
 
 
 def proven(*formats):
@@ -97,9 +131,8 @@ def tree(*, entries=(), description=None, **fields):
     return replace(made, **fields)
 
 
-def uneven(log):
-    """Blocks of three lengths."""
-    return shifted("block_stop", 1_000, 1)(shifted("block_stop", 3_000, 2)(log))
+def organisations(*mine):
+    return Organisations(others=tuple(map(checker.without_records, cases())), mine=mine)
 
 
 def two_systems(*second):
@@ -110,6 +143,7 @@ PASSES = {
     Case: lambda: case(compliant_log()),
     Runs: lambda: Runs(cases=cases()),
     TwoSystems: lambda: two_systems(case(compliant_log(run=11), 11)),
+    Organisations: lambda: organisations(case(compliant_log(run=11), 11)),
     Submission: submission,
     PackagedSubmission: packaged,
     ProvenRun: lambda: proven("mxfp4", "bf16"),
@@ -140,13 +174,24 @@ CHANGED_LOGS = {
     lines_rules.event_types: edit("run_start", event_type="POINT_IN_TIME"),
     lines_rules.traps: edit("seed", metadata={"eval_error": 1}),
     lines_rules.places: edit("eval_accuracy", 3, metadata={"lineno": 99}),
+    consistency_rules.other_constants: inserted("init_stop", "attention_dropout", 0.1),
+    consistency_rules.contradictions: inserted("init_stop", "tensor_model_parallel_size", 2),
+    curve_rules.first_loss: edit("eval_accuracy", value=4.2),
+    curve_rules.last_drop: edit("eval_accuracy", -2, value=3.61),
+    curve_rules.falling: reversed_curve,
+    plausibility_rules.short_initialisation: moved("init_start", "init_stop"),
+    plausibility_rules.equal_blocks: of_equal_blocks,
+    plausibility_rules.whole_milliseconds: lambda log: [
+        {**record, "time_ms": record["time_ms"] // 1000 * 1000} for record in log
+    ],
+    plausibility_rules.evaluation_on_the_clock: block_shortened(3, 100, "eval"),
 }
 BREAKS = {
     **{rule: lambda change=change: case(change(compliant_log())) for rule, change in CHANGED_LOGS.items()},
     lines_rules.well_formed: lambda: case([]),
     directory_rules.unique_seeds: lambda: Runs(cases=cases(seed=5)),
     directory_rules.separate_runs: lambda: Runs(cases=cases(lambda log: compliant_log(), which=[4])),
-    directory_rules.separate_lengths: lambda: Runs(cases=cases(uneven, which=[3, 4])),
+    directory_rules.separate_lengths: lambda: Runs(cases=cases(timed_like(compliant_log(run=3)), which=[4])),
     directory_rules.same_configuration: lambda: Runs(cases=cases(which=[4], global_batch_size=64)),
     directory_rules.same_program: lambda: Runs(cases=cases(edit("seed", metadata={"lineno": 9}), which=[4])),
     directory_rules.unique_seeds_of_two_systems: lambda: two_systems(
@@ -167,7 +212,35 @@ BREAKS = {
     system_rules.precision_ran: lambda: proven("bf16"),
     system_rules.throughput: lambda: submission(system=accelerators("NVIDIA H100", 1)),
     system_rules.identity: lambda: submission(organisation="another"),
-    package_rules.config_exists: lambda: packaged(sources=("train.py",)),
+    consistency_rules.division: lambda: described(division="open"),
+    consistency_rules.status: lambda: described(status="Preview"),
+    consistency_rules.platform: lambda: described(accelerators_per_node="72"),
+    consistency_rules.system_name: lambda: described(system_name="DGX H100"),
+    consistency_rules.world_size: lambda: submission(cases(inserted("init_stop", "world_size", 72))),
+    consistency_rules.other_formats: lambda: submission(
+        cases(lowest_numerical_precision_in_comm="mxfp4"), system=accelerators("AMD Instinct MI300X")
+    ),
+    consistency_rules.vendor_keys: lambda: Runs(
+        cases=cases(inserted("init_stop", "fp4_recipe", "a"), which=[1, 2])
+    ),
+    curve_rules.near_copies: lambda: Runs(cases=cases(noisy(compliant_log(run=3), 1e-4), which=[4])),
+    curve_rules.near_copies_of_two_systems: lambda: two_systems(
+        case(noisy(compliant_log(run=3), 1e-4)(compliant_log(run=11)), 11)
+    ),
+    curve_rules.copies_of_organisations: lambda: organisations(case(compliant_log(run=3), 11)),
+    plausibility_rules.slow_runs: lambda: Runs(cases=cases(scaled(1.5), which=[4])),
+    plausibility_rules.share_of_peak: lambda: submission(cases(scaled(0.4))),
+    plausibility_rules.drawn_seeds: lambda: Runs(
+        cases=tuple(case(compliant_log(run=run, seed=run), run) for run in range(10))
+    ),
+    sequence_rules.overlapping: lambda: Runs(
+        cases=cases(lambda log: shifted("cache_clear", -9_000_000)(log), which=[4])
+    ),
+    sequence_rules.gaps: lambda: Runs(cases=cases(shifted("cache_clear", 400_000_000), which=[9])),
+    source_rules.code_is_here: lambda: packaged(sources=None),
+    source_rules.config_exists: lambda: packaged(sources=sources(**{"benchmark.yaml": None})),
+    source_rules.callers: lambda: packaged(sources=sources(**{"train.py": 0})),
+    source_rules.scripts: lambda: packaged(sources=sources(**{"setup.sh": None})),
     package_rules.scaling: lambda: packaged(scaling_factor=1.5),
     tree_rules.descriptions: lambda: tree(description={"status": "available"}),
     tree_rules.answers: lambda: tree(description={"host_networking": ""}),
@@ -180,7 +253,7 @@ BREAKS = {
 
 def test_no_two_rules_have_one_name_and_an_id_is_one_of_those_that_the_documents_promise():
     assert len({(rule.id, rule.name) for rule in RULES}) == len({rule.name for rule in RULES}) == len(RULES)
-    numbered = {f"C{number}" for number in range(1, 21)}
+    numbered = {f"C{number}" for number in (*range(1, 21), 22, 23)}
     assert {rule.id for rule in RULES} == numbered | {"quality_target", "required_key", "key_value", "rcp"}
 
 
@@ -202,6 +275,7 @@ def test_every_kind_of_rule_is_run_by_the_checker(monkeypatch):
     checker.check_package(packaged())
     checker.check_proof(proven())
     checker.check_two_systems(two_systems())
+    checker.check_organisations(organisations())
     checker.check_tree(tree())
     assert asked == {rule.takes for rule in RULES} == set(PASSES)
 

@@ -70,7 +70,7 @@ class NativeExecutor(ScriptedExecutor):
 
 
 def losses(index: int) -> list[float]:
-    falling = [6.5 - 0.2 * k - 0.0010301 * (index + 1) for k in range(EVALUATIONS - 1)]
+    falling = [6.5 - 0.23 * k - 0.0010301 * (index + 1) for k in range(EVALUATIONS - 1)]
     return [*falling, 3.2900001 - 0.0010301 * index]
 
 

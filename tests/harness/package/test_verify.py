@@ -13,6 +13,7 @@ from compliance.official.package_checker import Oracle
 from harness import cli
 from harness.base.paths import ROOT
 from harness.package import archive
+from tests.compliance import defects_runs
 from tests.compliance.logs import compliant_log, write
 from tests.harness.package_campaign import content_tools
 
@@ -34,8 +35,8 @@ def tree(tmp_path):
         (root / name).mkdir(parents=True)
     write(root / "results/box/llama31_8b", *(compliant_log(run=run) for run in range(10)))
     (root / "systems/box.json").write_text(json.dumps(DESCRIPTION, indent=1))
-    (root / PLACE / "README.md").write_text("how it was run\n")
-    (root / PLACE / "benchmark.yaml").write_text("profile: llama31_8b\n")
+    for name in defects_runs.SUBMITTED:
+        (root / PLACE / name).write_text("how it was run\n")
     archive.seal(root)
     return root
 

@@ -1,0 +1,126 @@
+"""Rules that hold the logs against the code that is submitted with them: C11, C19 and C23."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compliance.benchmark import BENCHMARK
+from compliance.rule import rule
+from compliance.rule_input import Case, Finding, PackagedSubmission
+from compliance.runlog import integer, text
+
+_SCRIPTS = ("setup.sh", "init_datasets.sh", "run_and_time.sh")
+_MOST = 3  # files that are named
+
+
+@rule(
+    "C23",
+    source="submission_rules, benchmarks/; results are published without the code as well (a note).",
+    breaks="a tree without benchmarks/ (warning).",
+)
+def code_is_here(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """The code lies beside the results, or what it says is not here to check."""
+    if packaged.sources is None:
+        message = "not here to check: config_filename, the callers of the log, the scripts"
+        yield packaged.submission.warning(None, "a tree without benchmarks/", "the submitted code", message)
+
+
+@rule(
+    "C11",
+    source="mlperf-logging, common.yaml (config_filename, v6.1); submission_rules, benchmarks/.",
+    breaks="config_filename conf/train.yaml where benchmarks/ holds no train.yaml; ../train.yaml; an empty train.yaml.",
+)
+def config_exists(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """config_filename names a file of the package, and one that says something."""
+    for case in packaged.submission.cases if packaged.sources is not None else ():
+        point = case.log.points.get("config_filename")
+        value = text(point.value) if point else None
+        if point is None or not value:
+            continue
+        named = [source for source in packaged.sources or () if source.name == _name(value)]
+        if not named:
+            message = "the configuration is part of the submission: add it under benchmarks/"
+            yield case.error(point, value, "a file under benchmarks/", message)
+        elif ".." in value.split("/"):
+            message = "the configuration lies outside of the submission"
+            yield case.error(point, value, "a path inside of benchmarks/", message)
+        elif all(source.blank for source in named):
+            message = "the configuration that is submitted says nothing"
+            yield case.error(point, value, f"{named[0].path} with content", message)
+
+
+@rule(
+    "C23",
+    source="mlperf-logging README (metadata.file and lineno name the caller); submission_rules, benchmarks/.",
+    breaks="metadata.file train.py where benchmarks/ holds none; lineno 900 of a file of 80 lines (warning).",
+)
+def callers(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """The code that wrote the logs is the code that is submitted."""
+    if packaged.sources is None:
+        return
+    lines: dict[str, int] = {}
+    for source in packaged.sources:
+        lines[source.name] = max(lines.get(source.name, 0), source.lines or 0)
+    absent: dict[str, tuple[Case, int]] = {}
+    beyond: set[str] = set()
+    for case in packaged.submission.cases:
+        for file, line in _last_lines(case).items():
+            name = _name(file)
+            if name not in lines:
+                absent.setdefault(file, (case, line))
+            elif line > lines[name] and name not in beyond:
+                beyond.add(name)
+                message = (
+                    "the file that is submitted is shorter: another version of the program wrote the log"
+                )
+                found, expected = f"{file}:{line}", f"at most line {lines[name]}"
+                yield case.warning("metadata.lineno", found, expected, message)
+    if absent:
+        names = ", ".join(list(absent)[:_MOST]) + (", .." if len(absent) > _MOST else "")
+        message = "records were logged by files that are not submitted: a library, or other code?"
+        case = next(iter(absent.values()))[0]
+        yield case.warning("metadata.file", names, "files under benchmarks/", message)
+
+
+def _last_lines(case: Case) -> dict[str, int]:
+    """The highest line of each file that logged a record."""
+    found: dict[str, int] = {}
+    for event in case.parsed.events:
+        file, line = event.metadata.get("file"), integer(event.metadata.get("lineno"))
+        if isinstance(file, str) and file:
+            found[file] = max(found.get(file, 0), line or 0)
+    return found
+
+
+def caller_names(cases: tuple[Case, ...]) -> set[str]:
+    """Names of the files that logged the records, and of the configurations."""
+    files = {file for case in cases for file in _last_lines(case)}
+    points = [case.log.points.get("config_filename") for case in cases]
+    return {_name(value) for value in (*files, *(text(point.value) or "" for point in points if point))}
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@rule(
+    "C19",
+    source="submission_rules, benchmarks/; 1 of 12 organisations of v5.1 has setup.sh and init_datasets.sh (a note).",
+    breaks="no run_and_time.sh; no box_ours.json of the system box and the implementation ours (warning).",
+)
+def scripts(packaged: PackagedSubmission) -> Iterator[Finding]:
+    """The scripts that repeat a result are there, and the file that joins its system to its implementation."""
+    if packaged.sources is None:
+        return
+    names = {source.name for source in packaged.sources}
+    place = f"benchmarks/{BENCHMARK.name}/implementations/"
+    codes = {source.path.split("/")[3] for source in packaged.sources if source.path.startswith(place)}
+    joined = [f"{packaged.system}_{code}.json" for code in sorted(codes)]
+    missing = [name for name in _SCRIPTS if name not in names]
+    if joined and not names.intersection(joined):
+        missing.append(joined[0])
+    if missing:
+        message = "submission_rules ask for it under benchmarks/: a reviewer repeats the result with it"
+        yield packaged.submission.warning(
+            None, f"no {', '.join(missing)}", "scripts and system json", message
+        )
