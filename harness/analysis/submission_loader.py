@@ -283,12 +283,13 @@ def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
 
 def result_files(directory: Path) -> list[Path]:
     """The files that the official tools take for logs, result_*.txt, in the order of their numbers."""
-    found = [
-        (index, file.name, file)
-        for file in directory.glob(file_names.RESULTS)
-        if (index := file_names.result_index(file.name)) is not None
-    ]
-    return [file for _, _, file in sorted(found)]
+    return sorted(directory.glob(file_names.RESULTS), key=_place_of)
+
+
+def _place_of(file: Path) -> tuple[bool, int, str]:
+    """Names without a number stand last."""
+    index = file_names.result_index(file.name)
+    return index is None, index or 0, file.name
 
 
 def _nothing(path: Path, below: Sequence[Path]) -> str:

@@ -184,3 +184,13 @@ def test_any_directory_has_one_score_or_one_reason(tmp_path, capsys):
         assert (time is None) == (verdict["verdict"] == "undecided")
         converged = sum(run["converged"] is True for run in one["runs"])
         assert verdict["runs_converged"] == converged
+
+
+def test_every_file_that_the_official_tools_glob_counts(tmp_path, capsys):
+    path = write_submission(tmp_path / "a", ends=[CONVERGED] * 3)
+    (path / "result_2.txt").rename(path / "result_best.txt")
+    assert [run["file"].rpartition("_")[2] for run in scored(capsys, path)["runs"]] == [
+        "0.txt",
+        "1.txt",
+        "best.txt",
+    ]
