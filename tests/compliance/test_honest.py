@@ -10,7 +10,8 @@ import pytest
 from compliance import checker, mllog
 from harness.base.paths import ROOT
 from harness.check.log_directory import examine, judge
-from tests.compliance.defects_runs import configured, measured, put, renamed
+from tests.compliance import defects_runs
+from tests.compliance.defects_runs import measured, put, renamed
 from tests.compliance.logs import aborted, compliant_log, lines, parsed, positions, write
 from tests.compliance.mutate import drop, edit, edit_all, own_losses, rounded, shifted, twice
 from tests.compliance.test_catalogue import package  # noqa: F401  a fixture
@@ -172,7 +173,10 @@ PACKAGES = {
         lambda d: put(d, 0, shifted("run_start", 310_000)(compliant_log())),
         {"C3"},
     ),
-    "small batches": (configured(0), set()),
+    "batches below the smallest reference": (
+        defects_runs.every(global_batch_size=8, micro_batch_size=1, gradient_accumulation_steps=1),
+        set(),
+    ),
 }
 
 
