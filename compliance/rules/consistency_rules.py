@@ -168,10 +168,13 @@ def other_formats(submission: Submission) -> Iterator[Finding]:
 def other_constants(case: Case) -> Iterator[Finding]:
     """Dropout is 0 and the sequence length the benchmark's, wherever a log tells them."""
     length = case.ruleset.keys["max_sequence_length"].equals
+    start = case.log.points.get("run_start")
     for key, events in case.by_key.items():
         if key in case.ruleset.keys or key in _STANDARD:
             continue
         for event in events:
+            if isinstance(event.value, dict) and start and event.line > start.line:
+                break  # statistics of the run
             for name, value in _leaves(key, event.value):
                 expected = 0.0 if "dropout" in name.lower() else length if name.lower() in _LENGTHS else None
                 found = number(value)

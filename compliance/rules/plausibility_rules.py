@@ -117,7 +117,8 @@ def evaluation_on_the_clock(case: Case) -> Iterator[Finding]:
 )
 def slow_runs(runs: Runs) -> Iterator[Finding]:
     """No run is much slower per sample than the others of its submission."""
-    timed = [(case, speed) for case in runs.cases if (speed := ms_per_sample(case)) is not None]
+    ended = [case for case in runs.cases if not case.aborted]  # which trains on after its last evaluation
+    timed = [(case, speed) for case in ended if (speed := ms_per_sample(case)) is not None]
     if len(timed) < 3:
         return
     typical = median(speed for _, speed in timed)

@@ -112,9 +112,9 @@ def scripts(packaged: PackagedSubmission) -> Iterator[Finding]:
     """The scripts that repeat a result are there, and the file that joins its system to its implementation."""
     if packaged.sources is None:
         return
-    names = {source.name for source in packaged.sources}
-    place = f"benchmarks/{BENCHMARK.name}/implementations/"
-    codes = {source.path.split("/")[3] for source in packaged.sources if source.path.startswith(place)}
+    mine = [one for one in packaged.sources if one.path.startswith(f"benchmarks/{BENCHMARK.name}/")]
+    names, folders = {source.name for source in mine}, [source.path.split("/") for source in mine]
+    codes = {parts[3] for parts in folders if parts[2] == "implementations" and len(parts) > 4}
     joined = [f"{packaged.system}_{code}.json" for code in sorted(codes)]
     missing = [name for name in _SCRIPTS if name not in names]
     if joined and not names.intersection(joined):

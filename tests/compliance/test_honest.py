@@ -140,6 +140,7 @@ def every(change):
     return lambda directory: [put(directory, run, change(compliant_log(run=run))) for run in range(10)]
 
 
+OF_THE_CODE = {"C19", "C23"}  # notes on the code of the package that these tests write
 PACKAGES = {
     "result_01 .. result_10": (from_one_on, {"C19"}),
     "one padded number": (renamed("result_3.txt", "result_03.txt"), {"C19"}),
@@ -186,7 +187,8 @@ def test_an_honest_package_is_accepted(name, package):  # noqa: F811
     change(package[1])
     (checked,) = examine([str(package[0])], "6.1.0", skip_official=True)
     assert checked.errors == []
-    assert {violation.rule for violation in checked.violations} == warnings
+    told = {violation.rule for violation in checked.violations}
+    assert warnings <= told and told - warnings <= OF_THE_CODE
 
 
 @pytest.mark.parametrize("name", ["one aborted run", "one run cut off"])
@@ -208,9 +210,7 @@ def test_the_failed_run_that_may_be_must_break_nothing_else(package):  # noqa: F
 def test_a_failed_run_that_says_success_is_no_honest_one(package):  # noqa: F811
     put(package[1], 4, compliant_log(run=4, final_eval_accuracy=3.35))
     (checked,) = examine([str(package[0])], "6.1.0", skip_official=True)
-    assert [(violation.rule, violation.severity) for violation in checked.violations] == [
-        ("quality_target", "error")
-    ]
+    assert [violation.rule for violation in checked.errors] == ["quality_target"]
 
 
 def test_a_single_failed_log_or_one_of_a_few_is_an_error(tmp_path):

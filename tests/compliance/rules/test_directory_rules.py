@@ -6,7 +6,7 @@ import pytest
 
 from compliance import checker
 from compliance.ruleset import KeyRule, RulesetError, load
-from tests.compliance.logs import compliant_log, parsed, positions, write
+from tests.compliance.logs import aborted, compliant_log, parsed, positions, write
 from tests.compliance.mutate import edit, own_losses, rounded
 
 
@@ -84,13 +84,23 @@ def test_values_in_common_at_other_evaluations_are_chance():
 
 
 def test_agreement_beyond_chance_and_short_of_certainty_is_a_warning():
-    short = [rounded(2)(own_losses(0)(compliant_log(run=run, evaluations=14))) for run in range(2)]
+    first, second = (compliant_log(run=run, evaluations=14) for run in range(2))
+    for mine, theirs in zip(*(positions(log, "eval_accuracy") for log in (first, second)), strict=True):
+        second[theirs] = {**second[theirs], "value": first[mine]["value"]}
+    short = [rounded(2)(log) for log in (first, second)]
     assert told_of_copies(short) == [("warning", "result_1.txt", "14 of 14 values in common")]
 
 
 def test_one_evaluation_in_common_is_chance():
     first, second = compliant_log(final_eval_accuracy=3.29), compliant_log(run=1, final_eval_accuracy=3.29)
     assert broken(first, second) == []
+
+
+def test_a_run_that_was_aborted_behind_an_evaluation_is_not_called_slow():
+    stopped = [{**one, "time_ms": one["time_ms"] + 2 * 10_000_000} for one in aborted(compliant_log(run=2))]
+    stopped[-1]["time_ms"] += 290_000
+    stopped[-2]["time_ms"] += 290_000
+    assert broken(compliant_log(), compliant_log(run=1), compliant_log(run=3), stopped) == ["quality_target"]
 
 
 @pytest.mark.parametrize(
