@@ -1,64 +1,164 @@
-"""The words of `check`: a line per log, a line per violation, and the verdict."""
+"""The words of `check`: why this ruleset, then a line per rule and message, the worst first, and the verdict."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from compliance.official import compliance_checker
+from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
 from compliance.ruleset import NAMES
 from harness.base.text import printable
 from harness.check.log_directory import Checked
 
+COLOURS = {"FAIL": "bold red", "ok": "green", "error": "red", "warning": "yellow"}  # of a line's first word
+_ORDER = ("error", "warning")  # of severities, the worst first
+_PLACE = re.compile(r"\S*(?:/|result_)\S*")  # a file, named inside of a message
+_NUMBER = re.compile(r"\d[\d.,]*")
+_ABSOLUTE = re.compile(r"(?<![\w./])/[^\s:;,]+")
 
-def lines(checked: Checked) -> list[str]:
-    told = {verdict.path: verdict for verdict in checked.official}
-    found = [f"ruleset {checked.ruleset}: {checked.ruleset_why}"]
-    for path in map(str, checked.paths):
-        mine = [violation for violation in checked.violations if violation.file == path]
-        errors = sum(violation.severity == "error" for violation in mine)
-        verdict = told.get(path)
-        word = "FAIL" if errors or (verdict and not verdict.as_expected) else "ok"
-        note = printable(verdict.note) if verdict else "not run"
-        counts = f"{errors} errors, {len(mine) - errors} warnings"
-        found.append(f"{word:<4} {shown(path)}: ruleset {checked.ruleset}: {counts}; official: {note}")
-        found += [f"     {sentence(violation)}" for violation in mine]
-    files = {str(path) for path in checked.paths}
-    others = [violation for violation in checked.violations if violation.file not in files]
-    if others:
-        errors = sum(violation.severity == "error" for violation in others)
-        counts = f"{errors} errors, {len(others) - errors} warnings"
-        found.append(
-            f"{'FAIL' if errors else 'ok':<4} {shown(str(checked.directory))}: the directory: {counts}"
-        )
-        found += [f"     {sentence(violation)}" for violation in others]
-    return [*found, _total(checked)]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """Violations of one rule with one message, wherever they stand; told by the first of them."""
+
+    violations: tuple[Violation, ...]
+
+    @property
+    def first(self) -> Violation:
+        return self.violations[0]
+
+
+def kinds(violations: Sequence[Violation]) -> list[Kind]:
+    """Violations by rule, key and message, errors first, then what is most frequent.
+
+    Files and numbers inside of a message do not tell kinds apart.
+    """
+    grouped: dict[tuple[str, ...], list[Violation]] = {}
+    for one in violations:
+        message = _NUMBER.sub("#", _PLACE.sub("#", one.message))
+        grouped.setdefault((one.severity, one.rule, one.key or "", message), []).append(one)
+    found = [Kind(violations=tuple(group)) for group in grouped.values()]
+    return sorted(found, key=lambda kind: (_ORDER.index(kind.first.severity), -len(kind.violations)))
+
+
+def lines(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> list[str]:
+    """The verdicts on several directories and packages."""
+    reasons = dict.fromkeys(map(reason, checked))
+    told = [line for one in sorted(checked, key=lambda one: one.ok) for line in _directory(one)]
+    return [*reasons, *told, *map(package, packages), *_totals(checked)]
+
+
+def reason(checked: Checked) -> str:
+    """By which ruleset, and from what that was chosen."""
+    return f"ruleset {checked.ruleset}: {checked.ruleset_why}"
+
+
+def _directory(checked: Checked) -> list[str]:
+    """One directory: how many, what is wrong, what the official checker says."""
+    errors = len(checked.errors)
+    counts = f"{errors} errors, {len(checked.violations) - errors} warnings"
+    word = "ok" if checked.ok else "FAIL"
+    head = f"{word:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs: {counts}"
+    told = grouped(checked.violations, checked.directory, checked.paths)
+    return [head, *told, *_official(checked)]
+
+
+def grouped(violations: Sequence[Violation], base: Path, logs: Sequence[Path] = ()) -> list[str]:
+    """A line for each kind of violation.
+
+    Args:
+        base: files below it are named from there.
+        logs: of which violations are counted in "3 of 10 logs".
+    """
+    return [f"  {_told(kind)}; {_places(kind, base, logs)}" for kind in kinds(violations)]
+
+
+def _told(kind: Kind) -> str:
+    """Rule, key, what was found, what is allowed, and why."""
+    first = kind.first
+    others = len({repr(one.found) for one in kind.violations}) - 1
+    more = f" and {others} other values" if others > 1 else " and another value" if others else ""
+    return f"{first.severity} {first.rule}: {_what(first, more)}"
+
+
+def _places(kind: Kind, base: Path, logs: Sequence[Path]) -> str:
+    """Where it stands: in how many of the logs, or at how many places, and the first of them."""
+    first, known = kind.first, set(map(str, logs))
+    where = _below(first.file, base) + (f":{first.line}" if first.line else "")
+    files = {one.file for one in kind.violations}
+    times, many = len(kind.violations), len(kind.violations) > 1
+    if len(known) > 1 and files <= known:
+        often = f" ({times} times)" if times > len(files) else ""
+        return f"in {len(files)} of {len(known)} logs{often}, {'first ' if many else ''}{where}"
+    return f"at {times} places, first {where}" if many else where
+
+
+def _official(checked: Checked) -> list[str]:
+    """What the official checker says, once for all logs of which it says the same; the worst first."""
+    notes: dict[tuple[bool, str], list[Official]] = {}
+    for verdict in checked.official:
+        notes.setdefault((verdict.as_expected, verdict.note), []).append(verdict)
+    return [
+        f"  {'ok' if expected else 'FAIL'} official compliance_checker: {printable(note)}; "
+        f"in {len(found)} of {len(checked.paths)} logs, first {_below(found[0].path, checked.directory)}"
+        for (expected, note), found in sorted(notes.items(), key=lambda item: item[0][0])
+    ]
 
 
 def package(oracle: Oracle) -> str:
     word = "FAIL" if oracle.verdict == "fail" else "ok"
-    return f"{word:<4} official {oracle.tool}: {oracle.verdict} ({printable(oracle.note)})\n"
+    return f"{word:<4} official {oracle.tool}: {oracle.verdict} ({printable(oracle.note)})"
 
 
-def _total(checked: Checked) -> str:
-    refused = {violation.file for violation in checked.errors}
-    refused |= {verdict.path for verdict in checked.official if not verdict.as_expected}
-    total = len(checked.paths)
-    passed = sum(str(path) not in refused for path in checked.paths)
-    tool = f"; official tools: mlperf-logging {compliance_checker.version()}" if checked.official else ""
-    hint = f"; --ruleset judges by another round: {', '.join(NAMES)}" if passed < total else ""
-    return f"{passed} of {total} logs pass ruleset {checked.ruleset}{tool}{hint}"
+def _totals(checked: Sequence[Checked]) -> list[str]:
+    """Logs that pass, by ruleset."""
+    names = dict.fromkeys(one.ruleset for one in checked)
+    return [_total(name, [one for one in checked if one.ruleset == name]) for name in names]
+
+
+def _total(ruleset: str, checked: Sequence[Checked]) -> str:
+    refused = {violation.file for one in checked for violation in one.errors}
+    verdicts = [verdict for one in checked for verdict in one.official]
+    refused |= {verdict.path for verdict in verdicts if not verdict.as_expected}
+    paths = [str(path) for one in checked for path in one.paths]
+    passed = sum(path not in refused for path in paths)
+    tool = f"; official tools: mlperf-logging {compliance_checker.version()}" if verdicts else ""
+    hint = f"; --ruleset judges by another round: {', '.join(NAMES)}" if passed < len(paths) else ""
+    return f"{passed} of {len(paths)} logs pass ruleset {ruleset}{tool}{hint}"
 
 
 def sentence(violation: Violation) -> str:
+    """One violation, its place first."""
     place = shown(violation.file) + (f":{violation.line}" if violation.line else "")
+    return f"{place}: [{violation.rule} {violation.severity}] {_what(violation)}"
+
+
+def _what(violation: Violation, more: str = "") -> str:
     found, expected = printable(violation.found) or "''", printable(violation.expected)
     key = f"{printable(violation.key)}: " if violation.key else ""
-    what = f"{key}found {found}; expected {expected}; {printable(violation.message)}"
     source = f" ({printable(violation.section)})" if violation.section else ""
-    return f"{place}: [{violation.rule} {violation.severity}] {what}{source}"
+    return f"{key}found {found}{more}; expected {expected}; {_message(violation.message)}{source}"
+
+
+def _message(text: str) -> str:
+    """With the paths inside of it as short as the others."""
+    return printable(_ABSOLUTE.sub(lambda match: shown(match[0]), text), limit=400)
+
+
+def _below(file: str, base: Path) -> str:
+    """Named from the directory that the verdict is on, where it lies in it."""
+    path = Path(file)
+    return (
+        printable(path.relative_to(base), limit=400)
+        if path != base and path.is_relative_to(base)
+        else shown(file)
+    )
 
 
 def shown(path: str) -> str:

@@ -12,6 +12,7 @@ from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.check import grouped_text, results_repository
 from harness.check.document import document
 from harness.check.log_directory import judge, known_ruleset
+from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset
 
 
@@ -55,14 +56,14 @@ def _paths(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(found), indent=2))
     else:
-        print("\n".join(line for one in checked for line in grouped_text.lines(one)))
-        print("".join(grouped_text.package(oracle) for oracle in packages), end="")
+        show(grouped_text.lines(checked, packages), grouped_text.COLOURS)
     return EXIT_OK if found.ok else EXIT_FAILED
 
 
 def _repository(args: argparse.Namespace) -> int:
     """A line, or an element of one JSON list, per result directory."""
     failed = results = logs = 0
+    rulesets: set[str] = set()
     found = results_repository.checked(
         args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
     )
@@ -71,7 +72,9 @@ def _repository(args: argparse.Namespace) -> int:
             element = json.dumps(asdict(results_repository.element(checked)), indent=1)
             print(("[" if number == 0 else ",") + element, flush=True)
         else:
-            print(results_repository.line(checked), flush=True)
+            head = [] if checked.ruleset in rulesets else [grouped_text.reason(checked)]
+            show([*head, results_repository.line(checked)], grouped_text.COLOURS)
+            rulesets.add(checked.ruleset)
         results, logs, failed = results + 1, logs + len(checked.paths), failed + (not checked.ok)
     if args.json:
         print("]")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from compliance.ruleset import NAMES
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.check import grouped_text
 from harness.check.log_directory import known_ruleset
+from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset
 from harness.package import build, verify
 
@@ -59,7 +61,7 @@ def _verify(args: argparse.Namespace) -> int:
         documents.append(asdict(verify.document(verdict)))
         ok = ok and verdict.ok
         if not args.json:
-            print("\n".join(verify.lines(verdict)), flush=True)
+            show(verify.lines(verdict), grouped_text.COLOURS)
     if args.json:
         print(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
     return EXIT_OK if ok else EXIT_FAILED

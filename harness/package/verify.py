@@ -15,6 +15,7 @@ from compliance.rule import Rule
 from compliance.rule_input import Violation
 from compliance.rules import tree_rules
 from compliance.rules.tree_rules import Tree
+from harness.analysis.submission_loader import result_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import grouped_text
@@ -137,9 +138,11 @@ def _checksums(verdict: Verdict) -> str | list[str]:
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """For a terminal: violations, tools, checksums, verdict."""
-    found = [grouped_text.sentence(violation) for violation in verdict.violations]
-    found += [grouped_text.package(oracle).rstrip("\n") for oracle in verdict.asked]
+    """For a terminal: the ruleset, violations by kind, tools, checksums, verdict."""
+    root = verdict.organisation.resolve()
+    logs = [file for place in repository.result_directories(root) for file in result_files(place.path)]
+    found = grouped_text.grouped(verdict.violations, root, logs)
+    found += [grouped_text.package(oracle) for oracle in verdict.asked]
     changed = [f"FAIL checksums: {printable(text)}" for text in verdict.changed or ()]
     found += changed or [f"ok   checksums: {_checksums(verdict)}"]
     counts = [sum(v.severity == kind for v in verdict.violations) for kind in ("error", "warning")]

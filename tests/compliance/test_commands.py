@@ -40,8 +40,8 @@ def test_a_violation_is_a_line_with_file_line_rule_and_what_was_expected(tmp_pat
     write(tmp_path, compliant_log(opt_adamw_epsilon=1e-8))
     code, out, _ = command(capsys, "check", "result_0.txt")
     assert code == 1
-    assert ": [key_value error] opt_adamw_epsilon: found 1e-08; expected 1e-05; " in out
-    assert "result_0.txt:" in out and "0 of 1 logs pass" in out
+    assert "  error key_value: opt_adamw_epsilon: found 1e-08; expected 1e-05; " in out
+    assert "; result_0.txt:" in out and "0 of 1 logs pass" in out
 
 
 def test_an_aborted_log_is_incomplete_but_well_formed(tmp_path, capsys):

@@ -50,8 +50,8 @@ def test_every_result_has_its_line_and_the_totals_come_last(tree, capsys):
     code, out, _ = command(capsys, "check", "--all", tree, "--skip-official")
     lines = out.splitlines()
     assert code == 0 and lines[-1] == "3 results, 30 logs: 3 pass, 0 fail"
-    assert [line[:2] for line in lines[:-1]] == ["ok"] * 3
-    assert all("10 logs, 77.250 min: nothing found" in line for line in lines[:-1])
+    assert lines[0].startswith("ruleset 6.1.0: ") and [line[:2] for line in lines[1:-1]] == ["ok"] * 3
+    assert all("10 logs, 77.250 min: nothing found" in line for line in lines[1:-1])
 
 
 def test_the_json_form_is_a_list_with_the_official_verdicts(tree, capsys):

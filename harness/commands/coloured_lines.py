@@ -1,0 +1,27 @@
+"""Prints lines, on a terminal with their first word in a colour."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def show(lines: Sequence[str], colours: Mapping[str, str]) -> None:
+    """Print to stdout, at once.
+
+    Args:
+        colours: first word -> a style of rich; other lines stay plain.
+    """
+    if not sys.stdout.isatty():
+        print("\n".join(lines), flush=True)
+        return
+    from rich.console import Console  # a file or a pipe need not wait for it
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)
+    for line in lines:
+        word = line.split(maxsplit=1)[0] if line.strip() else ""
+        text, start = Text(line), line.find(word)
+        if word in colours:
+            text.stylize(colours[word], start, start + len(word))
+        console.print(text)
