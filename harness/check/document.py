@@ -31,7 +31,11 @@ class OfficialVerdicts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """The verdict on everything that was named."""
+    """The verdict on everything that was named.
+
+    Args:
+        not_checked: directories with results of other benchmarks.
+    """
 
     ok: bool
     ruleset: str
@@ -39,9 +43,12 @@ class Document:
     violations: Sequence[Violation]
     official: OfficialVerdicts
     ruleset_why: str
+    not_checked: Sequence[str]
 
 
-def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> Document:
+def document(
+    checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
+) -> Document:
     """The verdicts on several directories and packages as one."""
     names = _names([path for one in checked for path in one.paths])
     verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
@@ -58,6 +65,7 @@ def document(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> Doc
             package_checker_notes=[oracle.note for oracle in packages],
         ),
         ruleset_why="; ".join(dict.fromkeys(one.ruleset_why for one in checked)),
+        not_checked=not_checked,
     )
 
 

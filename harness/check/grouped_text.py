@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compliance.benchmark import BENCHMARK
 from compliance.official import compliance_checker
 from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
@@ -47,11 +48,13 @@ def kinds(violations: Sequence[Violation]) -> list[Kind]:
     return sorted(found, key=lambda kind: (_ORDER.index(kind.first.severity), -len(kind.violations)))
 
 
-def lines(checked: Sequence[Checked], packages: Sequence[Oracle] = ()) -> list[str]:
-    """The verdicts on several directories and packages."""
+def lines(
+    checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
+) -> list[str]:
+    """The verdicts on several directories and packages, and what was left aside."""
     reasons = dict.fromkeys(map(reason, checked))
     told = [line for one in sorted(checked, key=lambda one: one.ok) for line in _directory(one)]
-    return [*reasons, *told, *map(package, packages), *_totals(checked)]
+    return [*reasons, *told, *map(package, packages), *left_aside(not_checked), *_totals(checked)]
 
 
 def reason(checked: Checked) -> str:
@@ -109,6 +112,12 @@ def _official(checked: Checked) -> list[str]:
         f"in {len(found)} of {len(checked.paths)} logs, first {_below(found[0].path, checked.directory)}"
         for (expected, note), found in sorted(notes.items(), key=lambda item: item[0][0])
     ]
+
+
+def left_aside(places: Sequence[str]) -> list[str]:
+    """Results of other benchmarks."""
+    why = f"another benchmark than {BENCHMARK.name}"
+    return [f"not checked: {shown(place)}: {why}" for place in places]
 
 
 def package(oracle: Oracle) -> str:

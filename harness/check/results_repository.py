@@ -14,6 +14,7 @@ from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
+from harness.check import other_benchmarks
 from harness.check.grouped_text import shown
 from harness.check.log_directory import Checked, Earlier, beside, examined
 
@@ -26,6 +27,7 @@ class Element:
         files: logs.
         time_to_train_min: olympic mean before normalisation, unverified.
         official_pass: logs that the official checker passes; None where it was not asked.
+        not_checked: directories with the organisation's results of other benchmarks.
     """
 
     directory: str
@@ -37,6 +39,7 @@ class Element:
     time_to_train_min: float | None
     official_pass: int | None
     violations: Sequence[Violation]
+    not_checked: Sequence[str]
 
 
 def checked(
@@ -86,24 +89,32 @@ def element(checked: Checked) -> Element:
         time_to_train_min=_minutes(checked),
         official_pass=passed if checked.official else None,
         violations=checked.violations,
+        not_checked=other_benchmarks.not_checked([checked.directory.parents[2]]),
     )
 
 
-def line(checked: Checked) -> str:
+def line(element: Element) -> str:
     """The same for people."""
-    counted = Counter((violation.severity, violation.rule) for violation in checked.violations)
+    counted = Counter((violation.severity, violation.rule) for violation in element.violations)
     told = [
         f"{severity} {rule} x {count}"
         for severity in ("error", "warning")
         for (mine, rule), count in sorted(counted.items())
         if mine == severity
     ]
-    minutes = _minutes(checked)
+    minutes, passed = element.time_to_train_min, element.official_pass
     score_text = "no score" if minutes is None else f"{minutes:.3f} min"
-    verdicts = f", official {sum(v.verdict == 'pass' for v in checked.official)}" if checked.official else ""
-    word = "ok" if checked.ok else "FAIL"
-    head = f"{word:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs{verdicts}, {score_text}"
+    verdicts = "" if passed is None else f", official {passed}"
+    word = "ok" if element.ok else "FAIL"
+    head = f"{word:<4} {shown(element.directory)}: {element.files} logs{verdicts}, {score_text}"
     return f"{head}: {', '.join(told) or 'nothing found'}"
+
+
+def total(elements: Sequence[Element]) -> str:
+    """How many results there are, and how many of them pass."""
+    passed = sum(element.ok for element in elements)
+    logs = sum(element.files for element in elements)
+    return f"{len(elements)} results, {logs} logs: {passed} pass, {len(elements) - passed} fail"
 
 
 def _minutes(checked: Checked) -> float | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from compliance import rules_page
 from compliance.ruleset import NAMES
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.check import grouped_text, results_repository
+from harness.check import grouped_text, other_benchmarks, results_repository
 from harness.check.document import document
 from harness.check.log_directory import judge, known_ruleset
+from harness.check.results_repository import Element
 from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset
 
@@ -45,6 +46,7 @@ def main(args: argparse.Namespace) -> int:
             "check: found no PATH; allowed: a log, a directory, a campaign, a package; or --rules"
         )
     known_ruleset(args.ruleset)
+    other_benchmarks.require_ours(args.paths)
     return _repository(args) if args.all else _paths(args)
 
 
@@ -52,32 +54,31 @@ def _paths(args: argparse.Namespace) -> int:
     checked, packages = judge(
         args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
     )
-    found = document(checked, packages)
+    others = other_benchmarks.not_checked(args.paths)
+    found = document(checked, packages, others)
     if args.json:
         print(json.dumps(asdict(found), indent=2))
     else:
-        show(grouped_text.lines(checked, packages), grouped_text.COLOURS)
+        show(grouped_text.lines(checked, packages, others), grouped_text.COLOURS)
     return EXIT_OK if found.ok else EXIT_FAILED
 
 
 def _repository(args: argparse.Namespace) -> int:
-    """A line, or an element of one JSON list, per result directory."""
-    failed = results = logs = 0
+    """A line, or an element of one JSON list, per result directory, as each is done."""
+    done: list[Element] = []
     rulesets: set[str] = set()
-    found = results_repository.checked(
+    for checked in results_repository.checked(
         args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
-    )
-    for number, checked in enumerate(found):
+    ):
+        element = results_repository.element(checked)
         if args.json:
-            element = json.dumps(asdict(results_repository.element(checked)), indent=1)
-            print(("[" if number == 0 else ",") + element, flush=True)
+            print(("," if done else "[") + json.dumps(asdict(element), indent=1), flush=True)
         else:
             head = [] if checked.ruleset in rulesets else [grouped_text.reason(checked)]
-            show([*head, results_repository.line(checked)], grouped_text.COLOURS)
-            rulesets.add(checked.ruleset)
-        results, logs, failed = results + 1, logs + len(checked.paths), failed + (not checked.ok)
-    if args.json:
-        print("]")
-    else:
-        print(f"{results} results, {logs} logs: {results - failed} pass, {failed} fail")
-    return EXIT_FAILED if failed else EXIT_OK
+            show([*head, results_repository.line(element)], grouped_text.COLOURS)
+        rulesets.add(checked.ruleset)
+        done.append(replace(element, violations=()))  # a repository has hundreds
+    others = other_benchmarks.not_checked(args.paths)
+    last = [*grouped_text.left_aside(others), results_repository.total(done)]
+    show(["]"] if args.json else last, {})
+    return EXIT_OK if all(element.ok for element in done) else EXIT_FAILED

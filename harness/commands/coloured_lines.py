@@ -13,7 +13,7 @@ def show(lines: Sequence[str], colours: Mapping[str, str]) -> None:
         colours: first word -> a style of rich; other lines stay plain.
     """
     if not sys.stdout.isatty():
-        print("\n".join(lines), flush=True)
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
         return
     from rich.console import Console  # a file or a pipe need not wait for it
     from rich.text import Text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compliance.ruleset import NAMES
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.check import grouped_text
+from harness.check import grouped_text, other_benchmarks
 from harness.check.log_directory import known_ruleset
 from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset
@@ -56,6 +56,7 @@ def _build(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     """The tree of one organisation, or of several below a directory."""
     documents, ok = [], True
+    other_benchmarks.require_ours([args.tree])
     for organisation in verify.organisations(args.tree):
         verdict = verify.verified(organisation, args.ruleset)
         documents.append(asdict(verify.document(verdict)))

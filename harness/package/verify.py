@@ -18,7 +18,7 @@ from compliance.rules.tree_rules import Tree
 from harness.analysis.submission_loader import result_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
-from harness.check import grouped_text
+from harness.check import grouped_text, other_benchmarks
 from harness.check.log_directory import chosen_for_package, examine
 from harness.package import archive
 
@@ -108,6 +108,7 @@ class Document:
     Args:
         checksums: what does not agree with SHA256SUMS, or a word about it.
         official: version of mlperf-logging, then each tool with its verdict.
+        not_checked: directories with results of other benchmarks.
     """
 
     ok: bool
@@ -116,6 +117,7 @@ class Document:
     checksums: str | Sequence[str]
     violations: Sequence[Violation]
     official: Mapping[str, str | ToolVerdict]
+    not_checked: Sequence[str]
 
 
 def document(verdict: Verdict) -> Document:
@@ -128,6 +130,7 @@ def document(verdict: Verdict) -> Document:
         checksums=_checksums(verdict),
         violations=verdict.violations,
         official={"version": compliance_checker.version(), **tools},
+        not_checked=other_benchmarks.not_checked([verdict.organisation]),
     )
 
 
@@ -142,6 +145,7 @@ def lines(verdict: Verdict) -> list[str]:
     root = verdict.organisation.resolve()
     logs = [file for place in repository.result_directories(root) for file in result_files(place.path)]
     found = grouped_text.grouped(verdict.violations, root, logs)
+    found += grouped_text.left_aside(other_benchmarks.not_checked([verdict.organisation]))
     found += [grouped_text.package(oracle) for oracle in verdict.asked]
     changed = [f"FAIL checksums: {printable(text)}" for text in verdict.changed or ()]
     found += changed or [f"ok   checksums: {_checksums(verdict)}"]

@@ -160,7 +160,7 @@ def test_what_is_no_tree_is_one_clear_line(tmp_path, capsys, name):
 
 
 def test_a_tree_without_the_benchmark_fails_without_a_crash(tmp_path, capsys):
-    (tmp_path / "x/results/box/bert").mkdir(parents=True)
+    (tmp_path / "x/results/box/llama31-8b").mkdir(parents=True)
     code, out = verify(capsys, tmp_path / "x")
     assert code == 1 and "found no results of the benchmark" in out
 
