@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from compliance import checker, repository, scoring
@@ -15,7 +16,7 @@ from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import other_benchmarks
-from harness.check.grouped_text import shown
+from harness.check.grouped_text import left_aside, reason, shown
 from harness.check.log_directory import Checked, Earlier, beside, examined
 
 
@@ -110,7 +111,24 @@ def line(element: Element) -> str:
     return f"{head}: {', '.join(told) or 'nothing found'}"
 
 
-def total(elements: Sequence[Element]) -> str:
+def answer(
+    found: Iterable[Checked], paths: Sequence[str], *, as_json: bool
+) -> Iterator[tuple[list[str], bool]]:
+    """Lines for every result as it is done, and whether it passes; what was left aside and the totals come last."""
+    done: list[Element] = []
+    rulesets: set[str] = set()
+    for checked in found:
+        one = element(checked)
+        head = [] if one.ruleset in rulesets else [reason(checked)]
+        text = ("," if done else "[") + json.dumps(asdict(one), indent=1) if as_json else ""
+        yield [text] if as_json else [*head, line(one)], one.ok
+        rulesets.add(one.ruleset)
+        done.append(replace(one, violations=()))  # a repository has hundreds
+    last = [*left_aside(other_benchmarks.not_checked(paths)), _total(done)]
+    yield ["]"] if as_json else last, True
+
+
+def _total(elements: Sequence[Element]) -> str:
     """How many results there are, and how many of them pass."""
     passed = sum(element.ok for element in elements)
     logs = sum(element.files for element in elements)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from compliance import rules_page
 from compliance.ruleset import NAMES
@@ -12,7 +12,6 @@ from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.check import grouped_text, other_benchmarks, results_repository
 from harness.check.document import document
 from harness.check.log_directory import judge, known_ruleset
-from harness.check.results_repository import Element
 from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset
 
@@ -65,20 +64,11 @@ def _paths(args: argparse.Namespace) -> int:
 
 def _repository(args: argparse.Namespace) -> int:
     """A line, or an element of one JSON list, per result directory, as each is done."""
-    done: list[Element] = []
-    rulesets: set[str] = set()
-    for checked in results_repository.checked(
+    checked = results_repository.checked(
         args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
-    ):
-        element = results_repository.element(checked)
-        if args.json:
-            print(("," if done else "[") + json.dumps(asdict(element), indent=1), flush=True)
-        else:
-            head = [] if checked.ruleset in rulesets else [grouped_text.reason(checked)]
-            show([*head, results_repository.line(element)], grouped_text.COLOURS)
-        rulesets.add(checked.ruleset)
-        done.append(replace(element, violations=()))  # a repository has hundreds
-    others = other_benchmarks.not_checked(args.paths)
-    last = [*grouped_text.left_aside(others), results_repository.total(done)]
-    show(["]"] if args.json else last, {})
-    return EXIT_OK if all(element.ok for element in done) else EXIT_FAILED
+    )
+    ok = True
+    for lines, passed in results_repository.answer(checked, args.paths, as_json=args.json):
+        show(lines, grouped_text.COLOURS)
+        ok = ok and passed
+    return EXIT_OK if ok else EXIT_FAILED
