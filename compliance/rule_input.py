@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Violation:
         line: None where the defect is an absence.
         message: why it matters or what to do.
         section: where the rule comes from.
+        review: a reviewer decides whether it stands; without another error the verdict is "needs review".
     """
 
     rule: str
@@ -43,6 +44,7 @@ class Violation:
     expected: Any
     message: str
     section: str = ""
+    review: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,7 @@ class Finding:
     found: Any
     expected: Any
     message: str
+    review: bool = False
 
     def violation(self, rule: str, section: str = "") -> Violation:
         return Violation(
@@ -68,7 +71,13 @@ class Finding:
             expected=self.expected,
             message=self.message,
             section=section,
+            review=self.review,
         )
+
+
+def for_review(finding: Finding) -> Finding:
+    """The same as a reviewer's to decide: files and people know more than the logs."""
+    return replace(finding, review=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +129,10 @@ class Case:
 
     def warning(self, at: Event | str | None, found: Any, expected: Any, message: str) -> Finding:
         return self._finding("warning", at, found, expected, message)
+
+    def question(self, at: Event | str | None, found: Any, expected: Any, message: str) -> Finding:
+        """A warning that is a reviewer's to decide."""
+        return for_review(self.warning(at, found, expected, message))
 
     def _finding(
         self, severity: str, at: Event | str | None, found: Any, expected: Any, message: str
@@ -228,6 +241,10 @@ class Submission:
 
     def warning(self, name: str | None, found: Any, expected: Any, message: str) -> Finding:
         return self._finding("warning", name, found, expected, message)
+
+    def question(self, name: str | None, found: Any, expected: Any, message: str) -> Finding:
+        """A warning that is a reviewer's to decide."""
+        return for_review(self.warning(name, found, expected, message))
 
     def _finding(self, severity: str, name: str | None, found: Any, expected: Any, message: str) -> Finding:
         return Finding(

@@ -26,7 +26,10 @@ _HEAD = """# Rules
 
 What `./run.sh check` looks for. Generated from the rules by `python -m compliance.rules_page`; not to be edited. A
 violation is an error where the rules are broken, a warning where vendors' conventions differ or where a log only looks
-odd. Bounds and their sources: compliance/rulesets/*.yaml. TR means MLCommons training_rules.
+odd. Bounds and their sources: compliance/rulesets/*.yaml. TR means MLCommons training_rules. What a reviewer has to
+decide is marked: without another error the verdict is "needs review". Two ids are no rules of this page: `secret`
+(`package verify`: keys, passwords, private addresses) and `equal_hardware` (a system far from public ones of equal
+hardware).
 
 """
 _JUDGES = {

@@ -161,7 +161,7 @@ def initialisation(case: Case) -> Iterator[Finding]:
     elif gap_s > case.ruleset.init_gap_s:
         expected = f"<= {case.ruleset.init_gap_s:g} s"
         message = "work that nothing logs, a reviewer may ask for it; warm up before init_stop"
-        yield case.warning(start, f"{gap_s:.1f} s after init_stop", expected, message)
+        yield case.question(start, f"{gap_s:.1f} s after init_stop", expected, message)
 
 
 def _init_limit_s(case: Case) -> float:

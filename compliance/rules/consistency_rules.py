@@ -76,7 +76,7 @@ def status(submission: Submission) -> Iterator[Finding]:
         expected = _STATUSES.get(text(point.value) or "") if point else None
         if system and point is not None and expected and not system.status.startswith(expected):
             message = f"{system.path} says otherwise: the category of a result depends on it"
-            yield case.warning(point, point.value, system.status, message)
+            yield case.question(point, point.value, system.status, message)
 
 
 @rule(
@@ -92,7 +92,7 @@ def platform(submission: Submission) -> Iterator[Finding]:
         value = text(point.value) if point else None
         if system and point is not None and value and (why := _contradicts(value, system)):
             message = f"{why} of {system.path}: logs of another system?"
-            yield case.warning(point, value, _described(system), message)
+            yield case.question(point, value, _described(system), message)
 
 
 def _contradicts(value: str, system: System) -> str | None:
@@ -123,7 +123,7 @@ def system_name(submission: Submission) -> Iterator[Finding]:
     named, described = accelerators_named_in(system.name), accelerators_named_in(system.model)
     if named and described and not named & described:
         message = f"{system.path}: system_name and accelerator_model_name name two accelerators"
-        yield submission.warning(None, system.name, system.model, message)
+        yield submission.question(None, system.name, system.model, message)
 
 
 @rule(
@@ -139,7 +139,7 @@ def world_size(submission: Submission) -> Iterator[Finding]:
             point, found = case.log.points.get(key), case.number(key)
             if system and point is not None and found is not None and found != system.accelerators:
                 message = f"{system.path} describes {_described(system)}"
-                yield case.warning(point, found, system.accelerators, message)
+                yield case.question(point, found, system.accelerators, message)
 
 
 @rule(

@@ -36,7 +36,7 @@ def first_loss(case: Case) -> Iterator[Finding]:
     if first.log_perplexity < _FIRST_LOSS:
         message = "no published run learns that fast: from a checkpoint, or more samples than are counted?"
         at = case.of("eval_accuracy")[0]
-        yield case.warning(at, first.log_perplexity, f">= {_FIRST_LOSS} (published: >= 5.13)", message)
+        yield case.question(at, first.log_perplexity, f">= {_FIRST_LOSS} (published: >= 5.13)", message)
 
 
 @rule(
@@ -55,7 +55,7 @@ def last_drop(case: Case) -> Iterator[Finding]:
                 f"a leap from {before.log_perplexity:.4f} (line {before.line}): was the last value edited?"
             )
             at = case.of("eval_accuracy")[-1]
-            yield case.warning(at, f"{fallen:.3f} nats", f"<= {_LAST_DROP} (published: <= 0.196)", message)
+            yield case.question(at, f"{fallen:.3f} nats", f"<= {_LAST_DROP} (published: <= 0.196)", message)
 
 
 @rule(
@@ -73,10 +73,10 @@ def falling(case: Case) -> Iterator[Finding]:
     at, message = case.of("eval_accuracy")[0], "values in another order than they were measured in?"
     if correlation > _RANKS:
         expected = f"<= {_RANKS} (published: <= -0.893)"
-        yield case.warning(at, f"rank correlation {correlation:.3f} of loss and samples", expected, message)
+        yield case.question(at, f"rank correlation {correlation:.3f} of loss and samples", expected, message)
     elif rises > _RISES:
         expected = f"<= {_RISES:.0%} (published: <= 21 %)"
-        yield case.warning(at, f"the loss rises in {rises:.0%} of the steps", expected, message)
+        yield case.question(at, f"the loss rises in {rises:.0%} of the steps", expected, message)
 
 
 def rank_correlation(values: Sequence[float]) -> float:

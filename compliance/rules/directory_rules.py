@@ -74,7 +74,7 @@ def copied(case: Case, other: Case) -> Iterator[Finding]:
     same = sum(mine == theirs for mine, theirs in pairs)
     luck = _luck(same, len(pairs), min(1.0, _CHANCE * 10 ** -min(decimals, _FINEST)))
     if luck < _ODD:
-        report = case.error if luck < _CERTAIN else case.warning
+        report = case.error if luck < _CERTAIN else case.question
         message = f"{other.parsed.path} holds the same values: one run under two names"
         found = f"{same} of {len(pairs)} values in common"
         yield report(case.of("eval_accuracy")[0], found, "values of its own", message)
@@ -107,7 +107,7 @@ def separate_lengths(runs: Runs) -> Iterator[Finding]:
             if told and lengths[i] == lengths[k]:
                 message = f"every block of {other.parsed.path} is as long: a copy with shifted times?"
                 at = case.log.points.get("run_start")
-                yield case.warning(at, "equal block times", "block times of its own", message)
+                yield case.question(at, "equal block times", "block times of its own", message)
 
 
 def _lengths(case: Case) -> list[int]:

@@ -139,10 +139,10 @@ def measured(case: Case) -> Iterator[Finding]:
     if again and len({value for _, value in numbers}) > 1:
         event, value = again[0]
         message = "the same value as the evaluation before: was it evaluated again?"
-        yield case.warning(event, value, "a value of its own", message)
+        yield case.question(event, value, "a value of its own", message)
     if numbers and numbers[-1][1] == case.ruleset.target_log_perplexity:
         message = "exactly the target: rounded, or written by hand"
-        yield case.warning(numbers[-1][0], numbers[-1][1], "a measured value", message)
+        yield case.question(numbers[-1][0], numbers[-1][1], "a measured value", message)
     if len(numbers) > 2 and all(round(value, _ROUNDED_DIGITS) == value for _, value in numbers):
         message = f"every value has at most {_ROUNDED_DIGITS} decimals: log what was measured"
-        yield case.warning(numbers[0][0], numbers[0][1], "values that are not rounded", message)
+        yield case.question(numbers[0][0], numbers[0][1], "values that are not rounded", message)

@@ -175,7 +175,7 @@ def even_speed(case: Case) -> Iterator[Finding]:
         return
     event, fastest = min(blocks, key=lambda block: block[1])
     if fastest < _FAST_BLOCK * typical:
-        report = case.error if fastest < _FASTEST_BLOCK * typical else case.warning
+        report = case.error if fastest < _FASTEST_BLOCK * typical else case.question
         message = "a block is as long as the others: a time was edited, or samples were skipped"
         yield report(event, f"{fastest} ms", f"about {typical:.0f} ms, as the median block", message)
     yield from _pauses(case, typical)
@@ -185,7 +185,7 @@ def even_speed(case: Case) -> Iterator[Finding]:
     shortest = min(took_time, key=lambda evaluation: evaluation[1], default=None)
     if shortest and shortest[1] < _EVALUATION * forward_ms:
         message = f"{case.ruleset.eval_samples} sequences cannot be evaluated that fast"
-        yield case.warning(shortest[0], f"{shortest[1]} ms", f"about {forward_ms:.0f} ms", message)
+        yield case.question(shortest[0], f"{shortest[1]} ms", f"about {forward_ms:.0f} ms", message)
 
 
 def _pauses(case: Case, typical: float) -> Iterator[Finding]:
@@ -198,7 +198,7 @@ def _pauses(case: Case, typical: float) -> Iterator[Finding]:
         usual = max(typical, median(gap for gap, _ in found))
         longest, event = max(found, key=lambda gap: gap[0])
         if longest > _SLOW * usual:
-            report = case.error if longest > _PAUSED * usual else case.warning
+            report = case.error if longest > _PAUSED * usual else case.question
             message = "the clock of a run is never paused: a hang, or parts of two runs in one file"
             yield report(event, f"{longest} ms since the record before", f"about {usual:.0f} ms", message)
 

@@ -44,7 +44,7 @@ def short_initialisation(case: Case) -> Iterator[Finding]:
     if 0 <= took_ms < _SHORTEST_INIT_MS and start.time_ms >= _FIRST_MS:
         message = "log init_start before the model is built: what came before it was not counted"
         expected = f">= {_SHORTEST_INIT_MS} ms (published: >= 4,900)"
-        yield case.warning(start, f"{took_ms} ms after init_start", expected, message)
+        yield case.question(start, f"{took_ms} ms after init_start", expected, message)
 
 
 @rule(
@@ -62,7 +62,7 @@ def equal_blocks(case: Case) -> Iterator[Finding]:
     if length < TIMED_MS or share <= _EQUAL:
         return
     at = next(event for event, took in blocks if took == length)
-    report = case.error if share >= _SCRIPTED else case.warning
+    report = case.error if share >= _SCRIPTED else case.question
     message = "no clock measures that: the times were written"
     yield report(
         at, f"{count} of {len(blocks)} blocks take {length} ms", "at most half (published: 29 %)", message
@@ -84,7 +84,7 @@ def whole_milliseconds(case: Case) -> Iterator[Finding]:
         message = "a clock of whole seconds, or times that were written by hand"
         found = f"{count} of {len(times)} times end in {digit}"
         at = case.log.points.get("run_start")
-        yield case.warning(at, found, f"<= {_DIGIT:.0%} (published: <= 30 %)", message)
+        yield case.question(at, found, f"<= {_DIGIT:.0%} (published: <= 30 %)", message)
 
 
 @rule(
@@ -126,7 +126,7 @@ def slow_runs(runs: Runs) -> Iterator[Finding]:
         if speed > _SLOW_RUN * typical and case.ruleset.even_speed:
             message = f"{speed / typical:.2f} times the median run (published: <= 1.057): other hardware, or a pause?"
             at = case.log.points["run_stop"]
-            yield case.warning(at, f"{speed:.3f} ms per sample", f"about {typical:.3f}", message)
+            yield case.question(at, f"{speed:.3f} ms per sample", f"about {typical:.3f}", message)
 
 
 @rule(
@@ -148,7 +148,7 @@ def share_of_peak(submission: Submission) -> Iterator[Finding]:
             message = f"no published run has more than 0.38 of it: edited times, or more accelerators? {system.model}"
             found = f"{rate:.0f} TFLOP/s per accelerator, {rate / bound:.2f} of the bound"
             expected = f"<= {_SHARE * bound:.0f}, {_SHARE:g} of it"
-            yield case.warning(case.log.points["run_stop"], found, expected, message)
+            yield case.question(case.log.points["run_stop"], found, expected, message)
 
 
 def _bound(case: Case, peaks: Mapping[str, float], fastest: float) -> float:
@@ -175,10 +175,10 @@ def drawn_seeds(runs: Runs) -> Iterator[Finding]:
         at = seeded[0][0].log.points["seed"]
         found = f"seeds {min(seeds)} .. {max(seeds)}"
         expected = f"one of {_COUNTED_SEEDS} and more (published: >= 5,731)"
-        yield seeded[0][0].warning(at, found, expected, message)
+        yield seeded[0][0].question(at, found, expected, message)
     first: dict[int, tuple[Case, int]] = {}
     for case, seed in seeded:
         other, known = first.setdefault(seed % _WORD, (case, seed))
         if known != seed:
             message = f"{other.parsed.path} has the same one modulo 2^32: one stream of random numbers"
-            yield case.warning(case.log.points["seed"], seed, "unique in 32 bits", message)
+            yield case.question(case.log.points["seed"], seed, "unique in 32 bits", message)

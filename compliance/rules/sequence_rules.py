@@ -40,7 +40,7 @@ def overlapping(runs: Runs) -> Iterator[Finding]:
             f"{first.before.parsed.path} was still running: several equal systems? (4 of 23 public sets)"
         )
         told = f"{len(found)} of {len(runs.cases)} runs start before another one ends"
-        yield first.case.warning(first.start, told, "one run after the other on one system", message)
+        yield first.case.question(first.start, told, "one run after the other on one system", message)
 
 
 def _starts_together(gap: _Gap) -> bool:
@@ -63,10 +63,10 @@ def gaps(runs: Runs) -> Iterator[Finding]:
     if room > _UNREPORTED:
         told = f"room for {room} more runs between {len(runs.cases)}"
         longest = max(found, key=lambda gap: gap.runs)
-        yield longest.case.warning(longest.start, told, f"<= {_UNREPORTED} (published: <= 5)", message)
+        yield longest.case.question(longest.start, told, f"<= {_UNREPORTED} (published: <= 5)", message)
     elif _grow([gap.runs for gap in found]):
         told = f"the gaps grow from {found[0].runs:.1f} to {last.runs:.1f} runs"
-        yield last.case.warning(last.start, told, "gaps that do not grow", message)
+        yield last.case.question(last.start, told, "gaps that do not grow", message)
 
 
 def _grow(lengths: Sequence[float]) -> bool:

@@ -10,7 +10,7 @@ from statistics import median
 from compliance.benchmark import BENCHMARK
 from compliance.reference_points import RcpError, reference, trimmed_mean
 from compliance.rule import rule
-from compliance.rule_input import Case, Finding, Submission
+from compliance.rule_input import Case, Finding, Submission, for_review
 
 RESULT = re.compile(r"result_(0|[1-9][0-9]*)\.txt")
 _LOG = re.compile(r"result_.*\.txt", re.DOTALL)  # what counts as a run
@@ -83,7 +83,7 @@ def _name(submission: Submission, name: str) -> Iterator[Finding]:
         return
     if name in _SWITCHES:
         message = "it asks for the seed and RCP checks to be left out: take it away"
-        yield submission.error(name, name, "no such file", message)
+        yield for_review(submission.error(name, name, "no such file", message))
     elif name.lower().startswith("result") and submission.kind != "campaign":
         message = "no result_*.txt, hence no run: rename it or take it away"
         yield submission.error(name, name, "result_<i>.txt", message)
@@ -137,7 +137,7 @@ def even_runs(submission: Submission) -> Iterator[Finding]:
     typical = median(speed for _, speed in timed)
     for case, speed in timed:
         if speed < _FAST_RUN * typical and case.ruleset.even_speed:
-            report = case.error if speed < _FASTEST_RUN * typical else case.warning
+            report = case.error if speed < _FASTEST_RUN * typical else case.question
             message = "this run is faster per sample than the others: another system, or an edited clock"
             at = case.log.points["run_stop"]
             yield report(at, f"{speed:.3f} ms per sample", f"about {typical:.3f}, as the median run", message)
@@ -165,7 +165,7 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
     try:
         point = reference(gbs)
     except RcpError as error:
-        yield cases[0].error(at, gbs, "1 .. 128", str(error))
+        yield for_review(cases[0].error(at, gbs, "1 .. 128", str(error)))
         return
     done = [(case, case.log.samples_at_stop or 0) for case in cases if case.converged]
     failed = len(cases) - len(done)
@@ -182,7 +182,7 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
     mean = trimmed_mean([*(samples for _, samples in done), *[math.inf] * failed])
     if mean < point.smallest_mean:
         enough = len(submission.cases) >= cases[0].ruleset.runs
-        report = cases[0].error if enough else cases[0].warning
+        report = cases[0].error if enough else cases[0].question
         expected = f">= {point.smallest_mean:.2f} at batch size {gbs}"
         message = "mean samples without fewest and most: converges faster than the reference ever does"
         yield report(at, f"{mean:.1f} samples", expected, message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -167,8 +167,13 @@ def document(entries: Sequence[Entry]) -> str:
     return head[: -len("]}")] + "\n" + ",\n".join(systems) + "\n]}\n"
 
 
-def read(path: Path = SHIPPED) -> list[Entry]:
+def read(
+    path: Path = SHIPPED, *, wanted: Callable[[Mapping[str, object]], bool] = lambda _: True
+) -> list[Entry]:
     """Entries of an index.
+
+    Args:
+        wanted: which of them, by their JSON; building all takes a fifth of a second.
 
     Raises:
         UsageError: a file that is no index, or an entry of the wrong shape.
@@ -177,7 +182,8 @@ def read(path: Path = SHIPPED) -> list[Entry]:
         content = json.loads(path.read_text(encoding="utf-8"))
         known = content["format"] == _FORMAT and content["benchmark"] == BENCHMARK.name
         if known and all({"round", "org", "system", "runs"} <= one.keys() for one in content["systems"]):
-            return [_read(one, f"{one['org']}/{one['system']}") for one in content["systems"]]
+            found = [one for one in content["systems"] if wanted(one)]
+            return [_read(one, f"{one['org']}/{one['system']}") for one in found]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UsageError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from compliance.official import compliance_checker
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
-from harness.check.log_directory import Checked
+from harness.check.log_directory import Checked, verdict_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,7 @@ class Document:
 
     Args:
         not_checked: directories with results of other benchmarks.
+        verdict: pass, needs review or fail; ok and the exit code say whether an error stands.
     """
 
     ok: bool
@@ -44,19 +45,22 @@ class Document:
     official: OfficialVerdicts
     ruleset_why: str
     not_checked: Sequence[str]
+    verdict: str
 
 
 def document(
     checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
 ) -> Document:
     """The verdicts on several directories and packages as one."""
+    violations = [violation for one in checked for violation in one.violations]
+    ok = all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages)
     names = _names([path for one in checked for path in one.paths])
     verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
     return Document(
-        ok=all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages),
+        ok=ok,
         ruleset=", ".join(dict.fromkeys(one.ruleset for one in checked)),
         files=sum(len(one.paths) for one in checked),
-        violations=[violation for one in checked for violation in one.violations],
+        violations=violations,
         official=OfficialVerdicts(
             version=compliance_checker.version(),
             compliance_checker={name: verdict.verdict for name, verdict in verdicts.items()},
@@ -66,6 +70,7 @@ def document(
         ),
         ruleset_why="; ".join(dict.fromkeys(one.ruleset_why for one in checked)),
         not_checked=not_checked,
+        verdict=verdict_of(violations, ok=ok, tools=[one.as_expected for one in verdicts.values()]),
     )
 
 

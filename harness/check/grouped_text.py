@@ -17,8 +17,16 @@ from compliance.ruleset import NAMES
 from harness.base.text import printable
 from harness.check.log_directory import Checked
 
-COLOURS = {"FAIL": "bold red", "ok": "green", "error": "red", "warning": "yellow"}  # of a line's first word
-_ORDER = ("error", "warning")  # of severities, the worst first
+WORDS = {"fail": "FAIL", "needs review": "REVIEW", "pass": "ok"}  # of verdicts, the worst first
+ORDER = ("error", "review", "warning")  # of what is found, the worst first
+COLOURS = {  # of a line's first word
+    "FAIL": "bold red",
+    "REVIEW": "bold magenta",
+    "ok": "green",
+    "error": "red",
+    "review": "magenta",
+    "warning": "yellow",
+}
 _PLACE = re.compile(r"\S*(?:/|result_)\S*")  # a file, named inside of a message
 _NUMBER = re.compile(r"\d[\d.,]*")
 _ABSOLUTE = re.compile(r"(?<![\w./])/[^\s:;,]+")
@@ -36,16 +44,21 @@ class Kind:
 
 
 def kinds(violations: Sequence[Violation]) -> list[Kind]:
-    """Violations by rule, key and message, errors first, then what is most frequent.
+    """Violations by rule, key and message: errors, what a reviewer decides, warnings; the most frequent first.
 
     Files and numbers inside of a message do not tell kinds apart.
     """
     grouped: dict[tuple[str, ...], list[Violation]] = {}
     for one in violations:
         message = _NUMBER.sub("#", _PLACE.sub("#", one.message))
-        grouped.setdefault((one.severity, one.rule, one.key or "", message), []).append(one)
+        grouped.setdefault((word_of(one), one.rule, one.key or "", message), []).append(one)
     found = [Kind(violations=tuple(group)) for group in grouped.values()]
-    return sorted(found, key=lambda kind: (_ORDER.index(kind.first.severity), -len(kind.violations)))
+    return sorted(found, key=lambda kind: (ORDER.index(word_of(kind.first)), -len(kind.violations)))
+
+
+def word_of(violation: Violation) -> str:
+    """Its severity; a warning that a reviewer decides about is told apart."""
+    return "review" if violation.review and violation.severity == "warning" else violation.severity
 
 
 def lines(
@@ -53,7 +66,11 @@ def lines(
 ) -> list[str]:
     """The verdicts on several directories and packages, and what was left aside."""
     reasons = dict.fromkeys(map(reason, checked))
-    told = [line for one in sorted(checked, key=lambda one: one.ok) for line in _directory(one)]
+    told = [
+        line
+        for one in sorted(checked, key=lambda one: list(WORDS).index(one.verdict))
+        for line in _directory(one)
+    ]
     return [*reasons, *told, *map(package, packages), *left_aside(not_checked), *_totals(checked)]
 
 
@@ -64,12 +81,18 @@ def reason(checked: Checked) -> str:
 
 def _directory(checked: Checked) -> list[str]:
     """One directory: how many, what is wrong, what the official checker says."""
-    errors = len(checked.errors)
-    counts = f"{errors} errors, {len(checked.violations) - errors} warnings"
-    word = "ok" if checked.ok else "FAIL"
-    head = f"{word:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs: {counts}"
+    counts = counted(checked.violations)
+    head = f"{WORDS[checked.verdict]:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs: {counts}"
     told = grouped(checked.violations, checked.directory, checked.paths)
     return [head, *told, *_official(checked)]
+
+
+def counted(violations: Sequence[Violation]) -> str:
+    """How many of each severity."""
+    errors = sum(one.severity == "error" for one in violations)
+    review = sum(word_of(one) == "review" for one in violations)
+    told = f" ({review} for a reviewer)" if review else ""
+    return f"{errors} errors, {len(violations) - errors} warnings{told}"
 
 
 def grouped(violations: Sequence[Violation], base: Path, logs: Sequence[Path] = ()) -> list[str]:
@@ -87,7 +110,8 @@ def _told(kind: Kind) -> str:
     first = kind.first
     others = len({repr(one.found) for one in kind.violations}) - 1
     more = f" and {others} other values" if others > 1 else " and another value" if others else ""
-    return f"{first.severity} {first.rule}: {_what(first, more)}"
+    asks = " (a reviewer may accept it)" if first.review and first.severity == "error" else ""
+    return f"{word_of(first)} {first.rule}{asks}: {_what(first, more)}"
 
 
 def _places(kind: Kind, base: Path, logs: Sequence[Path]) -> str:

@@ -27,10 +27,24 @@ from compliance.rule_input import (
 )
 from compliance.rules import source_rules, tree_rules
 from compliance.ruleset import Choice, Ruleset, RulesetError
+from harness.analysis import equal_hardware
 from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
 from harness.contract import file_names
 from harness.records import attempt
+
+
+def verdict_of(violations: Sequence[Violation], *, ok: bool, tools: Sequence[bool] = ()) -> str:
+    """pass, needs review or fail; a reviewer may accept what is wrong in files that come with a reason.
+
+    Args:
+        ok: nothing is wrong, notes for a reviewer aside.
+        tools: whether each official verdict that no violation explains is as expected.
+    """
+    errors = [one for one in violations if one.severity == "error"]
+    if not all(tools) or not all(one.review for one in errors) or not (ok or errors):
+        return "fail"
+    return "needs review" if any(one.review for one in violations) else "pass"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +62,10 @@ class Checked:
     @property
     def ok(self) -> bool:
         return not self.errors and all(verdict.as_expected for verdict in self.official)
+
+    @property
+    def verdict(self) -> str:
+        return verdict_of(self.violations, ok=self.ok, tools=[one.as_expected for one in self.official])
 
     @property
     def errors(self) -> list[Violation]:
@@ -178,6 +196,7 @@ def examined(
         violations += checker.check_package(_packaged(submission, place), quiet=quiet)
     if group.kind == "campaign":
         violations += _in_campaign(submission)
+    violations += _outliers(submission)
     checked = Checked(
         directory=group.directory,
         ruleset=ruleset.name,
@@ -220,6 +239,27 @@ def _in_campaign(submission: Submission) -> list[Violation]:
             continue  # a run without proof: package build asks for it
         found += checker.check_proof(ProvenRun(case=case, proof=proof))
     return found
+
+
+def _outliers(submission: Submission) -> list[Violation]:
+    """What lies far outside of the public systems with the hardware that the description names."""
+    system = submission.system
+    if system is None or any(case.ruleset.is_scaled for case in submission.cases):
+        return []
+    found = equal_hardware.against(
+        [case.log for case in submission.cases],
+        hardware=system.model,
+        accelerators=system.accelerators,
+        target=BENCHMARK.target_log_perplexity,
+    )
+    message = "public systems of equal hardware differ less: another system, another clock, or progress?"
+    return [
+        submission.question(None, f"{one.value:.6g} {one.quantity}", one.text, message).violation(
+            "equal_hardware", "the public index (./run.sh results list)"
+        )
+        for one in found
+        if one.outside
+    ]
 
 
 def submission_of(group: ResultSet, ruleset: Ruleset) -> Submission:

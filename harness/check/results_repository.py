@@ -16,7 +16,7 @@ from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import other_benchmarks
-from harness.check.grouped_text import left_aside, reason, shown
+from harness.check.grouped_text import ORDER, WORDS, left_aside, reason, shown, word_of
 from harness.check.log_directory import Checked, Earlier, beside, examined
 
 
@@ -41,6 +41,7 @@ class Element:
     official_pass: int | None
     violations: Sequence[Violation]
     not_checked: Sequence[str]
+    verdict: str
 
 
 def checked(
@@ -91,22 +92,23 @@ def element(checked: Checked) -> Element:
         official_pass=passed if checked.official else None,
         violations=checked.violations,
         not_checked=other_benchmarks.not_checked([checked.directory.parents[2]]),
+        verdict=checked.verdict,
     )
 
 
 def line(element: Element) -> str:
     """The same for people."""
-    counted = Counter((violation.severity, violation.rule) for violation in element.violations)
+    counted = Counter((word_of(violation), violation.rule) for violation in element.violations)
     told = [
         f"{severity} {rule} x {count}"
-        for severity in ("error", "warning")
+        for severity in ORDER
         for (mine, rule), count in sorted(counted.items())
         if mine == severity
     ]
     minutes, passed = element.time_to_train_min, element.official_pass
     score_text = "no score" if minutes is None else f"{minutes:.3f} min"
     verdicts = "" if passed is None else f", official {passed}"
-    word = "ok" if element.ok else "FAIL"
+    word = WORDS[element.verdict]
     head = f"{word:<4} {shown(element.directory)}: {element.files} logs{verdicts}, {score_text}"
     return f"{head}: {', '.join(told) or 'nothing found'}"
 
@@ -130,9 +132,11 @@ def answer(
 
 def _total(elements: Sequence[Element]) -> str:
     """How many results there are, and how many of them pass."""
-    passed = sum(element.ok for element in elements)
+    verdicts = Counter(element.verdict for element in elements)
     logs = sum(element.files for element in elements)
-    return f"{len(elements)} results, {logs} logs: {passed} pass, {len(elements) - passed} fail"
+    review = f"{verdicts['needs review']} need review, " if verdicts["needs review"] else ""
+    counts = f"{verdicts['pass']} pass, {review}{verdicts['fail']} fail"
+    return f"{len(elements)} results, {logs} logs: {counts}"
 
 
 def _minutes(checked: Checked) -> float | None:

@@ -1,0 +1,149 @@
+"""A submission against the public systems of the same hardware: seconds per sample, and samples to the target.
+
+What lies outside of their band is for a reviewer: another machine than described, another clock, or honest progress.
+The margins around the band are calibrated on the public index, where no system alarms against the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+
+import compliance
+from compliance.accelerator_names import known_name
+from compliance.runlog import RunLog
+from harness.analysis import public_index, run_figures
+from harness.analysis.public_index import Entry
+from harness.base.text import printable
+
+SPEED_MARGIN = 1.25  # factor beyond the slowest or the fastest; public systems against their peers: 1.193
+SAMPLES_MARGIN = 1.1  # the same of samples to target; public systems: 1.085
+_FEWEST_PEERS = 2  # one peer is no band
+_FEWEST_RUNS = 3  # of a submission, whose mean is compared
+_ACCELERATORS = Path(compliance.__file__).parent / "rulesets" / "accelerators.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """A public system: its key in the index and its mean of a quantity."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Against:
+    """One quantity of a submission beside that of its peers.
+
+    Args:
+        quantity: with its unit.
+        peers: in the order of their values, at least one.
+        margin: factor around the band.
+    """
+
+    quantity: str
+    value: float
+    peers: tuple[Peer, ...]
+    margin: float
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Of what the peers have."""
+        return self.peers[0].value, self.peers[-1].value
+
+    @property
+    def text(self) -> str:
+        """The band in words."""
+        low, high = self.band
+        return (
+            f"{low:.6g} .. {high:.6g} ({len(self.peers)} public systems), within a factor of {self.margin:g}"
+        )
+
+    @property
+    def outside(self) -> bool:
+        """Beyond the band by more than the margin; one peer is no band."""
+        low, high = self.band
+        return len(self.peers) >= _FEWEST_PEERS and not low / self.margin <= self.value <= high * self.margin
+
+
+def against(
+    runs: Sequence[RunLog], *, hardware: str, accelerators: int | None, target: float
+) -> list[Against]:
+    """What can be held against public systems of equal hardware; empty where there are none.
+
+    Args:
+        hardware: text that names the accelerator.
+        accelerators: of the system.
+    """
+    name = known_name(hardware, _accelerators())
+    if name is None or accelerators is None:
+        return []
+    peers = [one for one in _of_hardware(name, accelerators) if not _same(one, runs)]
+    size = runs[0].global_batch_size if runs else None
+    speeds = [(one, _seconds_per_sample(_runs(one))) for one in peers]
+    samples = [(one, _to_target(_runs(one), target)) for one in peers if one.global_batch_size == size]
+    found = (
+        _against("seconds per sample", _seconds_per_sample(runs), speeds, SPEED_MARGIN),
+        _against(
+            f"samples to target at batch size {size}", _to_target(runs, target), samples, SAMPLES_MARGIN
+        ),
+    )
+    return [one for one in found if one is not None]
+
+
+def _against(
+    quantity: str, value: float | None, peers: Sequence[tuple[Entry, float | None]], margin: float
+) -> Against | None:
+    known = sorted(
+        (Peer(name=printable(one.key), value=figure) for one, figure in peers if figure is not None),
+        key=lambda peer: peer.value,
+    )
+    if value is None or not known:
+        return None
+    return Against(quantity=quantity, value=value, peers=tuple(known), margin=margin)
+
+
+def _of_hardware(name: str, accelerators: int) -> list[Entry]:
+    """Public systems with as many of this accelerator; where none is stated, the system's name says it."""
+
+    def wanted(one: Mapping[str, object]) -> bool:
+        text = str(one.get("accelerator") or str(one.get("system")).replace("_", " "))
+        return one.get("accelerators") == accelerators and known_name(text, _accelerators()) == name
+
+    return public_index.read(wanted=wanted)
+
+
+@cache
+def _accelerators() -> frozenset[str]:
+    return frozenset(yaml.safe_load(_ACCELERATORS.read_text(encoding="utf-8")))
+
+
+def _same(one: Entry, runs: Sequence[RunLog]) -> bool:
+    """The entry was made from these runs: seeds and milliseconds agree."""
+    mine = {(run.seed, round(1000 * run.duration_s)) for run in runs if run.duration_s is not None}
+    return any((run.seed, run.run_ms) in mine for run in one.runs)
+
+
+def _runs(one: Entry) -> Sequence[RunLog]:
+    return public_index.submission(one).runs
+
+
+def _seconds_per_sample(runs: Sequence[RunLog]) -> float | None:
+    """Mean over the runs, evaluations included."""
+    found = [
+        run.duration_s / run.samples_at_stop
+        for run in runs
+        if run.duration_s and run.samples_at_stop and run.samples_at_stop > 0 and run.duration_s > 0
+    ]
+    return fmean(found) if len(found) >= _FEWEST_RUNS else None
+
+
+def _to_target(runs: Sequence[RunLog], target: float) -> float | None:
+    """Mean of the interpolated samples to the target."""
+    found = [value for run in runs if (value := run_figures.interpolated(run, target)) is not None]
+    return fmean(found) if len(found) >= _FEWEST_RUNS else None
