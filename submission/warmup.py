@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,8 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
             chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
     for group, options in zip(trainer.optimizer.param_groups, before.param_groups, strict=True):
-        group.update(options)
-    trainer.scheduler.__dict__.update(before.scheduler)
+        _make_equal(group, {"params": group["params"], **options})
+    _make_equal(vars(trainer.scheduler), {"optimizer": trainer.scheduler.optimizer, **before.scheduler})
     _set_random_states(before.random_states)
     trainer.linears.start_over()
 
@@ -87,11 +88,19 @@ def _torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimize
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}
+    """Copies: an optimizer may count or keep its rate in a tensor, which it changes in place."""
+    return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
 
 
 def _plain(scheduler: OptimizerParamScheduler) -> dict[str, Any]:
-    return {key: value for key, value in vars(scheduler).items() if key != "optimizer"}
+    return {key: copy.deepcopy(value) for key, value in vars(scheduler).items() if key != "optimizer"}
+
+
+def _make_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Keys that are not wanted go: the FusedAdam of Transformer Engine and Apex counts its steps in group["step"]."""
+    for key in found.keys() - wanted.keys():
+        del found[key]
+    found.update(wanted)
 
 
 def _random_states() -> tuple[Any, ...]:

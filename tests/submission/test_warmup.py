@@ -27,6 +27,12 @@ def everything(executor):
     )
 
 
+def optimizers(executor):
+    from submission import warmup
+
+    return warmup._torch_optimizers(executor.trainer.optimizer)
+
+
 def same(a, b):
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
@@ -35,6 +41,51 @@ def same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """Counts as Transformer Engine's and Apex's do: one step count per group, where AdamW keeps one per parameter.
+
+    Args:
+        capturable: the count and the learning rate are tensors, which the step changes in place.
+    """
+
+    capturable = False
+
+    def __init__(self, params, lr, weight_decay, betas, eps, adam_w_mode):
+        assert adam_w_mode
+        if self.capturable:
+            lr = torch.tensor(lr)
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
+        for group in self.param_groups if self.capturable else ():
+            group["counted"] = torch.zeros((), dtype=torch.int32)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            if self.capturable:
+                group["counted"] += 1
+            step = int(group["counted"]) if self.capturable else group["step"]
+            (beta1, beta2), lr = group["betas"], float(group["lr"])
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                m = state.setdefault("exp_avg", torch.zeros_like(p)).lerp_(p.grad, 1 - beta1)
+                v = state.setdefault("exp_avg_sq", torch.zeros_like(p)).lerp_(p.grad.square(), 1 - beta2)
+                update = (m / (1 - beta1**step)) / ((v / (1 - beta2**step)).sqrt() + group["eps"])
+                p.sub_(lr * (update + group["weight_decay"] * p))
+
+
+@pytest.fixture(params=["step in the group", "step in a tensor of the group"])
+def fused_adam(request, monkeypatch):
+    """Megatron as it is where Transformer Engine or Apex can be imported."""
+    from megatron.core import optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    monkeypatch.setattr(FusedAdam, "capturable", request.param != "step in the group")
+    monkeypatch.setattr(optimizer, "USING_PYTORCH_OPTIMIZER", False)
+    for module in (optimizer, distrib_optimizer):
+        monkeypatch.setattr(module, "Adam", FusedAdam)
 
 
 @pytest.mark.parametrize("distributed", [True, False])
@@ -47,8 +98,27 @@ def test_the_warm_up_leaves_no_trace(executor, distributed, dtype):
     assert [key for key in before if not same(before[key], after[key])] == []
 
 
+@pytest.mark.parametrize("distributed", [True, False])
+def test_the_warm_up_leaves_no_trace_in_a_fused_adam(fused_adam, executor, distributed):
+    made = executor(parallelism={"distributed_optimizer": distributed})
+    assert all(type(part) is FusedAdam for part in optimizers(made))
+    before = everything(made)
+    made.warm_up()
+    after = everything(made)
+    assert [key for key in before if not same(before[key], after[key])] == []
+
+
+def test_a_run_with_a_fused_adam_equals_a_run_without_a_warm_up(fused_adam, executor):
+    """The first step's bias correction is for step 1."""
+    run_after_a_warm_up_equals_a_run_without(executor)
+
+
 def test_a_run_after_a_warm_up_equals_a_run_without(executor):
     """Bit for bit: data order, learning rates, weights and moments are those of a fresh start."""
+    run_after_a_warm_up_equals_a_run_without(executor)
+
+
+def run_after_a_warm_up_equals_a_run_without(executor):
     from submission import parallel
 
     losses = {}
