@@ -55,10 +55,11 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
 
 def seed_everything(seed: int) -> None:
     """Seed weights and data order; pipeline stages differ, as in Megatron's own training script."""
-    torch.manual_seed(seed + 100 * parallel_state.get_pipeline_model_parallel_rank())
+    of_stage = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(of_stage)  # a CPU draws weights from this one, a GPU from the tracker's
     with device.megatron():
         # Llama has no dropout: on a CPU the tracker that does nothing is enough, the real one asks for CUDA state
-        tensor_parallel.model_parallel_cuda_manual_seed(seed, inference_rng_tracker=device.on_cpu())
+        tensor_parallel.model_parallel_cuda_manual_seed(of_stage, inference_rng_tracker=device.on_cpu())
 
 
 def shut_down() -> None:
