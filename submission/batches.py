@@ -55,8 +55,8 @@ class OrderedValidationDataset(GPTDataset):
         return documents, samples, np.arange(sequences, dtype=np.uint32)
 
 
-def open_datasets(config: Config, *, seed: int, cache: Path) -> tuple[GPTDataset, GPTDataset]:
-    """Training and validation sets; the first call of a run that touches data tokens.
+def index_datasets(config: Config, *, seed: int, cache: Path) -> tuple[GPTDataset, GPTDataset]:
+    """Training and validation sets with the order of their sequences; reads .idx files alone, no token.
 
     Args:
         seed: order of the training documents and sequences.

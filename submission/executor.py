@@ -63,6 +63,7 @@ class MegatronExecutor:
         self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
         self._first_step = 0  # optimizer steps that another run has done
         self._train_batches: Iterator[submission_batches.Batch] = iter(())
+        self._train: Any = None  # the data sets, once they are indexed
         self._valid: Any = None
         self._steps = self._evaluations = 0  # of the phase that runs
         self._proved: list[ProvenGemm] = []  # of the phases before it
@@ -156,17 +157,21 @@ class MegatronExecutor:
     def save(self, home: Path) -> checkpoint.Written:
         return checkpoint.write(self.trainer, self._run, home, samples=self.trainer.scheduler.num_steps)
 
+    def index_data(self) -> None:
+        self._train, self._valid = submission_batches.index_datasets(
+            self._config, seed=self._seed, cache=self._cache
+        )
+
     def barrier(self) -> None:
         dist.barrier()
 
     def open_data(self) -> None:
         config = self._config
-        train, self._valid = submission_batches.open_datasets(config, seed=self._seed, cache=self._cache)
         size, total = config.batch.micro_batch_size, config.train_samples
         done = self.trainer.scheduler.num_steps  # sequences
         self.trainer.passes.pass_s()  # the warm-up's passes compile: nobody is judged by them
         self._train_batches = submission_batches.batches(
-            train, micro_batch_size=size, total=total, first=done
+            self._train, micro_batch_size=size, total=total, first=done
         )
 
     def train_step(self) -> StepResult:

@@ -101,6 +101,11 @@ class Record:
             size = f", {size_bytes / 1e6:,.1f} MB" if size_bytes is not None else ""
             print(f"checkpoint {what} {directory}: step {step}, {samples} samples, {seconds:.1f} s{size}")
 
+    def indexed(self, seconds: float) -> None:
+        """One line on stdout: who reads the rules otherwise than docs/data.md adds these seconds to the run."""
+        if self._writes:
+            print(f"index of the data set built before run_start in {seconds:.1f} s", flush=True)
+
     def diagnosis(self, step: int, samples: int, rows: Sequence[diagnostics_rows.Row]) -> None:
         if self._writes:
             line = diagnostics_rows.to_line(Look(step=step, samples=samples, rows=tuple(rows)))

@@ -36,11 +36,14 @@ class Executor(Protocol):
     def precision(self) -> dict[str, Any]:
         """The disclosure keys of precision, from what ran in the warm-up."""
 
+    def index_data(self) -> None:
+        """The order of the sequences, from number and lengths of the documents: no token is read."""
+
     def barrier(self) -> None:
         """All ranks have come here."""
 
     def open_data(self) -> None:
-        """First touch of the data set."""
+        """First touch of the data set: its tokens are read from here on."""
 
     def train_step(self) -> Step:
         """One optimizer step."""
@@ -120,6 +123,7 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
     record.state("warmup")
     executor.warm_up()
     samples = _resume(executor, config, record)
+    _index_data(executor, record, samples)
     for key, value in {**executor.described(), **executor.precision()}.items():
         events.point(key, value)
     executor.barrier()
@@ -181,6 +185,14 @@ def _resume(executor: Executor, config: Config, record: Record) -> int:
     step = samples // config.batch.global_batch_size
     record.checkpoint("resumed from", directory, step=step, samples=samples, seconds=time.monotonic() - began)
     return samples
+
+
+def _index_data(executor: Executor, record: Record, samples: int) -> None:
+    """Before run_start, and said so: docs/data.md gives both readings of the rules."""
+    record.state("indexing", samples)
+    began = time.monotonic()
+    executor.index_data()
+    record.indexed(time.monotonic() - began)
 
 
 def _save_if_due(executor: Executor, config: Config, record: Record, step: int) -> None:

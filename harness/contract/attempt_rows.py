@@ -68,7 +68,7 @@ class Status:
     """status.json: what a training last said of itself.
 
     Args:
-        state: starting | warmup | resuming | training | evaluating | saving | ended.
+        state: starting | warmup | resuming | indexing | training | evaluating | saving | ended.
         samples: sequences trained on; `step` optimizer steps done.
         outcome: success | aborted, once ended.
         memory_bytes: peak of the first rank: of its accelerator, else of its process.

@@ -74,6 +74,7 @@ class Bench:
         executor.warm_up()
         done = executor.resume(start) // 8 if start else 0
         assert executor.described()["init_checkpoint_step"] == done
+        executor.index_data()
         executor.open_data()
         losses = []
         for step in range(done + 1, STEPS + 1):

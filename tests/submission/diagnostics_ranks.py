@@ -30,6 +30,7 @@ def look(directory: Path, layout: dict) -> list[dict]:
     ranks, cache = Ranks.from_environment(), directory / "cache"
     executor = MegatronExecutor(config, arm="mxfp4", seed=11, ranks=ranks, cache=cache)
     executor.build()
+    executor.index_data()
     executor.open_data()
     executor.train_step()
     executor.proof()

@@ -76,6 +76,7 @@ def train(directory, ranks, layout, arm):
             load_stage(model, torch.load(directory / "w.pt"))
         executor.trainer.optimizer.reload_model_params()
     executor.warm_up()
+    executor.index_data()
     executor.open_data()
     losses = [executor.train_step().loss for _ in range(20)]
     losses.append(executor.evaluate())
@@ -97,12 +98,12 @@ def load_stage(model, weights):
 
 def bare(directory):
     """The same 20 steps with an independent model, optimizer, schedule and clipping of plain PyTorch."""
-    from submission.batches import open_datasets
+    from submission.batches import index_datasets
     from submission.tools.bare import BareLlama
     from tests.submission.configurations import small_config
 
     config = small_config(directory, model=FOUR_LAYERS)
-    train_set, valid_set = open_datasets(config, seed=11, cache=directory / "cache")
+    train_set, valid_set = index_datasets(config, seed=11, cache=directory / "cache")
     model = BareLlama(config.model)
     model.load(torch.load(directory / "w.pt"))
     adamw = torch.optim.AdamW(decay_groups(model), lr=0.0, betas=(0.9, 0.95), eps=1e-5)

@@ -71,6 +71,9 @@ class ScriptedExecutor:
         formats = ("mxfp4", "bfloat16", "bfloat16")
         return {f"lowest_numerical_precision_in_{n}": f for n, f in zip(names, formats, strict=True)}
 
+    def index_data(self) -> None:
+        pass
+
     def barrier(self) -> None:
         pass
 

@@ -51,6 +51,7 @@ def trained(made: Any) -> dict[str, Any]:
     """Losses of the first steps and of an evaluation, what each GEMM ran, and what the log would disclose."""
     with te_stub.OnGpu():
         made.warm_up()
+        made.index_data()
         made.open_data()
         losses = [made.train_step().loss for _ in range(STEPS)]
         losses.append(made.evaluate())
@@ -80,6 +81,7 @@ def weight_gradients(made: Any) -> list[str]:
         return multiply(*arguments, **options)
 
     with te_stub.OnGpu():
+        made.index_data()
         made.open_data()
         linear.general_gemm = spy
         made.train_step()
@@ -103,6 +105,7 @@ def history_after_warm_up(made: Any) -> dict[str, float]:
     with te_stub.OnGpu():
         made.warm_up()
         found = {"history after": seen(), "scales after": scales()}
+        made.index_data()
         made.open_data()
         made.train_step()
     return {**found, "history in training": seen(), "scales in training": scales()}
@@ -123,6 +126,7 @@ def megatron_alone(directory: Path) -> dict[str, Any]:
         made._verify = lambda *_: None  # the factory's products are not in the ledger of an FP8 arm
         with te_stub.OnGpu():
             made.warm_up()
+            made.index_data()
             made.open_data()
             losses[name] = [made.train_step().loss for _ in range(STEPS)]
         made.close()

@@ -29,6 +29,7 @@ AXES = {
 def proved(executor, recipe):
     made = executor(recipes={"mxfp4": recipe})
     made.warm_up()
+    made.index_data()
     made.open_data()
     losses = [made.train_step().loss for _ in range(4)]
     rows = {(row.pop("layer"), row.pop("gemm")): row for row in typed_json.to_plain(made.proof())["gemms"]}

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from tests.submission.configurations import LENGTH, small_config
+from tests.submission.configurations import LENGTH, small_config, write_data
 
 
 @pytest.fixture
@@ -12,7 +16,9 @@ def opened(executor, data_directory, tmp_path):
     from submission import batches
 
     def open_with(seed):
-        return batches.open_datasets(small_config(data_directory), seed=seed, cache=tmp_path / f"index{seed}")
+        return batches.index_datasets(
+            small_config(data_directory), seed=seed, cache=tmp_path / f"index{seed}"
+        )
 
     executor()
     return open_with
@@ -43,4 +49,36 @@ def test_too_few_validation_sequences_are_an_error(executor, data_directory, tmp
     executor()
     config = small_config(data_directory, evaluation={"sequences": 8000})
     with pytest.raises(Exception, match="8000 needed"):
-        batches.open_datasets(config, seed=1, cache=tmp_path / "index")
+        batches.index_datasets(config, seed=1, cache=tmp_path / "index")
+
+
+def resident_pages(path):
+    """Pages of a file that lie in the page cache: Linux's mincore on a mapping that itself reads nothing."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = -(-len(mapped) // mmap.PAGESIZE)
+        found = (ctypes.c_ubyte * pages)()
+        start = (ctypes.c_char * len(mapped)).from_buffer(mapped)
+        mincore = ctypes.CDLL(None, use_errno=True).mincore
+        failed = mincore(ctypes.byref(start), ctypes.c_size_t(len(mapped)), found)
+        del start
+        assert not failed, os.strerror(ctypes.get_errno())
+    return sum(page & 1 for page in found)
+
+
+def test_the_index_is_built_without_a_page_of_tokens_which_the_first_step_reads(executor, tmp_path):
+    from submission import caches
+
+    write_data(tmp_path)
+    tokens = [tmp_path / "train.bin", tmp_path / "valid.bin"]
+    made = executor(data={"directory": str(tmp_path)})
+    assert all(resident_pages(path) for path in tokens), "just written"
+    assert caches.clear(made._config) is True
+    if any(resident_pages(path) for path in tokens):
+        pytest.skip("this file system keeps its files in memory: nothing can be seen here")
+    made.index_data()
+    assert [resident_pages(path) for path in tokens] == [0, 0]
+    made.open_data()
+    made.train_step()
+    assert resident_pages(tokens[0])
+    made.evaluate()
+    assert resident_pages(tokens[1])

@@ -28,6 +28,7 @@ def trained(executor):
 
     def run(steps: int = 6, **options):
         made = executor(**options)
+        made.index_data()
         made.open_data()
         losses, looks = [], {}
         for step in range(1, steps + 1):

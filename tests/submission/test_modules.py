@@ -47,6 +47,7 @@ def test_transformer_engines_are_refused_where_it_is_not_installed(executor, wha
 def test_the_proof_names_the_attention_and_the_norm(executor):
     made = executor(model={"attention": "math"})
     made.warm_up()
+    made.index_data()
     made.open_data()
     made.train_step()
     proof = made.proof()

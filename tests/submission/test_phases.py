@@ -17,6 +17,7 @@ def rows(proof):
 
 def trained(made, steps):
     made.warm_up()
+    made.index_data()
     made.open_data()
     return [made.train_step().loss for _ in range(steps)]
 

@@ -6,6 +6,7 @@ import pytest
 def test_a_run_proves_what_every_gemm_of_every_layer_ran(executor):
     made = executor(arm="mxfp4")
     made.warm_up()
+    made.index_data()
     made.open_data()
     for _ in range(2):
         made.train_step()
@@ -67,6 +68,7 @@ def test_a_gemm_that_ran_too_often_is_found(executor):
 
     made = executor(arm="mxfp4")
     made.warm_up()
+    made.index_data()
     made.open_data()
     made.train_step()
     made._steps += 1

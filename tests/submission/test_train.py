@@ -136,6 +136,23 @@ def test_an_exception_or_a_signal_closes_what_is_open_and_aborts(tmp_path, bench
     assert status["reason"] == ("exception" if isinstance(problem, RuntimeError) else "interrupted")
 
 
+def test_the_data_is_indexed_before_the_clock_and_opened_on_it(tmp_path, benchmark, monkeypatch, capsys):
+    seen = {}
+
+    def last_key(name):
+        def call(self):
+            line = (tmp_path / "result.txt").read_text().splitlines()[-1]
+            seen[name] = json.loads(line.removeprefix(":::MLLOG "))["key"]
+
+        return call
+
+    for name in ("index_data", "open_data"):
+        monkeypatch.setattr(ScriptedExecutor, name, last_key(name))
+    run(tmp_path, benchmark, [3.0])
+    assert seen == {"index_data": "submission_status", "open_data": "run_start"}
+    assert "index of the data set built before run_start in 0.0 s" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_before_the_clock_has_no_run_stop(tmp_path, benchmark, monkeypatch):
     def broken(self):
         raise RuntimeError("no memory")

@@ -126,6 +126,7 @@ def run_after_a_warm_up_equals_a_run_without(executor):
         made = executor(warmup={"train_steps": steps, "eval_steps": min(steps, 1)})
         if steps:
             made.warm_up()
+        made.index_data()
         made.open_data()
         losses[steps] = [made.train_step().loss for _ in range(6)] + [made.evaluate()]
         parallel.shut_down()
@@ -148,6 +149,7 @@ def test_a_warm_up_that_were_not_undone_would_be_seen(executor, monkeypatch):
 
 def test_a_warm_up_after_training_is_refused(executor):
     made = executor()
+    made.index_data()
     made.open_data()
     made.train_step()
     with pytest.raises(ValueError, match="before the first training step"):

@@ -51,6 +51,7 @@ def state_of(made):
 
 
 def trained(made, steps=1):
+    made.index_data()
     made.open_data()
     return [made.train_step().loss for _ in range(steps)]
 
@@ -127,6 +128,7 @@ def test_saving_leaves_no_trace_in_the_run_that_saves(executor, again, tmp_path)
     losses = {}
     for saves in (False, True):
         made = executor(parallelism={"overlap": True})
+        made.index_data()
         made.open_data()
         losses[saves] = []
         for _ in range(4):
@@ -145,6 +147,7 @@ def whole(home):
 
 def test_the_last_ones_stay_and_each_says_what_it_is_made_of(executor, tmp_path):
     made = executor(keep=2)
+    made.index_data()
     made.open_data()
     for _ in range(3):
         made.train_step()
@@ -168,6 +171,7 @@ def test_an_interruption_leaves_the_earlier_checkpoint_and_the_next_save_clears_
     from submission.checkpoint import checkpoint
 
     made = executor()
+    made.index_data()
     made.open_data()
     made.train_step()
     made.save(tmp_path)
@@ -192,6 +196,7 @@ def test_a_disk_that_fills_up_while_saving_is_one_line_and_leaves_the_earlier_ch
     from submission.checkpoint.checkpoint import CheckpointError
 
     made = executor()
+    made.index_data()
     made.open_data()
     made.train_step()
     made.save(tmp_path)
