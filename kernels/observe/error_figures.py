@@ -182,7 +182,7 @@ def _scales(after: Tensor, prepared: Prepared, rows: Tensor) -> Tensor:
     if quantizer.format is Format.NVFP4:
         assert prepared.scale is not None
         largest = _per_block(after, quantizer)
-        codes = reference.element_codes(largest / E2M1.largest / prepared.scale, E4M3)
+        codes = reference.element_codes(reference.divide(largest, E2M1.largest) / prepared.scale, E4M3)
         scales = values(codes.to(torch.uint8), E4M3) * prepared.scale
     else:
         scales = torch.exp2(reference.block_scales(after, quantizer).float() - E8M0_BIAS)

@@ -152,9 +152,14 @@ def quantize_fp8(x: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Fp8:
     """
     limit = torch.finfo(dtype).max
     largest = (x.abs().amax(-1, keepdim=True) if rows else x.abs().amax()).float()
-    scale = torch.where(largest > 0, largest / limit, 1.0)
+    scale = torch.where(largest > 0, divide(largest, limit), 1.0)
     scaled = (x.float() / scale).clamp(-limit, limit)
     return Fp8(scaled.to(dtype), scale)
+
+
+def divide(x: Tensor, by: float) -> Tensor:
+    """The FP32 quotient, rounded once on every device: of x / by CUDA makes a product with by's rounded reciprocal."""
+    return x / torch.full_like(x, by)
 
 
 def _quantize_nvfp4(x: Tensor, quantizer: Quantizer, random: Tensor | None) -> Quantized:
@@ -163,9 +168,9 @@ def _quantize_nvfp4(x: Tensor, quantizer: Quantizer, random: Tensor | None) -> Q
     bad = largest >= _EXPONENT
     magnitude = largest.masked_fill(bad, 0).view(torch.float32)
     top = magnitude.amax() if magnitude.numel() else magnitude.sum()
-    tensor_scale = torch.where(top > 0, top / (E4M3.largest * E2M1.largest), 1.0)
+    tensor_scale = torch.where(top > 0, divide(top, E4M3.largest * E2M1.largest), 1.0)
     tensor_scale = tensor_scale.clamp(min=torch.finfo(torch.float32).tiny)
-    scales = element_codes(magnitude / E2M1.largest / tensor_scale, E4M3).masked_fill(bad, E4M3_NAN)
+    scales = element_codes(divide(magnitude, E2M1.largest) / tensor_scale, E4M3).masked_fill(bad, E4M3_NAN)
     exact = _per_row(values(scales.to(torch.uint8), E4M3) * tensor_scale, quantizer)
     y = x.unflatten(-1, (-1, quantizer.block)) / exact.unsqueeze(-1)
     y = torch.where(exact.unsqueeze(-1) > 0, y, torch.copysign(torch.zeros_like(y), y)) * quantizer.prescale

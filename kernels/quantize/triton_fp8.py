@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels.formats import E4M3, E5M2
-from kernels.quantize import tile
+from kernels.quantize import reference, tile
 from kernels.quantize.triton import target
 
 _TILE = 64
@@ -50,7 +50,7 @@ def quantize(
     element = E4M3 if dtype == E4M3.dtype else E5M2
     low, high = torch.aminmax(x)  # one reading, NaN wins; abs().amax() would write an intermediate
     largest = torch.maximum(high.float(), -low.float())
-    scale = torch.where(largest > 0, largest / element.largest, 1.0)
+    scale = torch.where(largest > 0, reference.divide(largest, element.largest), 1.0)
     M, N = x.shape
     along = torch.empty(M, N, dtype=dtype, device=x.device) if rows else None
     across = torch.empty(N, M, dtype=dtype, device=x.device) if columns else None
