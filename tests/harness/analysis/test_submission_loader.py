@@ -10,6 +10,8 @@ import pytest
 
 from compliance import ruleset
 from harness import cli
+from harness.analysis import public_index, run_figures
+from harness.base.paths import ROOT
 from tests.harness.logs import write_run, write_submission
 
 CONVERGED = (3.4, 3.2)
@@ -194,3 +196,23 @@ def test_every_file_that_the_official_tools_glob_counts(tmp_path, capsys):
         "1.txt",
         "best.txt",
     ]
+
+
+PUBLIC = ROOT.parent / "shared" / "public_results"
+DIRECTORIES = sorted({log.parent for log in PUBLIC.glob("*/*/results/*/llama31_8b/result_*.txt")})
+
+
+@pytest.mark.public
+@pytest.mark.skipif(not DIRECTORIES, reason=f"published logs are not beside this repository: {PUBLIC}")
+def test_every_public_directory_has_one_score(capsys):
+    """test_public_index.py holds the index's equal to the official summarizer's."""
+    for path in DIRECTORIES:
+        one, row = scored(capsys, path), compared(capsys, path)["submissions"][0]
+        indexed = run_figures.of(public_index.submission(public_index.entry(path)))
+        verdict = answer(capsys, "rcp", path)[1]["rcp"][0]
+        assert (
+            one["valid"]
+            and one["olympic_mean_min"] == row["time_to_train_min"] == verdict["time_to_train_min"]
+        )
+        assert indexed.time_to_train_min == pytest.approx(one["olympic_mean_min"], rel=1e-12)
+        assert row["samples_at_stop_mean"] == pytest.approx(one["samples_at_stop_mean"], rel=1e-12)
