@@ -13,6 +13,7 @@ from compliance.official import compliance_checker
 from harness import cli
 from harness.base.errors import UsageError
 from harness.check.log_directory import examine
+from tests.compliance import defects_runs
 from tests.compliance.logs import compliant_log, lines, write
 from tests.compliance.test_catalogue import package  # noqa: F401  a fixture
 
@@ -42,7 +43,8 @@ STRANGE = [
 def broken_record(chance, record):
     """One field of a record becomes something else, goes, or moves into the metadata."""
     record = json.loads(json.dumps(record))
-    where = record["metadata"] if record["metadata"] and chance.random() < 0.3 else record
+    inner = record.get("metadata")
+    where = inner if isinstance(inner, dict) and inner and chance.random() < 0.3 else record
     name = chance.choice(list(where))
     what = chance.random()
     if what < 0.15:
@@ -123,7 +125,7 @@ def broken_tree(chance, tree):
     for _ in range(chance.choice([1, 2, 4])):
         path = chance.choice(files)
         way = chance.randrange(7)
-        if not path.exists():
+        if not path.is_file() or path.is_symlink():
             continue
         if way == 0:
             path.unlink()
@@ -139,8 +141,8 @@ def broken_tree(chance, tree):
         elif way == 4:
             path.unlink()
             path.symlink_to(chance.choice(["/dev/null", "nowhere", path.name, ".."]))
-        elif way == 5 and path.suffix == ".json":
-            described = json.loads(path.read_text())
+        elif way == 5 and path.name == "box.json":
+            described = dict(defects_runs.DESCRIPTION)
             described[chance.choice(list(described))] = chance.choice(STRANGE[:15])
             path.write_text(json.dumps(described))
         elif path.name.startswith("result_"):
