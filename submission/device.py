@@ -17,11 +17,41 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from harness.contract.config import Config
+
 _CPU = torch.device("cpu")
 
 
 def on_cpu() -> bool:
     return not torch.cuda.is_available()
+
+
+class NoGpu(RuntimeError):
+    """The benchmark was to be trained on a CPU."""
+
+
+def require_gpu(config: Config) -> None:
+    """A scaled benchmark trains anywhere; the benchmark itself would take years on a CPU, and say nothing of it.
+
+    Raises:
+        NoGpu: torch can use no GPU; says why.
+    """
+    if on_cpu() and not config.benchmark.is_scaled:
+        raise NoGpu(f"{config.benchmark.name} trains on GPUs, and torch can use none: {why_no_gpu()}")
+
+
+def why_no_gpu() -> str:
+    """Why torch can use no GPU; empty where it can."""
+    if not on_cpu():
+        return ""
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    if not (torch.version.cuda or torch.version.hip):
+        return f"torch {torch.__version__} is built for CPUs alone"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return f"torch {torch.__version__}, built for {built}: {str(error).strip().splitlines()[0]}"
+    return f"torch {torch.__version__}, built for {built}, sees no device"
 
 
 def install() -> None:

@@ -18,7 +18,7 @@ from harness.contract.diagnostics_rows import Row
 from harness.contract.environment import Ranks
 from harness.contract.metrics_rows import StragglerRow
 from submission import batches as submission_batches
-from submission import model, modules, parallel, precision, proof, warmup
+from submission import device, model, modules, parallel, precision, proof, warmup
 from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
@@ -57,6 +57,7 @@ class MegatronExecutor:
         cache: Path,
         begins: Callable[[], None] = lambda: None,
     ):
+        device.require_gpu(config)
         self._begins, self._stragglers = begins, Stragglers(config.watchdog.straggler_ratio)
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)

@@ -9,8 +9,10 @@ from pathlib import Path
 from harness.base.errors import EnvironmentFailure
 from harness.base.stderr import tell
 from harness.config.file import resolve
+from harness.contract import environment
 from harness.contract.benchmark import BENCHMARK
 from harness.contract.config import Config
+from harness.machine import torch_gpus
 from harness.machine.accelerators import accelerators
 
 PROXY_PROFILE = "proxy"
@@ -55,16 +57,31 @@ def fit_proxy(config: Config, gpus: int) -> Config:
 
 
 def require_accelerators(config: Config) -> None:
-    """The proxy also runs without any GPU; the benchmark does not.
+    """The proxy also runs without any GPU; the benchmark does not. Nothing trains on the CPU beside a GPU unasked.
 
     Raises:
-        EnvironmentFailure: fewer GPUs than ranks on this node.
+        EnvironmentFailure: fewer GPUs than ranks on this node, or than torch can use.
     """
     found, wanted = accelerators(), config.parallelism.gpus_per_node
     if found < wanted and (found or not config.benchmark.is_scaled):
         raise EnvironmentFailure(
             f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
             f"allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile {PROXY_PROFILE} on a machine without"
+        )
+    if not found:
+        return
+    if config.benchmark.is_scaled and environment.gpus_are_hidden():
+        tell(
+            f"training on the CPU: {found} GPUs are here, and the environment hides them (CUDA_VISIBLE_DEVICES)"
+        )
+        return
+    usable = torch_gpus.ask()
+    if usable.devices < wanted:
+        why = f" ({usable.why})" if usable.why else ""
+        raise EnvironmentFailure(
+            f"this machine has {found} GPUs, but torch can use {usable.devices} of the {wanted} that are wanted{why}; "
+            "install a torch for this driver (the vendors' containers hold one), see CUDA_VISIBLE_DEVICES, "
+            f"or hide the GPUs to train the {PROXY_PROFILE} on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
 
 

@@ -50,6 +50,12 @@ def alias_overrides() -> dict[str, tuple[str, str]]:
     return {path: (name, os.environ[name]) for name, path in ALIASES.items() if os.environ.get(name)}
 
 
+def gpus_are_hidden() -> bool:
+    """Whether somebody hid every GPU from this process and its children, as one does to compute on the CPU."""
+    names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    return any(os.environ.get(name) in ("", "-1") for name in names)
+
+
 def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
     """Environment of the training processes: this one's, less the aliases, with threads and allocator set."""
     environment = {key: value for key, value in os.environ.items() if key not in ALIASES}

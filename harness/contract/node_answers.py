@@ -1,4 +1,4 @@
-"""What the training's software says of a node: the JSON lines that submission/tools/preflight.py prints for doctor."""
+"""What the training's software says of a node: JSON lines of submission/tools/preflight.py and usable_gpus.py."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class PrecisionAnswer:
     fp8_units: bool
     fp4_units: bool
     arms: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuAnswer:
+    """GPUs that torch can use; where there are none, why."""
+
+    devices: int
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

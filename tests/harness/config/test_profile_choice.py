@@ -7,6 +7,8 @@ import pytest
 from harness.base.errors import EXIT_ENVIRONMENT, EnvironmentFailure
 from harness.config import profile_choice
 from harness.config.file import resolve
+from harness.contract.node_answers import GpuAnswer
+from harness.machine import torch_gpus
 from tests.harness.scripted_harness import scripted_config
 
 
@@ -44,6 +46,56 @@ def test_more_ranks_than_gpus_are_refused_before_anything_starts(monkeypatch, tm
     assert refused.value.exit_code == EXIT_ENVIRONMENT
     monkeypatch.setattr(profile_choice, "accelerators", lambda: 0)
     profile_choice.require_accelerators(config)  # CPU processes
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch):
+    """eight_gpus(n, why): a machine with eight, of which torch can use n."""
+    monkeypatch.setattr(profile_choice, "accelerators", lambda: 8)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+    def usable(devices, why=""):
+        monkeypatch.setattr(profile_choice.torch_gpus, "ask", lambda: GpuAnswer(devices=devices, why=why))
+
+    return usable
+
+
+@pytest.mark.parametrize("profile", ["proxy", "llama31_8b"])
+def test_gpus_that_torch_cannot_use_are_refused_with_both_facts(eight_gpus, profile):
+    eight_gpus(0, "torch 2.13.0+cpu is built for CPUs alone")
+    words = r"this machine has 8 GPUs, but torch can use 0 .*\(torch 2\.13\.0\+cpu is built for CPUs alone\)"
+    with pytest.raises(EnvironmentFailure, match=words):
+        profile_choice.require_accelerators(resolve(profile, aliases={}).config)
+
+
+def test_as_many_as_there_are_ranks_suffice(eight_gpus):
+    config = resolve("llama31_8b", aliases={}).config
+    eight_gpus(8)
+    profile_choice.require_accelerators(config)
+    eight_gpus(7)
+    with pytest.raises(EnvironmentFailure, match="can use 7 of the 8 that are wanted;"):
+        profile_choice.require_accelerators(config)
+
+
+def test_hidden_gpus_leave_the_proxy_alone_to_the_cpu(eight_gpus, monkeypatch, capsys):
+    eight_gpus(0, "no CUDA-capable device is detected")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    profile_choice.require_accelerators(resolve("proxy", aliases={}).config)
+    assert "training on the CPU: 8 GPUs are here" in capsys.readouterr().err
+    with pytest.raises(EnvironmentFailure, match="no CUDA-capable device"):
+        profile_choice.require_accelerators(resolve("llama31_8b", aliases={}).config)
+
+
+def test_torch_is_asked_in_a_process_of_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    answer = torch_gpus.ask()
+    assert answer.devices == 0 and answer.why.startswith("torch 2.")
+
+
+def test_a_torch_that_cannot_be_asked_is_an_answer(monkeypatch):
+    monkeypatch.setattr(torch_gpus.sys, "executable", "/nowhere/python")
+    assert torch_gpus.ask() == GpuAnswer(devices=0, why="/nowhere/python: No such file or directory")
 
 
 @pytest.mark.parametrize("gpus, ranks", [(0, 2), (1, 1), (2, 2), (8, 2)])
