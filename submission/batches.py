@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
 from harness.contract.config import Config
+from submission import device
 
 Batch = dict[str, torch.Tensor]
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Vocabulary:
@@ -112,11 +115,29 @@ def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: in
         batch_sampler=sampler,
         num_workers=2 if torch.cuda.is_available() else 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_rank,
     )
-    return iter(loader)
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, _GROUP_SIGNALS
+    )  # until a worker has said what to do with them
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def synthetic_batches(config: Config, *, device: torch.device) -> Iterator[Batch]:
+def _leave_signals_to_the_rank(_: int) -> None:
+    """In a worker: it ends with its rank, and not before.
+
+    torchrun signals whole process groups. A worker inherits the rank's handler and would die of it; then torch raises
+    RuntimeError in the rank, which is closing its log.
+    """
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    device.die_with_parent(signal.SIGKILL)
+
+
+def synthetic_batches(config: Config, *, home: torch.device) -> Iterator[Batch]:
     """Endless random tokens for the warm-up, from a generator of their own: no data, no global random state."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch.micro_batch_size, config.model.sequence_length)
@@ -129,4 +150,4 @@ def synthetic_batches(config: Config, *, device: torch.device) -> Iterator[Batch
             "position_ids": positions,
             "loss_mask": torch.ones(shape),
         }
-        yield {key: value.to(device) for key, value in batch.items()}
+        yield {key: value.to(home) for key, value in batch.items()}

@@ -108,8 +108,8 @@ def _names_cuda(device: Any) -> bool:
     return isinstance(device, torch.device) and device.type == "cuda"
 
 
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the launcher dies, so that no orphan rank trains on after a kill -9."""
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask Linux for a signal when the parent dies, so that no orphan trains on, or reads data, after a kill -9."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)

@@ -122,7 +122,7 @@ class MegatronExecutor:
 
     def _rehearse(self) -> None:
         config, ledger = self._config, self._linears.ledger
-        synthetic = submission_batches.synthetic_batches(config, device=self.trainer.home)
+        synthetic = submission_batches.synthetic_batches(config, home=self.trainer.home)
         for _ in range(config.warmup.train_steps):
             train_step(self.trainer, synthetic)
         passes = self._whole_rounds(config.warmup.eval_steps)

@@ -79,7 +79,7 @@ def _arm_step(config: Config, arm: str, home: torch.device) -> Callable[[], Any]
     from submission.step import train_step
 
     trainer = assemble(config, linears_of(config, arm, seed=0, rank=0), home)
-    synthetic: Iterator[batches.Batch] = batches.synthetic_batches(config, device=home)
+    synthetic: Iterator[batches.Batch] = batches.synthetic_batches(config, home=home)
     return lambda: train_step(trainer, synthetic)
 
 

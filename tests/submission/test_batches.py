@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from harness.base.paths import ROOT as REPOSITORY
 from tests.submission.configurations import LENGTH, small_config, write_data
 
 
@@ -82,3 +87,18 @@ def test_the_index_is_built_without_a_page_of_tokens_which_the_first_step_reads(
     assert resident_pages(tokens[0])
     made.evaluate()
     assert resident_pages(tokens[1])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_to_the_group_leaves_the_workers_alone_until_the_rank_ends(name):
+    command = [sys.executable, "-m", "tests.submission.signalled_rank", name]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, start_new_session=True, capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["error"] is None
+    assert found["alive"] == found["workers"] and len(found["alive"]) == 2
+    until = time.monotonic() + 3
+    while any(os.path.exists(f"/proc/{pid}") for pid in found["workers"]) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in found["workers"]), "they end with their rank"

@@ -35,7 +35,7 @@ def kept_bytes(made, config):
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address comes twice
         return tensor
 
-    batch = next(submission_batches.synthetic_batches(config, device=made.trainer.home))
+    batch = next(submission_batches.synthetic_batches(config, home=made.trainer.home))
     with device.megatron(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output, losses = _forward_step(made.trainer)(iter([batch]), made.trainer.model)
         losses(output)
@@ -51,7 +51,7 @@ def test_weights_gradients_optimizer_and_activations_are_within_ten_percent(exec
     gradients = sum(buffer.grad_data.nbytes for buffer in model.buffers)
     assert need.weights == weights
     assert need.gradients == pytest.approx(gradients, rel=0.01)
-    train_step(made.trainer, submission_batches.synthetic_batches(config, device=made.trainer.home))
+    train_step(made.trainer, submission_batches.synthetic_batches(config, home=made.trainer.home))
     (adamw,) = _torch_optimizers(made.trainer.optimizer)
     states = sum(t.nbytes for state in adamw.state.values() for t in state.values() if t.numel() > 1)
     masters = sum(p.nbytes for group in adamw.param_groups for p in group["params"])
