@@ -30,9 +30,10 @@ _ACCELERATORS = Path(compliance.__file__).parent / "rulesets" / "accelerators.ya
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """A public system: its key in the index and its mean of a quantity."""
+    """A public system: its key in the index, the precision it disclosed, and its mean of a quantity."""
 
     name: str
+    precision: str
     value: float
 
 
@@ -100,7 +101,11 @@ def _against(
     quantity: str, value: float | None, peers: Sequence[tuple[Entry, float | None]], margin: float
 ) -> Against | None:
     known = sorted(
-        (Peer(name=printable(one.key), value=figure) for one, figure in peers if figure is not None),
+        (
+            Peer(name=printable(one.key), precision=printable(one.precision), value=figure)
+            for one, figure in peers
+            if figure is not None
+        ),
         key=lambda peer: peer.value,
     )
     if value is None or not known:

@@ -83,8 +83,13 @@ def _directory(checked: Checked) -> list[str]:
     """One directory: how many, what is wrong, what the official checker says."""
     counts = counted(checked.violations)
     head = f"{WORDS[checked.verdict]:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs: {counts}"
+    return [head, *notes(checked)]
+
+
+def notes(checked: Checked) -> list[str]:
+    """A line for each kind of violation, and for what the official checker says."""
     told = grouped(checked.violations, checked.directory, checked.paths)
-    return [head, *told, *_official(checked)]
+    return [*told, *_official(checked)]
 
 
 def counted(violations: Sequence[Violation]) -> str:
@@ -102,16 +107,16 @@ def grouped(violations: Sequence[Violation], base: Path, logs: Sequence[Path] = 
         base: files below it are named from there.
         logs: of which violations are counted in "3 of 10 logs".
     """
-    return [f"  {_told(kind)}; {_places(kind, base, logs)}" for kind in kinds(violations)]
+    return [f"  {_told(kind, base)}; {_places(kind, base, logs)}" for kind in kinds(violations)]
 
 
-def _told(kind: Kind) -> str:
+def _told(kind: Kind, base: Path) -> str:
     """Rule, key, what was found, what is allowed, and why."""
     first = kind.first
     others = len({repr(one.found) for one in kind.violations}) - 1
     more = f" and {others} other values" if others > 1 else " and another value" if others else ""
     asks = " (a reviewer may accept it)" if first.review and first.severity == "error" else ""
-    return f"{word_of(first)} {first.rule}{asks}: {_what(first, more)}"
+    return f"{word_of(first)} {first.rule}{asks}: {_what(first, base, more)}"
 
 
 def _places(kind: Kind, base: Path, logs: Sequence[Path]) -> str:
@@ -169,29 +174,27 @@ def _total(ruleset: str, checked: Sequence[Checked]) -> str:
 def sentence(violation: Violation) -> str:
     """One violation, its place first."""
     place = shown(violation.file) + (f":{violation.line}" if violation.line else "")
-    return f"{place}: [{violation.rule} {violation.severity}] {_what(violation)}"
+    return f"{place}: [{violation.rule} {violation.severity}] {_what(violation, Path())}"
 
 
-def _what(violation: Violation, more: str = "") -> str:
+def _what(violation: Violation, base: Path, more: str = "") -> str:
     found, expected = printable(violation.found) or "''", printable(violation.expected)
     key = f"{printable(violation.key)}: " if violation.key else ""
     source = f" ({printable(violation.section)})" if violation.section else ""
-    return f"{key}found {found}{more}; expected {expected}; {_message(violation.message)}{source}"
+    return f"{key}found {found}{more}; expected {expected}; {_message(violation.message, base)}{source}"
 
 
-def _message(text: str) -> str:
+def _message(text: str, base: Path) -> str:
     """With the paths inside of it as short as the others."""
-    return printable(_ABSOLUTE.sub(lambda match: shown(match[0]), text), limit=400)
+    return printable(_ABSOLUTE.sub(lambda match: _below(match[0], base), text), limit=400)
 
 
 def _below(file: str, base: Path) -> str:
     """Named from the directory that the verdict is on, where it lies in it."""
     path = Path(file)
-    return (
-        printable(path.relative_to(base), limit=400)
-        if path != base and path.is_relative_to(base)
-        else shown(file)
-    )
+    if path == base:
+        return "this directory"
+    return printable(path.relative_to(base), limit=400) if path.is_relative_to(base) else shown(file)
 
 
 def shown(path: str) -> str:

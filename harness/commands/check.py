@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from compliance import rules_page
 from compliance.ruleset import NAMES
@@ -13,26 +15,23 @@ from harness.check import grouped_text, other_benchmarks, results_repository
 from harness.check.document import document
 from harness.check.log_directory import judge, known_ruleset
 from harness.commands.coloured_lines import show
-from harness.commands.options import add_json, add_ruleset
+from harness.commands.options import add_json, add_ruleset, require_page
+
+_SWITCHES = {
+    "--all": "PATH is a results repository: a line per result, then the totals",
+    "--skip-official": "our own check alone, without the official checker",
+    "--rebuilt": "rebuilt from published key events: no C3, C11, C19, C23, evaluation times, line numbers",
+    "--review": "a dossier for the reviewer of a submission: timeline, curves, speed beside equal hardware, notes",
+    "--rules": "print the rule reference and stop",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="a log, a directory of result_<i>.txt, a campaign, a package"
-    )
-    add_ruleset(parser, NAMES, default="the benchmark's newest")
-    parser.add_argument(
-        "--all", action="store_true", help="PATH is a results repository: a line per result, then the totals"
-    )
-    parser.add_argument(
-        "--skip-official", action="store_true", help="our own check alone, without the official checker"
-    )
-    parser.add_argument(
-        "--rebuilt",
-        action="store_true",
-        help="rebuilt from published key events: no C3, C11, C19, C23, evaluation times, line numbers",
-    )
-    parser.add_argument("--rules", action="store_true", help="print the rule reference and stop")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="a log, a directory, a campaign, a package")
+    add_ruleset(parser, NAMES, default="that of the logs' round")
+    for option, wording in _SWITCHES.items():
+        parser.add_argument(option, action="store_true", help=wording)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the dossier also as a self-contained page")
     add_json(parser)
 
 
@@ -41,32 +40,39 @@ def main(args: argparse.Namespace) -> int:
         print(rules_page.page(), end="")
         return EXIT_OK
     if not args.paths:
-        raise UsageError(
-            "check: found no PATH; allowed: a log, a directory, a campaign, a package; or --rules"
-        )
+        raise UsageError("check: found no PATH; allowed: a log, a directory, a campaign, a package; --rules")
+    if (args.review or args.html) and (args.all or args.json):
+        raise UsageError("--review, --html: found --all or --json; allowed: PATH of one submission, as text")
+    require_page(args.html)
     known_ruleset(args.ruleset)
     other_benchmarks.require_ours(args.paths)
-    return _repository(args) if args.all else _paths(args)
+    how = {"skip_official": args.skip_official, "rebuilt": args.rebuilt}
+    return _repository(args, how) if args.all else _paths(args, how)
 
 
-def _paths(args: argparse.Namespace) -> int:
-    checked, packages = judge(
-        args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
-    )
+def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
+    checked, packages = judge(args.paths, args.ruleset, **how)
     others = other_benchmarks.not_checked(args.paths)
     found = document(checked, packages, others)
     if args.json:
         print(json.dumps(asdict(found), indent=2))
     else:
         show(grouped_text.lines(checked, packages, others), grouped_text.COLOURS)
+    if args.review or args.html:
+        from harness.report import (  # matplotlib takes a second that others need not wait for
+            review,
+            review_page,
+        )
+
+        show(review.text(checked) if args.review else [], {})
+        if args.html:
+            review_page.write(checked, args.html)
     return EXIT_OK if found.ok else EXIT_FAILED
 
 
-def _repository(args: argparse.Namespace) -> int:
+def _repository(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
     """A line, or an element of one JSON list, per result directory, as each is done."""
-    checked = results_repository.checked(
-        args.paths, args.ruleset, skip_official=args.skip_official, rebuilt=args.rebuilt
-    )
+    checked = results_repository.checked(args.paths, args.ruleset, **how)
     ok = True
     for lines, passed in results_repository.answer(checked, args.paths, as_json=args.json):
         show(lines, grouped_text.COLOURS)

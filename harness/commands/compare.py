@@ -10,7 +10,7 @@ from rich.console import Console
 
 from harness.analysis import comparison, public_index, submission_loader
 from harness.base.errors import EXIT_OK, UsageError
-from harness.commands.options import add_json
+from harness.commands.options import add_json, require_page
 from harness.report import comparison_json, terminal
 
 
@@ -45,8 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if not args.paths and not args.public:
         raise UsageError("compare: found nothing to compare; allowed: PATH .., --public NAME ..")
-    if args.html and (args.html.is_dir() or not args.html.parent.is_dir()):
-        raise UsageError(f"--html: found {args.html}; allowed: a file in a directory that exists")
+    require_page(args.html)
     found = [submission_loader.load(path) for path in args.paths]
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
     compared = comparison.compare(loaded)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
+
+from harness.base.errors import UsageError
 
 
 def add_profile(parser: argparse.ArgumentParser, text: str, *, default: str | None = None) -> None:
@@ -24,6 +27,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, default: str) -> None:
     parser.add_argument("--ruleset", metavar="R", help=f"{' | '.join(names)}; default: {default}")
+
+
+def require_page(path: Path | None) -> None:
+    """Refuse a page that cannot be written, before there is anything to write.
+
+    Raises:
+        UsageError: a directory, or a file in one that does not exist.
+    """
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f"--html: found {path}; allowed: a file in a directory that exists")
 
 
 def positive(text: str) -> int:
