@@ -124,6 +124,14 @@ def test_a_long_line_takes_time_in_proportion_to_its_length(piece):
     assert time.process_time() - began < 15
 
 
+MORE = [  # one for every way to be worth reading that no text above has
+    "\u017fecret = 'abc123def'", "to\u212aen: abc123def", "/home/alice/x", "/Users/alice/x", r"C:\Users\alice",
+    "ASIA" + "A1B2" * 4, "npm_" + "a1B2" * 9, "wandbkey: " + "0123456789" * 4,
+    "hooks.slack.com/services/T" + "a1B2" * 6,
+    "passphrase: hunter2" + "more", "glpat-" + "a1B2" * 5,
+]  # fmt: skip
+
+
 def _line_by_line(content):
     """What is found where every line is read: slow, and what the scan has to agree with."""
     lines = content.decode("utf-8", errors="replace").split("\n")
@@ -133,13 +141,7 @@ def _line_by_line(content):
 def _mixed(seed, count):
     """Lines of pieces of secrets, of what only resembles them, in small and capital letters, between noise."""
     drawn = random.Random(seed)
-    texts = [
-        *SECRETS.values(),
-        *HARMLESS,
-        "\u017fecret = 'abc123def'",
-        "to\u212aen: abc123def",
-        "/home/alice/x",
-    ]
+    texts = [*SECRETS.values(), *HARMLESS, *MORE]
     for _ in range(count):
         text = drawn.choice(texts)
         if drawn.random() < 0.5:
