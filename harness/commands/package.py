@@ -32,6 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     building.add_argument("--fields", type=Path, metavar="F.json", help="the same from a JSON object")
     verifying = commands.add_parser("verify", help="check a tree: DIR/<submitter>, or DIR with several")
     verifying.add_argument("tree", type=Path, metavar="TREE")
+    wording = "a tree of an earlier round: what changed in descriptions and code, and which logs are the same"
+    verifying.add_argument("--previous", type=Path, metavar="TREE", help=wording)
     for one in (building, verifying):
         add_ruleset(one, _ROUNDS, default="the newest")
         add_json(one)
@@ -58,7 +60,7 @@ def _verify(args: argparse.Namespace) -> int:
     documents, ok = [], True
     other_benchmarks.require_ours([args.tree])
     for organisation in verify.organisations(args.tree):
-        verdict = verify.verified(organisation, args.ruleset)
+        verdict = verify.verified(organisation, args.ruleset, earlier=args.previous)
         documents.append(asdict(verify.document(verdict)))
         ok = ok and verdict.ok
         if not args.json:

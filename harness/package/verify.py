@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from harness.analysis.submission_loader import result_files
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.check import grouped_text, other_benchmarks
-from harness.check.log_directory import chosen_for_package, examine
-from harness.package import archive
+from harness.check.log_directory import chosen_for_package, examine, verdict_of
+from harness.package import archive, previous
+from harness.package.previous import Previous
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,7 @@ class Verdict:
 
     Args:
         changed: what SHA256SUMS does not agree with; None where there is none.
+        previous: what changed since an earlier round; None where none was named.
     """
 
     organisation: Path
@@ -36,6 +39,12 @@ class Verdict:
     violations: tuple[Violation, ...]
     asked: tuple[Oracle, ...]
     changed: tuple[str, ...] | None = None
+    previous: Previous | None = None
+
+    @property
+    def word(self) -> str:
+        """pass, needs review or fail."""
+        return verdict_of(self.violations, ok=self.ok)
 
     @property
     def ok(self) -> bool:
@@ -56,25 +65,42 @@ def organisations(tree: Path) -> list[Path]:
     return found
 
 
-def verified(organisation: Path, ruleset: str | None, *, quiet: Sequence[Rule[Tree]] = ()) -> Verdict:
+def verified(
+    organisation: Path,
+    ruleset: str | None,
+    *,
+    earlier: Path | None = None,
+    quiet: Sequence[Rule[Tree]] = (),
+) -> Verdict:
     """Judge one tree; nothing in it is changed.
 
     Args:
+        earlier: a tree with this organisation's results of an earlier round, to compare with.
         quiet: rules of the tree that the caller tells in its own way.
+
+    Raises:
+        UsageError: an earlier tree without this organisation.
     """
     root = organisation.resolve()
-    found = [*_logs(root, ruleset)]
-    found += checker.check_tree(tree_rules.read(root, to_be_submitted=True), quiet=quiet)
-    found += leaks.scan(root, machine_names=[platform.node()])
-    once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
-    changed = archive.differences(root)
+    before = None if earlier is None else previous.organisation_of(earlier, root.name)
     loaded = checker.load(chosen_for_package(root, ruleset).name)
+    with ThreadPoolExecutor(1) as beside_us:  # the official tools take longer than all of ours
+        asked = beside_us.submit(package_checker.ask, root, loaded.official)
+        found = [*_logs(root, ruleset)]
+        found += checker.check_tree(tree_rules.read(root, to_be_submitted=True), quiet=quiet)
+        found += leaks.scan(root, machine_names=[platform.node()])
+        compared = None if before is None else previous.compare(root, before)
+        found += previous.questions(compared, root) if compared else []
+        changed = archive.differences(root)
+        tools = tuple(asked.result())
+    once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
     return Verdict(
         organisation=organisation,
         ruleset=loaded.name,
         violations=tuple(_located(violation, root.parent) for violation in once.values()),
-        asked=tuple(package_checker.ask(root, loaded.official)),
+        asked=tools,
         changed=None if changed is None else tuple(changed),
+        previous=compared,
     )
 
 
@@ -109,6 +135,8 @@ class Document:
         checksums: what does not agree with SHA256SUMS, or a word about it.
         official: version of mlperf-logging, then each tool with its verdict.
         not_checked: directories with results of other benchmarks.
+        verdict: pass, needs review or fail; ok and the exit code say whether an error stands.
+        previous: what changed since the tree of --previous; None without it.
     """
 
     ok: bool
@@ -118,6 +146,8 @@ class Document:
     violations: Sequence[Violation]
     official: Mapping[str, str | ToolVerdict]
     not_checked: Sequence[str]
+    verdict: str
+    previous: Previous | None
 
 
 def document(verdict: Verdict) -> Document:
@@ -131,6 +161,8 @@ def document(verdict: Verdict) -> Document:
         violations=verdict.violations,
         official={"version": compliance_checker.version(), **tools},
         not_checked=other_benchmarks.not_checked([verdict.organisation]),
+        verdict=verdict.word,
+        previous=verdict.previous,
     )
 
 
@@ -145,15 +177,12 @@ def lines(verdict: Verdict) -> list[str]:
     root = verdict.organisation.resolve()
     logs = [file for place in repository.result_directories(root) for file in result_files(place.path)]
     found = grouped_text.grouped(verdict.violations, root, logs)
+    found += previous.lines(verdict.previous) if verdict.previous else []
     found += grouped_text.left_aside(other_benchmarks.not_checked([verdict.organisation]))
     found += [grouped_text.package(oracle) for oracle in verdict.asked]
     changed = [f"FAIL checksums: {printable(text)}" for text in verdict.changed or ()]
     found += changed or [f"ok   checksums: {_checksums(verdict)}"]
-    counts = [sum(v.severity == kind for v in verdict.violations) for kind in ("error", "warning")]
-    word = "ok" if verdict.ok else "FAIL"
     tools = f"official tools: mlperf-logging {compliance_checker.version()}"
-    name = grouped_text.shown(str(verdict.organisation))
-    return [
-        *found,
-        f"{word:<4} {name}: ruleset {verdict.ruleset}: {counts[0]} errors, {counts[1]} warnings; {tools}",
-    ]
+    name, counts = grouped_text.shown(str(verdict.organisation)), grouped_text.counted(verdict.violations)
+    word = grouped_text.WORDS[verdict.word]
+    return [*found, f"{word:<4} {name}: ruleset {verdict.ruleset}: {counts}; {tools}"]
