@@ -97,7 +97,8 @@ class Status:
 
 
 def write_status(attempt: Path, status: Status) -> None:
-    files.replace_json(attempt / file_names.STATUS, typed_json.to_plain(status), sync_name=False)
+    """The end is kept for good; what comes before it is written by a training on the clock, which waits for no disk."""
+    files.replace_json(attempt / file_names.STATUS, typed_json.to_plain(status), sync=status.state == ENDED)
 
 
 def read_status(attempt: Path) -> Status | None:

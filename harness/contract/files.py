@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 
-def replace_json(path: Path, content: Any, *, sync_name: bool = True) -> None:
+def replace_json(path: Path, content: Any, *, sync: bool = True) -> None:
     """Write or replace a JSON document; one writer at a time, as the campaign's lock guarantees."""
-    replace_text(path, json.dumps(content, indent=1) + "\n", sync_name=sync_name)
+    replace_text(path, json.dumps(content, indent=1) + "\n", sync=sync)
 
 
-def replace_text(path: Path, text: str, *, sync_name: bool = True) -> None:
+def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write or replace a file in one step: a reader sees the old content or the new one.
 
     Args:
-        sync_name: whether the replacement survives a power cut. Without, a power cut may bring back the old
-            content, whole; for a file that is written often inside a timed run.
+        sync: whether to wait until the disk has it. Without, a power cut may leave the old content, the new one or
+            none; for a file that is written often inside a timed run.
     """
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     part.replace(path)
-    if sync_name:
+    if sync:
         sync_directory(path.parent)
 
 
