@@ -26,4 +26,4 @@ def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches
             chunk.train()
             if hooks:
                 chunk.enable_forward_pre_hook()
-    return parallel.mean_loss(stats, trainer.home)
+    return parallel.mean_loss(stats, trainer.home).read()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, clip_grads, get_megatron_optimizer
+from megatron.core.utils import local_multi_tensor_l2_norm
 
 from harness.contract.config import Config
+from submission import device
 
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
+    if not device.on_cpu() and clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
+        clip_grads.l2_norm_impl = l2_norm  # no Transformer Engine, no Apex
     distributed = config.parallelism.distributed_optimizer
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
@@ -27,3 +32,17 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
         overlap_param_gather=config.parallelism.overlap and distributed,
     )
     return get_megatron_optimizer(settings, list(chunks))
+
+
+def l2_norm(
+    chunk_size: int, overflow: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]], per_tensor: bool
+) -> tuple[torch.Tensor, None]:
+    """In the place of Megatron's own, which reads the norm of every gradient from the GPU: a wait each.
+
+    Args:
+        tensors: one list of gradients; the rest is what Apex's function takes.
+
+    Returns:
+        (1,) FP32 norm of all of them together, on their device.
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors[0])))).view(1), None

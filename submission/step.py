@@ -70,12 +70,16 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
             chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
         stats = forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
+        # Megatron reads the norm before it launches the update. The loss is on the host by then, so that this is the
+        # step's only wait: the update runs while the next step is launched.
+        loss = parallel.mean_loss(stats, trainer.home)
         updated, gradient_norm, _ = trainer.optimizer.step()
     trainer.linears.weights_changed()
     trainer.scheduler.step(increment=trainer.config.batch.global_batch_size)
-    loss = parallel.mean_loss(stats, trainer.home)
     norm = float(gradient_norm) if gradient_norm is not None else float("nan")
-    return StepResult(loss=loss if updated else float("nan"), learning_rate=learning_rate, gradient_norm=norm)
+    return StepResult(
+        loss=loss.read() if updated else float("nan"), learning_rate=learning_rate, gradient_norm=norm
+    )
 
 
 def forward_backward(
