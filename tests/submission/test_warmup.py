@@ -6,6 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
 
 
 def everything(executor):
@@ -134,7 +137,7 @@ def run_after_a_warm_up_equals_a_run_without(executor):
 
 
 def test_a_warm_up_that_were_not_undone_would_be_seen(executor, monkeypatch):
-    """The two tests above can fail: without the restore every kind of state differs."""
+    """The tests above can fail: without the restore every kind of state but the weights differs."""
     from submission import warmup
 
     made = executor()
@@ -142,9 +145,51 @@ def test_a_warm_up_that_were_not_undone_would_be_seen(executor, monkeypatch):
     monkeypatch.setattr(warmup, "_restore", lambda *_: None)
     made.warm_up()
     after = everything(made)
-    assert {"parameters", "master", "moments", "options", "schedule"} <= {
-        key for key in before if not same(before[key], after[key])
-    }
+    assert {"moments", "options", "schedule"} <= {key for key in before if not same(before[key], after[key])}
+
+
+def test_a_learning_rate_would_move_the_weights(executor, monkeypatch):
+    from submission import warmup
+
+    made = executor()
+    before = everything(made)
+    monkeypatch.setattr(warmup, "_hold_still", lambda *_: None)
+    made.warm_up()
+    after = everything(made)
+    assert {"parameters", "master"} <= {key for key in before if not same(before[key], after[key])}
+
+
+class Copied(TorchDispatchMode):
+    """Bytes that are copied from one tensor to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (aten._to_copy, aten.copy_, aten.clone):
+            self.bytes += found.nbytes
+        return found
+
+
+def test_the_warm_up_copies_no_weights(executor):
+    from submission import warmup
+
+    trainer = executor().trainer
+    weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    with Copied() as copied, warmup.leaves_no_trace(trainer):
+        pass
+    assert copied.bytes < weights / 20
+
+
+def test_a_weight_that_is_no_number_after_the_warm_up_ends_the_run(executor):
+    """Zero times infinity: nothing else could be left of a step at a learning rate of zero."""
+    from submission import warmup
+
+    trainer = executor().trainer
+    with pytest.raises(ValueError, match="a weight is no number"), warmup.leaves_no_trace(trainer):
+        next(trainer.model.parameters()).data[0] = float("nan")
 
 
 def test_a_warm_up_after_training_is_refused(executor):
