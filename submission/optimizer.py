@@ -10,7 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, clip_gra
 from megatron.core.utils import local_multi_tensor_l2_norm
 
 from harness.contract.config import Config
-from submission import device
+from submission import device, parallel
 
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
@@ -31,7 +31,7 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
         use_distributed_optimizer=distributed,
         overlap_param_gather=config.parallelism.overlap and distributed,
     )
-    return get_megatron_optimizer(settings, list(chunks))
+    return get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=parallel.wants_gloo(config))
 
 
 def l2_norm(

@@ -35,13 +35,16 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
         # the watchdog speaks first: it knows which rank is the cause
         longest_s = 2 * max(config.watchdog.init_s, config.watchdog.hang_s)
         patience = timedelta(seconds=max(1800.0, longest_s))
-        dist.init_process_group("gloo" if home.type == "cpu" else "nccl", timeout=patience)
+        if home.type == "cpu":
+            dist.init_process_group("gloo", timeout=patience)
+        else:  # told its device, NCCL connects here, before the clock, and no barrier guesses a GPU
+            dist.init_process_group("nccl", timeout=patience, device_id=home)
     interleaved = config.parallelism.virtual_pipeline
     parallel_state.initialize_model_parallel(
         config.parallelism.tensor,
         config.parallelism.pipeline,
         virtual_pipeline_model_parallel_size=interleaved if interleaved > 1 else None,
-        create_gloo_process_groups=True,
+        create_gloo_process_groups=wants_gloo(config),
     )
     init_num_microbatches_calculator(
         ranks.rank,
@@ -51,6 +54,11 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
         parallel_state.get_data_parallel_world_size(),
     )
     return home
+
+
+def wants_gloo(config: Config) -> bool:
+    """Whether Megatron makes groups of the CPUs too: checkpoints gather the optimizer's state by them, nothing else."""
+    return device.on_cpu() or bool(config.checkpoint.every_steps or config.checkpoint.resume)
 
 
 def seed_everything(seed: int) -> None:
