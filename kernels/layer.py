@@ -100,7 +100,9 @@ class Layer:
         accumulate: Tensor | None = None,
     ) -> Tensor:
         gain, dtype = self.recipe[plan.which].gain, operands[0].dtype
-        product = plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=accumulate)
+        product = plan.engine.multiply(
+            left, right, gain=gain, dtype=dtype, accumulate=accumulate, fast=plan.which is Gemm.FPROP
+        )
         self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
         if self.observer is not None:
 

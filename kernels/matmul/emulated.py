@@ -46,8 +46,9 @@ class Emulated:
         return first, _prepare(x_RC.t(), columns) if columns else None
 
     def multiply(
-        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
-    ) -> Tensor:
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
+        fast: bool = False,
+    ) -> Tensor:  # fmt: skip
         product = _product(left, right, factor(left, right, gain))
         return accumulate.add_(product) if accumulate is not None else product.to(dtype)
 

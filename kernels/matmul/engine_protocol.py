@@ -52,9 +52,14 @@ class Engine(Protocol):
         """Quantise x for products over its columns (`rows`, as it lies) and over its rows (`columns`, transposed)."""
 
     def multiply(
-        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
-    ) -> Tensor:
-        """left right^T times gain, in `dtype`; or added to `accumulate` and that returned."""
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
+        fast: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """left right^T times gain, in `dtype`; or added to `accumulate` and that returned.
+
+        Args:
+            fast: FP8 may be summed in the matrix units' own width, below FP32, as Transformer Engine lets it in Fprop.
+        """
 
 
 def factor(left: Prepared, right: Prepared, gain: float) -> float:

@@ -57,14 +57,17 @@ class ScaledMm:
         return first, second
 
     def multiply(
-        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
-    ) -> Tensor:
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
+        fast: bool = False,
+    ) -> Tensor:  # fmt: skip
         assert left.scale is not None and right.scale is not None
         rowwise = left.scale.dim() > 0
         scales = left.scale * factor(left, right, gain), right.scale.t() if rowwise else right.scale
         wanted = dtype if accumulate is None else accumulate.dtype
         out = torch.bfloat16 if rowwise else wanted  # the only output of row-wise products
-        product = torch._scaled_mm(left.values, right.values.t(), *scales, out_dtype=out)
+        fast = fast and architectures.of(left.values.device).is_cuda  # AMD's units know one way to sum
+        operands = (left.values, right.values.t(), *scales)
+        product = torch._scaled_mm(*operands, out_dtype=out, use_fast_accum=fast)
         return product.to(dtype) if accumulate is None else accumulate.add_(product)
 
 
@@ -93,8 +96,9 @@ class BlockScaledMm:
         return _packed(x_RC, rows, columns)
 
     def multiply(
-        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
-    ) -> Tensor:
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
+        fast: bool = False,
+    ) -> Tensor:  # fmt: skip
         swizzled = architectures.of(left.values.device).is_cuda
         block = F.ScalingType.BlockWise1x32
         swizzle = F.SwizzleType.SWIZZLE_32_4_4 if swizzled else F.SwizzleType.NO_SWIZZLE
@@ -129,8 +133,9 @@ class DotScaled:
         return _packed(x_RC, rows, columns)
 
     def multiply(
-        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None
-    ) -> Tensor:
+        self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
+        fast: bool = False,
+    ) -> Tensor:  # fmt: skip
         from kernels.matmul import triton, tune
 
         a, b = left.values, right.values

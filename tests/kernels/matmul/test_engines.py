@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kernels import architectures
 from kernels.architectures import Platform
 from kernels.layer import Layer
 from kernels.ledger import Ledger
@@ -136,3 +137,26 @@ def test_row_wise_fp8_keeps_small_rows_that_tensor_wise_scaling_crushes():
         got = multiply(a, b, Gemm.FPROP, GemmRecipe(format))[:8]
         error[format] = ((got - a[:8] @ b.t()).norm() / (a[:8] @ b.t()).norm()).item()
     assert error[Format.FP8_ROW] < 0.05 < 0.2 < error[Format.FP8]
+
+
+@pytest.mark.parametrize("format", [Format.FP8, Format.FP8_ROW], ids=["tensor", "rows"])
+@pytest.mark.parametrize(("platform", "fast"), [("sm_90", True), ("gfx950", False)])
+def test_fp8_sums_fast_in_fprop_alone_as_transformer_engine_does(monkeypatch, format, platform, fast):
+    """Transformer Engine's recipes: split accumulators in Dgrad and Wgrad, none in Fprop."""
+    asked = []
+
+    def scaled_mm(a, b, a_scale, b_scale, *, out_dtype, use_fast_accum):
+        asked.append(use_fast_accum)
+        return torch.zeros(a.size(0), b.size(1), dtype=out_dtype)
+
+    monkeypatch.setattr(architectures, "of", lambda device: Platform(platform))
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    recipe, ledger = GemmRecipe(format), Ledger()
+    layer = Layer(recipe=LinearRecipe("test", recipe, recipe, recipe), label="l", ledger=ledger)
+    x, w, dy = torch.randn(32, 64), torch.randn(48, 64), torch.randn(32, 48)
+    layer.forward(x, w)
+    backward = layer.backward(dy, w, input=True, weight=True)
+    backward.input_gradient()
+    backward.weight_gradient(x, None)
+    assert {ran.how.engine for ran in ledger.snapshot().values()} == {"torch scaled_mm"}
+    assert asked == [fast, False, False]
