@@ -35,7 +35,7 @@ def linear(
     Args:
         x: (sequence, batch, K) or (tokens, K); under sequence parallelism this rank's part of the first dimension.
         w: (N, K), this rank's part.
-        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP) instead of returning it.
+        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in its type, instead of returning it.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
     """

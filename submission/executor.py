@@ -142,12 +142,15 @@ class MegatronExecutor:
         settings = self.trainer.model.config
         linear = next((name for name in _NARROWEST_FIRST if name in self._formats), self._config.model.dtype)
         width = _DTYPE_NAMES[settings.params_dtype]
+        # parameters travel as they are, gradients in the type of their buffer
+        gradients = [buffer.grad_dtype for chunk in self.trainer.chunks for buffer in chunk.buffers]
+        travel = min((settings.params_dtype, *gradients), key=lambda dtype: dtype.itemsize)
         return {
             "lowest_numerical_precision_in_linear": _DISCLOSED.get(linear, linear)
             if width != "fp32" or linear != "bf16"
             else width,
             "lowest_numerical_precision_in_attn": width,
-            "lowest_numerical_precision_in_comm": width,  # parameters travel as they are, gradients in FP32
+            "lowest_numerical_precision_in_comm": _DTYPE_NAMES[travel],
         }
 
     def resume(self, directory: Path) -> int:

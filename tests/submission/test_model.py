@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
+import yaml
 
+from harness.base.paths import ROOT
 from harness.config.file import resolve
 
 
@@ -32,3 +35,30 @@ def test_the_output_projections_start_smaller_than_the_other_weights(executor):
     assert abs(layer.mlp.linear_fc1.weight.std().item() - 0.02) < 0.001
     for ending in (layer.mlp.linear_fc2, layer.self_attention.linear_proj):
         assert abs(ending.weight.std().item() - 0.02 / 4**0.5) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reduce", "gradients"),
+    [("bf16", "bf16", torch.bfloat16), ("bf16", "fp32", torch.float32), ("fp32", "fp32", torch.float32)],
+)
+def test_main_gradients_have_the_type_that_the_configuration_says(executor, dtype, reduce, gradients):
+    made = executor(dtype=dtype, parallelism={"gradient_reduce": reduce}, warmup={"train_steps": 1})
+    assert {parameter.main_grad.dtype for parameter in made.trainer.model.parameters()} == {gradients}
+    made.warm_up()
+    narrowest = {"bf16": "bfloat16", "fp32": "fp32"}[dtype]  # the weights travel too
+    assert made.precision()["lowest_numerical_precision_in_comm"] == narrowest
+
+
+def test_gradients_that_are_narrower_than_the_weights_are_disclosed(executor):
+    made = executor(dtype="fp32", warmup={"train_steps": 1})
+    made.warm_up()
+    for buffer in made.trainer.model.buffers:
+        buffer.grad_dtype = torch.bfloat16
+    assert made.precision()["lowest_numerical_precision_in_comm"] == "bfloat16"
+
+
+def test_every_preset_keeps_its_gradients_in_bf16():
+    """As the docstrings of submission/te/te_linear.py and the memory model say."""
+    names = yaml.safe_load((ROOT / "benchmark.yaml").read_text(encoding="utf-8"))["presets"]
+    for name in names:
+        assert resolve("llama31_8b", preset=name).config.parallelism.gradient_reduce == "bf16", name
