@@ -70,7 +70,7 @@ def test_recomputation_keeps_the_layers_inputs_and_gives_the_same_step(executor)
         made = executor(arm="mxfp4", parallelism={"recompute": recompute, "threads_per_rank": 1}, **shape)
         made.warm_up()  # proves that every GEMM ran as often as the steps demand, twice in Fprop
         torch.manual_seed(0)
-        batches = submission_batches.synthetic_batches(made._config, device=made.trainer.home)
+        batches = submission_batches.synthetic_batches(made._config, home=made.trainer.home)
         losses.append([train_step(made.trainer, batches).loss for _ in range(2)])
         kept.append(kept_bytes(made, made._config))
         parallel_state.destroy_model_parallel()
