@@ -30,7 +30,7 @@ def linear(
     sequence_parallel: bool = False,
     tp_group: Any = None,
 ) -> Tensor:
-    """Multiply by a weight under a layer's recipe.
+    """Multiply by a weight under a layer's recipe; under torch.autocast in its type, as torch's own linear.
 
     Args:
         x: (sequence, batch, K) or (tokens, K); under sequence parallelism this rank's part of the first dimension.
@@ -39,7 +39,12 @@ def linear(
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
     """
-    return _Linear.apply(x, w, layer, _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group))
+    parallel, where = _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group), x.device.type
+    if not torch.is_autocast_enabled(where):
+        return _Linear.apply(x, w, layer, parallel)
+    dtype = torch.get_autocast_dtype(where)
+    with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
+        return _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
 
 
 class _Linear(torch.autograd.Function):

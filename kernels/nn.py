@@ -51,10 +51,10 @@ class Linear(torch.nn.Linear):
         return made
 
     def forward(self, input: Tensor) -> Tensor:
-        """(.., in_features) -> (.., out_features)."""
+        """(.., in_features) -> (.., out_features) in the input's type, or in that of torch.autocast."""
         y = linear(input.reshape(-1, self.in_features), self.weight, self.layer)
         y = y.view(*input.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 def quantize_linears(model: torch.nn.Module, **options: LinearRecipe | str | int) -> torch.nn.Module:

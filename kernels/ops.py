@@ -17,8 +17,8 @@ from kernels.recipe import Quantizer, ScaleRule
 
 @custom_op("fourmark::mxfp4_quantize", mutates_args=())
 def mxfp4_quantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> tuple[Tensor, Tensor]:
-    """Elements (M, K // 2), low nibble first, and E8M0 scales (M, K // 32) of a BF16 matrix (M, K), both uint8."""
-    quantizer = Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
+    """Elements (M, K // 2), low nibble first, and E8M0 scales (M, K // 32), both uint8, of (M, K) rounded to BF16."""
+    x, quantizer = x.to(torch.bfloat16), Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
     if not x.is_cuda:
         quantized = reference.quantize(x, quantizer)
         return quantized.elements, quantized.scales
@@ -32,7 +32,7 @@ def mxfp4_quantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> tu
 @custom_op("fourmark::mxfp4_quantize_dequantize", mutates_args=())
 def mxfp4_quantize_dequantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> Tensor:
     """The BF16 values (M, K) that those elements and scales stand for, in the transformed space."""
-    quantizer = Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
+    x, quantizer = x.to(torch.bfloat16), Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
     if not x.is_cuda:
         return cpu.quantize_dequantize(x, quantizer).contiguous()
     from kernels.quantize import triton

@@ -87,14 +87,15 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
     if quantizer.format is Format.NVFP4:
         quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
         return Prepared(_without_tensor_scale(quantized), quantizer, scale=quantized.tensor_scale)
-    quantized_values = cpu.quantize_dequantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
+    x = x_RK.to(torch.bfloat16)  # as the GPU kernels read it
+    quantized_values = cpu.quantize_dequantize(x, quantizer, draw=use.draw, signs=use.signs)
     return Prepared(quantized_values, quantizer)
 
 
 def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
     from kernels.quantize import triton  # needs a package that a machine without GPU may lack
 
-    found = triton.quantize_dequantize(x_RC, rows, columns)
+    found = triton.quantize_dequantize(x_RC.to(torch.bfloat16), rows, columns)
     first, second = (
         Prepared(values, use.quantizer) if use and values is not None else None
         for values, use in zip(found, (rows, columns), strict=True)

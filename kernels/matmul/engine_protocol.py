@@ -49,7 +49,10 @@ class Engine(Protocol):
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        """Quantise x for products over its columns (`rows`, as it lies) and over its rows (`columns`, transposed)."""
+        """Quantise x for products over its columns (`rows`, as it lies) and over its rows (`columns`, transposed).
+
+        MX blocks are made of x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
+        """
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
