@@ -205,12 +205,17 @@ def _convert_sm_100(x0, x1, x2, x3, x4, x5, x6, x7):
 
 @triton.jit
 def _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7):
-    # with a uint8 result and pack=4 the compiler drops these instructions without a word
+    # with a uint8 result and pack=4 the compiler drops these instructions without a word. Each writes a part of one
+    # register, and a wait state must lie between two that do (LLVM's hasCvtScaleForwardingHazard); behind the last one
+    # the compiler puts it itself
     return tl.inline_asm_elementwise(
         """
         v_cvt_scalef32_pk_fp4_f32 $0, $1, $2, 1.0
+        s_nop 0
         v_cvt_scalef32_pk_fp4_f32 $0, $3, $4, 1.0 op_sel:[0,0,1,0]
+        s_nop 0
         v_cvt_scalef32_pk_fp4_f32 $0, $5, $6, 1.0 op_sel:[0,0,0,1]
+        s_nop 0
         v_cvt_scalef32_pk_fp4_f32 $0, $7, $8, 1.0 op_sel:[0,0,1,1]
         """,
         "=&v,v,v,v,v,v,v,v,v",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import tempfile
@@ -35,6 +36,7 @@ _CONVERSION = (
     r"\b(?:cvt\.rn\.satfinite\.e[245]m[123]x2\.f32|v_cvt_scalef32_pk_fp4_f32|v_cvt_scalef32_pk_fp8_f32)"
 )
 _MOVES = r"\b(?:tcgen05\.cp|cp\.async\.bulk\.tensor)\b"
+_CONVERTS = re.compile(r"v_cvt_scalef32_\w*pk_(?:fp4|fp8|bf8)_\w+")  # into a part of their register
 _SIGNATURE = {
     "x_ptr": "*bf16", "row_matrix": "*bf16", "column_matrix": "*bf16", "scale_ptr": "*fp32", "alpha": "fp32",
     "row_values": "*i32", "column_values": "*i32", "c": "*bf16",
@@ -68,6 +70,7 @@ class Found:
     spilled_bytes: int
     shared_bytes: int
     instructions: int  # NVIDIA: SASS; AMD: assembly
+    hazards: int = 0  # conversions whose result the very next instruction takes, which the hardware forbids
 
 
 def cases(target: str) -> Iterator[Case]:
@@ -138,7 +141,8 @@ def compiled(target: str, case: Case) -> Found:
         dict(Counter(re.findall(pattern, text))) for pattern in (_MATRIX, _CONVERSION, _MOVES)
     )
     shared = kernel.metadata.shared
-    return Found(target, case.name, matrix, conversions, moves, registers, spilled, shared, instructions)
+    found = (matrix, conversions, moves, registers, spilled, shared, instructions)
+    return Found(target, case.name, *found, hazards=0 if "ptx" in kernel.asm else conversion_hazards(text))
 
 
 def _nvidia(kernel: Any) -> tuple[int, int, int]:
@@ -172,6 +176,29 @@ def _amd(text: str) -> tuple[int, int, int]:
     return number("vgpr_count"), spilled, len(re.findall(r"^\s+(?:[vs]_|ds_|buffer_|global_)", text, re.M))
 
 
+def conversion_hazards(text: str) -> int:
+    """gfx950 conversions into a part of a register that the next instruction reads or writes in part.
+
+    One wait state must lie between (LLVM, GCNHazardRecognizer: hasCvtScaleForwardingHazard). The compiler sees to it
+    around inline assembly, not inside.
+    """
+    lines = re.findall(r"^\s+([a-z]\w+)[ \t]+(.*)", text, re.M)
+    found = 0
+    for (name, operands), (after, used) in itertools.pairwise(lines):
+        shifted = _CONVERTS.fullmatch(name) and (
+            "fp4" in name or operands.endswith("1]")
+        )  # FP8's lower half is not
+        if shifted and after.startswith("v_"):
+            found += _registers(operands.partition(",")[0]) <= _registers(used)
+    return found
+
+
+def _registers(operands: str) -> set[int]:
+    """Numbers of the vector registers that are named: v7, v[4:7]."""
+    ranges = re.findall(r"\bv(?:(\d+)|\[(\d+):(\d+)\])", operands)
+    return {n for one, low, high in ranges for n in range(int(one or low), int(one or high) + 1)}
+
+
 def complaints(found: Found) -> list[str]:
     """What a kernel should contain and does not."""
     on, where = Platform(found.target), f"{found.target}, {found.case}"
@@ -187,6 +214,10 @@ def complaints(found: Found) -> list[str]:
     nearest = found.case.startswith("mxfp4") and "values" not in found.case and "stochastic" not in found.case
     if nearest and on.has_fp4_units and not found.conversions:
         texts.append(f"{where}: found no hardware conversion to E2M1")
+    if found.hazards:
+        texts.append(
+            f"{where}: the next instruction takes a conversion's result {found.hazards} times; wanted s_nop"
+        )
     if found.spilled_bytes:
         texts.append(f"{where}: {found.spilled_bytes} bytes of registers spilled")
     return texts

@@ -61,6 +61,12 @@ def test_blackwell_moves_scales_into_tensor_memory_and_converts_in_hardware(proo
         assert proofs[target, "mxfp4 H16, both"]["conversions"] == {conversion: 2 * 64 * 128 // 2 // lanes}
 
 
+def test_no_conversion_of_gfx950_hands_its_result_to_the_next_instruction(proofs):
+    converting = {key: row for key, row in proofs.items() if key[0] == "gfx950" and row["conversions"]}
+    assert any("v_cvt_scalef32_pk_fp4_f32" in row["conversions"] for row in converting.values())
+    assert [key for key, row in converting.items() if row["hazards"]] == []
+
+
 def test_a_proof_that_fails_says_what_is_missing():
     found = "prove.Found('sm_100', 'gemm e2m1', {}, {}, {}, 9, 8, 0, 1)"
     program = f"from kernels.tools import prove; print('\\n'.join(prove.complaints({found})))"
