@@ -15,6 +15,11 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def spreadsheet_cell(value: Any) -> Any:
     """A spreadsheet must not take a stranger's name for a formula; nothing is an empty cell."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):

@@ -14,7 +14,7 @@ from compliance.official.compliance_checker import Official
 from compliance.official.package_checker import Oracle
 from compliance.rule_input import Violation
 from compliance.ruleset import NAMES
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.check.log_directory import Checked
 
 WORDS = {"fail": "FAIL", "needs review": "REVIEW", "pass": "ok"}  # of verdicts, the worst first
@@ -82,7 +82,7 @@ def reason(checked: Checked) -> str:
 def _directory(checked: Checked) -> list[str]:
     """One directory: how many, what is wrong, what the official checker says."""
     counts = counted(checked.violations)
-    head = f"{WORDS[checked.verdict]:<4} {shown(str(checked.directory))}: {len(checked.paths)} logs: {counts}"
+    head = f"{WORDS[checked.verdict]:<4} {shown(str(checked.directory))}: {plural(len(checked.paths), 'log')}: {counts}"
     return [head, *notes(checked)]
 
 
@@ -97,7 +97,7 @@ def counted(violations: Sequence[Violation]) -> str:
     errors = sum(one.severity == "error" for one in violations)
     review = sum(word_of(one) == "review" for one in violations)
     told = f" ({review} for a reviewer)" if review else ""
-    return f"{errors} errors, {len(violations) - errors} warnings{told}"
+    return f"{plural(errors, 'error')}, {plural(len(violations) - errors, 'warning')}{told}"
 
 
 def grouped(violations: Sequence[Violation], base: Path, logs: Sequence[Path] = ()) -> list[str]:

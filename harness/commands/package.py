@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from compliance.ruleset import NAMES
+from compliance.ruleset import NAMES, named
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.check import grouped_text, other_benchmarks
 from harness.check.log_directory import known_ruleset
@@ -34,13 +34,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     verifying.add_argument("tree", type=Path, metavar="TREE")
     wording = "a tree of an earlier round: what changed in descriptions and code, and which logs are the same"
     verifying.add_argument("--previous", type=Path, metavar="TREE", help=wording)
+    add_ruleset(building, _ROUNDS, default="the newest")
+    add_ruleset(verifying, _ROUNDS, default="that of the logs' round")
     for one in (building, verifying):
-        add_ruleset(one, _ROUNDS, default="the newest")
         add_json(one)
 
 
 def main(args: argparse.Namespace) -> int:
     known_ruleset(args.ruleset)
+    args.ruleset = None if args.ruleset is None else named(args.ruleset)
     if args.ruleset is not None and args.ruleset not in _ROUNDS:
         raise UsageError(
             f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"

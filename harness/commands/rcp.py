@@ -10,7 +10,7 @@ from compliance.benchmark import BENCHMARK
 from harness.analysis.reference_check import Verdict, judge, point
 from harness.analysis.submission_loader import result_sets
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.commands.options import add_json
 
 
@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if (args.paths == ["plan"]) != (args.gbs is not None):
-        raise UsageError("rcp: found plan or --gbs alone; allowed: rcp PATH.. or rcp plan --gbs N")
+        raise UsageError("rcp: --gbs goes with plan alone; allowed: rcp PATH .., or rcp plan --gbs N")
     if args.gbs is not None:
         return _plan(args.gbs, as_json=args.json)
     verdicts = [judge(group) for group in result_sets(args.paths)]
@@ -60,7 +60,9 @@ def _report(verdict: Verdict) -> list[str]:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
         lines.append(f"  of {verdict.runs} runs the ten consecutive ones with the median score: {names}")
     if verdict.mean_samples is not None:
-        text = f"  trimmed mean {verdict.mean_samples:,.1f} samples, {verdict.margin_pct:+.1f} % above what fails"
+        margin = verdict.margin_pct or 0.0
+        where = f"{abs(margin):.1f} % {'above' if margin >= 0 else 'below'} the smallest that passes"
+        text = f"  trimmed mean {verdict.mean_samples:,.1f} samples, {where}"
         if verdict.normalisation is not None:
             text += (
                 f"; {verdict.time_to_train_min:.3f} min x {verdict.normalisation:.5f}"
@@ -72,5 +74,5 @@ def _report(verdict: Verdict) -> list[str]:
     if verdict.unreadable_records:
         lines.append(f"  unreadable records: {verdict.unreadable_records}")
     if not verdict.valid:
-        lines.append(f"  {verdict.runs} runs; a valid score needs {BENCHMARK.runs}")
+        lines.append(f"  {plural(verdict.runs, 'run')}; a valid score needs {BENCHMARK.runs}")
     return lines

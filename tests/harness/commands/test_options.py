@@ -78,3 +78,9 @@ def test_a_page_goes_into_a_directory_that_exists(tmp_path, capsys):
         assert cli.main(["compare", "--html", str(place), "--public", "v6.0/AMD/MI355X"]) == 2
         assert f"--html: found {place}; allowed: a file" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_package_takes_a_round_by_its_short_name_as_check_does(tmp_path, capsys):
+    """The ruleset is known: what is refused is the tree."""
+    assert cli.main(["package", "verify", str(tmp_path), "--ruleset", "v6.0"]) == 2
+    assert "found no results/" in capsys.readouterr().err
