@@ -1,67 +1,42 @@
-"""Command `bench`: step times of the precision arms, and Megatron against bare PyTorch, measured in one process."""
+"""Command `bench`: step times of the arms on this machine; with --count what a step costs on GPUs that are not here."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import tempfile
-from dataclasses import replace
-from pathlib import Path
 
-from harness.base.errors import EXIT_OK, TrainingFailed
-from harness.base.paths import ROOT
-from harness.commands.options import add_json, add_profile, add_set, positive
+from harness.base.errors import EXIT_OK, UsageError
+from harness.commands.options import add_json, add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
-from harness.contract import attempt_rows, environment, file_names
-from harness.contract.attempt_rows import AttemptConfig
-from harness.contract.config import Config
-from harness.machine.accelerators import accelerators
-
-_LAUNCH = (
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    "1",
-    "-m",
-    "submission.tools.step_bench",
-)
+from harness.study import step_cost
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_profile(parser, "whose model is timed (default proxy)", default="proxy")
+    add_profile(parser, "whose model is timed (default proxy) or counted (default llama31_8b)")
     add_set(parser)
     parser.add_argument(
         "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
     )
+    parser.add_argument(
+        "--count",
+        action="store_true",
+        help="time nothing: count launches, bytes moved and host waits of a step on fake GPUs of the accelerator",
+    )
+    add_preset(parser, over="llama31_8b; with --count")
+    parser.add_argument("--arm", metavar="A", help="with --count: this arm alone (default: all of runs.arms)")
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    config = one_rank(resolve(args.profile, overrides=args.overrides).config)
-    threads = config.parallelism.threads_per_rank or environment.cores()
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / file_names.CONFIG
-        attempt_rows.write_config(path, AttemptConfig(config=config))
-        options = ["--config", str(path), "--repetitions", str(args.repetitions), *["--json"] * args.json]
-        process = subprocess.run(
-            [sys.executable, *_LAUNCH, *options],
-            cwd=ROOT,
-            env=environment.training_environment(threads=threads, on_cpu=accelerators() == 0),
-            capture_output=True,
-            text=True,
-        )
-    if process.returncode:
-        raise TrainingFailed(f"the benchmark process failed:\n{process.stderr.strip()[-2000:]}")
-    print(process.stdout, end="")
+    if not args.count and (args.preset or args.arm):
+        raise UsageError("--preset and --arm: allowed with --count alone")
+    profile = args.profile or ("llama31_8b" if args.count else "proxy")
+    config = resolve(profile, overrides=args.overrides, preset=args.preset).config
+    if args.arm and args.arm not in config.arms:
+        raise UsageError(f"--arm: found {args.arm}; allowed: {', '.join(config.arms)}")
+    if args.count:
+        arms = [args.arm] if args.arm else config.runs.arms
+        answer = step_cost.counted(config, arms=arms, as_json=args.json)
+    else:
+        answer = step_cost.timed(config, repetitions=args.repetitions, as_json=args.json)
+    print(answer, end="")
     return EXIT_OK
-
-
-def one_rank(config: Config) -> Config:
-    """The global batch as one micro batch on one rank: what bare PyTorch would do."""
-    single = replace(
-        config.parallelism, nodes=1, gpus_per_node=1, tensor=1, pipeline=1, sequence_parallel=False
-    )
-    whole = replace(config.batch, micro_batch_size=config.batch.global_batch_size)
-    return replace(config, parallelism=single, batch=whole)

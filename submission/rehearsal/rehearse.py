@@ -1,0 +1,172 @@
+"""Builds the real executor on fake GPUs and runs it: warm-up, an evaluation, a step; the last two are counted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from harness.contract.attempt_rows import Proof
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
+from submission.rehearsal import fake_collectives, fake_cuda, fake_operators
+from submission.rehearsal.counter import Counts, Tally
+
+
+class UnknownAccelerator(ValueError):
+    """A configuration names no accelerator whose architecture is known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsed:
+    """One arm of one configuration on the fake GPUs of its accelerator; counts are rank 0's."""
+
+    platform: str
+    step: dict[str, Tally]  # by phase: forward, backward, optimizer, rest
+    evaluation: Tally  # of `passes` micro batches
+    passes: int
+    proof: Proof
+
+
+class _FakeTensors(FakeTensorMode):
+    # torch asks torch.cuda, which says here that there is a device; there is none that could be initialised
+    avoid_device_init = True  # type: ignore[assignment]
+
+
+class Stage:
+    """The fake machine: torch and Megatron made to believe in it, once a process."""
+
+    def __init__(self) -> None:
+        self._counts, self._ranks = Counts({"_scaled_mm_v2": fake_operators.block_scaled_product}), 1
+        # Megatron wraps some 40 functions in torch.compile at its import. Here they run as written, so that their
+        # operators are counted one by one: an upper bound of what a compiler would launch.
+        torch.compile = lambda function=None, *_, **__: function or (lambda inner: inner)  # type: ignore
+        fake_collectives.install(self._counts, lambda: self._ranks)
+        fake_operators.install(self._counts)
+
+    def rehearse(self, config: Config, arm: str) -> Rehearsed:
+        """Run two steps and an evaluation as warm-up, then count an evaluation and a step.
+
+        Raises:
+            UnknownAccelerator: config.system.accelerator is none that presets name.
+        """
+        accelerator = config.system.accelerator
+        if accelerator not in fake_cuda.PLATFORMS:
+            known = ", ".join(fake_cuda.PLATFORMS)
+            raise UnknownAccelerator(
+                f"system.accelerator: found '{accelerator}'; allowed here: {known} (--preset names one)"
+            )
+        platform = fake_cuda.PLATFORMS[accelerator]
+        fake_cuda.install(platform, self._counts.wait)
+        fake_cuda.install_in_megatron()
+        from kernels import architectures
+
+        architectures.of.cache_clear()
+        self._ranks = config.parallelism.world_size
+        passes = config.parallelism.pipeline * config.parallelism.virtual_pipeline
+        size = config.batch.micro_batch_size * config.parallelism.data
+        config = replace(config, evaluation=replace(config.evaluation, sequences=passes * size))
+        with _FakeTensors(allow_non_fake_inputs=True), self._counts:
+            step, evaluation, proof = self._run(config, arm)
+        return Rehearsed(platform=platform, step=step, evaluation=evaluation, passes=passes, proof=proof)
+
+    def _run(self, config: Config, arm: str) -> tuple[dict[str, Tally], Tally, Proof]:
+        from submission.executor import MegatronExecutor
+
+        counts, ranks = self._counts, Ranks(rank=0, local_rank=0, world_size=self._ranks)
+        executor = MegatronExecutor(config, arm=arm, seed=1, ranks=ranks, cache=Path())
+        executor.build()
+        try:
+            _as_on_a_gpu(executor.trainer)
+            _name_phases(executor.trainer, counts)
+            with _synthetic_data(config):
+                executor.warm_up()
+                executor.open_data()
+                counts.start_over()
+                executor.evaluate()
+                evaluation = _sum(counts.phases)
+                counts.start_over()
+                executor.train_step()
+                step = counts.phases
+                return step, evaluation, executor.proof()
+        finally:
+            executor.close()
+
+
+def _as_on_a_gpu(trainer: Any) -> None:
+    """torch's AdamW takes many tensors at once on a GPU, but not those of a subclass, as fake ones are."""
+    from submission.warmup import _torch_optimizers
+
+    for optimizer in _torch_optimizers(trainer.optimizer):
+        for group in optimizer.param_groups:
+            group["foreach"] = True
+
+
+def _name_phases(trainer: Any, counts: Counts) -> None:
+    from megatron.core.pipeline_parallel import schedules
+
+    def in_phase(name: str, function: Any) -> Any:
+        def inside(*arguments: Any, **options: Any) -> Any:
+            with counts.phase(name):
+                return function(*arguments, **options)
+
+        return inside
+
+    trainer.optimizer.step = in_phase("optimizer", trainer.optimizer.step)
+    forward = trainer.passes.forward
+
+    @contextlib.contextmanager
+    def timed() -> Iterator[None]:
+        with counts.phase("forward"), forward():
+            yield
+
+    trainer.passes.forward = timed
+    if not hasattr(schedules, "backward_step_of_megatron"):
+        schedules.backward_step_of_megatron = schedules.backward_step
+    schedules.backward_step = in_phase("backward", schedules.backward_step_of_megatron)
+
+
+@contextlib.contextmanager
+def _synthetic_data(config: Config) -> Iterator[None]:
+    """Batches in the host's memory, as the data loader hands them out."""
+    from submission import batches
+
+    real = batches.batches
+    batches.batches = lambda *_, **__: batches.synthetic_batches(  # type: ignore[assignment]
+        config, home=torch.device("cpu")
+    )
+    try:
+        yield
+    finally:
+        batches.batches = real
+
+
+def _sum(phases: dict[str, Tally]) -> Tally:
+    total = Tally()
+    for tally in phases.values():
+        total.launches += tally.launches
+        total.bytes += tally.bytes
+        total.waits += tally.waits
+        total.collectives += tally.collectives
+    return total
+
+
+def engines(proof: Proof) -> dict[str, str]:
+    """What multiplied, by GEMM.
+
+    Raises:
+        ValueError: one GEMM ran in different ways in different layers.
+    """
+    found: dict[str, Counter[str]] = {}
+    for row in proof.gemms:
+        found.setdefault(row.gemm, Counter())[f"{row.backend}: {row.engine}"] += 1
+    for gemm, ways in found.items():
+        if len(ways) > 1:
+            raise ValueError(f"{gemm} ran in {len(ways)} ways: {dict(ways)}")
+    return {gemm: next(iter(ways)) for gemm, ways in found.items()}
