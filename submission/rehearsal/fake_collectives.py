@@ -44,9 +44,10 @@ def install(counts: Counts, ranks: Callable[[], int]) -> None:
         collective = _counted(name, counts)
         for module in (dist, dist.distributed_c10d):  # the latter refuses a message that is not its own isend
             setattr(module, name, collective)
-    dist.batch_isend_irecv = lambda messages: [_sent(message, counts) for message in messages]
-    dist.barrier = lambda *_, **__: None
-    dist.all_gather_object = _same_object
+    torch_dist: Any = dist
+    torch_dist.batch_isend_irecv = lambda messages: [_sent(message, counts) for message in messages]
+    torch_dist.barrier = lambda *_, **__: None
+    torch_dist.all_gather_object = _same_object
     dist._coalescing_manager = _together
     start, group = dist.init_process_group, dist.new_group
 

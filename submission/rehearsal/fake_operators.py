@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -33,10 +32,11 @@ def install(counts: Counts) -> None:
         values = tree_map(lambda leaf: leaf.item() if isinstance(leaf, Tensor) else leaf, data)
         return real_tensor(values, *arguments, **options)
 
-    torch.tensor = tensor  # type: ignore[assignment]
-    torch.nn.Module._apply = _apply  # type: ignore[assignment]
-    F.rms_norm = rms_norm
-    F.scaled_dot_product_attention = attention
+    real_torch: Any = torch
+    real_torch.tensor = tensor
+    real_torch.nn.Module._apply = _apply
+    real_torch.nn.functional.rms_norm = rms_norm
+    real_torch.nn.functional.scaled_dot_product_attention = attention
     type(quantize_kernel).run = run
 
 
@@ -62,8 +62,10 @@ def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torc
     for child in module.children() if recurse else ():
         _apply(child, function)
     for name, parameter in module._parameters.items():
-        moved = parameter if parameter is None else function(parameter.detach())
-        if moved is not None and (moved.device, moved.dtype) != (parameter.device, parameter.dtype):
+        if parameter is None:
+            continue
+        moved = function(parameter.detach())
+        if (moved.device, moved.dtype) != (parameter.device, parameter.dtype):
             new = torch.nn.Parameter(moved, parameter.requires_grad)
             vars(new).update({key: value for key, value in vars(parameter).items() if key not in vars(new)})
             module._parameters[name] = new
@@ -74,7 +76,7 @@ def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torc
 
 def _operands(arguments: Any) -> list[Tensor]:
     """Each memory once: an operand that a launch does not use is passed as another one."""
-    found = {}
+    found: dict[int, Tensor] = {}
     for argument in arguments:
         if isinstance(argument, Tensor):
             found.setdefault(argument.untyped_storage()._cdata, argument)

@@ -36,7 +36,7 @@ class Rehearsed:
 
 class _FakeTensors(FakeTensorMode):
     # torch asks torch.cuda, which says here that there is a device; there is none that could be initialised
-    avoid_device_init = True  # type: ignore[assignment]
+    avoid_device_init = True
 
 
 class Stage:
@@ -138,9 +138,7 @@ def _synthetic_data(config: Config) -> Iterator[None]:
     from submission import batches
 
     real = batches.batches
-    batches.batches = lambda *_, **__: batches.synthetic_batches(  # type: ignore[assignment]
-        config, home=torch.device("cpu")
-    )
+    batches.batches = lambda *_, **__: batches.synthetic_batches(config, home=torch.device("cpu"))
     try:
         yield
     finally:
