@@ -41,6 +41,7 @@ def answer(tmp_path, capsys):
     def of(made, *options):
         """Exit code, violations and errors of a build that leaves nothing behind."""
         out = tmp_path / "out"
+        capsys.readouterr()  # what the scripted training said
         code = cli.main(["package", "build", str(made.directory), "--out", str(out), "--json", *options])
         assert not out.exists(), "something was left behind"
         captured = capsys.readouterr()
@@ -187,7 +188,8 @@ def test_a_secret_in_the_sources_stops_the_package_with_file_and_line(
     monkeypatch.setattr("harness.package.eligibility.git", _at(same["commit"], leaky))
     assert cli.main(["package", "build", str(made.directory), "--out", str(tmp_path / "out")]) == 1
     out = capsys.readouterr().out
-    assert f"submission/extra.py:2: [secret error] found {what}" in out and "not built" in out
+    (told,) = [line for line in out.splitlines() if f"error secret: found {what}" in line]
+    assert "submission/extra.py:2" in told and "not built" in out
     assert text.split("'")[-2 if "'" in text else 0] not in out and not (tmp_path / "out").exists()
 
 
