@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -145,7 +145,7 @@ def stated_round(path: Path) -> str | None:
 
 def _day(time_ms: int) -> date | None:
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).date()
+        return datetime.fromtimestamp(time_ms / 1000, timezone.utc).date()
     except (OverflowError, OSError, ValueError):
         return None
 

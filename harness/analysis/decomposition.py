@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from harness.analysis.intervals import Estimate, Ratio
 from harness.analysis.submission_loader import Submission
 
 
-class Factor(StrEnum):
+class Factor(str, Enum):
     """What the ratio of times is made of; the values are the names in `compare --json`."""
 
     TIME_TO_TRAIN = "time_to_train"

@@ -48,7 +48,7 @@ def _ratios(ratios: Ratios) -> Json:
         "samples_at_stop": _ratio(ratios.samples_at_stop),
         "throughput": _ratio(ratios.throughput),
         "seconds_per_sample": _ratio(ratios.seconds_per_sample),
-        "decomposition": {factor: _ratio(ratio) for factor, ratio in ratios.factors.items()},
+        "decomposition": {factor.value: _ratio(ratio) for factor, ratio in ratios.factors.items()},
         "paired_samples_to_target": _ratio(ratios.paired_samples_to_target),
         "minimum_detectable_effect_pct": ratios.minimum_detectable_effect_pct,
         "runs_needed_for_2pct": ratios.runs_needed_for_2pct,
