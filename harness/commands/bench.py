@@ -7,11 +7,12 @@ import argparse
 from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.options import add_json, add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
+from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.study import step_cost
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_profile(parser, "whose model is timed (default proxy) or counted (default llama31_8b)")
+    add_profile(parser, f"whose model is timed (default proxy) or counted (default {BENCHMARK_PROFILE})")
     add_set(parser)
     parser.add_argument(
         "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
@@ -21,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="time nothing: count launches, bytes moved and host waits of a step on fake GPUs of the accelerator",
     )
-    add_preset(parser, over="llama31_8b; with --count")
+    add_preset(parser, over=f"{BENCHMARK_PROFILE}; with --count")
     parser.add_argument("--arm", metavar="A", help="with --count: this arm alone (default: all of runs.arms)")
     add_json(parser)
 
@@ -29,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if not args.count and (args.preset or args.arm):
         raise UsageError("--preset and --arm: allowed with --count alone")
-    profile = args.profile or ("llama31_8b" if args.count else "proxy")
+    profile = args.profile or (BENCHMARK_PROFILE if args.count else "proxy")
     config = resolve(profile, overrides=args.overrides, preset=args.preset).config
     if args.arm and args.arm not in config.arms:
         raise UsageError(f"--arm: found {args.arm}; allowed: {', '.join(config.arms)}")
