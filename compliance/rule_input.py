@@ -331,6 +331,11 @@ def peaks_of(model: str) -> Mapping[str, float]:
     return _peaks()[name] if name else {}
 
 
+def fastest_peak() -> float:
+    """Dense TFLOP/s that no known accelerator exceeds in any format."""
+    return float(max(max(peaks.values()) for peaks in _peaks().values()))
+
+
 def accelerators_named_in(text: str) -> set[str]:
     """The known accelerators that a name of a system or a platform holds."""
     return named_in(text, _peaks())

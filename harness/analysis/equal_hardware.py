@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from statistics import fmean
 
-import yaml
-
-import compliance
 from compliance.accelerator_names import known_name
 from compliance.runlog import RunLog
 from harness.analysis import public_index, run_figures
 from harness.analysis.public_index import Entry
 from harness.base.text import printable
+from harness.machine import facts
 
 SPEED_MARGIN = 1.25  # factor beyond the slowest or the fastest; public systems against their peers: 1.193
 SAMPLES_MARGIN = 1.1  # the same of samples to target; public systems: 1.085
 _FEWEST_PEERS = 2  # one peer is no band
 _FEWEST_RUNS = 3  # of a submission, whose mean is compared
-_ACCELERATORS = Path(compliance.__file__).parent / "rulesets" / "accelerators.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +76,7 @@ def against(
         hardware: text that names the accelerator.
         accelerators: of the system.
     """
-    name = known_name(hardware, _accelerators())
+    name = known_name(hardware, facts.accelerators())
     if name is None or accelerators is None:
         return []
     peers = [one for one in _of_hardware(name, accelerators) if not _same(one, runs)]
@@ -118,14 +113,9 @@ def _of_hardware(name: str, accelerators: int) -> list[Entry]:
 
     def wanted(one: Mapping[str, object]) -> bool:
         text = str(one.get("accelerator") or str(one.get("system")).replace("_", " "))
-        return one.get("accelerators") == accelerators and known_name(text, _accelerators()) == name
+        return one.get("accelerators") == accelerators and known_name(text, facts.accelerators()) == name
 
     return public_index.read(wanted=wanted)
-
-
-@cache
-def _accelerators() -> frozenset[str]:
-    return frozenset(yaml.safe_load(_ACCELERATORS.read_text(encoding="utf-8")))
 
 
 def _same(one: Entry, runs: Sequence[RunLog]) -> bool:

@@ -14,7 +14,7 @@ from compliance.rule_input import Violation
 from compliance.scoring import ScoreError
 from harness.analysis.submission_loader import result_set_of
 from harness.base.errors import UsageError
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.check import other_benchmarks
 from harness.check.grouped_text import ORDER, WORDS, left_aside, reason, shown, word_of
 from harness.check.log_directory import Checked, Earlier, beside, examined
@@ -109,7 +109,7 @@ def line(element: Element) -> str:
     score_text = "no score" if minutes is None else f"{minutes:.3f} min"
     verdicts = "" if passed is None else f", official {passed}"
     word = WORDS[element.verdict]
-    head = f"{word:<4} {shown(element.directory)}: {element.files} logs{verdicts}, {score_text}"
+    head = f"{word:<4} {shown(element.directory)}: {plural(element.files, 'log')}{verdicts}, {score_text}"
     return f"{head}: {', '.join(told) or 'nothing found'}"
 
 
@@ -136,13 +136,12 @@ def _total(elements: Sequence[Element]) -> str:
     logs = sum(element.files for element in elements)
     review = f"{verdicts['needs review']} need review, " if verdicts["needs review"] else ""
     counts = f"{verdicts['pass']} pass, {review}{verdicts['fail']} fail"
-    return f"{len(elements)} results, {logs} logs: {counts}"
+    return f"{plural(len(elements), 'result')}, {plural(logs, 'log')}: {counts}"
 
 
 def _minutes(checked: Checked) -> float | None:
-    """Olympic mean before normalisation, unverified."""
-    logs, target = [case.log for case in checked.cases], BENCHMARK.target_log_perplexity
+    """The official score before normalisation, unverified."""
     try:
-        return scoring.olympic_mean([scoring.run_result_s(log, target) for log in logs]) / 60
+        return scoring.official_score_s(scoring.scored_runs([case.log for case in checked.cases])) / 60
     except ScoreError:
         return None

@@ -11,7 +11,7 @@ from compliance import repository
 from compliance.rule_input import Violation, read_json
 from harness.analysis.submission_loader import result_files
 from harness.base.errors import UsageError
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.package import archive
 
 _SHOWN = 5  # names in a line; the JSON has all
@@ -165,7 +165,7 @@ def lines(found: Previous) -> list[str]:
     code = found.code
     for word, names in (("added", code.added), ("removed", code.removed), ("changed", code.changed)):
         if names:
-            told.append(f"previous: code: {_counted(len(names), 'file')} {word}: {_few(names)}")
+            told.append(f"previous: code: {plural(len(names), 'file')} {word}: {_few(names)}")
     return told if code.any else [*told, "previous: code: as in the earlier round"]
 
 
@@ -176,7 +176,7 @@ def _system_lines(one: ResubmittedSystem) -> list[str]:
     same = (
         "description as in the earlier round"
         if not one.fields
-        else f"{_counted(len(one.fields), 'field')} changed"
+        else f"{plural(len(one.fields), 'field')} changed"
     )
     head = f"previous: {name}: {same}; {one.logs_in_common} of {one.logs} logs are those of the earlier round"
     changes = [
@@ -188,10 +188,6 @@ def _system_lines(one: ResubmittedSystem) -> list[str]:
 
 def _value(text: str | None) -> str:
     return "absent" if text is None else f"'{printable(text)}'"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _few(names: Sequence[str]) -> str:

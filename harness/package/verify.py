@@ -58,6 +58,8 @@ def organisations(tree: Path) -> list[Path]:
     Raises:
         UsageError: no tree.
     """
+    if not tree.is_dir():
+        raise UsageError(f"{printable(tree)}: no such directory")
     found = [tree] if (tree / "results").is_dir() else list(repository.organisations(tree))
     if not found:
         allowed = "a tree with systems/, results/ and benchmarks/, or a directory of such trees"

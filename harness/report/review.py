@@ -13,7 +13,7 @@ from compliance.rule_input import read_system
 from compliance.runlog import Evaluation, RunLog
 from harness.analysis import equal_hardware, forecast
 from harness.analysis.equal_hardware import Against
-from harness.base.text import number, printable
+from harness.base.text import number, plural, printable
 from harness.check import grouped_text
 from harness.check.log_directory import Checked
 
@@ -142,7 +142,7 @@ def title(review: Review) -> str:
         if place
         else grouped_text.shown(str(checked.directory))
     )
-    return f"{checked.verdict}: {printable(name, limit=400)}, {len(checked.paths)} logs"
+    return f"{checked.verdict}: {printable(name, limit=400)}, {plural(len(checked.paths), 'log')}"
 
 
 def facts(review: Review) -> list[str]:

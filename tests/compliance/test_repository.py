@@ -9,6 +9,7 @@ import pytest
 from harness import cli
 from tests.compliance import defects_runs
 from tests.compliance.logs import compliant_log, write
+from tests.harness.logs import write_run
 
 
 def organisation(root, name, *, runs=0, org="reference", systems=("box",)):
@@ -104,3 +105,17 @@ def test_a_tree_without_results_is_one_line_and_exit_2(tmp_path, capsys):
 def test_a_repository_without_all_names_the_option(tree, capsys):
     code, _, err = command(capsys, "check", tree)
     assert code == 2 and "a whole results repository is checked with --all" in err
+
+
+def test_check_all_gives_the_score_that_score_gives(tmp_path, capsys):
+    """Of twelve runs it takes the median window, not the mean of all."""
+    place = tmp_path / "org" / "results" / "box" / "llama31_8b"
+    place.mkdir(parents=True)
+    for index in range(12):
+        losses = [6.0] * (3 + index % 5) + [3.4, 3.2]
+        write_run(place / f"result_{index}.txt", seed=index, losses=losses, start_ms=index * 10**9)
+    assert cli.main(["score", str(place), "--json"]) == 0
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    cli.main(["check", "--all", "--skip-official", "--json", str(tmp_path)])
+    (element,) = json.loads(capsys.readouterr().out)
+    assert element["time_to_train_min"] == score["olympic_mean_min"] and score["window"]

@@ -152,11 +152,14 @@ def test_several_trees_below_a_directory_are_a_list(tree, capsys):
     }
 
 
-@pytest.mark.parametrize("name", ["nothing", "missing"])
-def test_what_is_no_tree_is_one_clear_line(tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nothing", "found no results/; allowed: a tree with systems/"), ("missing", "no such directory")],
+)
+def test_what_is_no_tree_is_one_clear_line(tmp_path, capsys, name, said):
     (tmp_path / "nothing").mkdir()
     code, out = verify(capsys, tmp_path / name)
-    assert code == 2 and "found no results/; allowed: a tree with systems/" in out and out.count("\n") == 1
+    assert code == 2 and f"{name}: {said}" in out and out.count("\n") == 1
 
 
 def test_a_tree_without_the_benchmark_fails_without_a_crash(tmp_path, capsys):
