@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+import torch
 
 from harness.contract.environment import ALIASES
+
+# Triton's interpreter stands in for a GPU; Triton reads the choice when it is first imported, by whichever test that is
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "0")  # unset, Triton 3.9 warns
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a background job of a shell ignores it, and every process that a test starts and interrupts would inherit that
