@@ -163,7 +163,7 @@ def _event(line: int, text: str) -> tuple[Event, str]:
         raise _NotARecord("two records on one line: the official tools read only the last one")
     if not body.startswith(" "):
         raise _NotARecord(f"no space after '{TOKEN}': the official tools do not see this record")
-    if _HIDDEN.search(body):
+    if "\\u00" in body and _HIDDEN.search(body):
         raise _NotARecord(
             "a plain letter is written as \\u00..: the official tools search the text for words"
         )
@@ -174,7 +174,10 @@ def _decoded(body: str) -> Any:
     if body.count("{") + body.count("[") > _DEEPEST and _too_deep(body):
         raise _NotARecord(f"JSON nested deeper than {_DEEPEST}")
     try:
-        return _DECODER.decode(body)
+        record, end = _DECODER.scan_once(body, 0)  # cheaper than decode(), which looks for spaces around it
+        return record if end == len(body) else _DECODER.decode(body)
+    except StopIteration:
+        raise _NotARecord("not valid JSON: found no value") from None
     except RecursionError:
         raise _NotARecord("JSON nested too deeply") from None
     except ValueError as error:
@@ -194,6 +197,28 @@ def _too_deep(body: str) -> bool:
 def _checked(line: int, record: Any) -> tuple[Event, str]:
     if not isinstance(record, dict):
         raise _NotARecord(f"the record is {_named(record)}, not an object")
+    field = record.get
+    named = type(field("key")) is str and type(field("namespace")) is str and type(field("metadata")) is dict
+    timed = type(field("time_ms")) is int and type(field("event_type")) is str
+    if named and timed and "value" in record and record["key"] and record["event_type"] in EVENT_TYPES:
+        return _as_event(line, record, record["time_ms"]), ""
+    return _guessed(line, record)
+
+
+def _as_event(line: int, record: Mapping[str, Any], time_ms: int) -> Event:
+    return Event(
+        line=line,
+        time_ms=time_ms,
+        event_type=record["event_type"],
+        key=record["key"],
+        value=record["value"],
+        metadata=record["metadata"],
+        namespace=record["namespace"],
+    )
+
+
+def _guessed(line: int, record: Mapping[str, Any]) -> tuple[Event, str]:
+    """A record that is not as it should be, with what of it had to be guessed; raises where nothing can be."""
     if missing := [name for name in _FIELDS if name not in record]:
         raise _NotARecord(f"no field {', '.join(missing)}")
     time_ms, guessed = _milliseconds(record["time_ms"])
@@ -204,7 +229,7 @@ def _checked(line: int, record: Any) -> tuple[Event, str]:
         raise _NotARecord(f"event_type is {record['event_type'][:40]!r}, not one of {', '.join(EVENT_TYPES)}")
     if not record["key"]:
         raise _NotARecord("the key is empty")
-    return Event(line=line, **{**{name: record[name] for name in _FIELDS}, "time_ms": time_ms}), guessed
+    return _as_event(line, record, time_ms), guessed
 
 
 def _milliseconds(value: Any) -> tuple[int, str]:

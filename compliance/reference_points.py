@@ -13,8 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-import yaml
-
+from compliance import tables
 from compliance.benchmark import BENCHMARK
 
 _TABLE = Path(__file__).parent / "rulesets" / f"rcp_{BENCHMARK.name}.yaml"
@@ -67,7 +66,7 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    document = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
+    document = tables.read(_TABLE)
     return _Table(
         submitted_runs=document["submitted_runs"],
         exact=_Test(**document["exact"]),

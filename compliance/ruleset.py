@@ -11,8 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from compliance import tables
 from compliance.benchmark import PROXY
 
 _DIRECTORY = Path(__file__).parent / "rulesets"
@@ -164,7 +163,7 @@ def load(name: str) -> Ruleset:
 
 def _document(name: str) -> dict[str, Any]:
     """The file over what it extends."""
-    document: dict[str, Any] = yaml.safe_load((_DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8"))
+    document: dict[str, Any] = tables.read(_DIRECTORY / f"{name}.yaml")
     if (base := document.pop("extends", None)) is None:
         return document
     below = _document(base)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import re
@@ -65,6 +64,8 @@ class Official:
 
 def version() -> str:
     """Of the official tools, or why there is none."""
+    import importlib.metadata  # takes 20 ms, which most commands need not wait for
+
     try:
         return importlib.metadata.version("mlperf-logging")
     except importlib.metadata.PackageNotFoundError:

@@ -150,9 +150,10 @@ def _block_samples(case: Case, events: list[Event]) -> Iterator[Finding]:
 def steps(case: Case) -> Iterator[Finding]:
     """Where an evaluation also logs its step, step x global batch size is its samples_count."""
     gbs = case.log.global_batch_size
-    for event in case.parsed.events if gbs else ():
+    keys = ("eval_start", "eval_accuracy", "eval_stop")
+    for event in (event for event in case.parsed.events if event.key in keys):
         step, samples = integer(event.metadata.get("step")), samples_of(event)
-        if event.key not in ("eval_start", "eval_accuracy", "eval_stop") or step is None or samples is None:
+        if step is None or samples is None:
             continue
         if gbs and abs(step * gbs - samples) > gbs:  # some vendors count steps from 0
             message = f"samples_count is not the step x {gbs}: more or fewer samples than were trained on"

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 _CACHE_KINDS = {"Data": "d", "Instruction": "i"}
 _VIRTUAL_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd")
 _NVIDIA = (
@@ -29,6 +27,8 @@ _SYS = Path("/sys")
 
 def machine() -> dict[str, str]:
     """Fields of the description that this machine can answer."""
+    import psutil  # takes 10 ms, which readers of a description need not wait for
+
     packages, cores = _sockets(), psutil.cpu_count(logical=False) or 0
     fields = {
         "host_processors_per_node": str(packages),
@@ -136,6 +136,8 @@ def _sockets() -> int:
 
 
 def _frequency() -> str:
+    import psutil
+
     try:
         found = psutil.cpu_freq()
     except (OSError, NotImplementedError, AttributeError):

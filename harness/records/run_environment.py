@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -83,6 +82,8 @@ def read(directory: Path) -> RunEnvironment:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # takes 20 ms, which most commands need not wait for
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
