@@ -53,17 +53,20 @@ def holder(path: Path) -> ResultDirectory | None:
     return ResultDirectory(path=path, organisation=place.parent.parent.parent)
 
 
-def sources(organisation: Path, read: Collection[str]) -> list[Source] | None:
-    """The files under benchmarks/, links left aside; None where there is no such directory.
+def code_of(organisation: Path) -> Path | None:
+    """benchmarks/, where the code lies; None where there is no such directory."""
+    root = organisation / "benchmarks"
+    return root if root.is_dir() else None
+
+
+def sources(code: Path, read: Collection[str]) -> list[Source]:
+    """The files under benchmarks/, links left aside.
 
     Args:
         read: names of the files whose lines are counted.
     """
-    root = organisation / "benchmarks"
-    if not root.is_dir():
-        return None
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    return [_source(path, path.relative_to(organisation), counted=path.name in read) for path in files]
+    files = sorted(path for path in code.rglob("*") if path.is_file() and not path.is_symlink())
+    return [_source(path, path.relative_to(code.parent), counted=path.name in read) for path in files]
 
 
 def _source(path: Path, name: Path, *, counted: bool) -> Source:

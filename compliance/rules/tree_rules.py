@@ -228,7 +228,7 @@ def implementations(tree: Tree) -> Iterator[Finding]:
     files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind == "file"]
     found = sorted({entry.path.split("/")[3] for entry in files if entry.path.count("/") >= 4})
     if not found:
-        message = "a result is submitted with its code"
+        message = "a result is submitted with its code; results published without it are for ./run.sh check"
         yield tree.error(place, "absent", "a directory for every implementation", message)
     for name in found:
         mine = [entry for entry in files if entry.path.startswith(f"{place}/{name}/")]

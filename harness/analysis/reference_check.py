@@ -93,6 +93,8 @@ def judge(group: ResultSet) -> Verdict:
     try:
         factor = reference_points.normalisation(reference.global_batch_size, mean)
     except RcpError as error:
+        if not known.valid:
+            return replace(known, why=f"{error}; {BENCHMARK.runs} runs decide")
         return replace(known, verdict="fail", why=str(error))
     return replace(known, verdict="pass", normalisation=factor, time_to_train_normalized_min=minutes * factor)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis import run_figures
-from harness.analysis.submission_loader import Submission
+from harness.analysis.submission_loader import Submission, copies
 from harness.base.text import printable
 
 _POINTS = (
@@ -124,7 +123,10 @@ def _run_notices(submission: Submission) -> list[str]:
         )
     if reasons := [reason for run in submission.runs for reason in run.unreadable]:
         lines.append(f"{submission.name}: {len(reasons)} unreadable records, the first: {reasons[0]}.")
-    lines += [f"{submission.name}: {pair} are copies of one log." for pair in _copies(submission)]
+    lines += [
+        f"{submission.name}: {' and '.join(map(printable, names))} are copies of one log."
+        for names in copies(submission.runs)
+    ]
     if runs < BENCHMARK.runs:
         mean = "olympic mean" if good > 2 else "plain mean"
         needs = f"a score by the rules needs {BENCHMARK.runs}"
@@ -144,13 +146,3 @@ def _run_notices(submission: Submission) -> list[str]:
             f"{submission.name}: rebuilt from published key events; evaluation time and step time are estimates."
         )
     return lines
-
-
-def _copies(submission: Submission) -> list[str]:
-    """Names of logs with the same clock, seed and losses, each set once."""
-    known: dict[object, list[str]] = {}
-    for run in submission.runs:
-        curve = tuple((one.time_ms, one.samples, one.log_perplexity) for one in run.evaluations)
-        if curve:
-            known.setdefault((run.run_start_ms, run.seed, curve), []).append(printable(Path(run.path).name))
-    return [" and ".join(names) for names in known.values() if len(names) > 1]

@@ -10,7 +10,7 @@ from compliance import scoring
 from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
 from compliance.scoring import ScoreError
-from harness.analysis.submission_loader import ResultSet, require_one_submission
+from harness.analysis.submission_loader import ResultSet, copies, require_one_submission
 
 NOTICE = "Result not verified by MLCommons Association."
 
@@ -40,6 +40,7 @@ class Score:
         window: of more than ten runs the files that are scored, else None.
         valid: a score by the rules: ten runs of the benchmark with an olympic mean.
         problem: why it is none.
+        copies: names of logs that are copies of one run, each set once.
     """
 
     directory: str
@@ -51,6 +52,7 @@ class Score:
     valid: bool
     problem: str | None
     unreadable_records: int
+    copies: tuple[tuple[str, ...], ...] = ()
 
     @property
     def all_converged(self) -> bool:
@@ -86,6 +88,7 @@ def score(group: ResultSet) -> Score:
         valid=problem is None and logs[0].benchmark == BENCHMARK.name,
         problem=problem,
         unreadable_records=sum(len(log.unreadable) for log in logs),
+        copies=copies(logs),
     )
 
 

@@ -145,8 +145,18 @@ def require_one_submission(found: ResultSet) -> None:
             named = "; ".join(f"{printable(value)}: {_few(names)}" for value, names in groups.items())
             raise UsageError(
                 f"{printable(found.directory)}: found logs of several submissions, by {key} ({named}); "
-                "allowed: the runs of one"
+                "allowed: the runs of one; name its logs, or keep the others in a directory of their own"
             )
+
+
+def copies(runs: Sequence[RunLog]) -> tuple[tuple[str, ...], ...]:
+    """Names of logs with the same clock, seed and losses, each set once."""
+    known: dict[object, list[str]] = {}
+    for run in runs:
+        curve = tuple((one.time_ms, one.samples, one.log_perplexity) for one in run.evaluations)
+        if curve:
+            known.setdefault((run.run_start_ms, run.seed, curve), []).append(Path(run.path).name)
+    return tuple(tuple(names) for names in known.values() if len(names) > 1)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -312,7 +322,7 @@ def _set(directory: Path, kind: str, members: Sequence[Path], *, lenient: bool) 
         reason = _unreadable(path)
         parsed = mllog.read(path) if reason is None else None
         if parsed is not None and not parsed.events and not parsed.malformed:
-            reason = f"holds no MLLOG record (no line with '{mllog.TOKEN}')"
+            reason = f"no MLLOG record (no line with '{mllog.TOKEN}')"
         if reason is None and parsed is not None:
             logs.append(parsed)
         elif lenient and kind != "logs":

@@ -48,12 +48,17 @@ class Document:
     verdict: str
 
 
+def all_ok(checked: Sequence[Checked], packages: Sequence[Oracle]) -> bool:
+    """Whether no error stands, ours or an official tool's."""
+    return all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages)
+
+
 def document(
     checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
 ) -> Document:
     """The verdicts on several directories and packages as one."""
     violations = [violation for one in checked for violation in one.violations]
-    ok = all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages)
+    ok = all_ok(checked, packages)
     names = _names([path for one in checked for path in one.paths])
     verdicts = {names[verdict.path]: verdict for one in checked for verdict in one.official}
     return Document(

@@ -82,7 +82,8 @@ def reason(checked: Checked) -> str:
 def _directory(checked: Checked) -> list[str]:
     """One directory: how many, what is wrong, what the official checker says."""
     counts = counted(checked.violations)
-    head = f"{WORDS[checked.verdict]:<4} {shown(str(checked.directory))}: {plural(len(checked.paths), 'log')}: {counts}"
+    place = checked.paths[0] if checked.one_log else checked.directory
+    head = f"{WORDS[checked.verdict]:<4} {shown(str(place))}: {plural(len(checked.paths), 'log')}: {counts}"
     return [head, *notes(checked)]
 
 
@@ -168,7 +169,11 @@ def _total(ruleset: str, checked: Sequence[Checked]) -> str:
     passed = sum(path not in refused for path in paths)
     tool = f"; official tools: mlperf-logging {compliance_checker.version()}" if verdicts else ""
     hint = f"; --ruleset judges by another round: {', '.join(NAMES)}" if passed < len(paths) else ""
-    return f"{passed} of {len(paths)} logs pass ruleset {ruleset}{tool}{hint}"
+    failed = sum(one.verdict == "fail" for one in checked) if passed == len(paths) else 0
+    beside = (
+        f", and {'it fails' if len(checked) == 1 else f'{failed} directories fail'} for what lies beside them"
+    )
+    return f"{passed} of {len(paths)} logs pass ruleset {ruleset}{beside if failed else ''}{tool}{hint}"
 
 
 def sentence(violation: Violation) -> str:

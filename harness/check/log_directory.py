@@ -58,6 +58,7 @@ class Checked:
     cases: tuple[Case, ...]
     violations: tuple[Violation, ...]
     official: tuple[Official, ...] = ()
+    one_log: bool = False  # a log was named, not its directory
 
     @property
     def ok(self) -> bool:
@@ -202,6 +203,7 @@ def examined(
         ruleset=ruleset.name,
         ruleset_why=choice.why,
         paths=tuple(group.paths),
+        one_log=group.kind == "logs" and len(group.paths) == 1,
         cases=submission.cases,
         violations=tuple(violations),
     )
@@ -218,7 +220,8 @@ def chosen(group: ResultSet, requested: str | None) -> Choice:
 
 def _packaged(submission: Submission, place: ResultDirectory) -> PackagedSubmission:
     """With the files around a result directory."""
-    found = repository.sources(place.organisation, source_rules.caller_names(submission.cases))
+    code = repository.code_of(place.organisation)
+    found = repository.sources(code, source_rules.caller_names(submission.cases)) if code else None
     return PackagedSubmission(
         submission=submission,
         system=place.path.resolve().parent.name,

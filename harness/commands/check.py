@@ -12,7 +12,7 @@ from compliance import rules_page
 from compliance.ruleset import NAMES
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.check import grouped_text, other_benchmarks, results_repository
-from harness.check.document import document
+from harness.check.document import all_ok, document
 from harness.check.log_directory import judge, known_ruleset
 from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset, require_page
@@ -53,9 +53,8 @@ def main(args: argparse.Namespace) -> int:
 def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
     checked, packages = judge(args.paths, args.ruleset, **how)
     others = other_benchmarks.not_checked(args.paths)
-    found = document(checked, packages, others)
     if args.json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(asdict(document(checked, packages, others)), indent=2))
     else:
         show(grouped_text.lines(checked, packages, others), grouped_text.COLOURS)
     if args.review or args.html:
@@ -67,7 +66,7 @@ def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
         show(review.text(checked) if args.review else [], {})
         if args.html:
             review_page.write(checked, args.html)
-    return EXIT_OK if found.ok else EXIT_FAILED
+    return EXIT_OK if all_ok(checked, packages) else EXIT_FAILED
 
 
 def _repository(args: argparse.Namespace, how: Mapping[str, bool]) -> int:

@@ -45,12 +45,14 @@ def _report(scored: Score) -> list[str]:
         row = f"{_cell(run.minutes, 3):>10} {_cell(run.samples_at_stop):>10}"
         lines.append(f"  {name:<20} {row} {_cell(run.samples_to_target, 1):>12}  {status}{counts}")
     mean, samples = scored.olympic_mean_min, scored.samples_at_stop_mean
-    lines.append(f"  olympic mean {_cell(mean, 3)} min, mean samples at stop {_cell(samples, 1)}")
+    olympic = "no olympic mean" if mean is None else f"olympic mean {mean:,.3f} min"
+    lines.append(f"  {olympic}, mean samples at stop {_cell(samples, 1)}")
     if scored.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in scored.window)
         lines.append(f"  of {len(scored.runs)} runs the ten consecutive ones with the median score: {names}")
     if scored.unreadable_records:
         lines.append(f"  unreadable records: {scored.unreadable_records}")
+    lines += [f"  copies of one log: {', '.join(map(printable, names))}" for names in scored.copies]
     return lines + ([f"  not a valid score: {scored.problem}"] if scored.problem else [])
 
 

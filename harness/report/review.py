@@ -155,9 +155,13 @@ def facts(review: Review) -> list[str]:
 def timeline(review: Review) -> list[str]:
     """A line for each run."""
     return [
-        f"{one.name}: {utc(one.start_ms)}, {number(one.minutes, 1)} minutes, {one.ended}" + _gap(one.gap_min)
+        f"{one.name}: {utc(one.start_ms)}, {_length(one)}, {one.ended}" + _gap(one.gap_min)
         for one in review.spans
     ]
+
+
+def _length(span: RunSpan) -> str:
+    return "no end" if span.minutes is None else f"{span.minutes:.1f} minutes"
 
 
 def _gap(minutes: float | None) -> str:
@@ -182,6 +186,8 @@ def curves(review: Review) -> list[str]:
 
 
 def _told(curve: Curve) -> str:
+    if not curve.evaluations:
+        return f"{curve.name}: no evaluation in this log"
     if not curve.known:
         return f"{curve.name}: no public runs of this batch size to compare with"
     if not curve.outside:

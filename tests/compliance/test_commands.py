@@ -67,8 +67,8 @@ def test_a_path_that_is_no_log_is_one_line_and_exit_2(name, tmp_path, capsys):
         ("missing", "no such file"),
         ("empty", "found no result_<i>.txt"),
         ("binary", "a binary file"),
-        ("text", "holds no MLLOG record"),
-        ("nothing", "holds no MLLOG record"),
+        ("text", "no MLLOG record"),
+        ("nothing", "no MLLOG record"),
     ):
         code, out, err = command(capsys, name, tmp_path / path)
         assert (code, out, err.count("\n")) == (2, "", 1), path

@@ -56,6 +56,15 @@ def test_too_few_runs_decide_nothing(tmp_path, capsys):
     assert (code, verdict["verdict"], verdict["valid"]) == (1, "undecided", False)
 
 
+def test_a_few_runs_that_are_suspiciously_fast_are_not_yet_a_fail(tmp_path, capsys):
+    directory = ten(tmp_path / "a", 14)
+    for run in range(3, 10):
+        (directory / f"result_{run}.txt").unlink()
+    code, (verdict,) = judged(capsys, directory)
+    assert (code, verdict["verdict"], verdict["mean_samples"]) == (1, "undecided", 14 * 12288)
+    assert verdict["why"].endswith("10 runs decide")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -183,7 +183,9 @@ def test_any_directory_has_one_score_or_one_reason(tmp_path, capsys):
         time = row["submissions"][0]["time_to_train_min"]
         assert time == one["olympic_mean_min"], path
         assert verdict["time_to_train_min"] in (time, None)
-        assert (time is None) == (verdict["verdict"] == "undecided")
+        undecided = verdict["verdict"] == "undecided"
+        assert undecided or time is not None
+        assert not undecided or time is None or not verdict["valid"]  # fewer than ten fast runs fail nothing
         converged = sum(run["converged"] is True for run in one["runs"])
         assert verdict["runs_converged"] == converged
 

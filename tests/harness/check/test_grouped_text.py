@@ -77,3 +77,17 @@ def test_colour_is_for_a_terminal_alone(terminal, escapes, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     coloured_lines.show(["  error C5: x", "ruleset 6.1.0"], {"error": "red"})
     assert ("\x1b[" in capsys.readouterr().out) is escapes
+
+
+def test_logs_that_pass_beside_a_broken_link_are_not_called_a_pass(tmp_path, capsys):
+    write(tmp_path, compliant_log())
+    (tmp_path / "result_1.txt").symlink_to(tmp_path / "nowhere")
+    code, lines = check(capsys, tmp_path)
+    assert code == 1 and lines[1].startswith(f"FAIL {tmp_path}: 1 log")
+    assert lines[-1].startswith("1 of 1 logs pass ruleset 6.1.0, and it fails for what lies beside them")
+
+
+def test_a_log_that_is_named_heads_its_own_verdict(tmp_path, capsys):
+    write(tmp_path, compliant_log())
+    code, lines = check(capsys, tmp_path / "result_0.txt")
+    assert code == 0 and lines[1].startswith(f"ok   {tmp_path / 'result_0.txt'}: 1 log")

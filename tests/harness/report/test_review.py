@@ -85,7 +85,7 @@ def test_logs_without_description_times_or_evaluations_have_a_dossier_too(tmp_pa
     (checked,) = examine([str(tmp_path)], skip_official=True)
     found = review.of(checked)
     assert found.hardware is None and not found.spans
-    assert "no public runs" in review.curves(found)[0]
+    assert "no evaluation in this log" in review.curves(found)[0]
     assert "<svg" not in review_page.render([found])
 
 
@@ -97,3 +97,11 @@ def test_a_dossier_is_text_of_one_submission(place, options, capsys):
 
 def test_a_time_that_is_no_date_is_still_told():
     assert review.utc(10**18) == f"{10**18} ms"
+
+
+def test_a_log_that_is_cut_off_before_its_first_evaluation_says_so(tmp_path, capsys):
+    whole = compliant_log()
+    first = next(i for i, record in enumerate(whole) if record["key"] == "eval_start")
+    write(tmp_path, whole[:first])
+    _, out, _ = check(capsys, tmp_path, "--review")
+    assert "result_0.txt: no evaluation in this log" in out and "no end, no run_stop" in out
