@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -174,7 +174,7 @@ def _decoded(body: str) -> Any:
     if body.count("{") + body.count("[") > _DEEPEST and _too_deep(body):
         raise _NotARecord(f"JSON nested deeper than {_DEEPEST}")
     try:
-        record, end = _DECODER.scan_once(body, 0)  # cheaper than decode(), which looks for spaces around it
+        record, end = _SCAN(body, 0)  # cheaper than decode(), which looks for spaces around it
         return record if end == len(body) else _DECODER.decode(body)
     except StopIteration:
         raise _NotARecord("not valid JSON: found no value") from None
@@ -296,3 +296,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(
     parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded, object_pairs_hook=_unique
 )
+_SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
