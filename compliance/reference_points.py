@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from compliance import tables
+from compliance import yaml_tables
 from compliance.benchmark import BENCHMARK
 
 _TABLE = Path(__file__).parent / "rulesets" / f"rcp_{BENCHMARK.name}.yaml"
@@ -66,7 +66,7 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    document = tables.read(_TABLE)
+    document = yaml_tables.read(_TABLE)
     return _Table(
         submitted_runs=document["submitted_runs"],
         exact=_Test(**document["exact"]),

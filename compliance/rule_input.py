@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from compliance import runlog, scoring, tables
+from compliance import runlog, scoring, yaml_tables
 from compliance.accelerator_names import known_name, named_in
 from compliance.mllog import Event, Parsed
 from compliance.ruleset import Ruleset
@@ -341,7 +341,7 @@ def accelerators_named_in(text: str) -> set[str]:
 
 @cache
 def _peaks() -> Mapping[str, Mapping[str, float]]:
-    peaks: Mapping[str, Mapping[str, float]] = tables.read(_PEAKS)
+    peaks: Mapping[str, Mapping[str, float]] = yaml_tables.read(_PEAKS)
     return peaks
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compliance import tables
+from compliance import yaml_tables
 from compliance.benchmark import PROXY
 
 _DIRECTORY = Path(__file__).parent / "rulesets"
@@ -163,7 +163,7 @@ def load(name: str) -> Ruleset:
 
 def _document(name: str) -> dict[str, Any]:
     """The file over what it extends."""
-    document: dict[str, Any] = tables.read(_DIRECTORY / f"{name}.yaml")
+    document: dict[str, Any] = yaml_tables.read(_DIRECTORY / f"{name}.yaml")
     if (base := document.pop("extends", None)) is None:
         return document
     below = _document(base)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compliance import tables
+from compliance import yaml_tables
 from compliance.accelerator_names import known_name
 
 FACTS = Path(__file__).with_name("facts.yaml")
@@ -47,7 +47,7 @@ class Accelerator:
 @cache
 def accelerators() -> Mapping[str, Accelerator]:
     """Every row of facts.yaml, by name, in its order."""
-    rows: Mapping[str, Mapping[str, Any]] = tables.read(FACTS)
+    rows: Mapping[str, Mapping[str, Any]] = yaml_tables.read(FACTS)
     return MappingProxyType({name: _accelerator(name, row) for name, row in rows.items()})
 
 
