@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from harness.contract.config import Parallelism
 from submission.rehearsal import fake_gpu
 
 
@@ -26,8 +27,14 @@ def main() -> None:
     stage, documents = Stage(), []
     for path in arguments.configs:
         told = attempt_rows.read_config(path)
-        documents.append(document(told, stage.rehearse(told.config, told.run.arm)))
+        for rank in _stages(told.config.parallelism):
+            documents.append(document(told, stage.rehearse(told.config, told.run.arm, rank)))
     print(json.dumps({"budgets": documents}, indent=1) if arguments.json else text(documents))
+
+
+def _stages(parallelism: Parallelism) -> tuple[int, ...]:
+    """A rank of the first stage of a pipeline and one of the last; without one they are the same."""
+    return (0,) if parallelism.pipeline == 1 else (0, parallelism.world_size - 1)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def document(told: AttemptConfig, rehearsed: Rehearsed) -> dict[str, Any]:
         "platform": rehearsed.platform,
         "arm": told.run.arm,
         "layers": config.model.layers,
+        "rank": rehearsed.rank,
         "ranks": config.parallelism.world_size,
         "tensor_parallel": config.parallelism.tensor,
         "pipeline_parallel": config.parallelism.pipeline,
@@ -68,7 +69,7 @@ def _text(found: dict[str, Any]) -> str:
         f"{found['recompute']}; global batch {found['global_batch_size']}, {found['micro_batches']} micro batches of "
         f"{found['micro_batch_size']}",
         "engines: " + ", ".join(f"{gemm} {engine}" for gemm, engine in found["engines"].items()),
-        f"{'one rank':<26}{'launches':>10}{'GB moved':>11}{'host waits':>12}{'collectives':>13}",
+        f"{'rank ' + str(found['rank']):<26}{'launches':>10}{'GB moved':>11}{'host waits':>12}{'collectives':>13}",
         *(_line(name, row) for name, row in found["phases"].items()),
         _line("step", found["step"]),
         _line(f"evaluation, {found['evaluation']['micro_batches']} pass(es)", found["evaluation"]),

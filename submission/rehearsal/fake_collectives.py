@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_leaves
 
+from harness.contract.environment import Ranks
 from submission.rehearsal.counter import Counts
 
 _COLLECTIVES = (
@@ -34,11 +35,11 @@ class _Work:
         pass
 
 
-def install(counts: Counts, ranks: Callable[[], int]) -> None:
+def install(counts: Counts, ranks: Callable[[], Ranks]) -> None:
     """Replace what torch.distributed sends; once, before Megatron is imported, which keeps names of its own.
 
     Args:
-        ranks: how many the next process group has; this process is rank 0.
+        ranks: how many the next process group has, and which of them this process is.
     """
     for name in _COLLECTIVES:
         collective = _counted(name, counts)
@@ -52,7 +53,7 @@ def install(counts: Counts, ranks: Callable[[], int]) -> None:
     start, group = dist.init_process_group, dist.new_group
 
     def init_process_group(*_: Any, **__: Any) -> None:
-        start("fake", rank=0, world_size=ranks(), store=FakeStore())
+        start("fake", rank=ranks().rank, world_size=ranks().world_size, store=FakeStore())
 
     def new_group(ranks: Any = None, *_: Any, **__: Any) -> Any:
         return group(ranks, backend="fake")

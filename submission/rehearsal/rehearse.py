@@ -25,9 +25,10 @@ class UnknownAccelerator(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rehearsed:
-    """One arm of one configuration on the fake GPUs of its accelerator; counts are rank 0's."""
+    """One arm of one configuration on the fake GPUs of its accelerator, as one of its ranks sees it."""
 
     platform: str
+    rank: int
     step: dict[str, Tally]  # by phase: forward, backward, optimizer, rest
     evaluation: Tally  # of `passes` micro batches
     passes: int
@@ -43,15 +44,19 @@ class Stage:
     """The fake machine: torch and Megatron made to believe in it, once a process."""
 
     def __init__(self) -> None:
-        self._counts, self._ranks = Counts({"_scaled_mm_v2": fake_operators.block_scaled_product}), 1
+        self._counts = Counts({"_scaled_mm_v2": fake_operators.block_scaled_product})
+        self._ranks = _rank(0, of=1)
         # Megatron wraps some 40 functions in torch.compile at its import. Here they run as written, so that their
         # operators are counted one by one: an upper bound of what a compiler would launch.
         torch.compile = lambda function=None, *_, **__: function or (lambda inner: inner)  # type: ignore
         fake_collectives.install(self._counts, lambda: self._ranks)
         fake_operators.install(self._counts)
 
-    def rehearse(self, config: Config, arm: str) -> Rehearsed:
+    def rehearse(self, config: Config, arm: str, rank: int = 0) -> Rehearsed:
         """Run two steps and an evaluation as warm-up, then count an evaluation and a step.
+
+        Args:
+            rank: that this process plays; the last stage of a pipeline does what the first does not.
 
         Raises:
             UnknownAccelerator: config.system.accelerator is none that presets name.
@@ -68,19 +73,21 @@ class Stage:
         from kernels import architectures
 
         architectures.of.cache_clear()
-        self._ranks = config.parallelism.world_size
+        self._ranks = _rank(rank, of=config.parallelism.world_size)
         passes = config.parallelism.pipeline * config.parallelism.virtual_pipeline
         size = config.batch.micro_batch_size * config.parallelism.data
         config = replace(config, evaluation=replace(config.evaluation, sequences=passes * size))
         with _FakeTensors(allow_non_fake_inputs=True), self._counts:
             step, evaluation, proof = self._run(config, arm)
-        return Rehearsed(platform=platform, step=step, evaluation=evaluation, passes=passes, proof=proof)
+        return Rehearsed(
+            platform=platform, rank=rank, step=step, evaluation=evaluation, passes=passes, proof=proof
+        )
 
     def _run(self, config: Config, arm: str) -> tuple[dict[str, Tally], Tally, Proof]:
         from submission.executor import MegatronExecutor
 
-        counts, ranks = self._counts, Ranks(rank=0, local_rank=0, world_size=self._ranks)
-        executor = MegatronExecutor(config, arm=arm, seed=1, ranks=ranks, cache=Path())
+        counts = self._counts
+        executor = MegatronExecutor(config, arm=arm, seed=1, ranks=self._ranks, cache=Path())
         executor.build()
         try:
             _as_on_a_gpu(executor.trainer)
@@ -97,6 +104,10 @@ class Stage:
                 return step, evaluation, executor.proof()
         finally:
             executor.close()
+
+
+def _rank(rank: int, *, of: int) -> Ranks:
+    return Ranks(rank=rank, local_rank=0, world_size=of)  # a process that sees one GPU
 
 
 def _as_on_a_gpu(trainer: Any) -> None:
