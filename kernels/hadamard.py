@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 
 def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
@@ -39,13 +40,42 @@ def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
     return (y * (1.0 / math.sqrt(size)) + 0.0).flatten(-2)
 
 
-def matrix(size: int, signs: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
-    """(size, size) FP32 of +1 and -1 such that x @ matrix / sqrt(size) is the transform of a run."""
+def matrix(
+    size: int,
+    signs: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    """(size, size) of +scale and -scale, so that x @ matrix / sqrt(size) is the transform of a run at scale 1.
+
+    Without signs the tensor is shared: change it in a copy.
+
+    Args:
+        signs: (size,) of +1 and -1, which the rows are multiplied by.
+        scale: a number that dtype holds exactly.
+    """
     require_power_of_two(size)
-    found = torch.ones(1, 1, device=device)
-    while found.size(0) < size:
-        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
-    return found if signs is None else signs.to(found.device).unsqueeze(1) * found
+    found = _kept(size, scale, dtype, torch.device(device or "cpu"))
+    return found if signs is None else signs.to(found).unsqueeze(1) * found
+
+
+def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Every quantise of a step asks for the same matrix, and building it takes some twenty launches."""
+    key, mode = (size, scale, dtype, device), detect_fake_mode()
+    found = _MATRICES.get(key)
+    if (
+        found is None or getattr(found, "fake_mode", None) is not mode
+    ):  # one of a trace is of no use outside of it
+        found = torch.full((1, 1), scale, dtype=dtype, device=device)
+        while found.size(0) < size:
+            found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
+        _MATRICES[key] = found
+    return found
+
+
+_MATRICES: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
 
 
 def require_power_of_two(size: int) -> None:

@@ -238,7 +238,7 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
         return x
     size = use.quantizer.hadamard
     inside = 1.0 if _factor(size) != 1.0 else 1.0 / math.sqrt(size)
-    return (matrix(size, use.signs, device=x.device) * inside).to(torch.bfloat16)
+    return matrix(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
 
 
 def _factor(size: int) -> float:

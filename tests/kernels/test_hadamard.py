@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kernels.hadamard import hadamard, matrix
 
@@ -50,3 +51,19 @@ def test_a_sum_that_is_zero_is_positive_zero():
 def test_a_size_that_is_no_power_of_two_is_refused():
     with pytest.raises(ValueError, match="power of two"):
         hadamard(torch.zeros(1, 24), 24)
+
+
+def test_the_matrix_is_made_once_and_not_taken_from_a_trace():
+    first = matrix(16, dtype=torch.bfloat16, scale=0.25)
+    assert matrix(16, dtype=torch.bfloat16, scale=0.25) is first
+    assert torch.equal(first.float() * 4, matrix(16)) and matrix(16) is not first
+    with FakeTensorMode():
+        assert matrix(16) is matrix(16) and isinstance(matrix(16), FakeTensor)
+    assert type(matrix(16)) is torch.Tensor and matrix(16).sum() == 16
+
+
+def test_signs_change_the_rows_and_not_the_matrix_that_is_kept():
+    before = matrix(16).clone()
+    signed = matrix(16, torch.full((16,), -1.0), scale=0.25, dtype=torch.bfloat16)
+    assert torch.equal(signed.float(), -0.25 * before) and signed.dtype is torch.bfloat16
+    assert torch.equal(matrix(16), before)

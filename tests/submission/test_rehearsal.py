@@ -62,7 +62,7 @@ CELLS = list(itertools.product(PRESETS, ENGINES, LAYOUTS))
 LAUNCHES = {
     "bf16": {"data": 438, "tensor": 487, "pipeline": 426, "recompute": 510},
     "fp8": {"data": 770, "tensor": 819, "pipeline": 758, "recompute": 938},
-    "mxfp4": {"data": 1_186, "tensor": 1_235, "pipeline": 1_174, "recompute": 1_426},
+    "mxfp4": {"data": 502, "tensor": 551, "pipeline": 490, "recompute": 590},
 }
 # most host waits of a step: the gradient norm and the losses; Megatron waits for the device at messages between stages
 WAITS = {"data": 2, "tensor": 2, "pipeline": 5, "recompute": 2}
