@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ./run.sh [command] [options]: makes .venv on first use, then runs the command line in it. No command: the main job.
+# ./run.sh [command] [options]: runs the command line in .venv. No command: the main job. .venv is made on first use, and
+# only as far as the command needs it: torch comes with the first command that trains. Help needs Python alone.
 # The caller's directory stays the working directory, so PATH arguments mean what they say; relative paths inside
 # benchmark.yaml belong to the repository (harness/base/paths.py).
 set -euo pipefail
@@ -7,7 +8,6 @@ set -euo pipefail
 root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 venv=$root/.venv
 pins=$root/requirements.txt
-stamp=$venv/.complete # a copy of the pins, written last: without it the environment is unfinished
 
 say() { echo "setup: $*" >&2; }
 
@@ -16,7 +16,25 @@ fail() {
     exit 3
 }
 
-ready() { [[ -x $venv/bin/python && -f $stamp && $(<"$stamp") == "$(<"$pins")" ]]; }
+# The layer of the environment that a command needs (harness/setup/requirements.py).
+layer_of() {
+    case " $* " in *" --help "* | *" -h "*) echo light && return ;; esac
+    case ${1:-main} in
+        check | score | rcp | compare | results | project | plan | launch | status | diagnose | upload) echo light ;;
+        package | test) echo "$1" ;;
+        *) echo train ;;
+    esac
+}
+
+# A copy of the pins, written last, says that a layer is there; the wider ones hold the light one.
+ready() {
+    local stamp
+    [[ -x $venv/bin/python ]] || return 1
+    for stamp in "$venv/.$1" "$venv/.test" ${2:+"$venv/.$2"}; do
+        [[ -f $stamp && $(<"$stamp") == "$(<"$pins")" ]] && return 0
+    done
+    return 1
+}
 
 # The first Python that is new enough, not the one of an activated .venv of ours.
 find_python() {
@@ -34,82 +52,63 @@ find_python() {
     fail "found no Python >= 3.10 ($seen); install one and put it on PATH as python3"
 }
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq install "$@" >&2; }
-
-make_venv() { # make_venv [options of python -m venv]
-    "$python" -m venv --clear "$@" "$venv" >&2 ||
+# An environment without a finished layer is made anew; a finished one is only added to.
+make_venv() {
+    local option=()
+    if compgen -G "$venv/.[lpt]*" >/dev/null && [[ -x $venv/bin/python ]]; then return; fi
+    "$python" -c 'import importlib.util as i, sys; sys.exit(i.find_spec("torch") is None)' 2>/dev/null &&
+        option=(--system-site-packages)
+    say "virtual environment in $venv ($("$python" --version))"
+    "$python" -m venv --clear "${option[@]}" "$venv" >&2 ||
         fail "$python cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)"
 }
 
-# Which torch: the one that is there already; else by hardware. PyPI's Linux build carries CUDA, gigabytes of it, so a
-# machine without GPU asks for the CPU build by its local version: an index or wheel directory that has it (a mirror)
-# answers at once, PyPI says no at once, and then PyTorch's own CPU index is asked.
-install_torch() {
-    local version=$1
-    if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
-        say "torch $version with CUDA (several GB)"
-        pip "torch==$version"
-    elif [[ -e /dev/kfd ]]; then
-        say "torch $version with ROCm 7.2 (several GB)"
-        pip "torch==$version" --index-url https://download.pytorch.org/whl/rocm7.2
-    elif [[ $(uname -s) == Darwin ]]; then
-        say "torch $version"
-        pip "torch==$version"
-    else
-        say "torch $version for CPU (no NVIDIA or AMD GPU here; about 200 MB)"
-        pip "torch==$version+cpu" 2>/dev/null ||
-            pip "torch==$version+cpu" --index-url https://download.pytorch.org/whl/cpu
-    fi
+# In a shared checkout somebody else's environment is used, never changed.
+may_write() {
+    local place=$venv
+    [[ -e $venv ]] || place=$root
+    [[ -w $place ]] || fail "$place belongs to $(stat -c %U "$place" 2>/dev/null || echo another user), and what this \
+command needs is not in it; ask them to run './run.sh setup', or clone the repository for yourself"
+    [[ ! -e $venv/bin/python || -x $venv/bin/python ]] ||
+        fail "$venv/bin/python cannot be executed by you; clone the repository for yourself"
 }
 
 set_up() {
-    local python own
     find_python
-    if own=$("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null); then
-        say "$python brings torch $own: kept"
-        [[ -f $stamp ]] || make_venv --system-site-packages
-        # a container may keep its torch in a virtual environment, which --system-site-packages does not reach
-        "$venv/bin/python" -c 'import torch' 2>/dev/null ||
-            "$python" -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))' \
-                >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
-    else
-        [[ -f $stamp ]] || { say "virtual environment in $venv ($("$python" --version))" && make_venv; }
-        own=
-    fi
-    rm -f "$stamp" # from here on an interruption leaves an environment that is made anew
-    if [[ -z $own ]]; then
-        local version
-        version=$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$pins")
-        "$venv/bin/python" -c "import torch; assert torch.__version__.split('+')[0] == '$version'" 2>/dev/null ||
-            install_torch "$version" || fail "installing torch failed; run the same command again to retry"
-        own=$("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))')
-    fi
-    say "the packages of requirements.txt"
-    grep -v '^torch==' "$pins" >"$venv/pins.txt"
-    if "$venv/bin/python" -c 'import importlib.metadata as m, sys; sys.exit(not any("triton" in r for r in m.requires("torch")))'; then
-        sed -i.all '/^triton==/d' "$venv/pins.txt" # torch brings the Triton it was built for
-    fi
-    echo "torch==$own" >"$venv/torch.txt" # a constraint: no dependency may replace it
-    pip -r "$venv/pins.txt" -c "$venv/torch.txt" || fail "installing failed; run the same command again to retry"
-    cp "$pins" "$stamp.new"
-    mv "$stamp.new" "$stamp"
+    make_venv
+    rm -f "$venv/.$1"
+    PYTHONSAFEPATH=1 PYTHONPATH=$root "$venv/bin/python" -m harness.setup "$1" "$python" || exit
+    cp "$pins" "$venv/.new"
+    mv "$venv/.new" "$venv/.$1"
     say "done"
 }
 
-if ! ready; then
+case ${1:-} in
+    -h | --help | help) # the list of commands
+        find_python
+        PYTHONSAFEPATH=1 PYTHONPATH=$root exec "$python" -m harness --help
+        ;;
+esac
+layer=$(layer_of "$@")
+wider=
+[[ $layer == light ]] && wider=train
+if ! ready "$layer" "$wider"; then
+    may_write
     (
         # concurrent first uses wait for one another; the kernel drops the lock of a set-up that was killed
         if command -v flock >/dev/null && ! flock -n 9; then
             say "waiting for another set-up of $venv"
             flock 9
         fi
-        ready || set_up
+        ready "$layer" "$wider" || set_up "$layer"
     ) 9<"$root/run.sh"
 fi
+[[ ${1:-} == setup ]] && exit 0 # that was all
 
 # for a contract test, beside the environment: Megatron fails on Transformer Engine's package without its library
 if [[ ${1:-} == test && ! -d $venv/transformer_engine_sources ]]; then
-    pip --target "$venv/transformer_engine_sources" transformer_engine==2.20.2 pydantic==2.13.0 ||
+    "$venv/bin/python" -m pip --disable-pip-version-check -qq install --target "$venv/transformer_engine_sources" \
+        transformer_engine==2.20.2 pydantic==2.13.0 >&2 ||
         say "without Transformer Engine's Python sources: tests/submission/te will be skipped"
 fi
 

@@ -76,6 +76,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+    rows += f"\n  {'setup':<8} make or update .venv and start nothing; commands do it by themselves when they need it"
     head = "usage: ./run.sh [command] [options]    no command: the main job"
     return f"{head}\n\n{rows}\n\n./run.sh COMMAND --help says more.\n"
 

@@ -28,7 +28,7 @@ on+=(--container-image="${IMAGE:?an image with torch for these GPUs}" --containe
 on+=(--container-mounts="$PWD:$PWD,$DATADIR:$DATADIR,$LOGDIR:$LOGDIR" --container-workdir="$PWD")
 on+=(--no-container-mount-home --container-writable)
 
-"${on[@]}" --nodes=1 --ntasks=1 ./run.sh --help >/dev/null # makes .venv, once
+"${on[@]}" --nodes=1 --ntasks=1 ./run.sh setup # makes .venv, once
 "${on[@]}" bash -c './run.sh doctor --quick --json --profile llama31_8b >"$LOGDIR/doctor_$SLURM_NODEID.json"' || true
 "${on[@]}" --nodes=1 --ntasks=1 bash -c './run.sh doctor "$LOGDIR"/doctor_*.json' # ends the job when a node is bad
 

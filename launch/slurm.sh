@@ -25,7 +25,7 @@ mkdir -p "$LOGDIR"
 
 on=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=0)
 
-"${on[@]}" --nodes=1 --ntasks=1 ./run.sh --help >/dev/null # makes .venv, once
+"${on[@]}" --nodes=1 --ntasks=1 ./run.sh setup # makes .venv, once
 "${on[@]}" bash -c './run.sh doctor --quick --json --profile llama31_8b >"$LOGDIR/doctor_$SLURM_NODEID.json"' || true
 "${on[@]}" --nodes=1 --ntasks=1 bash -c './run.sh doctor "$LOGDIR"/doctor_*.json' # ends the job when a node is bad
 

@@ -78,6 +78,30 @@ def worker_environment(worker: int, gpus: int) -> dict[str, str]:
     return environment
 
 
+def pip_environment(options: Mapping[str, str]) -> dict[str, str]:
+    """Environment of pip for .venv: without constraints, targets and demands that are meant for other environments.
+
+    Args:
+        options: of pip's configuration files, which are not read, those that hold here too.
+    """
+    foreign = (
+        "CONSTRAINT",
+        "REQUIRE_VIRTUALENV",
+        "USER",
+        "TARGET",
+        "PREFIX",
+        "NO_DEPS",
+        "CONFIG_FILE",
+        "BUILD_CONSTRAINT",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {f"PIP_{end}" for end in foreign}
+    }
+    for name, value in options.items():
+        environment.setdefault(f"PIP_{name.upper().replace('-', '_')}", value)
+    return {**environment, "PIP_CONFIG_FILE": os.devnull}
+
+
 def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
     """Environment of a command of the kernels package: training's allocator, and Triton's interpreter without a GPU."""
     environment = dict(os.environ)

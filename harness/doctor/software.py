@@ -49,11 +49,7 @@ def versions(_: Patient) -> Sequence[Finding]:
     ]
     found = f"python {platform.python_version()}, {found}"
     expected = f"{', '.join(other)} (requirements.txt)" if other else "requirements.txt"
-    fix = (
-        "./run.sh makes .venv anew when .venv/.complete is removed; a container's own torch is kept"
-        if other
-        else ""
-    )
+    fix = "./run.sh makes .venv anew when .venv is removed; a container's own torch is kept" if other else ""
     return [
         Finding(name="versions", verdict="warn" if other else "ok", found=found, expected=expected, fix=fix)
     ]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 _RUN = """#!/usr/bin/env bash
-[[ $1 == --help ]] && exit 0
+[[ $1 == setup ]] && exit 0
 [[ $1 == doctor ]] && { echo '{}'; exit 0; }
 echo "NODE_RANK=${NODE_RANK-} NNODES=${NNODES-} MASTER_ADDR=${MASTER_ADDR-} MASTER_PORT=${MASTER_PORT-} $*" >>"$CALLS"
 [[ -n $HANG && $1 == run ]] && { trap 'echo terminated >>"$CALLS"; exit 130' TERM; touch "$CALLS.on"; sleep 20 & wait; }

@@ -1,0 +1,122 @@
+"""pip, asked for packages of our environment alone, with a line for each that it fetches."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.base.stderr import tell
+from harness.contract.environment import pip_environment
+
+_PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input")
+_FETCHED = re.compile(
+    r"\s*(?:Downloading|Using cached|Processing) "
+    r"(?P<file>(?:\S*/)?(?P<name>[^/\s]+?)-(?P<version>\d[^-\s]*)\S*(?:\.whl|\.tar\.gz))(?!\.metadata)"
+    r"(?: \((?P<size>[\d.]+ ?[kMG]?B)\))?"
+)
+# Of pip's configuration files, what says where packages come from; a constraint or a target directory of others is not
+# for our environment.
+_NETWORK = (
+    "cert",
+    "client-cert",
+    "extra-index-url",
+    "find-links",
+    "index-url",
+    "no-index",
+    "proxy",
+    "retries",
+    "timeout",
+    "trusted-host",
+)
+_LAST_LINES = 12
+
+
+class PipFailed(Exception):
+    """What pip said last."""
+
+
+def install(
+    requirements: Sequence[str], *, constraints: Sequence[str] = (), options: Sequence[str] = ()
+) -> None:
+    """Install packages, and tell of each one as it comes.
+
+    Raises:
+        PipFailed: with the end of what pip said.
+    """
+    if not requirements:
+        return
+    environment = pip_environment(configured())
+    with tempfile.TemporaryDirectory(prefix="setup-") as scratch:
+        wanted, bounds = Path(scratch) / "wanted.txt", Path(scratch) / "constraints.txt"
+        wanted.write_text("\n".join(requirements), encoding="utf-8")
+        bounds.write_text("\n".join(constraints), encoding="utf-8")
+        command = [*_PIP, "install", "-r", str(wanted), "-c", str(bounds), *options]
+        many = _count(command, Path(scratch) / "report.json", environment)
+        _run([*command, "--progress-bar", "off"], many, environment)
+
+
+def configured() -> dict[str, str]:
+    """Options of pip's configuration files that say where packages come from."""
+    done = subprocess.run([*_PIP, "config", "list"], capture_output=True, text=True, check=False)
+    found = re.findall(r"^(?:global|install)\.([\w-]+)='(.*)'$", done.stdout, re.M)
+    return {name: value.encode().decode("unicode_escape") for name, value in found if name in _NETWORK}
+
+
+def _count(command: Sequence[str], report: Path, environment: dict[str, str]) -> int:
+    """How many packages are to be installed: pip resolves them, which takes a few seconds and fetches none."""
+    resolve = [*command, "--dry-run", "--quiet", "--report", str(report)]
+    done = subprocess.run(resolve, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PipFailed((done.stderr or done.stdout).strip())
+    return len(json.loads(report.read_text(encoding="utf-8"))["install"])
+
+
+def _run(command: Sequence[str], many: int, environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    for line in progress(_kept(process.stdout, last), many):
+        tell(line)
+    if process.wait():
+        raise PipFailed("".join(last).strip())
+
+
+def _kept(lines: Iterator[str], last: deque[str]) -> Iterator[str]:
+    for line in lines:
+        last.append(line)
+        yield line
+
+
+def progress(lines: Iterator[str], many: int) -> Iterator[str]:
+    """What to tell of pip's lines: which package of how many, its bytes, the seconds so far."""
+    began, count = time.monotonic(), 0
+    for line in lines:
+        if found := _FETCHED.match(line):
+            count += 1
+            size = found["size"] or _bytes(Path(found["file"]))
+            package = f"{found['name']} {found['version']} ({size})"
+            yield f"setup: package {count} of {many}: {package}, {time.monotonic() - began:.0f} s"
+        elif line.startswith("Installing collected packages") and many:
+            yield f"setup: unpacking {many} packages, {time.monotonic() - began:.0f} s"
+
+
+def _bytes(wheel: Path) -> str:
+    """Of a wheel that lies on this machine."""
+    try:
+        return f"{wheel.stat().st_size / 1e6:.1f} MB"
+    except OSError:
+        return "here"
