@@ -156,10 +156,71 @@ def test_a_requeued_slurm_job_resumes_its_campaign(tmp_path):
 
 
 def test_a_slurm_job_that_runs_out_of_time_stops_its_steps_and_asks_to_come_again(tmp_path):
-    calls, status = run_file(tmp_path, launch_files.render("slurm", nodes=1), nodes=1, out_of_time=True)
+    calls, status = run_file(tmp_path, launch_files.render("slurm", nodes=1), nodes=1, out_of_time="run")
     assert "scancel --signal=TERM 42" in calls and "scontrol requeue 42" in calls
     assert calls.index("terminated") < calls.index("scontrol requeue 42"), "the run closes its log before"
     assert status
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "\\n", "slurm_load_hostlist error: no such list"],
+    ids=["nothing", "empty line", "an error"],
+)
+def test_a_scontrol_that_names_no_node_is_told_with_its_answer(tmp_path, answer):
+    calls, status = run_file(tmp_path, launch_files.render("slurm", nodes=2), nodes=2, hostnames=answer)
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert (status, calls) == (3, [])
+    assert (
+        f"launch: scontrol show hostnames node-[a-b]: answered '{answer.strip(chr(92) + 'n')}', not a" in said
+    )
+    assert "ask who runs this Slurm" in said
+
+
+def test_a_slurm_job_without_the_time_to_train_does_not_come_again(tmp_path):
+    text = launch_files.render("slurm", nodes=1)
+    calls, status = run_file(tmp_path, text, nodes=1, out_of_time="doctor")
+    assert status == 3 and not [call for call in calls if "requeue" in call or " run " in call]
+    assert "time was up before the training began" in (tmp_path / "stderr").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("answer", ["", "Usage: srun [OPTIONS(0)...] --container=PATH"])
+def test_a_slurm_without_pyxis_is_told_what_to_do(tmp_path, answer):
+    text = launch_files.render("slurm-pyxis", nodes=2)
+    calls, status = run_file(tmp_path, text, nodes=2, srun_help=answer)
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert (status, calls) == (3, [])
+    assert "launch: srun --help: knows no --container-image; install pyxis" in said
+    assert "launch --emit slurm" in said
+
+
+@pytest.mark.parametrize("name", [name for name in launch_files.KINDS if name != "kubernetes"])
+def test_every_command_of_a_file_reads_the_same_options(tmp_path, name):
+    options = {"profile": "proxy", "overrides": ["batch.global_batch_size=16", "system.name=a b"]}
+    calls, _ = run_file(tmp_path, launch_files.render(name, nodes=1, **options), nodes=1)
+    asked = [call.partition("--profile")[2] for call in calls if "--profile" in call]
+    assert len(asked) == 2 and "doctor --quick" in calls[0]  # doctor and run
+    assert set(asked) == {" proxy --set batch.global_batch_size=16 --set system.name=a b"}
+
+
+def test_the_job_set_s_doctor_reads_the_options_of_the_run():
+    text = launch_files.render(
+        "kubernetes", nodes=2, preset="h200_8x8", overrides=["batch.global_batch_size=32"]
+    )
+    asked = [
+        line.partition("--profile")[2]
+        for line in text.splitlines()
+        if "exec ./run.sh run" in line or "doctor" in line
+    ]
+    assert len(asked) == 2 and len(set(asked)) == 1 and "--preset h200_8x8" in asked[0]
+
+
+def test_the_tokens_are_looked_for_where_the_profile_has_them(monkeypatch):
+    monkeypatch.setenv("DATADIR", "/mine")  # of whoever emits the file, which runs elsewhere
+    for name in SHELL:
+        assert "${DATADIR:-$PWD/data/proxy}" in launch_files.render(name, nodes=1, profile="proxy")
+        text = launch_files.render(name, nodes=1, overrides=["data.directory=/to kens"])
+        assert '${DATADIR:-"/to kens"}' in text
 
 
 @pytest.mark.parametrize("name", ["docker", "podman", "apptainer", "torchrun"])
