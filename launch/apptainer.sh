@@ -9,12 +9,15 @@ cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
-mkdir -p "$LOGDIR"
+for name in DATADIR LOGDIR; do [[ ${!name} == /* ]] || export "$name=$PWD/${!name}"; done
+mkdir -p "$DATADIR" "$LOGDIR" # before an engine makes them, as root
 IMAGE=${IMAGE:?an image with torch for these GPUs}
 if [[ -e /dev/kfd ]]; then gpus=(--rocm); else gpus=(--nv); fi
 in=(apptainer exec "${gpus[@]}" --pwd "$PWD" --bind "$PWD,$DATADIR,$LOGDIR" "$IMAGE")
 
-"${in[@]}" ./run.sh doctor --quick --profile llama31_8b
+status=0
+"${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
+((status == 0)) || exit "$status"
 exec "${in[@]}" bash -c '
     if compgen -G "$LOGDIR/[0-9]*/campaign.json" >/dev/null; then exec ./run.sh resume; fi
     exec ./run.sh run --profile llama31_8b'

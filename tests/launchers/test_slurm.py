@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.campaign import launch_files, store
-from harness.campaign.campaign import Campaign
+from harness.campaign import launch_files
 from tests.launchers import slurm_cluster
+from tests.launchers.campaigns import last_record, only_campaign, training
 from tests.launchers.slurm_cluster import Cluster, Job, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -50,31 +50,9 @@ def site(tmp_path_factory) -> Iterator[Site]:
         yield Site(cluster, home)
 
 
-def training(logs: Path, attempt: str = "1") -> bool:
-    """Whether an attempt of the only run, of those that the pattern means, has trained its first steps."""
-    for path in logs.glob(f"[0-9]*/run_0/attempt_{attempt}/status.json"):
-        try:
-            status = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # being replaced
-            continue
-        if status["state"] == "training" and status["samples"] > 0:
-            return True
-    return False
-
-
 def wait_for_training(job: Job, logs: Path, attempt: str = "1") -> None:
     what = f"attempt {attempt} trains"
     wait_for(lambda: training(logs, attempt), seconds=120, what=what, told=job.tell)
-
-
-def only_campaign(logs: Path) -> Campaign:
-    (campaign,) = store.load_all(logs)
-    return campaign
-
-
-def last_record(logs: Path, attempt: int) -> dict:
-    (path,) = logs.glob(f"[0-9]*/run_0/attempt_{attempt}/result.txt")
-    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1].removeprefix(":::MLLOG "))
 
 
 def test_a_whole_job_trains_on_both_nodes_and_its_options_reach_every_command(site):
