@@ -226,16 +226,16 @@ class Job:
         return self.field("JobState")
 
     @property
+    def seconds(self) -> int:
+        """For how long this start of the job has run, less than a day."""
+        hours, minutes, seconds = self.field("RunTime").split(":")
+        return (int(hours) * 60 + int(minutes)) * 60 + int(seconds)
+
+    @property
     def output(self) -> str:
         """All that the job said, of every start."""
         path = self._cluster.home / f"job_{self.number}.txt"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-    def wait(self, state: str, *, seconds: float) -> None:
-        """Until the job is in this state."""
-        wait_for(
-            lambda: self.state == state, seconds=seconds, what=f"{state} (it is {self.state})", told=self.tell
-        )
 
     def wait_for_end(self, *, seconds: float) -> str:
         """The state in which the job ended."""
@@ -244,7 +244,7 @@ class Job:
         return self.state
 
     def cancel(self) -> None:
-        """As its owner does: it ends for good."""
+        """As its owner does: it ends for good, if it has not ended."""
         self._cluster.ask("scancel", self.number)
         assert self.wait_for_end(seconds=60) == "CANCELLED", self.tell()
 

@@ -11,17 +11,19 @@ import pytest
 
 from harness.campaign import launch_files
 from tests.launchers import slurm_cluster
-from tests.launchers.campaigns import last_record, only_campaign, training
+from tests.launchers.campaigns import how_it_ended, only_campaign, training
 from tests.launchers.slurm_cluster import Cluster, Job, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 OPTIONS = (
-    "model.layers=2",  # half the time
+    "model.layers=1",  # reaches the target as four do, three times as fast
     "parallelism.gpus_per_node=1",
     "parallelism.threads_per_rank=1",
     "runs.count=1",
     "runs.arms=[bf16]",
 )
+# trains until somebody ends it, on however fast a machine
+ENDLESS = (*OPTIONS, "evaluation.target_log_perplexity=0.1", "schedule.max_steps=100000")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,40 @@ def site(tmp_path_factory) -> Iterator[Site]:
         yield Site(cluster, home)
 
 
-def wait_for_training(job: Job, logs: Path, attempt: str = "1") -> None:
-    what = f"attempt {attempt} trains"
-    wait_for(lambda: training(logs, attempt), seconds=120, what=what, told=job.tell)
+class Survivor:
+    """A job that trains until somebody ends it: preempted, out of time or short of a node, it comes again."""
+
+    def __init__(self, site: Site) -> None:
+        self.cluster = site.cluster
+        self.job, self.logs = site.submit("survivor", "--time=60", "--signal=B:USR1@60", options=ENDLESS)
+        self.attempt = 0
+        self.wait_for_training()
+
+    def wait_for_training(self) -> None:
+        """Until an attempt after the last one trains."""
+        seen = self.attempt
+        self.attempt = wait_for(
+            lambda: training(self.logs, after=seen),
+            seconds=120,
+            what=f"an attempt after {seen} trains",
+            told=self.job.tell,
+        )
+
+    def comes_again(self) -> None:
+        """What must be true of a job that was cut off: its log is closed, and the next attempt trains."""
+        assert how_it_ended(self.logs, self.attempt) == ("run_stop", "aborted"), self.job.tell()
+        self.wait_for_training()
+
+    @property
+    def restarts(self) -> int:
+        return int(self.job.field("Restarts"))
+
+
+@pytest.fixture(scope="module")
+def survivor(site) -> Iterator[Survivor]:
+    made = Survivor(site)
+    yield made
+    made.job.cancel()
 
 
 def test_a_whole_job_trains_on_both_nodes_and_its_options_reach_every_command(site):
@@ -72,44 +105,6 @@ def test_a_whole_job_trains_on_both_nodes_and_its_options_reach_every_command(si
     assert (attempt / "node_1/stdout.log").exists() and (campaign.directory / "report.html").exists()
 
 
-def test_a_preempted_job_closes_its_log_and_continues_when_it_is_requeued(site):
-    job, logs = site.submit("preempted")
-    wait_for_training(job, logs)
-    better = site.cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1")
-    assert better.wait_for_end(seconds=60) == "COMPLETED", better.tell() + job.tell()
-    record = last_record(logs, 1)
-    assert (record["key"], record["metadata"]["status"]) == ("run_stop", "aborted"), job.tell()
-    wait_for_training(job, logs, attempt="2")
-    job.cancel()
-    assert job.field("Restarts") == "1"
-
-
-def test_a_job_that_runs_out_of_time_closes_its_log_and_comes_again_until_it_is_cancelled(site):
-    job, logs = site.submit("late", "--time=20", "--signal=B:USR1@60")
-    wait_for_training(job, logs)
-    site.cluster.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=1")
-    wait_for(lambda: job.field("Restarts") == "1", seconds=60, what="the job is requeued", told=job.tell)
-    record = last_record(logs, 1)
-    assert (record["key"], record["metadata"]["status"]) == ("run_stop", "aborted"), job.tell()
-    site.cluster.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=20")
-    wait_for_training(job, logs, attempt="2")
-    job.cancel()
-
-
-def test_a_job_that_loses_a_node_closes_its_log_and_continues_when_the_node_is_back(site):
-    job, logs = site.submit("lost")
-    wait_for_training(job, logs)
-    site.cluster.kill_node("n2")
-    try:
-        wait_for(lambda: job.state != "RUNNING", seconds=90, what="Slurm misses the node", told=job.tell)
-    finally:
-        site.cluster.start_node("n2")
-    record = last_record(logs, 1)
-    assert (record["key"], record["metadata"]["status"]) == ("run_stop", "aborted"), job.tell()
-    wait_for_training(job, logs, attempt="[2-9]")  # the second may have begun without the node
-    job.cancel()
-
-
 def test_a_node_that_doctor_finds_bad_ends_the_job_by_its_name(site):
     site.cluster.kill_node("n2")
     full = site.home / "bad_data"
@@ -125,3 +120,34 @@ def test_a_node_that_doctor_finds_bad_ends_the_job_by_its_name(site):
     assert job.field("ExitCode") == "3:0"
     assert "bad     n2: disk data: " in job.output and "bad (1): n2" in job.output
     assert not list(logs.glob("[0-9]*")), "nothing was trained"
+
+
+def test_a_preempted_job_closes_its_log_and_continues_when_it_is_requeued(survivor):
+    better = survivor.cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 1")
+    assert better.wait_for_end(seconds=60) == "COMPLETED", better.tell() + survivor.job.tell()
+    survivor.comes_again()
+    assert survivor.restarts == 1
+
+
+def test_a_job_that_runs_out_of_time_closes_its_log_and_comes_again(survivor):
+    restarts, job = survivor.restarts, survivor.job
+    minutes = (job.seconds + 35) // 60 + 1  # Slurm looks at limits every 30 s
+    survivor.cluster.ask("scontrol", "update", f"JobId={job.number}", f"TimeLimit={minutes}")
+    wait_for(lambda: survivor.restarts > restarts, seconds=150, what="a requeue", told=job.tell)
+    survivor.cluster.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
+    survivor.comes_again()
+
+
+def test_a_job_that_loses_a_node_closes_its_log_and_continues_when_the_node_is_back(survivor):
+    survivor.cluster.kill_node("n2")
+    try:
+        gone = "Slurm misses the node"
+        wait_for(lambda: survivor.job.state != "RUNNING", seconds=90, what=gone, told=survivor.job.tell)
+    finally:
+        survivor.cluster.start_node("n2")
+    survivor.comes_again()
+
+
+def test_a_cancelled_job_closes_its_log_and_does_not_come_again(survivor):
+    survivor.job.cancel()
+    assert how_it_ended(survivor.logs, survivor.attempt) == ("run_stop", "aborted"), survivor.job.tell()
