@@ -34,7 +34,8 @@ find_python() {
     fail "found no Python >= 3.10 ($seen); install one and put it on PATH as python3"
 }
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq install "$@" >&2; }
+# Without PIP_CONSTRAINT: NGC's containers pin with it what they were built with, and our pins are exact.
+pip() { env -u PIP_CONSTRAINT "$venv/bin/python" -m pip --disable-pip-version-check -qq install "$@" >&2; }
 
 make_venv() { # make_venv [options of python -m venv]
     "$python" -m venv --clear "$@" "$venv" >&2 ||
@@ -65,6 +66,7 @@ install_torch() {
 set_up() {
     local python own
     find_python
+    [[ -z ${PIP_CONSTRAINT-} ]] || say "left aside: PIP_CONSTRAINT=$PIP_CONSTRAINT"
     if own=$("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null); then
         say "$python brings torch $own: kept"
         [[ -f $stamp ]] || make_venv --system-site-packages

