@@ -9,6 +9,9 @@ cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 for name in DATADIR LOGDIR; do [[ ${!name} == /* ]] || export "$name=$PWD/${!name}"; done
 mkdir -p "$DATADIR" "$LOGDIR" # before an engine makes them, as root
 IMAGE=${IMAGE:?an image with torch for these GPUs}
@@ -26,7 +29,7 @@ for option in --privileged --ulimit=memlock=-1 --ulimit=stack=67108864; do
     [[ " ${WITHOUT-} " == *" $option "* ]] || in+=("$option")
 done
 in+=(--user="$(id -u):$(id -g)" --env=HOME=/tmp)
-for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE \
+for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE GPU_MAX_HW_QUEUES \
     "${!NCCL_@}" "${!RCCL_@}" "${!GLOO_@}" "${!PYTORCH_@}" "${!TORCH_@}" \
     "${!CUDA_@}" "${!HSA_@}" "${!HIP_@}" "${!ROCR_@}"; do
     [[ $name == *_@(HOME|PATH|VERSION) ]] || in+=(--env="$name") # those of the image are right

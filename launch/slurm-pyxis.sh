@@ -30,6 +30,9 @@ names=$(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>&1) || true
     fail "scontrol show hostnames $SLURM_JOB_NODELIST" "answered '$names', not a name a line" "ask who runs this Slurm"
 MASTER_ADDR=${BASH_REMATCH[1]}
 mkdir -p "$LOGDIR"
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 
 on=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=0)
 [[ $(srun --help 2>&1) == *--container-image* ]] ||
@@ -37,6 +40,12 @@ on=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=0)
 on+=(--container-image="${IMAGE:?an image with torch for these GPUs}" --container-name="fourmark_$SLURM_JOB_ID")
 on+=(--container-mounts="$PWD:$PWD,$DATADIR:$DATADIR,$LOGDIR:$LOGDIR" --container-workdir="$PWD")
 on+=(--no-container-mount-home --container-writable)
+names= # what the user set goes before what the image sets, but for its places and versions
+for name in "${!NCCL_@}" "${!RCCL_@}" "${!GLOO_@}" "${!PYTORCH_@}" "${!TORCH_@}" \
+    "${!CUDA_@}" "${!HSA_@}" "${!HIP_@}" "${!ROCR_@}"; do
+    [[ $name == *_@(HOME|PATH|VERSION) ]] || names+=,$name
+done
+on+=(${names:+"--container-env=${names#,}"})
 
 again=
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1 # nearly out of time: the run closes its log

@@ -30,6 +30,9 @@ names=$(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>&1) || true
     fail "scontrol show hostnames $SLURM_JOB_NODELIST" "answered '$names', not a name a line" "ask who runs this Slurm"
 MASTER_ADDR=${BASH_REMATCH[1]}
 mkdir -p "$LOGDIR"
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 
 on=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=0)
 

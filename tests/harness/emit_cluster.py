@@ -24,6 +24,7 @@ exit 0
 _SRUN = """#!/usr/bin/env bash
 [[ $1 == --help ]] && { echo "$SRUN_HELP"; exit; }
 count=$NODES
+printf '%s\\n' "$@" >"$CALLS.container"
 while [[ $1 == --* ]]; do [[ $1 == --nodes=* ]] && count=${1#*=}; shift; done
 for ((node = 0; node < count; node++)); do SLURM_NODEID=$node "$@" & echo $! >>"$CALLS.tasks"; done
 status=0
@@ -31,6 +32,8 @@ for ((node = 0; node < count; node++)); do wait -n || status=$?; done
 exit "$status"
 """
 _CONTAINER = """#!/usr/bin/env bash
+printf '%s\\n' "${0##*/}" "$@" >"$CALLS.container"
+[[ $REFUSED ]] && { echo "docker: Error response from daemon: error setting rlimit" >&2; exit 125; }
 while [[ $1 != an-image ]]; do shift; done
 shift
 exec "$@"
@@ -55,6 +58,8 @@ def run_file(
     logs: Path | None = None,
     srun_help: str = "--container-image=IMAGE [pyxis]",
     hostnames: str = "node-a\\nnode-b\\n",
+    refused: bool = False,
+    **more: str,
 ) -> tuple[list[str], int]:
     """Run a launch file among these scripts.
 
@@ -62,9 +67,12 @@ def run_file(
         out_of_time: the command of run.sh at which the job is told that its time ends.
         srun_help: what `srun --help` answers.
         hostnames: what `scontrol show hostnames` answers.
+        refused: the container engine starts nothing.
+        more: of the environment.
 
     Returns:
-        What was asked of them, in order, and the exit status; `home`/stderr is what the file said.
+        What was asked of them, in order, and the exit status; `home`/stderr is what the file said, and
+        `home`/calls.container the words of the last container or step, a line each.
     """
     tools = home / "tools"
     tools.mkdir(exist_ok=True)
@@ -83,13 +91,14 @@ def run_file(
         "NODES": str(nodes),
         "SRUN_HELP": srun_help,
         "HOSTNAMES": hostnames,
+        "REFUSED": "1" if refused else "",
         "HANG": out_of_time,
         "IMAGE": "an-image",
     }
     slurm = {"SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "42", "SLURM_JOB_NUM_NODES": str(nodes)}
     slurm["SLURM_JOB_NODELIST"] = "node-[a-b]"
     path = f"{tools}:{os.environ['PATH']}"
-    env = {**inherited, **variables, **slurm, "PATH": path, **({"LOGDIR": str(logs)} if logs else {})}
+    env = {**inherited, **variables, **slurm, "PATH": path, **more, **({"LOGDIR": str(logs)} if logs else {})}
     with (home / "stderr").open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(["bash", str(home / "file.sh")], cwd=home, env=env, stderr=stderr)
     if out_of_time:

@@ -17,6 +17,7 @@ from harness.base.errors import ConfigError, UsageError
 from harness.base.paths import ROOT
 from harness.campaign import launch_files
 from harness.commands import launch as launch_command
+from harness.machine.accelerators import accelerators
 from tests.harness.emit_cluster import run_file
 
 SHELL = [name for name, kind in launch_files.KINDS.items() if kind.file.endswith(".sh")]
@@ -259,3 +260,68 @@ def test_a_node_file_without_its_rank_says_what_is_missing(tmp_path, name):
     path.write_text(launch_files.render(name, nodes=2), encoding="utf-8")
     done = subprocess.run(["bash", str(path)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode and "NODE_RANK: 0 on the first node" in done.stderr
+
+
+USERS = {
+    "NCCL_IB_HCA": "mlx5", "RCCL_MSCCL_ENABLE": "0", "HSA_NO_SCRATCH_RECLAIM": "1", "PYTORCH_CUDA_ALLOC_CONF": "a:b",
+    "CUDA_DEVICE_MAX_CONNECTIONS": "8", "GLOO_SOCKET_IFNAME": "eth1", "GPU_MAX_HW_QUEUES": "2",
+}  # fmt: skip
+IMAGES_OWN = {"CUDA_HOME": "/usr/local/cuda-11", "NCCL_VERSION": "2.1", "HIP_PATH": "/opt/rocm"}
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_a_container_gets_the_user_s_tuning_and_keeps_its_own_places(tmp_path, name):
+    run_file(tmp_path, launch_files.render(name, nodes=1), nodes=1, **USERS, **IMAGES_OWN)
+    words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()
+    given = {word.removeprefix("--env=") for word in words if word.startswith("--env=")}
+    assert given >= {*USERS, "DATADIR", "LOGDIR"} and not given & IMAGES_OWN.keys()
+
+
+def test_pyxis_puts_the_user_s_tuning_before_the_image_s(tmp_path):
+    text = launch_files.render("slurm-pyxis", nodes=1)
+    run_file(tmp_path, text, nodes=1, **USERS, **IMAGES_OWN)
+    words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()
+    (given,) = [word.partition("=")[2].split(",") for word in words if word.startswith("--container-env=")]
+    assert {*given} >= USERS.keys() - {"GPU_MAX_HW_QUEUES"} and not {*given} & IMAGES_OWN.keys()
+
+
+@pytest.mark.skipif(accelerators() > 0, reason="this machine has GPUs")
+@pytest.mark.parametrize("name", ["docker", "podman", "apptainer"])
+def test_no_gpu_is_asked_for_where_there_is_none(tmp_path, name):
+    run_file(tmp_path, launch_files.render(name, nodes=1), nodes=1)
+    words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()
+    assert "an-image" in words
+    assert not [word for word in words if word.startswith(("--gpus", "--device", "--nv", "--rocm"))]
+
+
+@pytest.mark.parametrize("name", ["docker", "podman"])
+def test_what_an_engine_refuses_is_named_and_can_be_left_out(tmp_path, name):
+    text = launch_files.render(name, nodes=1)
+    _, status = run_file(tmp_path, text, nodes=1, refused=True)
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert status == 3 and f"launch: {name} run: it started no container" in said
+    (without,) = re.findall(r"WITHOUT='([^']*)'", said)
+    options = without.split()
+    words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()
+    assert options and not {*options} - {*words}
+    _, status = run_file(tmp_path, text, nodes=1, WITHOUT=without)
+    words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()
+    assert status == 0 and not {*options} & {*words}
+
+
+def test_pods_of_several_nodes_ask_for_rdma():
+    def limits(nodes: int) -> dict:
+        (job,) = yaml.safe_load(launch_files.render("kubernetes", nodes=nodes))["spec"]["replicatedJobs"]
+        (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+        return container["resources"]["limits"]
+
+    assert limits(2) == {"nvidia.com/gpu": 8, "rdma/rdma_shared_device_a": 1}
+    assert limits(1) == {"nvidia.com/gpu": 8}
+
+
+@pytest.mark.parametrize("name", launch_files.KINDS)
+def test_amd_s_usual_variables_are_there_to_be_uncommented_with_their_source(name):
+    text = launch_files.render(name, nodes=2)
+    lines = [line for line in text.splitlines() if "HSA_NO_SCRATCH_RECLAIM" in line]
+    assert lines and all(line.lstrip().startswith("# ") for line in lines)
+    assert "config_MI355X_1x8x1.sh" in text
