@@ -9,12 +9,19 @@ cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
-mkdir -p "$LOGDIR"
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
+for name in DATADIR LOGDIR; do [[ ${!name} == /* ]] || export "$name=$PWD/${!name}"; done
+mkdir -p "$DATADIR" "$LOGDIR" # before an engine makes them, as root
 IMAGE=${IMAGE:?an image with torch for these GPUs}
-if [[ -e /dev/kfd ]]; then gpus=(--rocm); else gpus=(--nv); fi
+gpus=() # none here: none for the container
+if [[ -e /dev/kfd ]]; then gpus=(--rocm); elif compgen -G "/dev/nvidia[0-9]*" >/dev/null; then gpus=(--nv); fi
 in=(apptainer exec "${gpus[@]}" --pwd "$PWD" --bind "$PWD,$DATADIR,$LOGDIR" "$IMAGE")
 
-"${in[@]}" ./run.sh doctor --quick --profile llama31_8b
+status=0
+"${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
+((status == 0)) || exit "$status"
 exec "${in[@]}" bash -c '
     if compgen -G "$LOGDIR/[0-9]*/campaign.json" >/dev/null; then exec ./run.sh resume; fi
     exec ./run.sh run --profile llama31_8b'

@@ -9,26 +9,44 @@ cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
-mkdir -p "$LOGDIR"
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
+for name in DATADIR LOGDIR; do [[ ${!name} == /* ]] || export "$name=$PWD/${!name}"; done
+mkdir -p "$DATADIR" "$LOGDIR" # before an engine makes them, as root
 IMAGE=${IMAGE:?an image with torch for these GPUs}
+gpus=() # none here: none for the container
 if [[ -e /dev/kfd ]]; then
     gpus=(--device=/dev/kfd --device=/dev/dri --security-opt=seccomp=unconfined)
     gpus+=(--group-add="$(stat -c %g /dev/kfd)")
-else
+elif compgen -G "/dev/nvidia[0-9]*" >/dev/null; then
     gpus=(--gpus=all)
 fi
-in=(docker run --rm --init --network=host --ipc=host --ulimit=memlock=-1 --ulimit=stack=67108864 --stop-timeout=60)
-in+=(--privileged) # runs start with cold caches, which a container may only then drop; the open division needs none
+in=(docker run --rm --init --network=host --ipc=host --stop-timeout=60)
+# what an engine may refuse, and WITHOUT leaves out: caches are dropped before runs, which the closed division demands;
+# memory is locked for RDMA; OpenMP's threads have stacks
+for option in --privileged --ulimit=memlock=-1 --ulimit=stack=67108864; do
+    [[ " ${WITHOUT-} " == *" $option "* ]] || in+=("$option")
+done
 in+=(--user="$(id -u):$(id -g)" --env=HOME=/tmp)
-for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE; do
-    in+=(--env="$name")
+for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE GPU_MAX_HW_QUEUES \
+    "${!NCCL_@}" "${!RCCL_@}" "${!GLOO_@}" "${!PYTORCH_@}" "${!TORCH_@}" \
+    "${!CUDA_@}" "${!HSA_@}" "${!HIP_@}" "${!ROCR_@}"; do
+    [[ $name == *_@(HOME|PATH|VERSION) ]] || in+=(--env="$name") # those of the image are right
 done
 for directory in "$PWD" "$DATADIR" "$LOGDIR"; do
     in+=(--volume="$directory:$directory")
 done
 in+=("${gpus[@]}" --workdir="$PWD" "$IMAGE")
 
-"${in[@]}" ./run.sh doctor --quick --profile llama31_8b
+status=0
+"${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
+if ((status == 125)); then # the engine's own
+    echo "launch: docker run: it started no container, and says above why; where privileges or rlimits are refused:" >&2
+    echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # in it: why they are there" >&2
+    exit 3
+fi
+((status == 0)) || exit "$status"
 exec "${in[@]}" bash -c '
     if compgen -G "$LOGDIR/[0-9]*/campaign.json" >/dev/null; then exec ./run.sh resume; fi
     exec ./run.sh run --profile llama31_8b'

@@ -8,6 +8,9 @@ cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
+# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
+# export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 mkdir -p "$LOGDIR"
 
 ./run.sh doctor --quick --profile llama31_8b

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,7 @@ class MegatronExecutor:
                 self._linears.enter(phase)
                 self._rehearse()
         self._linears.enter(self._linears.phases[0])
+        warmup.freeze_collector()
 
     def _rehearse(self) -> None:
         config, ledger = self._config, self._linears.ledger
@@ -231,6 +233,7 @@ class MegatronExecutor:
         self._steps = self._evaluations = 0
 
     def close(self) -> None:
+        gc.unfreeze()  # a process may build another executor, and this one is full of cycles
         parallel.shut_down()
 
     def _verify(self, steps: int, evaluation_passes: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jinja2
 
@@ -18,6 +19,7 @@ from harness.base.paths import ROOT
 from harness.config.file import resolve
 from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.contract.config import Config
+from harness.contract.environment import alias_overrides
 
 _PORT = 29500
 
@@ -77,8 +79,9 @@ def render(
         made_by=shlex.join(made_by if overrides or preset or profile != BENCHMARK_PROFILE else made_by[:6]),
         nodes=nodes,
         follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's
+        benchmark=not config.benchmark.is_scaled,
+        data=_data_directory(config),
         gpus=config.parallelism.gpus_per_node,
-        profile=profile,
         options=_inside_quotes(options),
         pyxis=name == "slurm-pyxis",
         image=name not in ("torchrun", "slurm"),
@@ -87,10 +90,20 @@ def render(
 
 
 def _resolved(profile: str, overrides: Sequence[str], preset: str | None, nodes: int) -> Config:
+    """What the nodes will resolve, DATADIR left to them: the file asks for it where it runs."""
+    aliases = {path: said for path, said in alias_overrides().items() if path != "data.directory"}
     try:
-        return resolve(profile, overrides=overrides, preset=preset).config
+        return resolve(profile, overrides=overrides, preset=preset, aliases=aliases).config
     except ConfigError as error:
         raise ConfigError(f"--nodes {nodes}: {error}; --preset has systems of many nodes") from None
+
+
+def _data_directory(config: Config) -> str:
+    """The profile's own, as a word of the shell: where the tokens are when DATADIR does not say it."""
+    directory = Path(config.data.directory)
+    if directory.is_relative_to(ROOT):
+        return "$PWD/" + _inside_quotes([directory.relative_to(ROOT).as_posix()])
+    return _inside_quotes([str(directory)])
 
 
 def _inside_quotes(words: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.contract import environment
 from harness.contract.config import Config
-from harness.machine.accelerators import accelerators
+from harness.machine import numa
+from harness.machine.accelerators import accelerators, nvidia_devices
 
 
 def command(config: Config, attempt: Path) -> list[str]:
@@ -22,9 +23,14 @@ def command(config: Config, attempt: Path) -> list[str]:
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(parallel.nodes), "--nproc-per-node", str(parallel.gpus_per_node)),
         *rendezvous,
+        *(["--numa-binding", "node"] if _trains_on_gpus() and numa.can_bind() else []),
         *("--max-restarts", "0"),  # a second attempt gets a directory of its own
         *("-m", "submission", "--attempt", str(attempt)),
     ]
+
+
+def _trains_on_gpus() -> bool:
+    return accelerators() > 0 and not environment.gpus_are_hidden()
 
 
 def threads(config: Config) -> int:
@@ -34,4 +40,6 @@ def threads(config: Config) -> int:
 
 
 def training_environment(config: Config) -> dict[str, str]:
-    return environment.training_environment(threads=threads(config), on_cpu=accelerators() == 0)
+    return environment.training_environment(
+        threads=threads(config), on_cpu=accelerators() == 0, on_nvidia=nvidia_devices() > 0
+    )

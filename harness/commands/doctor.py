@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
-from harness.commands.options import add_json, add_profile, add_set
+from harness.commands.options import add_json, add_preset, add_profile, add_set
 from harness.doctor import node_report, nodes
 
 
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="what --json said on several nodes: good and bad",
     )
     add_profile(parser, "what the node is to train (default: what ./run.sh would choose)")
+    add_preset(parser, over="the profile")
     add_set(parser)
     parser.add_argument("--quick", action="store_true", help="less than 60 s: smaller reads, writes and sums")
     parser.add_argument(
@@ -32,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.nodes or args.hosts:
         return _several(args)
-    made = node_report.report(args.profile, args.overrides, quick=args.quick)
+    made = node_report.report(args.profile, args.overrides, preset=args.preset, quick=args.quick)
     print(json.dumps(asdict(made), indent=1) if args.json else "\n".join(node_report.table(made)))
     return EXIT_OK if made.ok else EXIT_ENVIRONMENT
 
@@ -40,7 +41,9 @@ def main(args: argparse.Namespace) -> int:
 def _several(args: argparse.Namespace) -> int:
     if args.nodes and args.hosts:
         raise UsageError("doctor: found NODE.json and --hosts; allowed: one of them")
-    options = [*(["--profile", args.profile] if args.profile else []), *["--quick"] * args.quick]
+    named = {"--profile": args.profile, "--preset": args.preset}
+    options = [word for option, name in named.items() if name for word in (option, name)]
+    options += ["--quick"] * args.quick
     options += [word for override in args.overrides for word in ("--set", override)]
     asked = nodes.ask(args.hosts, options) if args.hosts else nodes.read(args.nodes)
     judged = nodes.judge(asked)

@@ -56,8 +56,12 @@ def gpus_are_hidden() -> bool:
     return any(os.environ.get(name) in ("", "-1") for name in names)
 
 
-def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
-    """Environment of the training processes: this one's, less the aliases, with threads and allocator set."""
+def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False) -> dict[str, str]:
+    """Environment of the training processes: this one's, less the aliases, with threads and allocator set.
+
+    Args:
+        on_nvidia: CUDA's allocator may grow its segments, which ROCm's cannot everywhere.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in ALIASES}
     environment.update(PYTHONUNBUFFERED="1", OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
     # Megatron's DDP warns without it on GPUs older than Blackwell: one queue keeps communication in order.
@@ -65,7 +69,23 @@ def training_environment(*, threads: int, on_cpu: bool) -> dict[str, str]:
     if on_cpu:
         environment.update(_MALLOC)
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif on_nvidia:
+        _set_cuda_allocator(environment)
     return environment
+
+
+def _set_cuda_allocator(environment: dict[str, str]) -> None:
+    """Expandable segments, unless the user chose otherwise: 8192 tokens a pass leave large holes between others.
+
+    torch reads the second name since 2.9 and the first before; Megatron, which refuses some of its options beside
+    expandable segments, reads the first alone. Below sm_100 NCCL must not register buffers of CUDA graphs that lie in
+    such segments (Megatron asserts it, an illegal access otherwise).
+    """
+    first, second = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+    chosen = environment.get(second) or environment.get(first) or "expandable_segments:True"
+    environment.update({first: chosen, second: chosen})
+    if "expandable_segments:True" in chosen.replace(" ", "").split(","):
+        environment.setdefault("NCCL_GRAPH_REGISTER", "0")
 
 
 def worker_environment(worker: int, gpus: int) -> dict[str, str]:
@@ -102,6 +122,11 @@ def pip_environment(options: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PIP_CONFIG_FILE": os.devnull}
 
 
+def pip_constraint() -> str:
+    """The constraint file that a vendor's container sets for every pip; empty where none is set."""
+    return os.environ.get("PIP_CONSTRAINT", "")
+
+
 def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
     """Environment of a command of the kernels package: training's allocator, and Triton's interpreter without a GPU."""
     environment = dict(os.environ)
@@ -115,7 +140,8 @@ def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
 
 def numerics_variables() -> dict[str, str]:
     """Variables that change numerics, for environment.json."""
-    prefixes = ("TORCH_", "NVTE_", "NCCL_", "CUDA_", "HIP_", "ROCR_", "TRITON_", "OMP_", "MKL_", "PYTORCH_")
+    libraries = ("TORCH_", "PYTORCH_", "NVTE_", "NCCL_", "RCCL_", "TRITON_", "OMP_", "MKL_")
+    prefixes = (*libraries, "CUDA_", "HIP_", "HSA_", "ROCR_")
     return {key: value for key, value in sorted(os.environ.items()) if key.startswith(prefixes)}
 
 

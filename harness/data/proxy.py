@@ -21,6 +21,7 @@ from harness.contract.typed_json import RowError
 from harness.data.verify import problems_of_files, problems_of_split, sha256
 
 _BUILD = "./run.sh data build"
+_BUILDING, _LOCK = ".building", ".lock"  # in the corpus's directory
 _WHOSE = {
     "python": "Python's standard library (a few seconds)",
     "machine": "the sources and documentation on this machine (minutes)",
@@ -49,7 +50,9 @@ def problems(config: Config, *, digests: bool, report: Callable[[str], None] | N
 
 
 def build(config: Config, *, force: bool) -> bool:
-    """Build the corpus beside its directory and move it into place whole.
+    """Build the corpus in a directory inside its own and move its files up, the manifest that makes them one last.
+
+    Not beside it: a container sees of its parent only this directory, as a mount, which nothing can replace.
 
     Returns:
         False where a corpus is already there and stays.
@@ -58,19 +61,18 @@ def build(config: Config, *, force: bool) -> bool:
         UsageError: the directory holds something that is not ours.
         EnvironmentFailure: the building process failed.
     """
-    directory = Path(config.data.directory).resolve()  # behind a symlink, the directory itself is replaced
+    directory = Path(config.data.directory)
     _refuse_foreign(directory, config)
     with _only_builder(directory):
         if exists(config) and not force:
             return False
         # one that a killed build left is made anew
-        fresh = directory.with_name(f"{directory.name}.building")
+        fresh = directory / _BUILDING
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         tell(f"building the corpus in {directory} from {_WHOSE[config.data.corpus]}")
         _write_manifest(fresh, config, _run_builder(fresh, config))
-        shutil.rmtree(directory, ignore_errors=True)
-        fresh.rename(directory)
+        _replace(directory, fresh)
     return True
 
 
@@ -120,11 +122,24 @@ def _write_manifest(directory: Path, config: Config, built: CorpusManifest) -> N
     token_records.write_manifest(directory, manifest)
 
 
+def _replace(directory: Path, fresh: Path) -> None:
+    """Put what was built in place of what is there; a process that dies between leaves no manifest, so no corpus."""
+    (directory / file_names.CORPUS_MANIFEST).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if path.is_dir() and path != fresh:
+            shutil.rmtree(path)
+        elif path.name not in (_BUILDING, _LOCK):
+            path.unlink()
+    for path in sorted(fresh.iterdir(), key=lambda path: path.name == file_names.CORPUS_MANIFEST):
+        path.rename(directory / path.name)
+    fresh.rmdir()
+
+
 @contextlib.contextmanager
 def _only_builder(directory: Path) -> Iterator[None]:
     """Two jobs that start at once build one corpus; the kernel drops the lock of a process that dies."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -133,7 +148,7 @@ def _refuse_foreign(directory: Path, config: Config) -> None:
     """Only what a build has written may be replaced: data.directory could name anybody's directory."""
     if not directory.exists():
         return
-    ours = {file_names.CORPUS_MANIFEST, file_names.TOKENIZER, "cache"}
+    ours = {file_names.CORPUS_MANIFEST, file_names.TOKENIZER, "cache", _BUILDING, _LOCK}
     ours |= {
         f"{name}.{end}"
         for name in (config.data.train_prefix, config.data.valid_prefix)

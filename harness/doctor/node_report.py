@@ -34,15 +34,18 @@ class NodeReport:
     findings: tuple[Finding, ...]
 
 
-def report(profile: str | None, overrides: list[str], *, quick: bool) -> NodeReport:
+def report(
+    profile: str | None, overrides: list[str], *, preset: str | None = None, quick: bool
+) -> NodeReport:
     """Ask every check of this node.
 
     Args:
         profile: what the node is to train; None for what the main job would choose.
+        preset: a system under `presets`.
         quick: less than a minute.
     """
     began = time.monotonic()
-    patient = _patient(profile, overrides, quick=quick)
+    patient = _patient(profile, overrides, preset, quick=quick)
     findings = examine(patient, all_checks(), budget_s=_QUICK_S if quick else _FULL_S)
     return describe(patient, findings, seconds=time.monotonic() - began)
 
@@ -51,8 +54,9 @@ def all_checks() -> list[Check]:
     return [*gpu.checks(), *software.checks(), *host.checks()]
 
 
-def _patient(profile: str | None, overrides: list[str], *, quick: bool) -> Patient:
-    config = resolve(choose_profile(profile, overrides=overrides), overrides=overrides).config
+def _patient(profile: str | None, overrides: list[str], preset: str | None, *, quick: bool) -> Patient:
+    chosen = choose_profile(profile, overrides=overrides, preset=preset)
+    config = resolve(chosen, overrides=overrides, preset=preset).config
     return Patient(config=config, gpus=accelerators(), needs_gpus=not config.benchmark.is_scaled, quick=quick)
 
 

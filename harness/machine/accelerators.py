@@ -43,11 +43,16 @@ Gpu = Mapping[str, str]  # by the names of nvidia-smi; a value that it does not 
 
 def accelerators(root: Path = Path("/")) -> int:
     """GPUs of this machine, without importing torch: NVIDIA's device files, or the GPU nodes of AMD's driver."""
-    nvidia = [path for path in root.glob("dev/nvidia[0-9]*") if re.fullmatch(r"nvidia\d+", path.name)]
+    nvidia = nvidia_devices(root)
     if nvidia or not (root / "dev/kfd").exists():
-        return len(nvidia)
+        return nvidia
     identifiers = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")  # 0 for a CPU's node
     return sum(path.read_text(encoding="ascii").strip() not in ("", "0") for path in identifiers)
+
+
+def nvidia_devices(root: Path = Path("/")) -> int:
+    """NVIDIA's GPUs of this machine, by their device files."""
+    return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in root.glob("dev/nvidia[0-9]*"))
 
 
 def inventory(root: Path = Path("/")) -> tuple[list[Gpu], str]:

@@ -7,6 +7,7 @@ import sys
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
+from harness.contract.environment import pip_constraint
 from harness.setup import pip, requirements, torch_build
 
 
@@ -21,6 +22,8 @@ def main(layer: str, outer_python: str) -> int:
 
 
 def _fill(layer: str, outer_python: str) -> None:
+    if constraint := pip_constraint():
+        tell(f"setup: left aside: PIP_CONSTRAINT={constraint}")
     wanted = requirements.ranges(ROOT, layer)
     own = torch_build.reach(outer_python)
     bounds = requirements.pins(ROOT) if own is None else requirements.outer(wanted)

@@ -15,7 +15,7 @@ from harness.base.paths import ROOT
 from harness.contract import attempt_rows, environment, file_names
 from harness.contract.attempt_rows import AttemptConfig, RunIdentity
 from harness.contract.config import Config
-from harness.machine.accelerators import accelerators
+from harness.machine.accelerators import accelerators, nvidia_devices
 
 _TIME = (
     "-m",
@@ -66,7 +66,9 @@ def _answer(command: Sequence[str], config: Config) -> str:
     process = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env=environment.training_environment(threads=threads, on_cpu=accelerators() == 0),
+        env=environment.training_environment(
+            threads=threads, on_cpu=accelerators() == 0, on_nvidia=nvidia_devices() > 0
+        ),
         capture_output=True,
         text=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import pytest
@@ -32,6 +33,7 @@ def one_rank(monkeypatch):
     from submission import parallel
 
     parallel.shut_down()
+    gc.unfreeze()
     torch.set_num_threads(threads)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 
 import numpy as np
@@ -199,3 +200,15 @@ def test_a_warm_up_after_training_is_refused(executor):
     made.train_step()
     with pytest.raises(ValueError, match="before the first training step"):
         made.warm_up()
+
+
+def test_the_collector_leaves_what_the_warm_up_leaves_and_takes_it_again_at_the_end(executor):
+    made = executor()
+    gc.unfreeze()
+    made.warm_up()
+    layers = sum(1 for _ in made.trainer.model.modules())
+    frozen = gc.get_freeze_count()
+    assert frozen > layers, "the model is not walked again and again"
+    assert not any(one is made.trainer for one in gc.get_objects())
+    made.close()
+    assert gc.get_freeze_count() == 0

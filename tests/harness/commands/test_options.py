@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+
 import pytest
 
 from harness import cli
 from harness.base.errors import ConfigError, UsageError
 from harness.campaign import launch_files, store
 from harness.commands import run
+from harness.commands import test as test_command
 from harness.config import profile_choice
 from harness.config.file import resolve
 from harness.report import index_table
@@ -84,3 +88,28 @@ def test_package_takes_a_round_by_its_short_name_as_check_does(tmp_path, capsys)
     """The ruleset is known: what is refused is the tree."""
     assert cli.main(["package", "verify", str(tmp_path), "--ruleset", "v6.0"]) == 2
     assert "found no results/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "selection"),
+    [
+        (["--slurm"], ["tests/launchers", "-m", "slurm"]),
+        (["--slurm", "--docker"], ["tests/launchers", "-m", "slurm or docker"]),
+    ],
+)
+def test_launchers_are_tested_alone(monkeypatch, words, selection):
+    lines = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(test_command.subprocess, "run", lambda line, **_: lines.append(line) or done)
+    assert cli.main(["test", *words]) == 0
+    assert lines[0][3:] == selection
+
+
+def test_the_suite_leaves_the_launchers_out(monkeypatch):
+    lines = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(test_command.subprocess, "run", lambda line, **_: lines.append(line) or done)
+    assert cli.main(["test", "--slow"]) == 0
+    assert "not slurm and not docker" in lines[0][lines[0].index("-m", 2) + 1]
+    with pytest.raises(UsageError, match="--slow beside"):
+        test_command.main(argparse.Namespace(slow=True, slurm=True, docker=False, pytest=[]))

@@ -9,8 +9,9 @@ import pytest
 from harness import cli
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.config.file import resolve
+from harness.contract import token_records
 from harness.contract.file_names import CORPUS_MANIFEST as MANIFEST
-from harness.data import c4, ensure
+from harness.data import c4, ensure, proxy
 from harness.data.verify import read_index, sha256
 from submission.corpus import corpus
 
@@ -43,10 +44,28 @@ def verify(directory, capsys, *options):
 
 
 def test_the_corpus_is_complete_and_leaves_nothing_behind(built, capsys):
-    assert sorted(os.listdir(built)) == FILES
-    assert sorted(os.listdir(built.parent)) == ["proxy", "proxy.lock"]
+    assert sorted(os.listdir(built)) == [".lock", *FILES]
+    assert os.listdir(built.parent) == ["proxy"]
     code, answer = verify(built, capsys)
     assert code == 0 and "verified" in answer[0]
+
+
+def test_a_corpus_is_replaced_inside_its_directory_which_may_be_a_mount(copy, monkeypatch):
+    manifest, directory = token_records.read_manifest(copy), copy.stat().st_ino
+    (copy / "cache").mkdir()
+    (copy / ".building").mkdir()  # of a build that was killed
+    seen = []
+
+    def build(fresh, config):
+        seen.append(proxy.exists(config))
+        for name in FILES[1:]:
+            (fresh / name).write_text("new")
+        return manifest
+
+    monkeypatch.setattr(proxy, "_run_builder", build)
+    assert proxy.build(config_for(copy), force=True)
+    assert copy.stat().st_ino == directory and sorted(os.listdir(copy)) == [".lock", *FILES]
+    assert (copy / "train.bin").read_text() == "new" and seen == [True], "the old one is there until then"
 
 
 def test_the_manifest_agrees_with_the_index(built):

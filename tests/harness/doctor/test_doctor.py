@@ -168,6 +168,16 @@ def report(path, host: str, *findings: Finding):
     return path
 
 
+def test_the_doctor_examines_for_the_preset_and_the_settings_of_the_run(monkeypatch):
+    asked = []
+    monkeypatch.setattr(node_report, "accelerators", lambda: 0)
+    monkeypatch.setattr(node_report, "all_checks", lambda: [])
+    monkeypatch.setattr(node_report, "examine", lambda patient, *_, **__: asked.append(patient.config) or [])
+    assert command("--preset", "h200_8x8", "--set", "batch.global_batch_size=64", "--quick") == EXIT_OK
+    (config,) = asked
+    assert (config.profile, config.parallelism.nodes, config.batch.global_batch_size) == ("llama31_8b", 8, 64)
+
+
 def test_good_and_bad_nodes_are_listed_apart(tmp_path, capsys):
     ill = Finding(name="gpu ecc", verdict="fail", found="uncorrected errors on GPU 3", fix="drain the node")
     files = [report(tmp_path / "a.json", "a", fine()), report(tmp_path / "b.json", "b", fine(), ill)]
@@ -196,11 +206,9 @@ def test_hosts_are_asked_over_ssh_with_the_same_options(tmp_path, monkeypatch):
 
     monkeypatch.setattr(doctor_nodes, "ask_program", answer)
     (tmp_path / "hosts").write_text("# rack 1\nnode-a\n\nnode-b\n")
-    assert (
-        command("--hosts", str(tmp_path / "hosts"), "--quick", "--profile", "llama31_8b") == EXIT_ENVIRONMENT
-    )
+    assert command("--hosts", str(tmp_path / "hosts"), "--quick", "--preset", "h200_8x8") == EXIT_ENVIRONMENT
     assert sorted(line[-2] for line in asked) == ["node-a", "node-b"]
-    assert all(line[-1].endswith("run.sh doctor --json --profile llama31_8b --quick") for line in asked)
+    assert all(line[-1].endswith("run.sh doctor --json --preset h200_8x8 --quick") for line in asked)
 
 
 @pytest.mark.parametrize("text", ["-oProxyCommand=reboot\n", "a b\n", "", "# nothing\n", "$(reboot)\n"])
