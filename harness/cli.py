@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 from collections.abc import Sequence
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.paths import INSTALLED, PROGRAM
 from harness.base.stderr import tell
 
 COMMANDS = {
@@ -68,17 +70,26 @@ COMMANDS = {
 }
 
 
+TRAINING = frozenset(
+    ("main", "run", "resume", "follow", "study", "kernels", "bench")
+)  # commands that need torch
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"./run.sh {command}", description=COMMANDS[command][1])
+    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=COMMANDS[command][1])
     importlib.import_module(COMMANDS[command][0]).arguments(parser)
     return parser
 
 
 def _usage() -> str:
     rows = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
-    rows += f"\n  {'setup':<8} make or update .venv and start nothing; commands do it by themselves when they need it"
-    head = "usage: ./run.sh [command] [options]    no command: the main job"
-    return f"{head}\n\n{rows}\n\n./run.sh COMMAND --help says more.\n"
+    rows += (
+        ""
+        if INSTALLED
+        else f"\n  {'setup':<8} make or update .venv and start nothing; commands do it by themselves when they need it"
+    )
+    head = f"usage: {PROGRAM} [command] [options]    no command: the main job"
+    return f"{head}\n\n{rows}\n\n{PROGRAM} COMMAND --help says more.\n"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,6 +101,10 @@ def main(argv: Sequence[str]) -> int:
     if command not in COMMANDS:
         tell(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}")
         return 2
+    if command in TRAINING and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
+        training = f"pipx install 'fourmark[train]', or ./run.sh {command} in a checkout"
+        tell(f"{command}: found no torch; expected the packages that train: {training}")
+        return EXIT_ENVIRONMENT
     module = importlib.import_module(COMMANDS[command][0])
     try:
         code: int = module.main(_parser(command).parse_args(rest))

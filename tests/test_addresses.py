@@ -59,7 +59,7 @@ TEXTS = sorted(
         "docs/*.md",
         "kernels/README.md",
         "run.sh",
-        "launch/*",
+        "launch/*.*",
         "harness/analysis/public/*.yaml",
     )
     for path in ROOT.glob(pattern)

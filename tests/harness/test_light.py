@@ -17,11 +17,12 @@ HEAVY = ("torch", "triton", "megatron", "tokenizers", "transformer_engine", "pan
 def without(*command, cwd):
     """Run a module in a Python that has none of these packages."""
     program = (
-        "import runpy, sys\n"
-        "class Without:\n"
-        "    def find_spec(self, name, *_):\n"
-        f"        if name.partition('.')[0] in {HEAVY!r}: raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Without())\n"
+        "import importlib.machinery, runpy, sys\n"
+        "class Without(importlib.machinery.PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        f"        return None if name.partition('.')[0] in {HEAVY!r} else super().find_spec(name, path, target)\n"
+        "sys.meta_path[:] = [*(one for one in sys.meta_path if one is not importlib.machinery.PathFinder), Without]\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
     )
