@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -11,8 +12,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
-import psutil
+try:
+    import psutil
+except ImportError:  # a container that brings its own packages may lack it
+    _psutil: ModuleType | None = None
+else:
+    _psutil = psutil
 
 _CACHE_KINDS = {"Data": "d", "Instruction": "i"}
 _VIRTUAL_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd")
@@ -29,15 +36,15 @@ _SYS = Path("/sys")
 
 def machine() -> dict[str, str]:
     """Fields of the description that this machine can answer."""
-    packages, cores = _sockets(), psutil.cpu_count(logical=False) or 0
+    packages, cores = _sockets(), _cores()
     fields = {
         "host_processors_per_node": str(packages),
         "host_processor_model_name": processor(),
         "host_processor_core_count": str(cores // packages) if cores else "",
-        "host_processor_vcpu_count": str(psutil.cpu_count() or ""),
+        "host_processor_vcpu_count": str(os.cpu_count() or ""),
         "host_processor_frequency": _frequency(),
         "host_processor_caches": _caches(_SYS),
-        "host_memory_capacity": f"{math.ceil(psutil.virtual_memory().total / 2**30)} GiB",
+        "host_memory_capacity": f"{math.ceil(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB",
         "host_storage_type": _storage(_SYS),
         "host_storage_capacity": f"{shutil.disk_usage(Path.cwd()).total / 1e12:.1f} TB",
         "host_networking": _networking(_SYS),
@@ -135,9 +142,14 @@ def _sockets() -> int:
     return len({_read(place) for place in places} - {""}) or 1
 
 
+def _cores() -> int:
+    """Physical ones of all sockets; 0 where nobody says."""
+    return (_psutil.cpu_count(logical=False) or 0) if _psutil else 0
+
+
 def _frequency() -> str:
     try:
-        found = psutil.cpu_freq()
+        found = _psutil.cpu_freq() if _psutil else None
     except (OSError, NotImplementedError, AttributeError):
         return ""
     return f"{found.max:.0f} MHz" if found and found.max else ""

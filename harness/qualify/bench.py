@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.base.paths import ROOT
+from harness.base.text import printable
 from harness.contract import environment, typed_json
 from harness.contract.typed_json import RowError
 from harness.machine import facts
 from harness.machine.accelerators import Gpu
 from harness.qualify import children
-from harness.qualify.answer import Answer
 from harness.qualify.children import Child, Ended
 
+_LONGEST = 400  # characters
 T = TypeVar("T")
 
 
@@ -32,7 +34,6 @@ class Bench:
         home: directory of this qualification.
         until: when this step must have ended, on time.monotonic's clock.
         stopped: the command was told to stop.
-        earlier: answers of the steps before.
     """
 
     gpus: int
@@ -41,7 +42,6 @@ class Bench:
     home: Path
     until: float
     stopped: Callable[[], bool]
-    earlier: Mapping[str, Answer]
 
     @property
     def on_gpu(self) -> bool:
@@ -63,8 +63,15 @@ class Bench:
         return self.stopped() or time.monotonic() > self.until
 
     def place(self, path: Path) -> str:
-        """A file of this qualification, seen from its directory: pages are shown to others."""
+        """A file of this qualification, seen from its directory."""
         return path.relative_to(self.home).as_posix()
+
+    def shown(self, text: str) -> str:
+        """What a program said, for a page that is shown to others: one line without this machine's directories."""
+        for directory, name in ((self.home, "OUT"), (ROOT, "."), (Path.home(), "~")):
+            if directory != Path("/"):
+                text = text.replace(str(directory), name)
+        return printable(text, _LONGEST)
 
     def training_environment(self) -> dict[str, str]:
         threads = max(1, environment.cores() // self.ranks)

@@ -41,7 +41,7 @@ def verify(bench: Bench) -> Iterator[Claim | Table]:
     for twin in dict.fromkeys(row.twin for row in rows):
         yield _compared(twin, [row for row in rows if row.twin == twin], whole=whole, on_gpu=bench.on_gpu)
     for failure in children.failures(ended):
-        found = printable(failure, _LONGEST)
+        found = bench.shown(failure)
         yield Claim(claim="verifying the kernels ends by itself", verdict=Verdict.FAILED, found=found)
     if not whole:
         told = f"{len(rows)} of {rows[0].of} cases" if rows else "nothing"
@@ -126,7 +126,7 @@ def _ended(bench: Bench, ended: Ended, rows: int) -> Iterator[Claim]:
     elif ended.code is None:
         yield Claim(claim=claim, verdict=Verdict.OPEN, found=f"{rows} measurements, then cut off")
     else:
-        found = printable(f"exit status {ended.code} after {rows} measurements: {ended.last_words}", _LONGEST)
+        found = bench.shown(f"exit status {ended.code} after {rows} measurements: {ended.last_words}")
         yield Claim(claim=claim, verdict=Verdict.FAILED, found=found)
     if not bench.on_gpu:
         yield Claim(claim="speed of GPU kernels", verdict=Verdict.OPEN, found=NO_GPU)

@@ -39,9 +39,9 @@ def doctor(bench: Bench) -> Iterator[Claim]:
         yield Claim(
             claim=f"doctor: {row['name']}",
             verdict=verdict,
-            found=printable(row["found"], _LONGEST),
-            expected=printable(row["expected"], _LONGEST),
-            fix=printable(row["fix"], _LONGEST),
+            found=bench.shown(row["found"]),
+            expected=bench.shown(row["expected"]),
+            fix=bench.shown(row["fix"]),
         )
 
 
@@ -116,5 +116,5 @@ def _no_answer(what: str, bench: Bench, ended: children.Ended) -> Claim:
     claim = f"{what} answers"
     if ended.code is None and bench.cut_off:
         return Claim(claim=claim, verdict=Verdict.OPEN, found="cut off before it did")
-    found = printable(f"exit status {ended.code}: {ended.last_words}", _LONGEST)
+    found = bench.shown(f"exit status {ended.code}: {ended.last_words}")
     return Claim(claim=claim, verdict=Verdict.FAILED, found=found, fix=bench.place(ended.log))

@@ -87,7 +87,7 @@ def run(
         name="machine", title="The machine", state=State.DONE, seconds=_since(began), claims=machine.claims
     )
     todo = list(steps(machine))
-    answers = [known, *(Answer(name=step.name, title=step.title) for step in todo)]
+    answers = [known, *(_open(step, State.WAITING, "not begun yet") for step in todo)]
     made = dataclasses.replace(
         made,
         machine=machine.name,
@@ -103,10 +103,10 @@ def run(
         if stop():
             break
         if allowed < _LEAST_S:
-            answers[place + 1] = dataclasses.replace(answers[place + 1], state=State.NO_TIME)
+            answers[place + 1] = _open(step, State.NO_TIME, "no time was left: more --minutes")
             continue
         tell(f"{step.title}: up to {allowed:.0f} s")
-        bench = _bench(machine, home, time.monotonic() + allowed, stop, answers)
+        bench = _bench(machine, home, time.monotonic() + allowed, stop)
         answers[place + 1] = _acted(step, bench)
         made = dataclasses.replace(made, answers=tuple(answers), seconds=_since(began))
         page.write(home, made)
@@ -114,6 +114,12 @@ def run(
     made = dataclasses.replace(made, answers=tuple(answers), seconds=_since(began), state=state, why=why)
     page.write(home, made)
     return made
+
+
+def _open(step: Step, state: State, why: str) -> Answer:
+    """Of a step that has not been begun: what it is about is not proven."""
+    claim = Claim(claim=step.title, verdict=Verdict.OPEN, found=why)
+    return Answer(name=step.name, title=step.title, state=state, claims=(claim,))
 
 
 def _since(began: float) -> float:
@@ -126,7 +132,7 @@ def _allowance(step: Step, remaining_s: float, later_s: float) -> float:
     return min(remaining_s, max(2 * step.cost_s, spare_s))
 
 
-def _bench(machine: Machine, home: Path, until: float, stop: Stop, answers: Sequence[Answer]) -> Bench:
+def _bench(machine: Machine, home: Path, until: float, stop: Stop) -> Bench:
     return Bench(
         gpus=machine.gpus,
         ranks=machine.ranks,
@@ -134,7 +140,6 @@ def _bench(machine: Machine, home: Path, until: float, stop: Stop, answers: Sequ
         home=home,
         until=until,
         stopped=stop,
-        earlier={answer.name: answer for answer in answers},
     )
 
 

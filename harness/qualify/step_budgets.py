@@ -23,7 +23,7 @@ BUDGETS = Path(__file__).with_name("step_budgets.yaml")
 COUNTED_ON = {"sm_90": "H200", "sm_100": "B200", "gfx942": "MI300X", "gfx950": "MI355X"}
 _ALIKE = {"sm_103": "sm_100"}  # the same engines
 SEVERAL = 8  # ranks that stand for any number above one
-_HEAD = """# Launches and host waits of a step of `qualify`'s trial, by platform, arm and ranks: 1; 8 for any number above.
+_HEAD = """# Launches and host waits of a step of `qualify`'s trial, by platform, arm and ranks (8: any above 1).
 # Written by `python -m harness.qualify.step_budgets`.
 """
 

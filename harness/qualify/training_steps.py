@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compliance import mllog
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.config import memory
 from harness.contract import attempt_rows, file_names, metrics_rows, qualify_rows
 from harness.contract.attempt_rows import AttemptConfig, RunIdentity
@@ -50,13 +50,13 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
     asked = Child(name=arm, command=command, environment=bench.training_environment())
     (ended,) = bench.run("trials", asked)
     answer = qualify_rows.read_trial(attempt) or TrialAnswer(stage="before it said anything")
-    yield from _learns(arm, answer, config)
+    yield _learns(arm, answer, config)
     yield from _alike(bench, arm, answer)
-    if answer.gemms is not None:
-        ways = ", ".join(f"{gemm} {way}" for gemm, way in answer.gemms.items())
-        verdict = Verdict.PROVEN if answer.proven else Verdict.FAILED
-        yield Claim(claim=f"{arm}: every GEMM ran in its recipe's format", verdict=verdict, found=ways)
-    yield from _on_gpu(bench, arm, answer, config)
+    yield _formats(arm, answer)
+    known = {claim.claim: claim for claim in _on_gpu(arm, answer, config)} if bench.on_gpu else {}
+    why = f"not reached: the trial ended while {answer.stage}" if bench.on_gpu else NO_GPU
+    for claim in _names(arm).values():
+        yield known.get(claim, Claim(claim=claim, verdict=Verdict.OPEN, found=why))
     yield from _troubles(bench, arm, answer, ended)
     if answer.step_s:
         yield _figures(arm, answer)
@@ -94,18 +94,26 @@ def _attempt(bench: Bench, name: str, config: Config, arm: str) -> Path:
     return directory
 
 
-def _learns(arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
+def _formats(arm: str, answer: TrialAnswer) -> Claim:
+    claim = f"{arm}: every GEMM ran in its recipe's format"
+    if answer.gemms is None:
+        return Claim(claim=claim, verdict=Verdict.OPEN, found=f"not reached: {answer.stage}")
+    ways = ", ".join(f"{gemm} {way}" for gemm, way in answer.gemms.items())
+    return Claim(claim=claim, verdict=Verdict.PROVEN if answer.proven else Verdict.FAILED, found=ways)
+
+
+def _learns(arm: str, answer: TrialAnswer, config: Config) -> Claim:
     claim, loss = f"{arm}: the loss falls", answer.loss
     if len(loss) < 2:
-        return
+        return Claim(claim=claim, verdict=Verdict.OPEN, found=f"not reached: {answer.stage}")
     start = math.log(config.model.vocab_size)
     good = all(map(math.isfinite, loss)) and abs(loss[0] - start) < _UNTRAINED and loss[-1] < loss[0]
     found = f"{loss[0]:.3f} to {loss[-1]:.3f} in {len(loss)} steps"
     if math.isfinite(answer.evaluation_loss):
         found += f", validation {answer.evaluation_loss:.3f}"
     size = "true width" if not config.benchmark.is_scaled else "toy scale"
-    found += f"; {config.model.layers} layers at {size}, {answer.ranks} rank(s)"
-    yield Claim(
+    found += f"; {config.model.layers} layers at {size}, {plural(answer.ranks, 'rank')}"
+    return Claim(
         claim=claim,
         verdict=Verdict.PROVEN if good else Verdict.FAILED,
         found=found,
@@ -129,18 +137,20 @@ def _alike(bench: Bench, arm: str, answer: TrialAnswer) -> Iterator[Claim]:
         )
 
 
-def _on_gpu(bench: Bench, arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
-    """What only a GPU can show."""
-    names = {
+def _names(arm: str) -> Mapping[str, str]:
+    """The claims that only a GPU can show."""
+    return {
         "first": f"{arm}: the first timed step takes as long as the later ones",
         "memory": f"{arm}: peak memory is what plan predicts",
         "launches": f"{arm}: a step launches no more than the rehearsal counted",
         "waits": f"{arm}: the host waits no more often than the rehearsal counted",
         "hidden": f"{arm}: a step runs where waiting is an error",
     }
-    if not bench.on_gpu:
-        yield from (Claim(claim=claim, verdict=Verdict.OPEN, found=NO_GPU) for claim in names.values())
-        return
+
+
+def _on_gpu(arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
+    """Those that the trial came to."""
+    names = _names(arm)
     if len(answer.step_s) > 2:
         ratio = answer.step_s[0] / statistics.median(answer.step_s[1:])
         yield _judged(
@@ -171,8 +181,9 @@ def _within_budget(arm: str, answer: TrialAnswer, names: Mapping[str, str]) -> I
     if launches is not None and answer.waits is not None:
         waits = sum(answer.waits.values())
         if budget is None:
-            found = f"{launches:,} launches, {waits} waits; no rehearsal knows {answer.platform}"
-            yield Claim(claim=names["launches"], verdict=Verdict.OPEN, found=found)
+            why = f"no rehearsal knows {answer.platform}"
+            yield Claim(claim=names["launches"], verdict=Verdict.OPEN, found=f"{launches:,} launches; {why}")
+            yield Claim(claim=names["waits"], verdict=Verdict.OPEN, found=f"{waits} waits; {why}")
             return
         busiest = ", ".join(f"{count} {name}" for name, count in list((answer.busiest or {}).items())[:3])
         yield _judged(
@@ -195,15 +206,14 @@ def _troubles(bench: Bench, arm: str, answer: TrialAnswer, ended: Ended) -> Iter
     for text in answer.trouble:
         verdict = Verdict.FAILED if text.startswith("proving") else Verdict.OPEN
         claim = f"{arm}: a closer look at a step"
-        yield Claim(claim=claim, verdict=verdict, found=printable(text, _LONGEST))
+        yield Claim(claim=claim, verdict=verdict, found=bench.shown(text))
     if answer.stage == "done":
         return
     claim = f"{arm}: the trial comes to its end"
-    # whoever is stopped in the middle of a step that must not wait has shown what it had to show
     if ended.code is None and bench.cut_off:
         yield Claim(claim=claim, verdict=Verdict.OPEN, found=f"cut off while {answer.stage}")
     else:
-        found = printable(f"exit status {ended.code} while {answer.stage}: {ended.last_words}", _LONGEST)
+        found = bench.shown(f"exit status {ended.code} while {answer.stage}: {ended.last_words}")
         yield Claim(claim=claim, verdict=Verdict.FAILED, found=found, fix=bench.place(ended.log))
 
 
@@ -225,7 +235,7 @@ def _figures(arm: str, answer: TrialAnswer) -> Table:
         )
     if answer.calls is not None:
         rows.append(("in one step", ", ".join(f"{count:,} {what}" for what, count in answer.calls.items())))
-    where = f"{answer.device}, {answer.ranks} rank(s)"
+    where = f"{answer.device}, {plural(answer.ranks, 'rank')}"
     return Table(title=f"{arm} on {where}", head=("what", "measured"), rows=tuple(rows))
 
 
@@ -249,7 +259,7 @@ def stopped_by_a_signal(bench: Bench) -> Iterator[Claim]:
     claim = "a run that gets SIGTERM closes its log"
     if not told:
         open_ = ended.code is None and bench.cut_off
-        found = "cut off before its third step" if open_ else printable(ended.last_words, _LONGEST)
+        found = "cut off before its third step" if open_ else bench.shown(ended.last_words)
         yield Claim(claim=claim, verdict=Verdict.OPEN if open_ else Verdict.FAILED, found=found)
         return
     status = attempt_rows.read_status(attempt)

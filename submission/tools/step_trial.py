@@ -96,6 +96,9 @@ def run(attempt: Path, steps: int) -> None:
     trial.tell(stage="done")
     if ranks.rank == 0:
         shutil.rmtree(cache, ignore_errors=True)
+    if trial.answer.sync_failure:  # other ranks may wait in a collective for this one: torchrun ends them
+        raise SystemExit(1)
+    executor.close()
 
 
 def _names() -> dict[str, str]:

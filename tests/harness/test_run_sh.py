@@ -35,6 +35,7 @@ echo "$*" >>"$here/calls"
 case "$*" in
     *version_info*) echo "${{VERSION:-3.11}}" ;;
     "-c import torch; print(torch.__version__)") [[ -e $here/own_torch ]] && echo 2.99.0+vendor || exit 1 ;;
+    *"import torch, triton"*) [[ -e $here/brings_all ]] || exit 1 ;;
     *"assert torch"*) exit 1 ;;
     *"m.version"*) echo 2.13.0+cpu ;;
     *"-m venv"*)
@@ -163,6 +164,21 @@ def test_concurrent_first_uses_make_one_environment(checkout):
     ]
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert len(calls(checkout, "-m venv")) == 1 and len(calls(checkout, "-m harness")) == 4
+
+
+def test_qualify_needs_no_environment_where_python_brings_all_it_imports(checkout):
+    (checkout / "brings_all").touch()
+    first = run(checkout, "qualify", "--minutes", "1")
+    assert first.returncode == 0 and first.stdout == f"in {checkout} with {checkout}\n"
+    assert "no .venv is made" in first.stderr and not (checkout / ".venv").exists()
+    run(checkout, "plan")
+    assert (checkout / ".venv/.complete").exists(), "other commands make it as ever"
+    (checkout / "brings_all").unlink()
+    assert run(checkout, "qualify").stderr == "", "and where it is there it is used"
+
+
+def test_qualify_makes_the_environment_where_something_is_missing(checkout):
+    assert run(checkout, "qualify").returncode == 0 and (checkout / ".venv/.complete").exists()
 
 
 def test_an_old_python_is_refused_by_its_version(checkout):
