@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -58,7 +57,7 @@ class Answer:
     name: str
     title: str
     state: State = State.WAITING
-    seconds: float = math.nan
+    seconds: float | None = None  # None: not begun
     claims: tuple[Claim, ...] = ()
     tables: tuple[Table, ...] = ()
 
@@ -94,7 +93,9 @@ class Qualification:
     answers: tuple[Answer, ...] = ()
 
     def claims(self, verdict: Verdict) -> list[Claim]:
-        return [claim for answer in self.answers for claim in answer.claims if claim.verdict is verdict]
+        """Of all steps in their order, the doctor's last: what was proven comes before what was looked at."""
+        ordered = sorted(self.answers, key=lambda answer: answer.name == "doctor")
+        return [claim for answer in ordered for claim in answer.claims if claim.verdict is verdict]
 
     @property
     def headline(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.base.text import printable
+from harness.base.text import plural, printable
 from harness.contract import environment
 from harness.contract.qualify_rows import ComparedRow, SpeedRow
 from harness.machine import facts
@@ -63,7 +63,7 @@ def _compared(twin: str, rows: Sequence[ComparedRow], *, whole: bool, on_gpu: bo
         found = f"{len(wrong)} of {len(rows)} differ, first {first.what}: {first.difference}"
         fix = "report it with this page; arms that do not need it can be trained"
         return Claim(claim=claim, verdict=Verdict.FAILED, found=printable(found, _LONGEST), fix=fix)
-    found = f"{len(rows)} cases, {elements / 1e6:.1f} M elements equal"
+    found = f"{plural(len(rows), 'case')}, {elements / 1e6:.1f} M elements equal"
     found += f", {moved} moved by a sum's order" if moved else ""
     return Claim(claim=claim, verdict=Verdict.PROVEN if whole else Verdict.OPEN, found=found)
 

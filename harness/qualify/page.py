@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,8 +78,8 @@ def _tables(made: Qualification) -> list[Table]:
     return [table for answer in made.answers for table in answer.tables]
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else ""
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
