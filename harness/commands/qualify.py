@@ -8,7 +8,7 @@ import functools
 import json
 from pathlib import Path
 
-from harness.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError
+from harness.base.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from harness.base.stderr import tell
 from harness.campaign import store
 from harness.commands.options import add_json, positive
@@ -31,8 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     with session.Stop() as stop:
         home = (args.out or _home()).resolve()
-        if home.exists() and not home.is_dir():
-            raise UsageError(f"--out: found {home}, a file; allowed: a directory, or a new one")
+        page.prepare(home)
         made = session.run(
             functools.partial(machine.ask, args.gpus),
             lambda found: step_list.steps(on_gpu=found.gpus > 0),

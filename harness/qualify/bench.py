@@ -19,6 +19,7 @@ from harness.machine.accelerators import Gpu
 from harness.qualify import children
 from harness.qualify.children import Child, Ended
 
+ATTEMPTS, PROCESSES = "attempts", "processes"  # directories of what steps leave
 _LONGEST = 400  # characters
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Bench:
         watch: Callable[[Mapping[str, int]], bool] = lambda pids: False,
     ) -> list[Ended]:
         """Run processes to their end, or to this step's."""
-        home = self.home / "processes" / step
+        home = self.home / PROCESSES / step
         return children.run(asked, home, until=self.until, stopped=self.stopped, watch=watch)
 
 

@@ -88,11 +88,14 @@ def speed(bench: Bench) -> Iterator[Claim | Table]:
 
 
 def _cells(row: SpeedRow) -> tuple[str, ...]:
-    rate = f"{row.moved_bytes / row.time_s / 1e12:.2f} TB/s"
-    if row.flops:
-        rate = f"{row.flops / row.time_s / 1e12:,.1f} TFLOP/s"
+    rate = _rate((row.flops or row.moved_bytes) / row.time_s, "FLOP/s" if row.flops else "B/s")
     share = "" if row.share is None else f"{100 * row.share:.0f} %"
     return row.what, f"{row.time_s * 1e6:,.0f} us", rate, share
+
+
+def _rate(value: float, unit: str) -> str:
+    """`4.21 TB/s`; a CPU's in G."""
+    return f"{value / 1e12:,.2f} T{unit}" if value >= 1e12 else f"{value / 1e9:,.1f} G{unit}"
 
 
 def _sheet(bench: Bench, copy: SpeedRow | None, matrix: SpeedRow | None) -> Iterator[Claim]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
+from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.contract import files, typed_json
 from harness.qualify.answer import Qualification, Table, Verdict
+from harness.qualify.bench import ATTEMPTS, PROCESSES
 
 PAGE, DOCUMENT, TEXT = "qualify.html", "qualify.json", "qualify.md"
 _ORDER = (Verdict.FAILED, Verdict.PROVEN, Verdict.OPEN)
@@ -19,9 +22,26 @@ _TEMPLATES = ROOT / "harness" / "report" / "templates"
 _COLOURS = (("#0072b2", "#3fa9f5"), ("#d55e00", "#ff8a3d"), ("#009e73", "#22c79a"))
 
 
+def prepare(home: Path) -> None:
+    """Make the directory; what an earlier qualification left in it goes, which would pass for this one's.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if home.exists() and not home.is_dir():
+        raise UsageError(f"--out: found {home}, a file; allowed: a directory, or a new one")
+    if home.is_dir() and any(home.iterdir()) and not (home / DOCUMENT).exists():
+        raise UsageError(
+            f"--out: found {home}, which holds other files; allowed: an empty or new directory, or one of an earlier "
+            "qualification"
+        )
+    for name in (ATTEMPTS, PROCESSES):
+        shutil.rmtree(home / name, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+
+
 def write(home: Path, made: Qualification) -> None:
     """Replace the three files, each in one step."""
-    home.mkdir(parents=True, exist_ok=True)
     files.replace_json(home / DOCUMENT, typed_json.to_plain(made))
     files.replace_text(home / TEXT, markdown(made))
     files.replace_text(home / PAGE, render(made))

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from harness.base.stderr import tell
-from harness.base.text import printable
 from harness.machine.accelerators import Gpu
 from harness.qualify import page
 from harness.qualify.answer import Answer, Claim, Fact, Qualification, State, Table, Verdict
@@ -157,8 +156,10 @@ def _acted(step: Step, bench: Bench) -> Answer:
                 tables.append(found)
     except Exception as error:
         state = State.BROKEN
-        text = printable(f"{type(error).__name__}: {error}", 400)
-        claims.append(Claim(claim=f"{step.title}: the step runs", verdict=Verdict.FAILED, found=text))
+        # what was cut off may well raise
+        verdict = Verdict.OPEN if bench.cut_off else Verdict.FAILED
+        text = bench.shown(f"{type(error).__name__}: {error}")
+        claims.append(Claim(claim=f"{step.title}: the step runs", verdict=verdict, found=text))
     if bench.cut_off:
         state = State.CUT_OFF
     return Answer(

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.qualify import page, session
 from harness.qualify.answer import Claim, Fact, State, Table, Verdict
@@ -97,6 +98,33 @@ def test_a_signal_ends_the_step_that_runs_and_begins_no_other(tmp_path):
     assert [one.state for one in made.answers[1:]] == [State.CUT_OFF, State.WAITING]
     assert made.claims(Verdict.PROVEN) == [proven("before the signal")]
     assert "stopped by SIGTERM" in (tmp_path / page.PAGE).read_text()
+
+
+def test_a_step_that_raises_because_it_was_cut_off_has_not_failed(tmp_path):
+    with Stop() as stop:
+
+        def told(_):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise OSError("of the test")
+            yield
+
+        made = run(tmp_path, step("one", told), stop=stop)
+    (claim,) = made.answers[1].claims
+    assert claim.verdict is Verdict.OPEN and made.answers[1].state is State.CUT_OFF
+
+
+def test_only_a_directory_of_its_own_is_written_to(tmp_path):
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / "mine").touch()
+    with pytest.raises(UsageError, match="which holds other files"):
+        page.prepare(tmp_path)
+    with pytest.raises(UsageError, match="a file"):
+        page.prepare(tmp_path / "attempts" / "mine")
+    (tmp_path / page.DOCUMENT).touch()
+    page.prepare(tmp_path)
+    assert not (tmp_path / "attempts").exists(), "of an earlier one: it would pass for this one's"
+    page.prepare(tmp_path / "new" / "place")
+    assert (tmp_path / "new" / "place").is_dir()
 
 
 TOY = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ TRIAL = TrialAnswer(
     platform="sm_90",
     build_s=1.0,
     warm_up_s=2.0,
-    loss=(11.80, 11.0, 10.0, 9.0),
+    loss=(12.55, 11.0, 10.0, 9.0),
     step_s=(0.1, 0.1, 0.1, 0.1),
     evaluation_loss=9.0,
     evaluation_s=0.1,
@@ -78,6 +79,8 @@ def answers(monkeypatch):
 def trial(
     home: Path, answers, told: TrialAnswer | None, arm: str = "mxfp4", *, gpus: int = 1, code: int | None = 0
 ):
+    shutil.rmtree(home / "attempts" / arm, ignore_errors=True)
+
     def train(child):
         if told is not None:
             qualify_rows.write_trial(home / "attempts" / arm, told)
@@ -118,9 +121,9 @@ def test_a_trial_that_keeps_every_promise_proves_it(tmp_path, answers):
             "a step runs where waiting is an error",
             "kernels/x.py:1",
         ),
-        ({"loss": (11.8, 11.9)}, "the loss falls", "11.800 to 11.900"),
+        ({"loss": (12.5, 12.6)}, "the loss falls", "12.500 to 12.600"),
         ({"loss": (9.0, 8.0)}, "the loss falls", "9.000 to 8.000"),
-        ({"loss": (11.8, float("nan"))}, "the loss falls", "nan"),
+        ({"loss": (12.5, float("nan"))}, "the loss falls", "nan"),
         ({"proven": False}, "every GEMM ran in its recipe's format", "emulated (torch)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
@@ -140,14 +143,14 @@ def test_a_platform_that_no_rehearsal_knows_is_not_judged(tmp_path, answers):
 
 def test_arms_are_held_against_one_another(tmp_path, answers):
     trial(tmp_path, answers, TRIAL)
-    claims, _ = trial(tmp_path, answers, dataclasses.replace(TRIAL, loss=(11.81, 9.0)), "bf16")
+    claims, _ = trial(tmp_path, answers, dataclasses.replace(TRIAL, loss=(12.56, 9.0)), "bf16")
     assert claims["bf16 and mxfp4 begin with the same loss"].verdict is Verdict.PROVEN
-    claims, _ = trial(tmp_path, answers, dataclasses.replace(TRIAL, loss=(11.4, 9.0)), "fp8")
+    claims, _ = trial(tmp_path, answers, dataclasses.replace(TRIAL, loss=(12.2, 9.0)), "fp8")
     assert claims["fp8 and mxfp4 begin with the same loss"].verdict is Verdict.FAILED
 
 
 def test_a_trial_that_dies_says_where_and_keeps_what_it_had(tmp_path, answers):
-    told = TrialAnswer(stage="evaluating", platform="sm_90", loss=(11.8, 9.0), step_s=(0.1, 0.1, 0.1))
+    told = TrialAnswer(stage="evaluating", platform="sm_90", loss=(12.5, 9.0), step_s=(0.1, 0.1, 0.1))
     claims, _ = trial(tmp_path, answers, told, code=1)
     ended = claims["the trial comes to its end"]
     assert ended.verdict is Verdict.FAILED and ended.fix == "processes/trials/mxfp4.log"
