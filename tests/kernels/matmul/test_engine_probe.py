@@ -129,6 +129,23 @@ def test_whoever_insists_on_native_hears_why_there_is_none(engines):
         Layer(recipe=made.recipe, label="l", ledger=Ledger(), backend="native").forward(*operands())
 
 
+@pytest.mark.parametrize(
+    ("format", "fails"), [(Format.FP8, False), (Format.MXFP4, True)], ids=["fp8", "mxfp4"]
+)
+def test_fp8_may_be_summed_as_coarsely_as_matrix_units_do(format, fails):
+    class Coarse(Native):
+        def multiply(self, left, right, *, accumulate, **options):
+            magnitudes = left.values.float().abs() @ right.values.float().abs().t()
+            for scale in (left.scale, right.scale):
+                magnitudes = magnitudes if scale is None else magnitudes * scale
+            product = super().multiply(left, right, accumulate=accumulate, **options)
+            return (product.float() + 2.0**-9 * magnitudes).to(product.dtype)
+
+    recipe = GemmRecipe(format)
+    found = failure_of(Coarse(), *(recipe.quantizer(Gemm.FPROP, one) for one in Operand), CPU)
+    assert found.startswith("wrong product") if fails else not found
+
+
 def test_nothing_is_tried_twice(engines, monkeypatch):
     engines(Native())
     asked = []
