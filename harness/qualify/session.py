@@ -19,7 +19,7 @@ from harness.qualify.bench import Bench
 from harness.qualify.step_list import Step
 
 _LEAST_S = 3.0  # with less a step is not begun
-_KEPT_S = 0.5  # for the page, at the end
+_KEPT_S = 2.0  # for ending processes and for the page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
