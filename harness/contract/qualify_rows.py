@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contract import files, typed_json
+from harness.contract import file_names, files, typed_json
 from harness.contract.attempt_rows import EngineProbe
-
-TRIAL = "trial.json"  # in an attempt's directory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +61,12 @@ class TrialAnswer:
 
 
 def write_trial(attempt: Path, answer: TrialAnswer) -> None:
-    files.replace_json(attempt / TRIAL, typed_json.to_plain(answer), sync=False)
+    files.replace_json(attempt / file_names.TRIAL, typed_json.to_plain(answer), sync=False)
 
 
 def read_trial(attempt: Path) -> TrialAnswer | None:
     """None before it said anything."""
-    return typed_json.read(TrialAnswer, attempt / TRIAL)
+    return typed_json.read(TrialAnswer, attempt / file_names.TRIAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -271,7 +271,7 @@ def stopped_by_a_signal(bench: Bench) -> Iterator[Claim]:
     closed = _last_key(attempt / file_names.LOG) == "run_stop"
     good = closed and ending is not None and ending.reason is Reason.INTERRUPTED
     said = ending.reason.value if ending else "nothing"
-    found = f"run_stop is {'the last event' if closed else 'missing'}, status.json says {said}"
+    found = f"run_stop is {'the last event' if closed else 'missing'}, {file_names.STATUS} says {said}"
     yield _judged(claim, good, found, "run_stop, interrupted", bench.place(ended.log))
 
 
