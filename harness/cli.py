@@ -66,6 +66,10 @@ COMMANDS = {
         "harness.commands.bench",
         "step-time ratios of the precision arms, and of Megatron to bare PyTorch",
     ),
+    "qualify": (
+        "harness.commands.qualify",
+        "what is proven on this node, in minutes: engines, kernels, speed, two-layer trainings; one page",
+    ),
     "test": ("harness.commands.test", "the whole test suite"),
 }
 

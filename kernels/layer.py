@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
+from kernels.matmul import engine_probe
 from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, how, uses
 from kernels.observe.observer import Multiplied, Observer
@@ -75,7 +76,8 @@ class Layer:
         first, second = uses(self.recipe[which], which, self.randomness, left)
         on = architectures.of(left.device)
         request = Request(first.quantizer, second.quantizer, M, N, left.size(1))
-        return _Plan(which, first, second, request, choose(on, request, self.backend), on)
+        engine = choose(on, request, self.backend, engine_probe.of(left))
+        return _Plan(which, first, second, request, engine, on)
 
     def _weight(self, plan: _Plan, view: Tensor, weight: Tensor) -> Prepared:
         """The right operand `view` of `weight`, kept between micro batches unless it is rounded by chance."""

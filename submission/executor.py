@@ -13,13 +13,13 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_current_global_batch_size, get_num_microbatches
 
-from harness.contract.attempt_rows import Proof, ProvenGemm
+from harness.contract.attempt_rows import EngineProbe, Proof, ProvenGemm
 from harness.contract.config import Config
 from harness.contract.diagnostics_rows import Row
 from harness.contract.environment import Ranks
 from harness.contract.metrics_rows import StragglerRow
 from submission import batches as submission_batches
-from submission import device, model, modules, parallel, precision, proof, warmup
+from submission import device, engine_probes, model, modules, parallel, precision, proof, warmup
 from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
@@ -73,10 +73,14 @@ class MegatronExecutor:
     def build(self) -> None:
         config = self._config
         home = parallel.initialize(config, self._ranks)
+        working, self._probes = engine_probes.try_all(config, self._run.arm, home)
         parallel.seed_everything(self._seed)
-        self.trainer = assemble(config, self._linears, home)
+        self.trainer = assemble(working, self._linears, home)
         self.trainer.passes.begins = self._begins
         self._diagnoser = Diagnoser(config.diagnostics, self._linears)
+
+    def probes(self) -> Sequence[EngineProbe]:
+        return self._probes
 
     def described(self) -> dict[str, Any]:
         """Points of the log, each read back from the object that will use it."""
@@ -222,6 +226,7 @@ class MegatronExecutor:
             linears=len({row.layer for row in rows}),
             gemms=tuple(rows),
             verified=True,
+            probes=self._probes,
             **modules.described(layer),
         )
 

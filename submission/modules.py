@@ -17,7 +17,7 @@ from megatron.core.utils import divide
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_KERNELS = {
+KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -108,24 +108,39 @@ class CausalAttention(MegatronModule):
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError("attention bias and packed sequences are not part of this model")
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        shared = self.heads != self.query_groups
-        with self._chosen():
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale, enable_gqa=shared)
+        out = attend(self.kernel, q, k, v, scale=self.scale)
         return out.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
 
-    @contextlib.contextmanager
-    def _chosen(self) -> Iterator[None]:
-        if self.kernel not in _KERNELS:
+
+def attend(kernel: str, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    """Causal attention by one of torch's kernels, or by whichever it prefers.
+
+    Args:
+        query: (batch, heads, sequence, head size); key and value may have fewer heads.
+
+    Raises:
+        BackendMissing: this kernel cannot attend here.
+    """
+    shared = query.size(1) != key.size(1)
+    with _chosen(kernel):
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=shared
+        )
+
+
+@contextlib.contextmanager
+def _chosen(kernel: str) -> Iterator[None]:
+    if kernel not in KERNELS:
+        yield
+        return
+    try:
+        with sdpa_kernel(KERNELS[kernel]):
             yield
-            return
-        try:
-            with sdpa_kernel(_KERNELS[self.kernel]):
-                yield
-        except RuntimeError as error:
-            raise BackendMissing(
-                f"model.attention: found {self.kernel}, which cannot attend here ({error}); allowed: torch, "
-                "which takes what there is"
-            ) from error
+    except RuntimeError as error:
+        raise BackendMissing(
+            f"model.attention: found {kernel}, which cannot attend here ({error}); allowed: torch, "
+            "which takes what there is"
+        ) from error
 
 
 def described(layer: Any) -> dict[str, str]:

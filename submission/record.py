@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.contract import attempt_rows, diagnostics_rows, file_names, metrics_rows
-from harness.contract.attempt_rows import Proof, Status
+from harness.contract.attempt_rows import EngineProbe, Proof, Status
 from harness.contract.diagnostics_rows import Look
 from harness.contract.ending import Ending
-from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, MetricsRow, StragglerRow, TrainRow
+from harness.contract.metrics_rows import (
+    CheckpointRow,
+    EngineRow,
+    EvaluationRow,
+    MetricsRow,
+    StragglerRow,
+    TrainRow,
+)
 
 _STATUS_EVERY_S = 0.5
 _RESERVE_BYTES = 1 << 18  # the end of the log, the last status, and what torchrun prints of every rank
@@ -116,6 +123,12 @@ class Record:
         """Ranks that have been slow for more than one evaluation."""
         for row in rows:
             self._line(dataclasses.replace(row, step=step, samples=samples))
+
+    def passed_over(self, probes: Sequence[EngineProbe]) -> None:
+        """A line for every engine that failed its probe: whoever shows progress warns of it."""
+        for probe in probes:
+            if probe.failure:
+                self._line(EngineRow(engine=probe.engine, what=probe.what, failure=probe.failure))
 
     def take_over(self) -> None:
         """Write in the place of rank 0, which is gone."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kernels import architectures
 from kernels.formats import E2M1
+from kernels.matmul import engine_probe
 from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.gemm import choose, uses
 from kernels.nn import AMD_TE
@@ -175,7 +176,7 @@ class MxQuantizer(TeQuantizer):
                 f"{which.value}: found operands of the recipes {self.recipe.name} and {other.name}"
             )
         request = Request(left.quantizer, right.quantizer, qx.size(0), qw.size(0), _contracted(left))
-        engine = choose(architectures.of(qx.device), request)
+        engine = choose(architectures.of(qx.device), request, probes=engine_probe.of(qx))
         into = out if accumulate else None
         product = engine.multiply(left, right, gain=self.recipe[which].gain, dtype=out_dtype, accumulate=into)
         return product if bias is None else product + bias
@@ -217,7 +218,8 @@ def _prepare(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepa
 
 def _engine(x_RK: Tensor, use: Use) -> Engine:
     R, K = x_RK.shape
-    return choose(architectures.of(x_RK.device), Request(use.quantizer, use.quantizer, R, R, K))
+    request = Request(use.quantizer, use.quantizer, R, R, K)
+    return choose(architectures.of(x_RK.device), request, probes=engine_probe.of(x_RK))
 
 
 def _fields(prepared: Prepared | None) -> tuple[Tensor | None, Tensor | None]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.contract.attempt_rows import Proof
+from harness.contract.attempt_rows import EngineProbe, Proof
 from harness.contract.config import Config
 from harness.contract.diagnostics_rows import Row
 from harness.contract.ending import Ending, Reason, is_disk_full
@@ -23,6 +23,9 @@ class Executor(Protocol):
 
     def build(self) -> None:
         """Process groups, model, optimizer, schedule."""
+
+    def probes(self) -> Sequence[EngineProbe]:
+        """The engines that were tried while building; those with a failure are passed over."""
 
     def described(self) -> dict[str, Any]:
         """Log keys and values, read back from what was built."""
@@ -120,6 +123,7 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
     events.point("submission_division", config.system.division)
     events.point("submission_status", config.system.status)
     executor.build()
+    record.passed_over(executor.probes())
     record.state("warmup")
     executor.warm_up()
     samples = _resume(executor, config, record)

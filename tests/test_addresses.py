@@ -36,6 +36,7 @@ COMMANDS = [
     "package",
     "kernels",
     "bench",
+    "qualify",
     "test",
 ]
 IMPORTED = [

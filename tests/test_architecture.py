@@ -50,6 +50,7 @@ ROOMS = [  # of harness: a room imports only rooms before it; rooms in one place
     {"package"},
     {"doctor"},
     {"study"},
+    {"qualify"},
     {"projection"},
     {"upload"},
     {"main_job"},

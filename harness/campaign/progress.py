@@ -8,11 +8,14 @@ from typing import Protocol
 
 from harness.base import stderr
 from harness.base.stderr import tell
+from harness.base.text import printable
 from harness.campaign import forecast_text
 from harness.contract import attempt_rows, file_names
 from harness.contract.attempt_rows import Status
 from harness.contract.config import Config
 from harness.records.metrics import Evaluation, Tail, duration
+
+_LONGEST = 400  # characters of a warning
 
 
 class Progress(Protocol):
@@ -45,7 +48,10 @@ class Lines:
 
     def poll(self) -> None:
         known, slow = len(self._tail.evaluations), len(self._tail.stragglers)
+        told = len(self._tail.passed_over)
         self._tail.read()
+        for text in self._tail.passed_over[told:]:
+            tell(f"{self._name}: warning: {printable(text, _LONGEST)}")
         for count in range(known + 1, len(self._tail.evaluations) + 1):
             seen = self._tail.evaluations[:count]
             speed, status = self._tail.samples_per_s, _status(self._attempt)
@@ -136,6 +142,7 @@ def describe(tail: Tail, config: Config, *, status: Status, running: bool = True
         parts.append(used)
     if running:
         parts += [f"warning: {straggler}" for straggler in tail.slow_now]
+    parts += [f"warning: {printable(text, _LONGEST)}" for text in tail.passed_over]
     return ", ".join(parts)
 
 

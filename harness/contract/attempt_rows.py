@@ -134,12 +134,27 @@ class ProvenGemm:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EngineProbe:
+    """One engine or attention kernel, tried on this device on a small input against the specification.
+
+    Args:
+        what: format, elements and transform; or `attention`.
+        failure: what it raised or how its numbers differ; empty where it is right.
+    """
+
+    engine: str
+    what: str
+    failure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
     """proof.json: what every GEMM of a run really ran.
 
     Args:
         verified: the counts are those that recipe and steps demand.
         attention, norm: who computes them; None where nobody does.
+        probes: the engines that were tried before the first step; those with a failure were passed over.
     """
 
     recipe: str
@@ -148,6 +163,7 @@ class Proof:
     verified: bool
     attention: str | None = None
     norm: str | None = None
+    probes: tuple[EngineProbe, ...] = ()
 
 
 def write_proof(attempt: Path, proof: Proof) -> None:

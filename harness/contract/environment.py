@@ -28,6 +28,8 @@ _MALLOC = {
     "MALLOC_TOP_PAD_": str(1 << 29),
 }
 
+ALLOCATOR, GRAPH_REGISTER = "PYTORCH_CUDA_ALLOC_CONF", "NCCL_GRAPH_REGISTER"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
@@ -66,6 +68,9 @@ def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False)
     environment.update(PYTHONUNBUFFERED="1", OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
     # Megatron's DDP warns without it on GPUs older than Blackwell: one queue keeps communication in order.
     environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if "expandable_segments:True" in environment.get(ALLOCATOR, ""):
+        # below sm_100 NCCL cannot register such memory with CUDA graphs; Megatron asserts it, reading this name alone
+        environment.setdefault(GRAPH_REGISTER, "0")
     if on_cpu:
         environment.update(_MALLOC)
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -20,6 +20,7 @@ STATUS = "status.json"
 PROOF = "proof.json"
 DIAGNOSTICS = "diagnostics.jsonl"
 STDOUT = "stdout.log"
+TRIAL = "trial.json"  # of a trial of `qualify`
 POWER = "power.jsonl"  # of another node: in its node_<rank>
 CHECKPOINTS = "checkpoints"
 INDEX_CACHE = "index_cache"  # Megatron's, removed when the training ends

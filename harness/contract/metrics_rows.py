@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line per optimizer step, evaluation, checkpoint and slow rank, told apart by `kind`."""
+"""metrics.jsonl: a line per optimizer step, evaluation, checkpoint, slow rank and engine passed over, by `kind`."""
 
 from __future__ import annotations
 
@@ -78,12 +78,22 @@ class StragglerRow:
     pass_s: float = math.nan
 
 
-MetricsRow = TrainRow | EvaluationRow | CheckpointRow | StragglerRow
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineRow:
+    """An engine that was passed over before the first step, because it raised or multiplied wrongly here."""
+
+    engine: str = ""
+    what: str = ""
+    failure: str = ""
+
+
+MetricsRow = TrainRow | EvaluationRow | CheckpointRow | StragglerRow | EngineRow
 _KINDS: Mapping[str, type[MetricsRow]] = {
     "train": TrainRow,
     "eval": EvaluationRow,
     "checkpoint": CheckpointRow,
     "straggler": StragglerRow,
+    "engine": EngineRow,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 

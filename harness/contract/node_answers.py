@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.contract.attempt_rows import EngineProbe
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecisionAnswer:
@@ -15,6 +17,8 @@ class PrecisionAnswer:
         cuda, hip: version that torch was built for.
         without_peer_access: pairs of GPUs that cannot read each other's memory, for example 0-1.
         arms: arm -> GEMM -> backend and engine, or `none: ` and why.
+        why_no_gpu: why torch can use no GPU; empty where it can.
+        probes: engines and attention kernels that were tried to find these; empty without `probed`.
     """
 
     device: str
@@ -28,6 +32,17 @@ class PrecisionAnswer:
     fp8_units: bool
     fp4_units: bool
     arms: Mapping[str, Mapping[str, str]]
+    why_no_gpu: str = ""
+    probes: tuple[EngineProbe, ...] = ()
+    probed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineAnswer:
+    """Every engine with every format it takes on this platform, and every attention kernel, tried once."""
+
+    platform: str
+    probes: tuple[EngineProbe, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from harness.base.ask_program import ask_program
 from harness.contract import environment
 from harness.doctor.checks import Check, Finding, Patient, Verdict
@@ -147,6 +145,8 @@ def page_cache(patient: Patient) -> Sequence[Finding]:
 
 
 def memory(patient: Patient) -> Sequence[Finding]:
+    import psutil  # a container that brings its own packages may lack it: then this check alone is unknown
+
     now = psutil.virtual_memory()
     need = (64 if patient.needs_gpus else 1) * _GIB * patient.config.parallelism.gpus_per_node
     found = f"{now.available / _GIB:.0f} of {now.total / _GIB:.0f} GiB free"

@@ -15,7 +15,7 @@ from typing import Any
 from harness.base.ask_program import ask_program
 from harness.base.paths import ROOT
 from harness.campaign import torchrun as campaign_torchrun
-from harness.contract import attempt_rows, file_names
+from harness.contract import attempt_rows, environment, file_names
 from harness.contract.attempt_rows import AttemptConfig
 from harness.contract.build import build
 from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
@@ -71,7 +71,9 @@ def precision(patient: Patient) -> Sequence[Finding]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / file_names.CONFIG
         attempt_rows.write_config(path, AttemptConfig(config=patient.config))
-        said, why = _ask(patient, ["-m", "submission.tools.preflight", "precision", "--config", str(path)])
+        question = ["-m", "submission.tools.preflight", "precision", "--config", str(path)]
+        # on a GPU a probe compiles kernels: a quick doctor does without
+        said, why = _ask(patient, [*question, *["--probe"] * (not (patient.gpus and patient.quick))])
     if said is None:
         fix = "the training would fail the same way: read the message, then ./run.sh test"
         return [
@@ -79,7 +81,26 @@ def precision(patient: Patient) -> Sequence[Finding]:
         ]
     answer: PrecisionAnswer = build(PrecisionAnswer, said, "")
     arms = [_arm(patient, arm, engines) for arm, engines in answer.arms.items()]
-    return [_libraries(patient, answer), _peers(answer), *arms]
+    return [_libraries(patient, answer), _peers(answer), _probes(answer), *arms]
+
+
+def _probes(answer: PrecisionAnswer) -> Finding:
+    """Whether the engines that the arms would take multiply and attend as specified."""
+    name, expected = "engines", "every engine equals the specification"
+    if not answer.probed:
+        fix = "./run.sh doctor without --quick tries them; ./run.sh qualify tries everything"
+        return Finding(
+            name=name, verdict="unknown", found="not tried in a minute", expected=expected, fix=fix
+        )
+    failed = [f"{one.engine} ({one.what}): {one.failure}" for one in answer.probes if one.failure]
+    right = sorted({f"{one.engine} ({one.what})" for one in answer.probes if not one.failure})
+    if not failed:
+        return Finding(
+            name=name, verdict="ok", found=f"tried and right: {', '.join(right)}", expected=expected
+        )
+    found = f"passed over: {'; '.join(failed)}; right: {', '.join(right) or 'none'}"
+    fix = "runs use the next engine, see the backend lines; a torch or Triton built with it, or report the numbers"
+    return Finding(name=name, verdict="warn", found=found, expected=expected, fix=fix)
 
 
 def _libraries(patient: Patient, answer: PrecisionAnswer) -> Finding:
@@ -88,6 +109,10 @@ def _libraries(patient: Patient, answer: PrecisionAnswer) -> Finding:
     found += f"{answer.collectives}, {answer.devices} GPUs seen by torch {answer.torch}"
     if answer.devices == patient.gpus:
         return Finding(name="torch", verdict="ok", found=found, expected=f"{patient.gpus} GPUs")
+    why = "the environment hides them" if environment.gpus_are_hidden() else answer.why_no_gpu
+    found = (
+        f"{patient.gpus} GPUs are here, torch can use {answer.devices}{f': {why}' if why else ''}; {found}"
+    )
     fix = "a torch built for this driver (CUDA or ROCm): remove .venv and run ./run.sh again; CUDA_VISIBLE_DEVICES"
     return Finding(name="torch", verdict="fail", found=found, expected=f"{patient.gpus} GPUs", fix=fix)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import os
 import platform
 import re
 import shutil
@@ -11,6 +13,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 _CACHE_KINDS = {"Data": "d", "Instruction": "i"}
 _VIRTUAL_DISKS = ("loop", "ram", "zram", "dm-", "md", "sr", "fd")
@@ -27,17 +30,15 @@ _SYS = Path("/sys")
 
 def machine() -> dict[str, str]:
     """Fields of the description that this machine can answer."""
-    import psutil  # takes 10 ms, which readers of a description need not wait for
-
-    packages, cores = _sockets(), psutil.cpu_count(logical=False) or 0
+    packages, cores = _sockets(), _cores()
     fields = {
         "host_processors_per_node": str(packages),
         "host_processor_model_name": processor(),
         "host_processor_core_count": str(cores // packages) if cores else "",
-        "host_processor_vcpu_count": str(psutil.cpu_count() or ""),
+        "host_processor_vcpu_count": str(os.cpu_count() or ""),
         "host_processor_frequency": _frequency(),
         "host_processor_caches": _caches(_SYS),
-        "host_memory_capacity": f"{math.ceil(psutil.virtual_memory().total / 2**30)} GiB",
+        "host_memory_capacity": f"{math.ceil(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30)} GiB",
         "host_storage_type": _storage(_SYS),
         "host_storage_capacity": f"{shutil.disk_usage(Path.cwd()).total / 1e12:.1f} TB",
         "host_networking": _networking(_SYS),
@@ -135,11 +136,24 @@ def _sockets() -> int:
     return len({_read(place) for place in places} - {""}) or 1
 
 
-def _frequency() -> str:
-    import psutil
-
+def _psutil() -> ModuleType | None:
+    """Imported when it is asked for; a container that brings its own packages may lack it."""
     try:
-        found = psutil.cpu_freq()
+        return importlib.import_module("psutil")
+    except ImportError:
+        return None
+
+
+def _cores() -> int:
+    """Physical ones of all sockets; 0 where nobody says."""
+    psutil = _psutil()
+    return (psutil.cpu_count(logical=False) or 0) if psutil else 0
+
+
+def _frequency() -> str:
+    psutil = _psutil()
+    try:
+        found = psutil.cpu_freq() if psutil else None
     except (OSError, NotImplementedError, AttributeError):
         return ""
     return f"{found.max:.0f} MHz" if found and found.max else ""

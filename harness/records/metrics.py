@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.contract import metrics_rows
-from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, MetricsRow, StragglerRow, TrainRow
+from harness.contract.metrics_rows import (
+    CheckpointRow,
+    EngineRow,
+    EvaluationRow,
+    MetricsRow,
+    StragglerRow,
+    TrainRow,
+)
 
 _SPEED_STEPS = 64  # steps the speed is averaged over
 _TREND_EVALUATIONS = 4  # evaluations the way to the target is extrapolated from
@@ -40,6 +47,7 @@ class Tail:
     path: Path
     evaluations: list[Evaluation] = field(default_factory=list)
     stragglers: list[Straggler] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)  # engines, and why
     samples: int = 0
     step: int = 0
     _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_SPEED_STEPS))
@@ -69,6 +77,10 @@ class Tail:
                 self.samples, self.step = row.samples, row.step
             case StragglerRow():
                 self.stragglers.append(Straggler(row.samples, row.rank, row.ratio))
+            case EngineRow():
+                self.passed_over.append(
+                    f"{row.engine} is passed over for {row.what}, the next engine takes it: {row.failure}"
+                )
             case EvaluationRow():
                 self.evaluations.append(Evaluation(row.samples, row.loss))
 

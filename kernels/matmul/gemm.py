@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.architectures import Platform
 from kernels.ledger import How
 from kernels.matmul.emulated import Emulated
+from kernels.matmul.engine_probe import Probes
 from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
 from kernels.operand_use import Use
@@ -29,11 +30,12 @@ class BackendError(Exception):
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(on: Platform, request: Request, backend: str = "auto") -> Engine:
+def choose(on: Platform, request: Request, backend: str = "auto", probes: Probes | None = None) -> Engine:
     """The engine for a product.
 
     Args:
         backend: "auto", or "native" | "emulated" | "reference" to insist.
+        probes: passes over engines whose products are wrong on this device (engine_probe.of); None believes them all.
 
     Raises:
         BackendError: none serves it.
@@ -43,6 +45,8 @@ def choose(on: Platform, request: Request, backend: str = "auto") -> Engine:
         reason = engine.refuses(on, request)
         if reason is None and backend not in ("auto", found := engine.backend(on, request)):
             reason = f"is {found}"
+        if reason is None and probes is not None and (failure := probes.failure(engine, request)):
+            reason = f"fails its probe: {failure}"
         if reason is None:
             return engine
         reasons.append(f"{engine.name} {reason}")

@@ -1,6 +1,7 @@
 """What `doctor` asks of the training's own software, in a process of its own: one JSON line on stdout.
 
-python -m submission.tools.preflight precision --config FILE      which engine multiplies each GEMM of each arm here
+python -m submission.tools.preflight precision --config FILE [--probe]   which engine multiplies each GEMM of each arm
+python -m submission.tools.preflight engines --config FILE        every engine and attention kernel, tried
 torchrun .. -m submission.tools.preflight allreduce --mebibytes N speed and correctness of a sum over this node's ranks
 """
 
@@ -18,9 +19,10 @@ import torch
 import torch.distributed as dist
 
 from harness.contract import attempt_rows, file_names
+from harness.contract.attempt_rows import EngineProbe
 from harness.contract.config import Config
 from harness.contract.environment import Ranks
-from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
+from harness.contract.node_answers import AllReduceAnswer, EngineAnswer, PrecisionAnswer
 from submission import device
 
 _REPETITIONS = 5
@@ -29,25 +31,53 @@ _PATIENCE = timedelta(seconds=30)
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="submission.tools.preflight")
-    parser.add_argument("question", choices=["precision", "allreduce"])
+    parser.add_argument("question", choices=["precision", "engines", "allreduce"])
     parser.add_argument("--config", type=Path, help=f"{file_names.CONFIG}, as an attempt has it")
+    parser.add_argument(
+        "--probe", action="store_true", help="pass over engines whose products are wrong here"
+    )
     parser.add_argument("--mebibytes", type=int, default=64, help="size of the summed tensor")
     args = parser.parse_args()
     device.die_with_parent()  # the doctor gives up on a sum that hangs; no rank may keep its GPU
-    summed = args.question == "allreduce"
-    answer = all_reduce(args.mebibytes * 2**20) if summed else precision(args.config)
+    answer: PrecisionAnswer | EngineAnswer | AllReduceAnswer | None
+    if args.question == "allreduce":
+        answer = all_reduce(args.mebibytes * 2**20)
+    elif args.question == "engines":
+        answer = engines(args.config)
+    else:
+        answer = precision(args.config, probe=args.probe)
     if answer is not None:
         print(json.dumps(asdict(answer)))
     return 0
 
 
-def precision(path: Path) -> PrecisionAnswer:
-    """What this node multiplies with, asked of the kernels' own choice."""
+def engines(path: Path) -> EngineAnswer:
+    """Every engine and attention kernel on the first device, each tried against the specification."""
+    device.install()
+    from kernels import architectures
+    from submission import engine_probes
+
+    home = _first_device()
+    probes = engine_probes.try_everything(attempt_rows.read_config(path).config, home)
+    return EngineAnswer(platform=architectures.of(home).name, probes=probes)
+
+
+def _first_device() -> torch.device:
+    return torch.device("cpu") if device.on_cpu() else torch.device("cuda", 0)
+
+
+def precision(path: Path, *, probe: bool) -> PrecisionAnswer:
+    """What this node multiplies with, asked of the kernels' own choice.
+
+    Args:
+        probe: try what would be chosen, and pass over what is wrong, as a run does before it is built.
+    """
     from kernels import architectures
 
     config = attempt_rows.read_config(path).config
-    home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", 0)
+    home = _first_device()
     on = architectures.of(home)
+    arms, probes = _engines(config, home, probe=probe)
     return PrecisionAnswer(
         device=home.type,
         devices=torch.cuda.device_count(),
@@ -59,19 +89,35 @@ def precision(path: Path) -> PrecisionAnswer:
         platform=on.name,
         fp8_units=on.has_fp8_units,
         fp4_units=on.has_fp4_units,
-        arms=_engines(config, home),
+        arms=arms,
+        why_no_gpu=device.why_no_gpu(),
+        probes=(*probes, *(_attention(config, home) if probe else ())),
+        probed=probe,
     )
 
 
-def _engines(config: Config, home: torch.device) -> Mapping[str, Mapping[str, str]]:
-    """Arm -> GEMM -> the engine that multiplies, or why there is none."""
+def _attention(config: Config, home: torch.device) -> tuple[EngineProbe, ...]:
+    device.install()
+    from submission import engine_probes, modules
+
+    try:
+        return engine_probes.try_attention(config, home)[1]
+    except modules.BackendMissing as error:
+        return (EngineProbe(engine=config.model.attention, what=engine_probes.ATTENTION, failure=str(error)),)
+
+
+def _engines(
+    config: Config, home: torch.device, *, probe: bool
+) -> tuple[Mapping[str, Mapping[str, str]], tuple[EngineProbe, ...]]:
+    """Arm -> GEMM -> the engine that multiplies, or why there is none; and what was tried to find it."""
     from kernels import architectures
-    from kernels.matmul import gemm
+    from kernels.matmul import engine_probe, gemm
     from kernels.matmul.engine_protocol import Request
     from kernels.recipe import Gemm, Operand
     from submission.phases import phases_of
 
     on = architectures.of(home)
+    probes = engine_probe.of(torch.empty(0, device=home)) if probe else None
     tokens = config.batch.micro_batch_size * config.model.sequence_length
     arms: dict[str, dict[str, str]] = {}
     for arm in config.runs.arms:
@@ -82,11 +128,12 @@ def _engines(config: Config, home: torch.device) -> Mapping[str, Mapping[str, st
             left, right = (recipe[which].quantizer(which, operand) for operand in Operand)
             request = Request(left, right, tokens, config.model.hidden_size, config.model.hidden_size)
             try:
-                engine = gemm.choose(on, request, chosen.backend)
+                engine = gemm.choose(on, request, chosen.backend, probes)
                 arms[arm][which.value] = f"{engine.backend(on, request)} ({engine.name})"
             except gemm.BackendError as error:
                 arms[arm][which.value] = f"none: {error}"
-    return arms
+    found = probes.found if probes else ()
+    return arms, tuple(EngineProbe(engine=one.engine, what=one.what, failure=one.failure) for one in found)
 
 
 def _collectives() -> str:

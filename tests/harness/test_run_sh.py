@@ -36,6 +36,7 @@ echo "$*" >>"$here/calls"
 case "$*" in
     *version_info*) echo "${{VERSION:-3.11}}" ;;
     *find_spec*) [[ -e $here/own_torch ]] || exit 1 ;;
+    *"import torch, triton"*) [[ -e $here/brings_all ]] || exit 1 ;;
     *"-m venv"*)
         venv=${{@: -1}}
         rm -rf "$venv"
@@ -222,6 +223,21 @@ def test_concurrent_first_uses_make_one_environment(checkout):
     ]
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert len(calls(checkout, "-m venv")) == 1 and len(calls(checkout, "-m harness ")) == 4
+
+
+def test_qualify_needs_no_environment_where_python_brings_all_it_imports(checkout):
+    (checkout / "brings_all").touch()
+    first = run(checkout, "qualify", "--minutes", "1")
+    assert first.returncode == 0 and first.stdout == f"in {checkout} with {checkout}\n"
+    assert "no .venv is made" in first.stderr and not (checkout / ".venv").exists()
+    run(checkout, "plan")
+    assert layers(checkout) == ["light"], "other commands make it as ever"
+    (checkout / "brings_all").unlink()
+    assert run(checkout, "run").returncode == 0 and run(checkout, "qualify").stderr == ""
+
+
+def test_qualify_makes_the_environment_where_something_is_missing(checkout):
+    assert run(checkout, "qualify").returncode == 0 and layers(checkout) == ["train"]
 
 
 def test_an_old_python_is_refused_by_its_version(checkout):

@@ -32,6 +32,9 @@ class ScriptedExecutor:
     def build(self) -> None:
         pass
 
+    def probes(self) -> tuple[()]:
+        return ()
+
     def described(self) -> dict[str, Any]:
         config = self.config
         return {

@@ -158,3 +158,27 @@ def test_a_run_on_a_terminal_says_how_long_it_will_take(tmp_path):
 
 def test_durations_are_as_exact_as_a_guess_deserves():
     assert [metrics.duration(seconds) for seconds in (42.4, 720, 11_100)] == ["42 s", "12 min", "3 h 05 min"]
+
+
+def test_an_engine_that_is_passed_over_is_warned_of_once(tmp_path, capsys):
+    row = {
+        "kind": "engine",
+        "engine": "torch block-scaled scaled_mm",
+        "what": "mxfp4 H16",
+        "failure": "no \x1b[2J",
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    lines = progress.Lines()
+    lines.start("mxfp4 run 0", tmp_path, scripted_config(tmp_path))
+    lines.poll()
+    lines.poll()
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert len(said) == 1 and said[0].isprintable()
+    assert said[0].startswith(
+        "mxfp4 run 0: warning: torch block-scaled scaled_mm is passed over for mxfp4 H16, the next engine takes it: no "
+    )
+    tail = Tail(tmp_path / "metrics.jsonl")
+    tail.read()
+    assert "warning: torch block-scaled" in progress.describe(
+        tail, scripted_config(tmp_path), status=Status()
+    )

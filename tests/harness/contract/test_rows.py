@@ -27,11 +27,18 @@ from harness.contract import (
     token_records,
     typed_json,
 )
-from harness.contract.attempt_rows import AttemptConfig, Proof, ProvenGemm, RunIdentity, Status
+from harness.contract.attempt_rows import (
+    AttemptConfig,
+    EngineProbe,
+    Proof,
+    ProvenGemm,
+    RunIdentity,
+    Status,
+)
 from harness.contract.checkpoint_manifest import CheckpointManifest
 from harness.contract.diagnostics_rows import FOLLOWED, GEMMS, OPERAND, PRODUCT, Gradient, Look, Operand, Row
 from harness.contract.ending import Ending, Reason
-from harness.contract.metrics_rows import CheckpointRow, EvaluationRow, StragglerRow, TrainRow
+from harness.contract.metrics_rows import CheckpointRow, EngineRow, EvaluationRow, StragglerRow, TrainRow
 from harness.contract.token_records import BuildReport, CorpusManifest
 from harness.contract.typed_json import RowError
 from harness.records.run_environment import RunEnvironment
@@ -98,12 +105,16 @@ def drawn(hint: Any) -> st.SearchStrategy:
     return every_field(hint) if dataclasses.is_dataclass(hint) else st.from_type(hint)
 
 
-METRICS = st.one_of(*map(every_field, (TrainRow, EvaluationRow, CheckpointRow, StragglerRow)))
+METRICS = st.one_of(*map(every_field, (TrainRow, EvaluationRow, CheckpointRow, StragglerRow, EngineRow)))
 INPUTS = st.lists(st.tuples(st.text(), COUNT)).map(tuple)
 PLAIN: dict[type, st.SearchStrategy] = {  # rows that are what to_plain makes of them, in a file or on a line
     Status: every_field(Status),
     RunIdentity: every_field(RunIdentity),
-    Proof: every_field(Proof, gemms=st.lists(every_field(ProvenGemm), max_size=3).map(tuple)),
+    Proof: every_field(
+        Proof,
+        gemms=st.lists(every_field(ProvenGemm), max_size=3).map(tuple),
+        probes=st.lists(every_field(EngineProbe), max_size=2).map(tuple),
+    ),
     CheckpointManifest: every_field(CheckpointManifest, fixed=SETTINGS, layout=SETTINGS),
     CorpusManifest: every_field(CorpusManifest),
     BuildReport: every_field(BuildReport),

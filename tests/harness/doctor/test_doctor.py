@@ -16,6 +16,8 @@ from harness.base.errors import EXIT_ENVIRONMENT, EXIT_OK, UsageError
 from harness.commands import doctor
 from harness.config import profile_choice
 from harness.config.file import resolve
+from harness.contract.attempt_rows import EngineProbe
+from harness.contract.node_answers import PrecisionAnswer
 from harness.doctor import gpu, node_report, software
 from harness.doctor import nodes as doctor_nodes
 from harness.doctor.checks import Check, Finding, Patient, examine
@@ -47,6 +49,9 @@ def test_a_machine_without_gpu_can_train_the_proxy_within_a_minute(capsys):
     if not document["gpus"]:
         assert "the proxy runs instead" in rows["gpu"]["found"]
         assert "reference" in rows["backend mxfp4"]["found"], "the engines' own choice"
+        assert (
+            "tried and right" in rows["engines"]["found"] and "torch (mxfp4 H16)" in rows["engines"]["found"]
+        )
     assert rows["all-reduce"]["verdict"] == "ok" and "GB/s" in rows["all-reduce"]["found"]
     assert code == EXIT_OK and document["ok"] and document["profile"] == "proxy"
     assert all(row["fix"] for row in rows.values() if row["verdict"] != "ok"), "what is wrong can be mended"
@@ -216,3 +221,49 @@ def test_a_list_that_names_no_host_is_refused(tmp_path, text):
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(UsageError, match="one host name per line"):
         command("--hosts", str(tmp_path / "hosts"))
+
+
+def _precision(**said) -> PrecisionAnswer:
+    answer = {
+        "device": "cuda",
+        "devices": 2,
+        "torch": "2.13.0",
+        "cuda": "13.0",
+        "hip": None,
+        "collectives": "NCCL",
+    }
+    answer |= {
+        "without_peer_access": (),
+        "platform": "sm_100",
+        "fp8_units": True,
+        "fp4_units": True,
+        "arms": {},
+    }
+    return PrecisionAnswer(**{**answer, "probed": True, **said})
+
+
+def test_a_torch_that_cannot_use_the_gpus_is_named_with_both_facts(monkeypatch):
+    monkeypatch.setattr(software.environment, "gpus_are_hidden", lambda: False)
+    why = "torch 2.13.0+cpu is built for CPUs alone"
+    finding = software._libraries(patient(gpus=2), _precision(devices=0, why_no_gpu=why))
+    assert finding.verdict == "fail" and finding.found.startswith(f"2 GPUs are here, torch can use 0: {why};")
+    assert software._libraries(patient(gpus=2), _precision()).verdict == "ok"
+
+
+def test_gpus_that_somebody_hid_are_said_to_be_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    finding = software._libraries(patient(gpus=2), _precision(devices=0))
+    assert "2 GPUs are here, torch can use 0: the environment hides them;" in finding.found
+
+
+def test_an_engine_that_failed_its_probe_is_a_warning_with_the_reason():
+    right = EngineProbe(engine="triton dot_scaled", what="mxfp4 H16")
+    wrong = EngineProbe(
+        engine="torch block-scaled", what="mxfp4 H16", failure="NotImplementedError: no FBGEMM"
+    )
+    finding = software._probes(_precision(probes=(wrong, right)))
+    assert finding.verdict == "warn" and finding.fix
+    assert "passed over: torch block-scaled (mxfp4 H16): NotImplementedError: no FBGEMM" in finding.found
+    assert "right: triton dot_scaled (mxfp4 H16)" in finding.found
+    assert software._probes(_precision(probes=(right,))).verdict == "ok"
+    assert software._probes(_precision(probed=False)).verdict == "unknown"

@@ -7,6 +7,7 @@ from kernels import architectures
 from kernels.architectures import Platform
 from kernels.layer import Layer
 from kernels.ledger import Ledger
+from kernels.matmul import engine_probe
 from kernels.matmul.engine_protocol import Request
 from kernels.matmul.gemm import BackendError, choose, uses
 from kernels.philox import Randomness
@@ -151,6 +152,7 @@ def test_fp8_sums_fast_in_fprop_alone_as_transformer_engine_does(monkeypatch, fo
         return torch.zeros(a.size(0), b.size(1), dtype=out_dtype)
 
     monkeypatch.setattr(architectures, "of", lambda device: Platform(platform))
+    monkeypatch.setattr(engine_probe, "of", lambda like: None)
     monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
     recipe, ledger = GemmRecipe(format), Ledger()
     layer = Layer(recipe=LinearRecipe("test", recipe, recipe, recipe), label="l", ledger=ledger)

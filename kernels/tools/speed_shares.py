@@ -1,0 +1,153 @@
+"""Speed of quantisers and products as shares of what the same process copies and multiplies: a JSON line each.
+
+python -m kernels.tools.speed_shares [--device cuda]; `kernels bench` verifies first, compares with other ways and takes
+minutes. A share needs no data sheet, and a slow or throttled GPU does not change it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import architectures
+from kernels.formats import E4M3
+from kernels.matmul import engine_probe
+from kernels.matmul.engine_protocol import Request
+from kernels.matmul.gemm import choose, uses
+from kernels.operand_use import Use
+from kernels.philox import Draw, Randomness
+from kernels.quantize import cpu, fp8
+from kernels.recipe import Format, Gemm, GemmRecipe, Quantizer, Rounding
+from kernels.tools import inputs, kernel_bench
+from kernels.tools.devices import device_of
+
+_PLAIN, _H16 = Use(Quantizer()), Use(Quantizer(hadamard=16))
+_RANDOM = Use(Quantizer(hadamard=16, rounding=Rounding.STOCHASTIC), Draw(2**40, 1))
+_MXFP8 = Use(Quantizer(format=Format.MXFP8, element=E4M3))
+_PACKED = 2 + 0.5 + 1 / 32  # bytes an element: BF16 read, E2M1 and scales written
+_RECIPES = {"MXFP4 H16": GemmRecipe(Format.MXFP4, hadamard=16), "FP8": GemmRecipe(Format.FP8)}
+_SQUARE = 8192  # of the BF16 product that stands for the matrix rate
+Timer = Callable[[Callable[[], Any]], float]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One measurement; `share` is of the copy's bytes per second, or of the BF16 matrix rate."""
+
+    group: str
+    what: str
+    time_s: float
+    moved_bytes: int = 0
+    flops: int = 0
+    share: float | None = None
+
+
+def measured(device: torch.device) -> Iterator[Shared]:
+    """The two rates, then what is held against them, the submitted recipe's first."""
+    measure, on_gpu = _timer(device), device.type == "cuda"
+    x = inputs.make("normal", (kernel_bench.TOKENS, 4096) if on_gpu else (1024, 1024), 0).to(device)
+    copy = Shared("copy", "copy (BF16)", measure(lambda: x.clone()), 4 * x.numel())
+    yield copy
+    square = _SQUARE if on_gpu else 512
+    a, b = (inputs.make("normal", (square, square), seed).to(device) for seed in (1, 2))
+    matrix = Shared("matrix", "BF16 product", measure(lambda: a @ b.t()), flops=2 * square**3)
+    yield matrix
+    rate = copy.moved_bytes / copy.time_s
+    for what, call, per_element in _quantisers(x):
+        seconds, moved = measure(call), int(per_element * x.numel())
+        yield Shared("quantise", what, seconds, moved, share=moved / seconds / rate)
+    layers = kernel_bench.LAYERS if on_gpu else {"tiny": (256, 256)}
+    tokens = kernel_bench.TOKENS if on_gpu else 256
+    for name, (out, width) in layers.items():
+        yield from _products(device, name, (tokens, out, width), measure, matrix.flops / matrix.time_s)
+
+
+def _quantisers(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], float]]:
+    """Name, call, and bytes an element that it has to move."""
+    e4m3 = torch.float8_e4m3fn
+    if not x.is_cuda:
+        yield "MXFP4 H16 values, rows", lambda: cpu.quantize_dequantize(x, _H16.quantizer), 4
+        yield "MXFP4 values, rows", lambda: cpu.quantize_dequantize(x, _PLAIN.quantizer), 4
+        yield "FP8 cast, both", lambda: fp8.quantize(x, e4m3, rows=True, columns=True), 6
+        return
+    from kernels.quantize import triton
+
+    yield "MXFP4 H16, rows and columns", lambda: triton.quantize(x, _H16, _H16), 2 * _PACKED - 2
+    yield "MXFP4 H16, rows", lambda: triton.quantize(x, _H16, None), _PACKED
+    yield "MXFP4 without transform, rows", lambda: triton.quantize(x, _PLAIN, None), _PACKED
+    yield "MXFP4 H16 values, rows and columns", lambda: triton.quantize_dequantize(x, _H16, _H16), 6
+    yield "FP8 cast, rows and columns (2 passes)", lambda: fp8.quantize(x, e4m3, rows=True, columns=True), 6
+    yield (
+        "MXFP4 H16 stochastic, rows and columns",
+        lambda: triton.quantize(x, _RANDOM, _RANDOM),
+        2 * _PACKED - 2,
+    )
+    yield "MXFP8, rows and columns", lambda: triton.quantize(x, _MXFP8, _MXFP8), 2 + 2 * (1 + 1 / 32)
+
+
+def _products(
+    device: torch.device, name: str, shape: tuple[int, int, int], measure: Timer, rate: float
+) -> Iterator[Shared]:
+    """Fprop of one layer with operands that are quantised already."""
+    M, N, K = shape
+    x, w = (inputs.make("normal", size, seed).to(device) for seed, size in enumerate(((M, K), (N, K))))
+    flops, on = 2 * M * N * K, architectures.of(device)
+    seconds = measure(lambda: x @ w.t())
+    yield Shared("product", f"{name} BF16", seconds, flops=flops, share=flops / seconds / rate)
+    for format, recipe in _RECIPES.items():
+        left, right = uses(recipe, Gemm.FPROP, Randomness(0), x)
+        request = Request(left.quantizer, right.quantizer, M, N, K)
+        engine = choose(on, request, probes=engine_probe.of(x))
+        (first, _), (second, _) = engine.prepare(x, left, None), engine.prepare(w, right, None)
+        assert first is not None and second is not None
+        options: dict[str, Any] = {"gain": 1.0, "dtype": torch.bfloat16, "accumulate": None, "fast": True}
+
+        def call(
+            engine: Any = engine, first: Any = first, second: Any = second, options: Any = options
+        ) -> Tensor:
+            return engine.multiply(first, second, **options)
+
+        seconds = measure(call)
+        what = f"{name} {format} ({engine.backend(on, request)}, {engine.name})"
+        yield Shared("product", what, seconds, flops=flops, share=flops / seconds / rate)
+
+
+def _timer(device: torch.device) -> Timer:
+    """Median seconds: with the caches flushed on a GPU, over five calls elsewhere."""
+    if device.type == "cuda":
+        import triton.testing
+
+        return lambda call: triton.testing.do_bench(call, warmup=20, rep=100, return_mode="median") / 1e3
+
+    def wall(call: Callable[[], Any]) -> float:
+        call()
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    return wall
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="kernels.tools.speed_shares")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    device = device_of(parser.parse_args().device)
+    if device is None:
+        raise SystemExit("--device: found cuda; allowed: cpu, no GPU is visible to torch")
+    for row in measured(device):
+        print(json.dumps(asdict(row)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

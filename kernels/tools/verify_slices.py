@@ -1,0 +1,124 @@
+"""A part of `kernels verify`, for several processes side by side: compiling takes most of the time on a GPU.
+
+python -m kernels.tools.verify_slices --slice I --of N [--device cuda] prints a JSON line per kernel and quantizer, the
+submitted recipe's first, so that whoever is cut off has compared what matters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from kernels.matmul import engine_probe
+from kernels.recipe import Format, Quantizer
+from kernels.tools import verify_gemm, verify_twins
+from kernels.tools.commands import poisoned_outputs
+from kernels.tools.devices import device_of, triton_missing
+from kernels.tools.verify_twins import Outcome
+
+_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one line compares."""
+
+    twin: str
+    what: str
+    compare: Callable[[], list[Outcome]]
+
+
+def cases(device: torch.device, *, seeds: int) -> list[Case]:
+    """All cases, the most telling first; the same list in every process."""
+    found = [Case("gemm", "every engine, format and shape", lambda: verify_gemm.run(device))]
+    everything = sorted(verify_twins.quantizers(), key=_rank)
+    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
+    twins = {"triton packed": verify_twins.triton_packed, "triton values": verify_twins.triton_values}
+    for quantizer in mx if triton_missing(device) is None else ():
+        for name, twin in twins.items():
+            found.append(_case(name, twin, device, quantizer, seeds, order_is_free=True))
+    home = torch.device("cpu")
+    found += [_case("cpu", verify_twins.cpu_values, home, quantizer, seeds) for quantizer in everything]
+    return found
+
+
+def _rank(quantizer: Quantizer) -> int:
+    """The submitted recipe first, then what differs from it the least; sorting keeps the order of the others."""
+    submitted = Quantizer(hadamard=16)
+    names = ("format", "scale_rule", "rounding", "hadamard", "signs", "rows")
+    return sum(getattr(quantizer, name) != getattr(submitted, name) for name in names)
+
+
+def _case(
+    name: str,
+    twin: verify_twins.Twin,
+    device: torch.device,
+    quantizer: Quantizer,
+    seeds: int,
+    *,
+    order_is_free: bool = False,
+) -> Case:
+    what = f"{engine_probe.described(quantizer, quantizer)} {quantizer.scale_rule.value} {quantizer.rounding.value}"
+    if quantizer.rows > 1:
+        what += f" blocks of {quantizer.rows} rows"
+    if quantizer.prescale != 1.0:
+        what += f" pre-scale {quantizer.prescale}"
+    widest = max(quantizer.block, quantizer.hadamard)
+    shapes = [shape for shape in _SHAPES if not (shape[1] % widest or shape[0] % quantizer.rows)]
+
+    def compare() -> list[Outcome]:
+        return [
+            verify_twins.run(
+                name,
+                twin,
+                device=device,
+                shapes=shapes,
+                seeds=seeds,
+                chosen=[quantizer],
+                order_is_free=order_is_free,
+            )
+        ]
+
+    return Case(name, what, compare)
+
+
+def compared(chosen: list[Case], of: int) -> Iterator[dict[str, object]]:
+    """A row per outcome; a case that raises is a difference."""
+    for case in chosen:
+        began = time.perf_counter()
+        try:
+            with poisoned_outputs():
+                outcomes = case.compare()
+        except Exception as error:  # a kernel that does not compile must not hide the others
+            words = str(error).strip().splitlines() or ["without a word"]
+            outcomes = [Outcome(case.twin, 0, 0, 0, f"{type(error).__name__}: {words[0]}"[:300])]
+        for outcome in outcomes:
+            seconds = time.perf_counter() - began
+            yield {**asdict(outcome), "what": case.what, "of": of, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="kernels.tools.verify_slices")
+    parser.add_argument("--slice", type=int, default=0)
+    parser.add_argument("--of", type=int, default=1, help="how many processes share the work")
+    parser.add_argument("--seeds", type=int, default=1, help="inputs of each kind")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    np.seterr(all="ignore")  # the interpreter computes with NumPy, and NaN is among the inputs
+    device = device_of(arguments.device)
+    if device is None:
+        raise SystemExit("--device: found cuda; allowed: cpu, no GPU is visible to torch")
+    everything = cases(device, seeds=arguments.seeds)
+    for row in compared(everything[arguments.slice :: arguments.of], len(everything)):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Tries what a run is to multiply and attend with, before it is built: kernels of a library may be wrong or missing.
+
+A GEMM's engine that fails is passed over by kernels.matmul.gemm.choose. Attention with `model.attention: torch` takes
+the first kernel that is right; a kernel that was asked for by name and is wrong stops the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from harness.contract.attempt_rows import EngineProbe
+from harness.contract.config import Config
+from kernels import architectures
+from kernels.matmul import engine_probe
+from kernels.matmul.engine_protocol import Request
+from kernels.matmul.gemm import ENGINES, choose
+from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Operand
+from submission import modules
+from submission.phases import phases_of
+
+ATTENTION = "attention"
+_SEQUENCE = 128
+Kernel = Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"]  # of model.attention
+_BEST_FIRST: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "math")
+# of the norm of the difference to the norm: attention in BF16 rounds probabilities to 8 bits, twice
+_TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 0.002}
+
+
+class DifferentEngines(RuntimeError):
+    """An engine works on one rank and fails on another one: their GPUs or installations differ."""
+
+
+def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple[EngineProbe, ...]]:
+    """Try the engines of an arm and the attention of its model; all ranks try together.
+
+    Returns:
+        The configuration with the attention kernel that works, and what was tried.
+
+    Raises:
+        kernels.matmul.gemm.BackendError: no engine is left for a product.
+        submission.modules.BackendMissing: the attention kernel that was asked for is missing or wrong.
+        DifferentEngines: ranks found different things.
+    """
+    if isinstance(torch.empty(1, device=home), FakeTensor):  # a rehearsal: there are no numbers to compare
+        return config, ()
+    ours = config.arms[arm].transformer_engine == "none"
+    gemms = try_gemms([phase.recipe for phase in phases_of(config, arm)], config, arm, home) if ours else ()
+    kernel, attention = try_attention(config, home)
+    found = (*gemms, *attention)
+    _require_agreement(found)
+    return replace(config, model=replace(config.model, attention=kernel)), found
+
+
+def try_gemms(
+    recipes: Sequence[LinearRecipe], config: Config, arm: str, home: torch.device
+) -> tuple[EngineProbe, ...]:
+    """Choose an engine for every product of these recipes at the probe's size; what was tried on the way."""
+    probes = engine_probe.of(torch.empty(0, device=home))
+    size = engine_probe.SIZE
+    if probes is None:
+        return ()
+    pairs = {
+        tuple(recipe[which].quantizer(which, operand) for operand in Operand)
+        for recipe in recipes
+        for which in Gemm
+    }
+    for left, right in sorted(pairs, key=str):
+        request = Request(left, right, size, size, size)
+        choose(architectures.of(home), request, config.arms[arm].backend, probes)
+    wanted = {engine_probe.described(left, right) for left, right in pairs}
+    return tuple(
+        EngineProbe(engine=one.engine, what=one.what, failure=one.failure)
+        for one in probes.found
+        if one.what in wanted
+    )
+
+
+def try_everything(config: Config, home: torch.device) -> tuple[EngineProbe, ...]:
+    """Every engine with every format that it does not refuse on this device, and every attention kernel."""
+    size, found = engine_probe.SIZE, []
+    for recipe in map(_recipe_of, Format):
+        pairs = {tuple(recipe.quantizer(which, operand) for operand in Operand) for which in Gemm}
+        for engine in ENGINES:
+            for left, right in sorted(pairs, key=str):
+                if engine.refuses(architectures.of(home), Request(left, right, size, size, size)) is None:
+                    failure = engine_probe.failure_of(engine, left, right, home)
+                    what = engine_probe.described(left, right)
+                    found.append(EngineProbe(engine=engine.name, what=what, failure=failure))
+    for kernel in _BEST_FIRST:
+        failure = _attention_failure(kernel, config, home)
+        found.append(EngineProbe(engine=_kernel_name(kernel), what=ATTENTION, failure=failure))
+    return tuple(found)
+
+
+def _recipe_of(format: Format) -> GemmRecipe:
+    """As the arms of benchmark.yaml use the format."""
+    return GemmRecipe(format, hadamard=16) if format is Format.MXFP4 else GemmRecipe(format)
+
+
+def try_attention(config: Config, home: torch.device) -> tuple[Kernel, tuple[EngineProbe, ...]]:
+    """The kernel to attend with, and those that were tried.
+
+    Raises:
+        submission.modules.BackendMissing: the kernel that was asked for, or every one, is missing or wrong.
+    """
+    asked = config.model.attention
+    if asked == "transformer_engine":
+        return asked, ()
+    tried: list[EngineProbe] = []
+    for kernel in _BEST_FIRST if asked == "torch" else (asked,):
+        failure = _attention_failure(kernel, config, home)
+        tried.append(EngineProbe(engine=_kernel_name(kernel), what=ATTENTION, failure=failure))
+        if not failure:
+            return kernel, tuple(tried)
+    reasons = "; ".join(f"{one.engine}: {one.failure}" for one in tried)
+    raise modules.BackendMissing(
+        f"model.attention: found {asked}, which cannot attend here ({reasons}); "
+        f"allowed: torch, which takes what there is"
+    )
+
+
+def _kernel_name(kernel: str) -> str:
+    return "torch's choice" if kernel == "torch" else f"torch {kernel}"
+
+
+def _attention_failure(kernel: str, config: Config, home: torch.device) -> str:
+    """Empty where output and gradients are those of attention in FP64."""
+    try:
+        return next(_wrong_attention(kernel, config, home), "")
+    except Exception as error:  # whatever a build of torch raises
+        reason = error.__cause__ or error
+        lines = str(reason).strip().splitlines()
+        return f"{type(reason).__name__}: {lines[0] if lines else 'without a word'}"[:300]
+
+
+def _wrong_attention(kernel: str, config: Config, home: torch.device) -> Iterator[str]:
+    model, tensor = config.model, config.parallelism.tensor
+    size = model.hidden_size // model.attention_heads
+    dtype = torch.bfloat16 if model.dtype == "bf16" else torch.float32
+    generator = torch.Generator().manual_seed(3)
+    heads = (model.attention_heads // tensor, model.query_groups // tensor, model.query_groups // tensor)
+    operands = [torch.randn(1, n, _SEQUENCE, size, generator=generator).to(dtype) for n in heads]
+    gradient = torch.randn(1, heads[0], _SEQUENCE, size, generator=generator).to(dtype)
+    exact = [x.double().requires_grad_() for x in operands]
+    wanted = _attention(*exact)
+    expected = [wanted, *torch.autograd.grad(wanted, exact, gradient.double())]
+    given = [x.to(home).requires_grad_() for x in operands]
+    out = modules.attend(kernel, *given, scale=size**-0.5)
+    found = [out, *torch.autograd.grad(out, given, gradient.to(home))]
+    for what, got, right in zip(("output", "dQ", "dK", "dV"), found, expected, strict=True):
+        error = ((got.cpu().double() - right).norm() / right.norm()).item()
+        if not error <= _TOLERANCE[dtype]:
+            yield f"{what} differs by {error:.1e} of its norm from attention in FP64, allowed: {_TOLERANCE[dtype]}"
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The definition."""
+    times = query.size(1) // key.size(1)
+    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1))
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -math.inf).softmax(-1) @ value
+
+
+def _require_agreement(found: tuple[EngineProbe, ...]) -> None:
+    everyone: list[tuple[EngineProbe, ...] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, found)
+    first = {(one.engine, one.what): one.failure for one in everyone[0] or ()}
+    for rank, theirs in enumerate(everyone):
+        for one in theirs or ():
+            here = first.get((one.engine, one.what), one.failure)
+            if bool(one.failure) != bool(here):
+                worse, better, why = (rank, 0, one.failure) if one.failure else (0, rank, here)
+                raise DifferentEngines(
+                    f"{one.engine} ({one.what}) is right on rank {better} and fails on rank {worse} ({why}): "
+                    f"look at that rank's GPU and installation (./run.sh doctor, ./run.sh qualify)"
+                )
