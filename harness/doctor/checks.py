@@ -82,7 +82,7 @@ def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> li
 
 def _ask(check: Check, patient: Patient, patience_s: float) -> Sequence[Finding]:
     if patience_s < 1:
-        return [_unknown(check, "not asked: the time is used up", "./ask.sh doctor without --quick")]
+        return [_unknown(check, "not asked: the time is used up", "./run.sh doctor without --quick")]
     answers: list[Sequence[Finding]] = []
 
     def listen() -> None:

@@ -62,7 +62,8 @@ class ScaledMm:
     ) -> Tensor:  # fmt: skip
         assert left.scale is not None and right.scale is not None
         rowwise = left.scale.dim() > 0
-        scales = left.scale * factor(left, right, gain), right.scale.t() if rowwise else right.scale
+        by = factor(left, right, gain)
+        scales = left.scale if by == 1.0 else left.scale * by, right.scale.t() if rowwise else right.scale
         wanted = dtype if accumulate is None else accumulate.dtype
         out = torch.bfloat16 if rowwise else wanted  # the only output of row-wise products
         fast = fast and architectures.of(left.values.device).is_cuda  # AMD's units know one way to sum

@@ -7,10 +7,19 @@ import triton
 import triton.language as tl
 
 from kernels.formats import E4M3, E5M2
-from kernels.quantize import reference, tile
+from kernels.quantize import tile
 from kernels.quantize.triton import target
 
 _TILE = 64
+
+
+@triton.jit
+def scale_kernel(low_ptr, high_ptr, scale_ptr, LARGEST: tl.constexpr):
+    """The scale that maps the largest magnitude to LARGEST; 1 for zeros and NaN."""
+    low, high = tl.load(low_ptr).to(tl.float32), tl.load(high_ptr).to(tl.float32)
+    largest = tl.maximum(high, -low, propagate_nan=tl.PropagateNan.ALL) + tl.zeros([1], tl.float32)
+    quotient = tl.div_rn(largest, tl.full([1], LARGEST, tl.float32))
+    tl.store(scale_ptr + tl.arange(0, 1), tl.where(largest > 0, quotient, 1.0))
 
 
 @triton.jit
@@ -49,13 +58,13 @@ def quantize(
     x = x.contiguous()
     element = E4M3 if dtype == E4M3.dtype else E5M2
     low, high = torch.aminmax(x)  # one reading, NaN wins; abs().amax() would write an intermediate
-    largest = torch.maximum(high.float(), -low.float())
-    scale = torch.where(largest > 0, reference.divide(largest, element.largest), 1.0)
+    scale = torch.empty((), dtype=torch.float32, device=x.device)
     M, N = x.shape
     along = torch.empty(M, N, dtype=dtype, device=x.device) if rows else None
     across = torch.empty(N, M, dtype=dtype, device=x.device) if columns else None
     grid = (triton.cdiv(M, _TILE), triton.cdiv(N, 2 * _TILE))
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        scale_kernel[(1,)](low, high, scale, LARGEST=element.largest)
         cast_kernel[grid](
             x, scale, _bytes(along, x), _bytes(across, x), M, N,
             ELEMENT=(element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
