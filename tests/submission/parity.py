@@ -11,20 +11,22 @@ import torch
 import torch.nn.functional as F
 
 FOUR_LAYERS = {"layers": 4}
-LAYOUTS = {
-    1: {"single": {}, "mxfp4, single": {}},
-    2: {
+LAYOUTS = {  # by the group that one launch trains, and its number of ranks
+    ("alone", 1): {"single": {}, "mxfp4, single": {}},
+    ("pairs", 2): {
         "data": {"gpus_per_node": 2},
-        "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
-        "data, overlap": {"gpus_per_node": 2, "overlap": True},
-        "tensor": {"gpus_per_node": 2, "tensor": 2},
         "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
-        "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "mxfp4, data": {"gpus_per_node": 2},
     },
-    4: {
+    ("more pairs", 2): {
+        "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
+        "data, overlap": {"gpus_per_node": 2, "overlap": True},
+        "tensor": {"gpus_per_node": 2, "tensor": 2},
+        "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
+    },
+    ("fours", 4): {
         "data x tensor": {"gpus_per_node": 4, "tensor": 2},
         "data x tensor, sequence, bf16 gradients": {
             "gpus_per_node": 4,
@@ -42,16 +44,16 @@ def main() -> None:
     from submission import device
 
     device.install()
-    directory = Path(sys.argv[1])
+    directory, group = Path(sys.argv[1]), sys.argv[2]
     ranks = Ranks.from_environment()
     losses = {}
-    for name, layout in LAYOUTS[ranks.world_size].items():
+    for name, layout in LAYOUTS[group, ranks.world_size].items():
         arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
         losses[name] = train(directory, ranks, layout, arm)
     if ranks.world_size == 1:
         losses["bare"] = bare(directory)
     if ranks.rank == 0:
-        (directory / f"losses_{ranks.world_size}.json").write_text(json.dumps(losses))
+        (directory / f"losses_{group}.json").write_text(json.dumps(losses))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -20,8 +20,6 @@ from harness.records import lock
 from tests.harness.campaign.test_campaign import keys, results
 from tests.harness.scripted_submission import command
 
-KILLS = 20
-
 
 _STARTED: list[subprocess.Popen] = []
 
@@ -122,8 +120,8 @@ def test_resume_refuses_while_an_orphan_still_trains(tmp_path):
     assert run_job(store.select(tmp_path, [])[0], command=command()).finished
 
 
-def kill_at_random_moments(start, output: Path, *, longest_s: float) -> dict[str, bytes]:
-    """Kill -9 everything twenty times, whatever it does by then; returns the results recorded so far.
+def kill_at_random_moments(start, output: Path, *, longest_s: float, times: int = 20) -> dict[str, bytes]:
+    """Kill -9 everything so many times, whatever it does by then; returns the results recorded so far.
 
     Args:
         start: start(resume) starts the harness as a process.
@@ -132,7 +130,7 @@ def kill_at_random_moments(start, output: Path, *, longest_s: float) -> dict[str
     seed = random.SystemRandom().randrange(10**6)
     print(f"kill test: seed {seed}")
     moments, recorded, kills = random.Random(seed), {}, 0
-    while kills < KILLS:
+    while kills < times:
         process = start(unfinished(output))
         try:
             process.communicate(timeout=moments.uniform(0.1, longest_s))
@@ -145,7 +143,8 @@ def kill_at_random_moments(start, output: Path, *, longest_s: float) -> dict[str
     return recorded
 
 
-def test_kill_9_of_everything_at_twenty_random_moments_loses_and_doubles_nothing(tmp_path):
+@pytest.mark.parametrize("times", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_kill_9_of_everything_at_random_moments_loses_and_doubles_nothing(tmp_path, times):
     def start(resume: bool) -> subprocess.Popen:
         return harness(tmp_path, *(["--resume"] if resume else []))
 
@@ -153,7 +152,7 @@ def test_kill_9_of_everything_at_twenty_random_moments_loses_and_doubles_nothing
     wait_for(lambda: store.load_all(tmp_path))
     startup_s = time.monotonic() - began  # of this machine, today
     kill_everything(first)
-    recorded = kill_at_random_moments(start, tmp_path, longest_s=startup_s + 1.2)
+    recorded = kill_at_random_moments(start, tmp_path, longest_s=startup_s + 1.2, times=times)
     while unfinished(tmp_path):
         run_job(store.select(tmp_path, [])[0], command=command())
     assert_whole(tmp_path, recorded, runs=3)
