@@ -20,7 +20,6 @@ from harness.records import lock
 from tests.harness.campaign.test_campaign import keys, results
 from tests.harness.scripted_submission import command
 
-
 _STARTED: list[subprocess.Popen] = []
 
 
