@@ -45,12 +45,13 @@ class Row:
 Timer = Callable[[Callable[[], Any]], float]
 
 
-def timer(device: torch.device) -> Timer:
-    """Median seconds of a call: with the caches flushed on a GPU, over five calls elsewhere."""
+def timer(device: torch.device, *, warmup_ms: int = 50, timed_ms: int = 200) -> Timer:
+    """Median seconds of a call: on a GPU with flushed caches, for so many milliseconds; else over five calls."""
     if device.type == "cuda":
         import triton.testing
 
-        return lambda call: triton.testing.do_bench(call, warmup=50, rep=200, return_mode="median") / 1e3
+        bench = triton.testing.do_bench
+        return lambda call: bench(call, warmup=warmup_ms, rep=timed_ms, return_mode="median") / 1e3
 
     def wall(call: Callable[[], Any]) -> float:
         call()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,7 +33,6 @@ _MXFP8 = Use(Quantizer(format=Format.MXFP8, element=E4M3))
 _PACKED = 2 + 0.5 + 1 / 32  # bytes an element: BF16 read, E2M1 and scales written
 _RECIPES = {"MXFP4 H16": GemmRecipe(Format.MXFP4, hadamard=16), "FP8": GemmRecipe(Format.FP8)}
 _SQUARE = 8192  # of the BF16 product that stands for the matrix rate
-Timer = Callable[[Callable[[], Any]], float]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Shared:
 
 def measured(device: torch.device) -> Iterator[Shared]:
     """The two rates, then what is held against them, the submitted recipe's first."""
-    measure, on_gpu = _timer(device), device.type == "cuda"
+    measure, on_gpu = kernel_bench.timer(device, warmup_ms=20, timed_ms=100), device.type == "cuda"
     x = inputs.make("normal", (kernel_bench.TOKENS, 4096) if on_gpu else (1024, 1024), 0).to(device)
     copy = Shared("copy", "copy (BF16)", measure(lambda: x.clone()), 4 * x.numel())
     yield copy
@@ -94,7 +91,7 @@ def _quantisers(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], float]]:
 
 
 def _products(
-    device: torch.device, name: str, shape: tuple[int, int, int], measure: Timer, rate: float
+    device: torch.device, name: str, shape: tuple[int, int, int], measure: kernel_bench.Timer, rate: float
 ) -> Iterator[Shared]:
     """Fprop of one layer with operands that are quantised already."""
     M, N, K = shape
@@ -118,25 +115,6 @@ def _products(
         seconds = measure(call)
         what = f"{name} {format} ({engine.backend(on, request)}, {engine.name})"
         yield Shared("product", what, seconds, flops=flops, share=flops / seconds / rate)
-
-
-def _timer(device: torch.device) -> Timer:
-    """Median seconds: with the caches flushed on a GPU, over five calls elsewhere."""
-    if device.type == "cuda":
-        import triton.testing
-
-        return lambda call: triton.testing.do_bench(call, warmup=20, rep=100, return_mode="median") / 1e3
-
-    def wall(call: Callable[[], Any]) -> float:
-        call()
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    return wall
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from harness.contract.qualify_rows import ComparedRow, SpeedRow
 from kernels.recipe import Quantizer
-from kernels.tools import speed_shares, verify_slices, verify_twins
+from kernels.tools import kernel_bench, speed_shares, verify_slices, verify_twins
 
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def test_a_kernel_that_raises_or_differs_hides_no_other(monkeypatch):
 
 
 def test_speeds_are_shares_of_the_rates_of_the_same_process(monkeypatch):
-    monkeypatch.setattr(speed_shares, "_timer", lambda device: lambda call: (call(), 1e-3)[1])
+    monkeypatch.setattr(kernel_bench, "timer", lambda device, **_: lambda call: (call(), 1e-3)[1])
     rows = list(speed_shares.measured(CPU))
     assert {one.name for one in dataclasses.fields(speed_shares.Shared)} == names(SpeedRow)
     assert [row.group for row in rows[:2]] == ["copy", "matrix"] and not any(row.share for row in rows[:2])
