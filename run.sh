@@ -55,11 +55,11 @@ find_python() {
 # An environment without a finished layer is made anew; a finished one is only added to.
 make_venv() {
     local option=()
-    if compgen -G "$venv/.[lpt]*" >/dev/null && [[ -x $venv/bin/python ]]; then return; fi
+    if compgen -G "$venv/.[clpt]*" >/dev/null && [[ -x $venv/bin/python ]]; then return; fi # .complete: of earlier versions
     "$python" -c 'import importlib.util as i, sys; sys.exit(i.find_spec("torch") is None)' 2>/dev/null &&
         option=(--system-site-packages)
     say "virtual environment in $venv ($("$python" --version))"
-    "$python" -m venv --clear "${option[@]}" "$venv" >&2 ||
+    "$python" -m venv --clear ${option[@]+"${option[@]}"} "$venv" >&2 ||
         fail "$python cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)"
 }
 
@@ -77,7 +77,7 @@ set_up() {
     find_python
     make_venv
     rm -f "$venv/.$1"
-    PYTHONSAFEPATH=1 PYTHONPATH=$root "$venv/bin/python" -m harness.setup "$1" "$python" || exit
+    PYTHONSAFEPATH=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$venv/bin/python" -m harness.setup "$1" "$python" || exit
     cp "$pins" "$venv/.new"
     mv "$venv/.new" "$venv/.$1"
     say "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -36,6 +37,7 @@ _NETWORK = (
     "trusted-host",
 )
 _LAST_LINES = 12
+_REPORTS = (22, 2)  # the first pip that resolves without installing; Ubuntu 22.04 has 22.0
 
 
 class PipFailed(Exception):
@@ -70,12 +72,18 @@ def configured() -> dict[str, str]:
 
 
 def _count(command: Sequence[str], report: Path, environment: dict[str, str]) -> int:
-    """How many packages are to be installed: pip resolves them, which takes a few seconds and fetches none."""
+    """How many packages are to be installed, which pip resolves in a few seconds; 0 where this pip cannot say."""
+    if _version() < _REPORTS:
+        return 0
     resolve = [*command, "--dry-run", "--quiet", "--report", str(report)]
     done = subprocess.run(resolve, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PipFailed((done.stderr or done.stdout).strip())
     return len(json.loads(report.read_text(encoding="utf-8"))["install"])
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2])
 
 
 def _run(command: Sequence[str], many: int, environment: dict[str, str]) -> None:
@@ -102,16 +110,17 @@ def _kept(lines: Iterator[str], last: deque[str]) -> Iterator[str]:
 
 
 def progress(lines: Iterator[str], many: int) -> Iterator[str]:
-    """What to tell of pip's lines: which package of how many, its bytes, the seconds so far."""
+    """What to tell of pip's lines: which package of how many (0: unknown), its bytes, the seconds so far."""
     began, count = time.monotonic(), 0
     for line in lines:
         if found := _FETCHED.match(line):
             count += 1
             size = found["size"] or _bytes(Path(found["file"]))
             package = f"{found['name']} {found['version']} ({size})"
-            yield f"setup: package {count} of {many}: {package}, {time.monotonic() - began:.0f} s"
-        elif line.startswith("Installing collected packages") and many:
-            yield f"setup: unpacking {many} packages, {time.monotonic() - began:.0f} s"
+            of = f" of {many}" if many else ""
+            yield f"setup: package {count}{of}: {package}, {time.monotonic() - began:.0f} s"
+        elif line.startswith("Installing collected packages"):
+            yield f"setup: unpacking {many or count} packages, {time.monotonic() - began:.0f} s"
 
 
 def _bytes(wheel: Path) -> str:

@@ -141,6 +141,13 @@ def test_training_is_added_to_the_environment_that_is_there_and_holds_the_light_
     assert layers(checkout) == ["light", "train"] and len(calls(checkout, "-m venv")) == 1
 
 
+def test_an_environment_of_an_earlier_version_is_kept(checkout):
+    run(checkout, "check")
+    (checkout / ".venv/.light").rename(checkout / ".venv/.complete")
+    assert run(checkout, "check").returncode == 0
+    assert layers(checkout) == ["light", "light"] and len(calls(checkout, "-m venv")) == 1
+
+
 def test_a_wider_layer_serves_the_light_one(checkout):
     run(checkout, "run")
     run(checkout, "check")

@@ -62,3 +62,12 @@ def test_every_package_is_told_with_its_number_and_bytes():
         "setup: package 2 of 2: typing_extensions 4.15.0 (44 kB)",
         "setup: unpacking 2 packages",
     ]
+
+
+def test_a_pip_that_cannot_count_installs_all_the_same(wheels, monkeypatch, capfd):
+    monkeypatch.setattr(pip, "_version", lambda: (22, 0))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    pip.install(["demo==1.0"], options=["--target", str(wheels / "target")])
+    assert (wheels / "target" / "demo.py").exists()
+    assert "setup: package 1: demo 1.0 (" in capfd.readouterr().err
