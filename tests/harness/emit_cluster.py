@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.busy import ENDLESS_S
+
 _RUN = """#!/usr/bin/env bash
 [[ $1 == setup ]] && exit 0
 [[ $1 == doctor ]] && { echo '{}'; echo "$*" >>"$CALLS"; }
@@ -106,5 +108,5 @@ def run_file(
         while not (home / "calls.on").exists() and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(signal.SIGUSR1)
-    status = process.wait(timeout=30)
+    status = process.wait(timeout=ENDLESS_S)
     return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else [], status

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from harness.base.errors import UserError
-from harness.campaign import store
+from harness.campaign import process, store
 from harness.campaign.runner import run_job
 from harness.config.file import resolve
 from harness.contract.config import Config
@@ -40,7 +40,9 @@ def main() -> int:
     parser.add_argument("--behaviour", default="target")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--wait", type=float, default=15.0)
+    parser.add_argument("--closing", type=float, default=process._CLOSING_S)
     args = parser.parse_args()
+    process._CLOSING_S = args.closing
     try:
         if args.resume:
             job = store.select(args.output, [])[0]

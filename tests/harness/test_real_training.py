@@ -14,6 +14,7 @@ import pytest
 from compliance import checker
 from harness.base.paths import ROOT
 from harness.campaign import store
+from tests.busy import ENDLESS_S
 from tests.harness.campaign.test_campaign import results
 from tests.harness.campaign.test_interruption import (
     assert_whole,
@@ -37,7 +38,7 @@ def harness(output: Path, *arguments: str) -> subprocess.Popen:
 def test_a_run_trains_proves_its_precision_and_is_reported(tmp_path):
     """Both arms, one seed: the only violation is the target that this test sets lower than the proxy's."""
     process = harness(tmp_path, "run", *QUICK, "--runs", "1")
-    said, _ = process.communicate(timeout=840)
+    said, _ = process.communicate(timeout=ENDLESS_S)
     made = store.load_all(tmp_path)
     assert [arm.arm for arm in made] == ["mxfp4", "fp8"], said
     ruleset = checker.load("proxy")
@@ -55,7 +56,7 @@ def test_ctrl_c_leaves_a_log_that_is_incomplete_but_well_formed(tmp_path):
     process = harness(tmp_path, "run", "--profile", "proxy", "--arm", "mxfp4", "--runs", "1")
     attempt = wait_for(lambda: training(tmp_path), seconds=120)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=ENDLESS_S)
     assert process.returncode == 130, said
     violations = checker.check_directory([attempt / "result.txt"], checker.load("proxy"))
     assert [violation.rule for violation in violations] == ["quality_target"], violations
@@ -71,13 +72,13 @@ def test_kill_9_of_everything_at_twenty_random_moments_of_real_training(tmp_path
 
     recorded = kill_at_random_moments(start, tmp_path, longest_s=18.0)
     while unfinished(tmp_path):
-        harness(tmp_path, "resume").communicate(timeout=600)
+        harness(tmp_path, "resume").communicate(timeout=ENDLESS_S)
     assert_whole(tmp_path, recorded, runs=2)
 
 
 def test_the_benchmark_command_prints_every_ratio(tmp_path):
     """One repetition: that it works and what it says, not how fast this machine is."""
-    said, _ = harness(tmp_path, "bench", "--repetitions", "1", "--json").communicate(timeout=840)
+    said, _ = harness(tmp_path, "bench", "--repetitions", "1", "--json").communicate(timeout=ENDLESS_S)
     report = json.loads(said)
     assert (
         report["arms"].keys() == {"bf16", "fp8", "mxfp4"} and report["arms"]["bf16"]["ratio_to_bf16"] == 1.0

@@ -18,7 +18,7 @@ from tests.launchers.campaigns import how_it_ended, only_campaign, training
 from tests.launchers.docker_engine import IMAGE, Engine
 from tests.launchers.slurm_cluster import wait_for
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.docker]
 OPTIONS = (
     "model.layers=1",  # reaches the target as four do, three times as fast
     "batch.micro_batch_size=8",

@@ -14,7 +14,7 @@ from tests.launchers import slurm_cluster
 from tests.launchers.campaigns import how_it_ended, only_campaign, training
 from tests.launchers.slurm_cluster import Cluster, Job, wait_for
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm]
 OPTIONS = (
     "model.layers=1",  # reaches the target as four do, three times as fast
     "parallelism.gpus_per_node=1",

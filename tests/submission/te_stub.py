@@ -23,6 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from harness.base.paths import ROOT
+from tests.busy import ENDLESS_S
 
 BESIDE = (
     Path(sys.prefix) / "transformer_engine_sources"
@@ -48,7 +49,7 @@ def sources() -> Path | None:
 def child(module: str) -> dict[str, Any]:
     """What a test module's process of its own found: these stubs would mislead every later test of this one."""
     command = [sys.executable, "-m", f"tests.submission.{module}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=840)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ENDLESS_S)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

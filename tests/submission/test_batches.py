@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from harness.base.paths import ROOT as REPOSITORY
+from tests.busy import ENDLESS_S
 from tests.submission.configurations import LENGTH, small_config, write_data
 
 
@@ -93,7 +94,7 @@ def test_the_index_is_built_without_a_page_of_tokens_which_the_first_step_reads(
 def test_a_signal_to_the_group_leaves_the_workers_alone_until_the_rank_ends(name):
     command = [sys.executable, "-m", "tests.submission.signalled_rank", name]
     done = subprocess.run(
-        command, cwd=REPOSITORY, start_new_session=True, capture_output=True, text=True, timeout=120
+        command, cwd=REPOSITORY, start_new_session=True, capture_output=True, text=True, timeout=ENDLESS_S
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["error"] is None

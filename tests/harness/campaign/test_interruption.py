@@ -17,6 +17,7 @@ from harness.base.paths import ROOT
 from harness.campaign import store
 from harness.campaign.runner import run_job
 from harness.records import lock
+from tests.busy import ENDLESS_S, slowness
 from tests.harness.campaign.test_campaign import keys, results
 from tests.harness.scripted_submission import command
 
@@ -41,7 +42,7 @@ def harness(output: Path, *options: str) -> subprocess.Popen:
     return process
 
 
-def wait_for(condition, *, seconds: float = 90.0):
+def wait_for(condition, *, seconds: float = ENDLESS_S):
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, "waited in vain"
@@ -73,7 +74,7 @@ def test_an_interrupted_job_closes_its_log_and_exits_130(tmp_path, number):
     process = harness(tmp_path, "--behaviour", "hang")
     attempt = wait_for(lambda: training(tmp_path))
     process.send_signal(number)
-    _, words = process.communicate(timeout=90)
+    _, words = process.communicate(timeout=ENDLESS_S)
     assert process.returncode == EXIT_INTERRUPTED
     assert "./run.sh resume" in words.splitlines()[-1]
     log = attempt / "result.txt"
@@ -83,15 +84,16 @@ def test_an_interrupted_job_closes_its_log_and_exits_130(tmp_path, number):
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_deaf_training(tmp_path):
-    process = harness(tmp_path, "--behaviour", "deaf")
+    patience_s = 30 * slowness()  # of a harness that is asked once
+    process = harness(tmp_path, "--behaviour", "deaf", "--closing", str(patience_s))
     wait_for(lambda: training(tmp_path))
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    process.communicate(timeout=90)
+    process.communicate(timeout=ENDLESS_S)
     assert process.returncode == EXIT_INTERRUPTED
-    assert time.monotonic() - began < 15  # patience with a training that is asked once is 30 s
+    assert time.monotonic() - began < patience_s / 2
     directory = store.load_all(tmp_path)[0].directory
     assert not lock.trainers(directory)
 
@@ -106,7 +108,8 @@ def test_a_training_ends_when_its_harness_is_killed(tmp_path):
 
 
 def test_resume_refuses_while_an_orphan_still_trains(tmp_path):
-    process = harness(tmp_path, "--behaviour", "deaf")
+    patience_s = 30 * slowness()  # of a harness that is asked once
+    process = harness(tmp_path, "--behaviour", "deaf", "--closing", str(patience_s))
     attempt = wait_for(lambda: training(tmp_path))
     directory = attempt.parent.parent
     process.kill()

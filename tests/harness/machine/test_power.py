@@ -22,6 +22,7 @@ from harness.contract.config import Config
 from harness.machine.power import recorder, sampler
 from harness.machine.power.recorder import Meter
 from harness.machine.power.sources import Hwmon, Lines, Rapl, amd, nvidia, watts
+from tests.busy import ENDLESS_S
 from tests.harness.power_machines import amdgpu, path_with, rapl
 from tests.harness.power_machines import nvidia as nvidia_smi
 from tests.harness.scripted_harness import scripted_config
@@ -40,7 +41,7 @@ def asking(sample_s: float) -> Config:
     return resolve("proxy", overrides=[f"power.sample_s={sample_s}"], aliases={}).config
 
 
-def until(condition, patience_s: float = 5.0) -> None:
+def until(condition, patience_s: float = ENDLESS_S) -> None:
     limit = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < limit, "it never came"
@@ -63,7 +64,7 @@ def measured(
             yield path
         finally:
             os.close(theirs)
-            thread.join(5)
+            thread.join(ENDLESS_S)
             os.close(ours)
         assert not thread.is_alive()
 
@@ -246,7 +247,7 @@ def test_a_harness_that_is_killed_leaves_no_meter_and_no_tool(tmp_path):
     code += "with Meter(sources=('nvidia-smi',), every_s=0.2).running(Path(sys.argv[1])): time.sleep(60)"
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment)
     path = tmp_path / "power.jsonl"
-    until(lambda: path.exists() and readings(path, "nvidia-smi"), 20.0)
+    until(lambda: path.exists() and readings(path, "nvidia-smi"))
     killed.kill()
     killed.wait()
     until(lambda: sampler.SAMPLER in path.read_text())

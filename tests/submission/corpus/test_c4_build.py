@@ -19,6 +19,7 @@ from submission.corpus.c4_index import token_type
 from submission.corpus.c4_output import Output, OutputError
 from submission.corpus.c4_read import InputError
 from submission.tools import c4_bench
+from tests.busy import ENDLESS_S
 from tests.submission.c4_texts import END, builder, built, contents, lines, texts, tokenizer, zipped
 
 KILLS = 10
@@ -134,7 +135,7 @@ def test_workers_end_with_a_killed_builder(tokens, large, tmp_path):
     assert len(workers) >= 2
     process.kill()
     process.communicate()
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert psutil.wait_procs(workers, timeout=ENDLESS_S)[1] == []
 
 
 def test_an_interrupt_keeps_what_is_done_and_says_so(tokens, large, tmp_path):

@@ -18,10 +18,11 @@ from harness.base.paths import ROOT
 from harness.contract.config import to_mapping
 from harness.contract.ending import Reason
 from harness.records import attempt as attempts
+from tests.busy import ENDLESS_S, slowness
 from tests.submission.configurations import small_config
 
-HANG_S, SILENCE_S = 6.0, 8.0
-CLOSING_S = 25.0  # on a busy machine; about 2 s on a quiet one
+HANG_S, SILENCE_S = 6.0, 8.0  # on a quiet machine; a busy one gets what it needs
+CLOSING_S = 25.0  # about 2 s on a quiet machine
 STEP = 3
 # on a busy machine torchrun takes the exit status away before anybody has read it
 KILLED = re.compile(rf"(was killed by SIGKILL|died) in step {STEP}")
@@ -31,6 +32,11 @@ KILLED = re.compile(rf"(was killed by SIGKILL|died) in step {STEP}")
 class Aftermath:
     directory: Path
     said: str  # by torchrun and its ranks
+    slowness: float  # of this machine, before and after the training
+
+    def within(self, *patience_s: float) -> bool:
+        """Whether the end came in the given time, told for a quiet machine."""
+        return self.took_s < sum(patience_s) * self.slowness
 
     @property
     def status(self) -> dict:
@@ -51,11 +57,12 @@ class Aftermath:
 @pytest.fixture
 def accident(data_directory, tmp_path):
     def run(fault: str, rank: int, *, step: int = STEP, **parallelism: int) -> Aftermath:
+        before = slowness()
         layout = {"gpus_per_node": 2, "threads_per_rank": 1, **parallelism}
         config = small_config(
             data_directory,
             parallelism=layout,
-            watchdog={"hang_s": HANG_S, "silence_s": SILENCE_S},
+            watchdog={"hang_s": HANG_S * before, "silence_s": SILENCE_S * before},
             evaluation={"interval_samples": 32, "sequences": 8, "target_log_perplexity": 0.5},
         )
         document = {"config": to_mapping(config), "run": {"arm": "bf16", "index": 0, "seed": 3}}
@@ -66,11 +73,11 @@ def accident(data_directory, tmp_path):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         line = [sys.executable, *launcher, *script, "--rank", str(rank), "--step", str(step)]
         with (tmp_path / "stdout.log").open("wb") as log:
-            code = subprocess.run(line, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=600)
+            code = subprocess.run(line, env=environment, cwd=ROOT, stdout=log, stderr=log, timeout=ENDLESS_S)
         said = (tmp_path / "stdout.log").read_text()
         assert code.returncode == 1, said
         assert survivors(tmp_path) == []
-        return Aftermath(directory=tmp_path, said=said)
+        return Aftermath(directory=tmp_path, said=said, slowness=max(before, slowness()))
 
     yield run
     for pid in survivors(tmp_path):  # of a test that failed
@@ -97,7 +104,7 @@ def require_aborted_log(after: Aftermath, *, samples: int) -> None:
 def test_a_hung_rank_ends_all_ranks_and_the_log_names_it_and_where_it_stood(accident):
     after = accident("sleep", 1)
     message = after.status["message"]
-    assert after.status["reason"] == "hung" and after.took_s < HANG_S + CLOSING_S, after.said
+    assert after.status["reason"] == "hung" and after.within(HANG_S, CLOSING_S), after.said
     assert f"in step {STEP}: rank 1 (process " in message
     assert "watched.py" in message and message.endswith("_sleep; the other 1 wait")
     require_aborted_log(after, samples=8 * (STEP - 1))
@@ -108,7 +115,7 @@ def test_a_hung_rank_ends_all_ranks_and_the_log_names_it_and_where_it_stood(acci
 
 def test_a_killed_rank_ends_the_run_within_seconds_and_is_named_with_its_signal(accident):
     after = accident("kill", 1)
-    assert after.status["reason"] == "lost_rank" and after.took_s < CLOSING_S, after.said
+    assert after.status["reason"] == "lost_rank" and after.within(CLOSING_S), after.said
     assert "rank 1 (process " in after.status["message"]
     assert KILLED.search(after.status["message"])
     require_aborted_log(after, samples=8 * (STEP - 1))
@@ -128,7 +135,7 @@ def test_a_slow_rank_is_noted_and_a_loss_that_is_not_finite_is_traced_to_its_ran
 @pytest.mark.parametrize("rank", [1, 0])
 def test_a_process_that_falls_silent_is_named_by_the_other_and_killed(accident, fault, rank):
     after = accident(fault, rank)
-    assert after.status["reason"] == "lost_rank" and after.took_s < SILENCE_S + CLOSING_S, after.said
+    assert after.status["reason"] == "lost_rank" and after.within(SILENCE_S, CLOSING_S), after.said
     assert after.status["message"].startswith(f"rank {rank} (process ")
     assert f"last in step {STEP}" in after.status["message"]
     assert ("SIGSTOP" in after.status["message"]) == (fault == "stop")
