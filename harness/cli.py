@@ -24,6 +24,7 @@ COMMANDS = {
     "data": ("harness.commands.data", "fetch | build | verify the training data"),
     "run": ("harness.commands.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
     "status": ("harness.commands.status", "how far the campaigns are"),
+    "serve": ("harness.commands.serve", "campaigns in a browser of this machine, while they train"),
     "follow": (
         "harness.commands.follow",
         "on every node of a job but the first: train what that one trains",
@@ -71,6 +72,10 @@ COMMANDS = {
         "what is proven on this node, in minutes: engines, kernels, speed, two-layer trainings; one page",
     ),
     "test": ("harness.commands.test", "the whole test suite"),
+    "completion": (
+        "harness.commands.completion",
+        "a script that completes commands, options and names in your shell",
+    ),
 }
 
 
@@ -82,15 +87,16 @@ TRAINING = frozenset(
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=COMMANDS[command][1])
     importlib.import_module(COMMANDS[command][0]).arguments(parser)
+    parser.set_defaults(every_command=COMMANDS)  # `completion` lists them; commands do not import this file
     return parser
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
     rows += (
         ""
         if INSTALLED
-        else f"\n  {'setup':<8} make or update .venv and start nothing; commands do it by themselves when they need it"
+        else f"\n  {'setup':<10} make or update .venv and start nothing; commands do it by themselves when they need it"
     )
     head = f"usage: {PROGRAM} [command] [options]    no command: the main job"
     return f"{head}\n\n{rows}\n\n{PROGRAM} COMMAND --help says more.\n"

@@ -21,6 +21,7 @@ COMMANDS = [
     "data",
     "run",
     "status",
+    "serve",
     "follow",
     "launch",
     "resume",
@@ -38,6 +39,7 @@ COMMANDS = [
     "bench",
     "qualify",
     "test",
+    "completion",
 ]
 IMPORTED = [
     "kernels.nn.Linear",

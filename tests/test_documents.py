@@ -65,3 +65,13 @@ def test_the_hooks_before_a_commit_start_what_the_suite_starts():
     entries = " ".join(hook["entry"] for hook in hooks)
     assert all(tool in entries for tool in ("ruff format", "ruff check", "mypy"))
     assert all((ROOT / name).is_file() for name in re.findall(r"tests/[\w.]+", entries))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in TEXTS if path.suffix == ".md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_a_link_in_a_document_leads_to_a_file(path):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), f"{path.name}: {target}"

@@ -65,8 +65,13 @@ def create(config: Config) -> Job:
 
 
 def load_all(output: Path) -> list[Campaign]:
-    """Every readable campaign under `output`, oldest job first."""
+    """Every readable campaign under `output`, oldest job first; finishes the creation of a job that was killed."""
     _unpack_staged(output)
+    return read_all(output)
+
+
+def read_all(output: Path) -> list[Campaign]:
+    """The same without writing anything."""
     found = []
     for path in output.glob(f"[0-9]*/{file_names.CAMPAIGN}"):
         with contextlib.suppress(UsageError):  # another version's campaign is not this one's business

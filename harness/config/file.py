@@ -109,6 +109,16 @@ def resolve(
     return Resolved(config=_absolute(config), origins=tree.leaf_origins(config))
 
 
+def names_of(section: str, file: Path = BENCHMARK) -> list[str]:
+    """The names under `profiles`, `presets` or `arms`.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    named = _read(file).value.get(section)
+    return [str(name) for name in named] if isinstance(named, Mapping) else []
+
+
 def _read(file: Path) -> yaml_lines.Document:
     try:
         return yaml_lines.read(file.read_bytes(), file.name)
