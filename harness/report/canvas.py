@@ -53,11 +53,15 @@ def short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - tail - 1]}…{name[-tail:]}"
 
 
-def legend(axes: Axes) -> None:
-    """Names of the lines: inside the plot where they are few, else below it, on a figure that grows for them."""
+def legend(axes: Axes, place: str = "best") -> None:
+    """Names of the lines: inside the plot where they are few, else below it, on a figure that grows for them.
+
+    Args:
+        place: inside the plot, as matplotlib calls it.
+    """
     handles, names = axes.get_legend_handles_labels()
     if 0 < len(names) <= MANY:
-        axes.legend(loc="best")
+        axes.legend(loc=place)
     elif names:
         figure = axes.get_figure(root=True)
         assert figure is not None
@@ -79,7 +83,8 @@ def canvas(title: str, x_label: str = "", y_label: str = "", *, height: float = 
         figure.patch.set_alpha(0)
         axes = figure.subplots()
         axes.patch.set_alpha(0)
-        axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold")
+        # over the names of the rows, too: a title that begins with the axes would be cut off on the right
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         yield axes

@@ -99,5 +99,5 @@ def _plot(arms: Sequence[Live], name: str) -> str | None:
         axes.axhline(target, color=INK, lw=1, ls="--")
         axes.annotate(f"target {target:g}", (0.01, target), xycoords=axes.get_yaxis_transform(), va="bottom")
         axes.set_xlim(left=0)
-        legend(axes)
+        legend(axes, "upper right")
         return svg(axes, f"Loss curves of {', '.join(one.row.arm for one in arms)}; target {target:g}", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -64,11 +65,21 @@ def _percent_axis(axes: Axes) -> None:
     low, high = axes.dataLim.intervalx
     room = 0.22 * (high - low) + 0.01
     axes.set_xlim(low - room, high + room)
-    span = math.exp(high + room) - math.exp(low - room)
-    step = next((one for one in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if span / one <= 7), 1.0)
-    marks = [one * step for one in range(math.ceil(-0.95 / step), 40)]
-    axes.set_xticks([math.log(1 + mark) for mark in marks if low - room <= math.log(1 + mark) <= high + room])
+    axes.set_xticks([math.log(1 + mark) for mark in _marks(low - room, high + room)])
     axes.xaxis.set_major_formatter(_PERCENT)
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """Round changes (0.1 is 10 %) between two logarithms, far enough apart for their labels; 0 among them."""
+    apart = (high - low) / 7
+    steps = [[one * step for one in range(-20, 21)] for step in (0.01, 0.02, 0.05, 0.1, 0.2)]
+    decades = [ratio * 10.0**power - 1 for power in range(-6, 7) for ratio in (1, 2, 5)]
+    for marks in (*steps, decades, decades[::3]):
+        seen = [one for one in marks if one > -1 and low <= math.log1p(one) <= high]
+        gaps = [math.log1p(b) - math.log1p(a) for a, b in itertools.pairwise(seen)]
+        if math.log1p(marks[-1]) >= high and all(gap >= apart for gap in gaps):
+            return seen
+    return [0.0]
 
 
 def _rows(pairs: Sequence[Ratios]) -> tuple[tuple[str, Factor], ...]:

@@ -17,6 +17,7 @@ from harness.analysis.submission_loader import Submission
 from harness.report.canvas import INK, MANY, STRIPE, canvas, colours, legend, short, svg
 
 _STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
+_BARS = 2  # submissions whose names have room below their bars
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
 
 
@@ -55,7 +56,7 @@ def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
     axes.set_xlim(left=0)
     if against == "samples":
         axes.xaxis.set_major_formatter(_THOUSANDS)
-    legend(axes)
+    legend(axes, "upper right")  # curves fall: there they are not
 
 
 def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
@@ -89,7 +90,7 @@ def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 def run_results(submissions: Sequence[Submission]) -> str:
     """Run results with those that the olympic mean drops marked; bars for a few submissions, dots for many."""
-    drawn = _bars if len(submissions) <= MANY else _dots
+    drawn = _bars if len(submissions) <= _BARS else _dots
     means = ", ".join(
         f"{row.name} {minutes:.3f}" for row in submissions if (minutes := run_figures.time_to_train_min(row))
     )
