@@ -131,7 +131,7 @@ class GemmRecipe:
     """Format of both operands of one GEMM; transforms and rounding apply only to the block formats.
 
     Raises:
-        ValueError: names the option, what was found and what is allowed.
+        ValueError: an option has a value that is not allowed; the message names the option.
     """
 
     format: Format

@@ -28,9 +28,8 @@ from submission.phases import phases_of
 
 ATTENTION = "attention"
 _SEQUENCE = 128
-Kernel = Literal[
-    "torch", "flash", "cudnn", "efficient", "math", "transformer_engine"
-]  # the values of model.attention
+# the values of model.attention
+Kernel = Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"]
 _BEST_FIRST: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "math")
 # largest |difference| / |exact| in the 2-norm; attention in BF16 rounds probabilities to 8 bits twice
 _TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 0.002}
@@ -51,9 +50,8 @@ def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple
         submission.modules.BackendMissing: the requested attention kernel is missing or wrong.
         DifferentEngines: the tests gave different results on different ranks.
     """
-    if isinstance(
-        torch.empty(1, device=home), FakeTensor
-    ):  # fake tensors (submission/rehearsal) hold no numbers to compare
+    # fake tensors (submission/rehearsal) hold no numbers to compare
+    if isinstance(torch.empty(1, device=home), FakeTensor):
         return config, ()
     ours = config.arms[arm].transformer_engine == "none"
     gemms = try_gemms([phase.recipe for phase in phases_of(config, arm)], config, arm, home) if ours else ()

@@ -26,9 +26,7 @@ class Trainer:
     """The objects that a step works on."""
 
     config: Config
-    chunks: tuple[
-        DistributedDataParallel, ...
-    ]  # this rank's pipeline stages; several where they are interleaved
+    chunks: tuple[DistributedDataParallel, ...]  # this rank's pipeline stages; several if interleaved
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     home: torch.device

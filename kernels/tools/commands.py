@@ -42,9 +42,8 @@ def verify(args: argparse.Namespace) -> int:
         print("--device cuda: torch sees no GPU; use --device cpu", file=sys.stderr)
         return 3
     missing = triton_missing(device)
-    np.seterr(
-        all="ignore"
-    )  # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    np.seterr(all="ignore")
     outcomes: list[Outcome] = []
     skipped: dict[str, str] = {}
     for name, reason, make in _twins(device, args.seeds, missing):

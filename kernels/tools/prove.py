@@ -70,9 +70,7 @@ class Found:
     spilled_bytes: int
     shared_bytes: int
     instructions: int  # NVIDIA: SASS; AMD: assembly
-    hazards: int = (
-        0  # conversions whose result the next instruction uses, one wait state too early for the hardware
-    )
+    hazards: int = 0  # conversions whose result the next instruction uses: the hardware needs a wait state
 
 
 def cases(target: str) -> Iterator[Case]:

@@ -23,12 +23,8 @@ RECIPES = {
     "fp8": GemmRecipe(Format.FP8),
     "fp8-row": GemmRecipe(Format.FP8_ROW),
 }
-SHAPES = (
-    (128, 128, 128),
-    (256, 384, 512),
-    (100, 72, 160),
-    (130, 300, 288),
-)  # M, N, K; the last two are not multiples of a tile
+# M, N, K; the last two are not multiples of a tile
+SHAPES = ((128, 128, 128), (256, 384, 512), (100, 72, 160), (130, 300, 288))
 
 
 def run(device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> list[Outcome]:

@@ -111,9 +111,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    np.seterr(
-        all="ignore"
-    )  # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    np.seterr(all="ignore")
     device = device_of(arguments.device)
     if device is None:
         raise SystemExit("--device cuda: torch sees no GPU; use --device cpu")

@@ -15,9 +15,8 @@ from kernels.quantize import cpu, reference
 from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
 from kernels.tools import inputs
 
-_MOVED = (
-    1e-4  # largest allowed share of elements that differ because Hadamard sums are added in another order
-)
+# largest allowed share of elements that differ because Hadamard sums are added in another order
+_MOVED = 1e-4
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,8 @@ def install(counts: Counts, ranks: Callable[[], Ranks]) -> None:
     """
     for name in _COLLECTIVES:
         collective = _counted(name, counts)
-        for module in (
-            dist,
-            dist.distributed_c10d,
-        ):  # distributed_c10d checks that a message is its own isend
+        # in both: distributed_c10d checks that a message is its own isend
+        for module in (dist, dist.distributed_c10d):
             setattr(module, name, collective)
     torch_dist: Any = dist
     torch_dist.batch_isend_irecv = lambda messages: [_sent(message, counts) for message in messages]

@@ -99,9 +99,8 @@ def run(attempt: Path, steps: int) -> None:
     trial.tell(stage="done")
     if ranks.rank == 0:
         shutil.rmtree(cache, ignore_errors=True)
-    if (
-        trial.answer.sync_failure
-    ):  # other ranks may wait for this one in a collective; exit, so that torchrun ends them
+    if trial.answer.sync_failure:
+        # other ranks may wait for this one in a collective; exit, so that torchrun ends them
         raise SystemExit(1)
     executor.close()
 

@@ -35,9 +35,7 @@ _REARM_S = 2.0
 _LEAVE_S = 60.0  # time to close the log, the process groups and the interpreter
 _CLOSE_S = 15.0  # time to close the log; a training thread that hangs in a write still holds its lock
 _GATHER_S = 3.0  # time for the other ranks to write their stacks
-_OWN_WORDS_S = (
-    2.0  # time for the training thread to close the log itself: a lost rank often raises an error there
-)
+_OWN_WORDS_S = 2.0  # time for the training thread to close the log: a lost rank often raises an error there
 _CAUSE_S = 6.0  # time to wait for the cause of an error that only says that another rank is gone
 _QUOTED = 160  # characters quoted of an error that only says that another rank is gone
 _BY_PEER = re.compile(r"gloo|nccl|rccl|connection|socket|DistBackendError|DistNetworkError|timed out", re.I)

@@ -191,7 +191,7 @@ def test_a_build_is_not_continued_with_something_else(tokens, small, tmp_path):
     encoding = prepare(tokens, end_of_document=END)
     facts = made_of([small], encoding)
     Output(tmp_path / "out", facts, force=False).finish()  # the same build again: nothing to do
-    with pytest.raises(OutputError, match="key = text; this one has body"):
+    with pytest.raises(OutputError, match="key = text, this one has body"):
         Output(tmp_path / "out", made_of([small], replace(encoding, key="body")), force=False)
     (tmp_path / "out.build.json").unlink()
     with pytest.raises(OutputError, match=r"out\.bin exists, and no build wrote it; replace it with --force"):
@@ -210,7 +210,7 @@ def test_a_part_that_lost_bytes_is_refused(tokens, large, tmp_path):
     os.truncate(tmp_path / "out.bin.part", 10)
     process = builder(large, tokens, tmp_path / "out", "--workers", "1")
     _, error = process.communicate()
-    assert process.returncode == 2 and "out.bin.part: found 10 bytes; expected at least" in error
+    assert process.returncode == 2 and "out.bin.part: 10 bytes, expected at least" in error
 
 
 @pytest.mark.parametrize(
