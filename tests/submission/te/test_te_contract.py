@@ -85,7 +85,7 @@ def test_every_role_of_every_version_gets_its_quantizer(contract):
 
 def test_a_recipe_that_the_boundary_cannot_carry_is_refused_in_one_line(contract):
     assert contract["refused"] == [
-        "ValueError: recipe fp8, fprop: found fp8; allowed: mxfp4, mxfp8 (Transformer Engine has recipes of its own "
+        "ValueError: recipe fp8, fprop: found fp8; allowed: mxfp4, mxfp8 (use Transformer Engine's own recipes "
         "for the others)",
         "ValueError: recipe steps, fprop: found signs step; allowed: none, fixed (Transformer "
         "Engine does not tell a quantizer the optimizer step)",
