@@ -133,7 +133,7 @@ def read(trainer: Trainer, run: Run, directory: Path) -> int:
         there, here = getattr(found, key), getattr(wanted, key)
         if there != here:
             raise CheckpointError(
-                f"checkpoint.resume: {directory}: {key} in its manifest is {there}, in this run {here}; they must be equal"
+                f"checkpoint.resume: {directory}: {key} in its manifest is {there}, in this run {here}; use equal ones"
             )
     try:
         return sharded_state.load(trainer, str(directory), same_layout=found.layout == wanted.layout)
