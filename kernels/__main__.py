@@ -7,26 +7,26 @@ import sys
 
 from kernels.tools import commands
 
-COMMANDS = {  # name -> its options, what runs it, and what it shows
+COMMANDS = {  # name -> the function that declares options, the function that runs it, help text
     "verify": (
         commands.verify_arguments,
         commands.verify,
-        "every implementation against the specification, element by element",
+        "compare every implementation with the specification, element by element",
     ),
     "prove": (
         commands.prove_arguments,
         commands.prove,
-        "instructions, registers and spills on GPUs that are not there",
+        "compile for GPUs without having one: instructions, registers and spills",
     ),
     "bench": (
         commands.bench_arguments,
         commands.bench,
-        "speed, after verifying: --cpu, or the GPU's kernels",
+        "verify, then measure speed: of the GPU's kernels, or with --cpu of the CPU's",
     ),
     "quantize": (
         commands.quantize_arguments,
         commands.quantize,
-        "test vectors: elements, scales and dequantised values of an array",
+        "write test vectors: elements, scales and dequantised values of an array",
     ),
 }
 
@@ -37,7 +37,7 @@ def main() -> int:
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for name, (arguments, _, text) in COMMANDS.items():
         command = added.add_parser(name, help=text, description=text)
-        if name == wanted:  # only the command that is asked for pays for its imports
+        if name == wanted:  # other commands' modules are not imported: torch and Triton take seconds
             arguments(command)
     args = parser.parse_args()
     _, run, _ = COMMANDS[args.command]

@@ -1,4 +1,4 @@
-"""What a device can multiply, by its architecture's name."""
+"""Tells from the name of an architecture which formats its matrix units multiply."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Platform:
 
     @property
     def compute_capability(self) -> int:
-        """100 for sm_100; 0 where there is none."""
+        """100 for sm_100; 0 for devices that are not NVIDIA's."""
         return int(self.name[3:]) if self.is_cuda else 0
 
     @property
     def has_fp4_units(self) -> bool:
-        """Multiplies block-scaled E2M1 in hardware (facts: compiled instructions, `kernels prove`)."""
+        """Whether hardware multiplies block-scaled E2M1 (source: the instructions that `kernels prove` compiles)."""
         return self.name in ("sm_100", "sm_103", "sm_120", "sm_121", "gfx950")
 
     @property
     def has_tensor_memory(self) -> bool:
-        """Datacentre Blackwell: tcgen05 matrix instructions with scales in tensor memory."""
+        """Whether this is datacentre Blackwell: its tcgen05 matrix instructions read scales from tensor memory."""
         return self.name in ("sm_100", "sm_103")
 
     @property
     def has_fp8_units(self) -> bool:
-        """OCP FP8; gfx942 multiplies another encoding (FNUZ)."""
+        """Whether hardware multiplies OCP FP8; gfx942 multiplies another encoding (FNUZ)."""
         return self.compute_capability >= 89 or self.name == "gfx950"
 
 

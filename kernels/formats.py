@@ -16,7 +16,7 @@ E4M3_NAN = 0x7F
 
 @dataclass(frozen=True)
 class Element:
-    """A floating-point element with subnormals; a code is sign, exponent, mantissa from the top bit down."""
+    """A floating-point format with subnormals; a code holds sign, exponent and mantissa, highest bit first."""
 
     name: str
     bits: int
@@ -35,7 +35,7 @@ E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # codes 0..7; bit 3 is t
 
 
 def pack(codes: Tensor) -> Tensor:
-    """(.., K) E2M1 codes -> (.., K // 2) uint8, the element of the lower index in the low nibble."""
+    """(.., K) E2M1 codes -> (.., K // 2) uint8; of two elements, the one with the lower index is the low nibble."""
     return (codes[..., 0::2] | (codes[..., 1::2] << 4)).to(torch.uint8)
 
 
@@ -45,7 +45,7 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def values(codes: Tensor, element: Element) -> Tensor:
-    """uint8 codes -> FP32 values, exact."""
+    """Convert uint8 codes to FP32 values, exactly."""
     if element.dtype is not None:
         return codes.view(element.dtype).float()
     table = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)], device=codes.device)
@@ -53,10 +53,14 @@ def values(codes: Tensor, element: Element) -> Tensor:
 
 
 def require_blocks(x_MK: Tensor, block: int = BLOCK, rows: int = 1) -> None:
-    """Raises: ValueError when a (M, K) tensor does not consist of whole blocks of rows x block elements."""
+    """Require that a (M, K) tensor consists of whole blocks of rows x block elements.
+
+    Raises:
+        ValueError: it does not.
+    """
     if x_MK.size(-1) % block:
         raise ValueError(
-            f"last dimension {x_MK.size(-1)}: found no multiple of {block}; blocks do not straddle rows"
+            f"last dimension {x_MK.size(-1)} is not a multiple of {block}; pad it, blocks do not cross rows"
         )
     if rows > 1 and (x_MK.dim() != 2 or x_MK.size(0) % rows):
         raise ValueError(

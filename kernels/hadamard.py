@@ -1,7 +1,7 @@
 """Block Hadamard transform along the last dimension, in FP32.
 
-Sylvester's matrix, symmetric and orthogonal after the factor 1/sqrt(n): applied to both operands of a GEMM along the
-contraction dimension it cancels, H H^T = 1; so do signs D before it, H D D H^T = 1.
+H is Sylvester's matrix times 1/sqrt(n), which is symmetric and orthogonal. Applied to both operands of a GEMM along the
+contraction dimension it cancels: H H^T = 1. Random signs D before it cancel too: H D D H^T = 1.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch._guards import detect_fake_mode
 
 
 def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
-    """Transform every run of `size` elements of the last dimension: additions in a fixed order, then one product.
+    """Transform every `size` consecutive elements of the last dimension: additions in a fixed order, then one product.
 
-    The order makes the result the same on every IEEE machine to the last bit; a matrix product on tensor cores may
-    differ in the last bit of a sum, which moves an element only where it meets a rounding boundary.
+    The fixed order gives the same bits on every IEEE machine. A matrix product on tensor cores may differ in the last
+    bit of a sum; this changes a quantised element only where the sum lies at a rounding boundary.
 
     Args:
         x: (.., K), K a multiple of size; size a power of two.
-        signs: (size,) of +1 and -1, multiplied into every run first.
+        signs: (size,) of +1 and -1; every `size` elements are multiplied by them before the transform.
 
     Returns:
-        (.., K) FP32, never rounded to the input's type: quantisation sees the transform's exact sums. A sum that is
-        zero is +0, as matrix units give it.
+        (.., K) FP32. It is not rounded to the input's type, so that quantisation gets the FP32 sums. A sum of zero is
+        +0, as on matrix units.
     """
     require_power_of_two(size)
     y = x.float().unflatten(-1, (-1, size))
@@ -48,13 +48,13 @@ def matrix(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> Tensor:
-    """(size, size) of +scale and -scale, so that x @ matrix / sqrt(size) is the transform of a run at scale 1.
+    """(size, size) of +scale and -scale; at scale 1, x @ matrix / sqrt(size) is the transform of (.., size) elements.
 
-    Without signs the tensor is shared: change it in a copy.
+    Without signs all callers get the same tensor: copy it before changing it.
 
     Args:
-        signs: (size,) of +1 and -1, which the rows are multiplied by.
-        scale: a number that dtype holds exactly.
+        signs: (size,) of +1 and -1; row i is multiplied by sign i.
+        scale: a number that dtype represents exactly.
     """
     require_power_of_two(size)
     found = _kept(size, scale, dtype, torch.device(device or "cpu"))
@@ -62,12 +62,11 @@ def matrix(
 
 
 def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Every quantise of a step asks for the same matrix, and building it takes some twenty launches."""
+    """The matrix, cached: every quantisation of a step needs it, and building it takes about twenty kernel launches."""
     key, mode = (size, scale, dtype, device), detect_fake_mode()
     found = _MATRICES.get(key)
-    if (
-        found is None or getattr(found, "fake_mode", None) is not mode
-    ):  # one of a trace is of no use outside of it
+    # a matrix made inside a trace (torch.compile) cannot be used outside that trace
+    if found is None or getattr(found, "fake_mode", None) is not mode:
         found = torch.full((1, 1), scale, dtype=dtype, device=device)
         while found.size(0) < size:
             found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
@@ -80,4 +79,4 @@ _MATRICES: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
 
 def require_power_of_two(size: int) -> None:
     if size < 1 or size & (size - 1):
-        raise ValueError(f"Hadamard size: found {size}; allowed: a power of two")
+        raise ValueError(f"Hadamard size {size} is not a power of two; allowed: 1, 2, 4, ..")

@@ -1,4 +1,4 @@
-"""One linear layer's way through its three GEMMs, in the order autograd asks for them."""
+"""Runs the three GEMMs of one linear layer in the order in which autograd calls for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kernels.weights import WeightCache
 
 @dataclass(frozen=True)
 class _Plan:
-    """One GEMM, decided: how both operands are quantised and who multiplies."""
+    """The decisions for one GEMM: how each operand is quantised, and which engine multiplies."""
 
     which: Gemm
     left: Use
@@ -34,14 +34,14 @@ class _Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a linear runs by and reports to.
+    """Runs the GEMMs of one linear layer by a recipe and counts them in a ledger.
 
     Args:
-        label: its name in the ledger.
-        randomness: needed by recipes that draw.
-        weights: shared by all layers of a model; None quantises weights anew for every GEMM.
+        label: the layer's name in the ledger.
+        randomness: source of random numbers; needed by recipes with random signs or stochastic rounding.
+        weights: cache shared by all layers of a model; None quantises weights again for every GEMM.
         backend: "auto", or the only kind of engine allowed.
-        observer: is shown every GEMM after it ran; None, the default, costs nothing.
+        observer: called with every GEMM after it ran; None, the default, costs nothing.
     """
 
     recipe: LinearRecipe
@@ -60,7 +60,7 @@ class Layer:
         return self._multiply(plan, x, self._weight(plan, w_NK, w_NK), (x_TK, w_NK))
 
     def backward(self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool) -> Backward:
-        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both."""
+        """Quantise dY for the gradients that are needed; in one pass where the same engine computes both."""
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
         dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
         wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t()) if weight else None
@@ -80,7 +80,7 @@ class Layer:
         return _Plan(which, first, second, request, engine, on)
 
     def _weight(self, plan: _Plan, view: Tensor, weight: Tensor) -> Prepared:
-        """The right operand `view` of `weight`, kept between micro batches unless it is rounded by chance."""
+        """The right operand `view` of `weight`; cached between micro batches unless its rounding is stochastic."""
 
         def make() -> Prepared:
             prepared, _ = plan.engine.prepare(view, plan.right, None)
@@ -120,7 +120,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Backward:
-    """The two gradients, computed when called for: communication goes between them."""
+    """Computes the two gradients in separate calls, so that the caller can start communication between them."""
 
     layer: Layer
     w_NK: Tensor

@@ -1,4 +1,4 @@
-"""The ledger of what really ran."""
+"""Records which format and engine each GEMM really ran with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from kernels.recipe import Format, Gemm, Quantizer
 
 @dataclass(frozen=True)
 class How:
-    """One way to run a GEMM, as the code that multiplied describes itself."""
+    """How a GEMM ran: written by the code that multiplied, not copied from the settings."""
 
     format: Format
     left: Quantizer
     right: Quantizer
     backend: str  # "native": the hardware multiplies the format; "emulated" (GPU) and "reference" (CPU): BF16 products
-    engine: str  # what multiplied: "torch", "torch scaled_mm", "triton dot_scaled"
-    gain: float = 1.0  # the product was multiplied by it
+    engine: str  # name of the code that multiplied: "torch", "torch scaled_mm", "triton dot_scaled"
+    gain: float = 1.0  # factor that the product was multiplied by
 
     @property
     def transform(self) -> str:
@@ -25,14 +25,14 @@ class How:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one GEMM of one layer ran, so far."""
+    """How one GEMM of one layer ran so far, and how often."""
 
     how: How
     calls: int
 
 
 class Ledger:
-    """Counts executed GEMMs; entries are written by the code that multiplies, from the operands it holds."""
+    """Counts executed GEMMs; the code that multiplies adds each entry, described from the operands it used."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Gemm, How], int] = {}
@@ -41,10 +41,10 @@ class Ledger:
         self._rows[label, gemm, how] = self._rows.get((label, gemm, how), 0) + 1
 
     def snapshot(self) -> dict[tuple[str, Gemm], Ran]:
-        """What ran per layer and GEMM.
+        """How each GEMM of each layer ran.
 
         Raises:
-            ValueError: one GEMM ran in two ways.
+            ValueError: a GEMM ran with two formats or engines.
         """
         found: dict[tuple[str, Gemm], Ran] = {}
         for (label, gemm, how), calls in self._rows.items():

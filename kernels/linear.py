@@ -1,4 +1,4 @@
-"""y = x w^T with three GEMMs of its own, inside Megatron's tensor and sequence parallelism."""
+"""y = x w^T in autograd: its three GEMMs follow a recipe, with Megatron's tensor and sequence parallelism."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ def linear(
     sequence_parallel: bool = False,
     tp_group: Any = None,
 ) -> Tensor:
-    """Multiply by a weight under a layer's recipe; under torch.autocast in its type, as torch's own linear.
+    """Multiply by a weight with a layer's recipe; under torch.autocast in autocast's type, as torch.nn.Linear does.
 
     Args:
-        x: (sequence, batch, K) or (tokens, K); under sequence parallelism this rank's part of the first dimension.
+        x: (sequence, batch, K) or (tokens, K); with sequence parallelism, this rank's part of the first dimension.
         w: (N, K), this rank's part.
-        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in its type, instead of returning it.
+        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in main_grad's type; return none.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
-        sequence_parallel: gather x before, scatter dX after (column parallel with it).
+        sequence_parallel: gather x first, reduce-scatter dX last (column parallel with sequence parallelism).
     """
     parallel, where = _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group), x.device.type
     if not torch.is_autocast_enabled(where):
         return _Linear.apply(x, w, layer, parallel)
     dtype = torch.get_autocast_dtype(where)
-    with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
+    with torch.autocast(
+        where, enabled=False
+    ):  # autocast would convert operands; only the recipe may choose formats
         return _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps x and w in high precision: each orientation is quantised from them, never one from the other."""
+    """Saves x and w in high precision, because each orientation must be quantised from them, not from the other one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
@@ -87,13 +89,13 @@ class _Linear(torch.autograd.Function):
 
 
 def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:
-    """All ranks' parts of the first dimension; asynchronous: the caller waits before it uses them."""
+    """Start gathering all ranks' parts of the first dimension; the caller waits before it uses the result."""
     full = torch.empty(x.size(0) * group.size(), *x.shape[1:], dtype=x.dtype, device=x.device)
     return full, dist.all_gather_into_tensor(full, x.contiguous(), group=group, async_op=asynchronous)
 
 
 def _reduce(dx: Tensor, x: Tensor, parallel: _Parallel) -> tuple[Tensor, Any]:
-    """Start summing dX over the tensor-parallel ranks; overlaps with Wgrad."""
+    """Start summing dX over the tensor-parallel ranks; the sum overlaps with Wgrad."""
     if parallel.sequence_parallel:
         part = torch.empty_like(x)
         return part, dist.reduce_scatter_tensor(part, dx, group=parallel.tp_group, async_op=True)
@@ -103,7 +105,7 @@ def _reduce(dx: Tensor, x: Tensor, parallel: _Parallel) -> tuple[Tensor, Any]:
 
 
 def _placeholder(weight: Any) -> Tensor | None:
-    """Megatron's hook wants a gradient to be called, whose content it ignores: main_grad holds the real one."""
+    """A tensor without meaning: Megatron's hook runs only for a returned gradient, but reads the one in main_grad."""
     if not hasattr(weight, "grad_added_to_main_grad"):
         return None
     weight.grad_added_to_main_grad = True

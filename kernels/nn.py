@@ -14,7 +14,7 @@ from kernels.recipe import Format, GemmRecipe, LinearRecipe
 _GEMM = GemmRecipe(Format.MXFP4, hadamard=16)
 AMD_TE = LinearRecipe(
     "amd-te", _GEMM, _GEMM, _GEMM
-)  # as submitted with ROCm Transformer Engine in round v6.0
+)  # the recipe that AMD submitted with ROCm Transformer Engine in round v6.0
 
 
 class Linear(torch.nn.Linear):
@@ -22,8 +22,8 @@ class Linear(torch.nn.Linear):
 
     Args:
         recipe: formats and transforms of Fprop, Dgrad and Wgrad.
-        backend: "auto", or "native" | "emulated" | "reference" to insist.
-        seed: for recipes that draw random numbers.
+        backend: "auto" for any kind of engine, or only "native" | "emulated" | "reference".
+        seed: of the random numbers; needed by recipes that draw any.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Linear(torch.nn.Linear):
 
     @classmethod
     def from_linear(cls, module: torch.nn.Linear, **options: LinearRecipe | str | int) -> Linear:
-        """The same layer, its parameters shared, under a recipe."""
+        """Give an existing layer a recipe; the new layer shares the old one's parameters."""
         made = cls(module.in_features, module.out_features, module.bias is not None, device=torch.device("meta"),
                    **options)  # type: ignore[arg-type]  # fmt: skip
         made.weight, made.bias = module.weight, module.bias
@@ -58,7 +58,7 @@ class Linear(torch.nn.Linear):
 
 
 def quantize_linears(model: torch.nn.Module, **options: LinearRecipe | str | int) -> torch.nn.Module:
-    """Put every torch.nn.Linear of a model under a recipe, in place, parameters kept."""
+    """Replace every torch.nn.Linear of a model by a `Linear` with the same parameters, in place."""
     for name, child in model.named_children():
         if type(child) is torch.nn.Linear:
             setattr(model, name, Linear.from_linear(child, **options))

@@ -1,4 +1,4 @@
-"""Defines `Use`: how one operand is quantised, with its random draw and its signs."""
+"""Defines `Use`: how one operand is quantised, with its random numbers and its signs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels.recipe import Quantizer
 
 @dataclass(frozen=True)
 class Use:
-    """One quantisation: how, and with which random numbers."""
+    """One quantisation: its settings and its random numbers."""
 
     quantizer: Quantizer
     draw: Draw | None = None

@@ -1,6 +1,6 @@
 """MXFP4 as torch operators, torch.ops.fourmark.*: usable under torch.compile and on meta tensors.
 
-On a GPU they are the Triton kernels, on a CPU the specification. Import this module to register them.
+On a GPU they run the Triton kernels, on a CPU the specification. Import this module to register them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def mxfp4_quantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> tu
 
 @custom_op("fourmark::mxfp4_quantize_dequantize", mutates_args=())
 def mxfp4_quantize_dequantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> Tensor:
-    """The BF16 values (M, K) that those elements and scales stand for, in the transformed space."""
+    """Quantise to MXFP4 and dequantise: BF16 values (M, K); with a transform, the values are the transformed ones."""
     x, quantizer = x.to(torch.bfloat16), Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
     if not x.is_cuda:
         return cpu.quantize_dequantize(x, quantizer).contiguous()
@@ -44,7 +44,7 @@ def mxfp4_quantize_dequantize(x: Tensor, scale_rule: str = "even", hadamard: int
 
 @custom_op("fourmark::mxfp4_gemm", mutates_args=())
 def mxfp4_gemm(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor) -> Tensor:
-    """a b^T (M, N) in BF16 of two quantised matrices; multiplied as FP4 where the GPU can, else as exact BF16."""
+    """a b^T (M, N) in BF16 of two quantised matrices: multiplied as FP4 on GPUs that can, else exactly as BF16."""
     from kernels import architectures
 
     if a.is_cuda and architectures.of(a.device).has_fp4_units:

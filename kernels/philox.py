@@ -1,7 +1,8 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), the same on every device.
 
-Element i of a tensor in row-major order takes word i % 4 of the block whose counter is (i // 4, offset) under the key
-`seed`, both as two 32-bit words, low one first: one independent draw per element, whatever order a kernel visits them.
+Element i of a tensor in row-major order takes word i % 4 of the block with counter (i // 4, offset) and key `seed`;
+each of these numbers is two 32-bit words, low word first. So every element has its own random number, in whatever
+order a kernel visits the elements.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
-_SIGNS_OFFSET = 1 << 63  # draws count up from 0, so they never share a counter with a sign vector
+_SIGNS_OFFSET = 1 << 63  # offsets of draws count up from 0, so they never equal that of a sign vector
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One use of the generator: a tensor of its own for every (seed, offset)."""
+    """The random numbers of one tensor: every (seed, offset) gives different ones."""
 
     seed: int  # 64 bits
     offset: int  # 64 bits
 
 
 class Randomness:
-    """The draws of one rank: each is used once, signs are the same wherever seed and step are.
+    """Source of one rank's random numbers. Every draw is used once; signs depend on seed and step alone.
 
     Args:
-        seed: of the run; equal on all ranks.
-        rank: ranks draw independently of one another.
+        seed: the run's seed, equal on all ranks.
+        rank: gives each rank its own draws; all ranks have the same signs.
     """
 
     def __init__(self, seed: int, rank: int = 0):
@@ -42,7 +43,7 @@ class Randomness:
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1, size at most 128: one block of the generator has 128 bits."""
+        """(size,) FP32 of +1 and -1; size is at most 128, because one block of the generator has 128 bits."""
         words = philox(
             torch.zeros(1, dtype=torch.int64), _SIGNS_OFFSET + (self.step if per_step else 0), self.seed
         )
@@ -71,7 +72,7 @@ def philox(counters: Tensor, offset: int, seed: int) -> Tensor:
 
 
 def _multiply(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product; in halves, because 64 unsigned bits do not fit into int64."""
+    """High and low word of a 32 x 32 bit product; computed in halves, because 64 unsigned bits overflow int64."""
     low = (x & 0xFFFF) * by
     middle = (x >> 16) * by + (low >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

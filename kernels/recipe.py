@@ -1,4 +1,4 @@
-"""A precision recipe is data: for each of the three GEMMs of a linear layer its format and operand transforms."""
+"""Precision recipes as data: the format and the operand transforms of each of a linear layer's three GEMMs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HADAMARD_SIZES = (0, 16, 32, 64, 128)
 
 
 class ScaleRule(str, Enum):
-    """From a block's largest magnitude to its E8M0 scale."""
+    """How a block's E8M0 scale follows from its largest magnitude."""
 
     FLOOR = "floor"  # OCP MX v1.0, 6.3
     EVEN = "even"  # the magnitude rounded to the element's mantissa bits, then floor
@@ -23,7 +23,7 @@ class ScaleRule(str, Enum):
     CEIL = "ceil"  # ceil(log2(amax)) minus the element's largest exponent
 
     def carry(self, element: Element = E2M1) -> int:
-        """What is added to the magnitude's FP32 bits before the mantissa is cut off."""
+        """Integer added to the magnitude's FP32 bits before the mantissa is cut off."""
         if self is ScaleRule.FLOOR:
             return 0
         if self is ScaleRule.EVEN:
@@ -33,9 +33,9 @@ class ScaleRule(str, Enum):
 
 
 class Format(str, Enum):
-    BF16 = "bf16"  # high precision: the operands as they come
+    BF16 = "bf16"  # high precision: operands are not quantised
     FP8 = "fp8"  # hybrid: E4M3 for activations and weights, E5M2 for gradients; tensor-wise current scaling
-    FP8_ROW = "fp8-row"  # E4M3 throughout; each row of an operand, as it is multiplied, has a current scale
+    FP8_ROW = "fp8-row"  # E4M3; current scaling per row of each operand, (M, K) and (N, K)
     MXFP8 = "mxfp8"  # OCP MX: blocks of 32 E4M3 elements along the contraction dimension share an E8M0 scale
     MXFP4 = "mxfp4"  # OCP MX: the same with E2M1 elements
     NVFP4 = "nvfp4"  # blocks of 16 E2M1 elements share an E4M3 scale, the tensor an FP32 scale
@@ -47,15 +47,15 @@ class Format(str, Enum):
 
 class Rounding(str, Enum):
     NEAREST = "nearest"  # ties to the even code
-    STOCHASTIC = "stochastic"  # up with the probability of the remainder, one independent draw per element
+    STOCHASTIC = "stochastic"  # up with a probability equal to the remainder; one random number per element
 
 
 class Signs(str, Enum):
-    """Of the Hadamard transform, the same for both operands of a GEMM."""
+    """Random signs before the Hadamard transform, the same for both operands of a GEMM."""
 
     NONE = "none"
     FIXED = "fixed"  # drawn once from the seed
-    STEP = "step"  # drawn anew for every optimizer step
+    STEP = "step"  # drawn again for every optimizer step
 
 
 class Stochastic(str, Enum):
@@ -67,7 +67,7 @@ class Stochastic(str, Enum):
 
 
 class Gemm(str, Enum):
-    """The three GEMMs of y = x w^T; each contracts its operands' last dimension after the transposition shown."""
+    """The three GEMMs of y = x w^T, with the dimension that each contracts."""
 
     FPROP = "fprop"  # Y = X W^T, over input features
     DGRAD = "dgrad"  # dX = dY W, over output features
@@ -83,20 +83,20 @@ class Operand(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
-    """How one operand becomes elements and scales; blocks run along its last dimension.
+    """How one operand is converted to elements and scales; blocks run along its last dimension.
 
     Raises:
-        ValueError: an option that does not exist, or not for this format.
+        ValueError: an option has a value that is not allowed, or that this format does not have.
     """
 
     format: Format = Format.MXFP4
     element: Element = E2M1
-    scale_rule: ScaleRule = ScaleRule.EVEN  # of the MX formats
+    scale_rule: ScaleRule = ScaleRule.EVEN  # used by the MX formats
     rounding: Rounding = Rounding.NEAREST
     prescale: float = 1.0  # elements hold prescale times the value; the scale is chosen without it
     hadamard: int = 0  # points of the transform before quantising, 0 for none
     signs: Signs = Signs.NONE
-    rows: int = 1  # of a block: 1, or as many as it has columns
+    rows: int = 1  # rows of a block: 1, or as many as it has columns
 
     def __post_init__(self) -> None:
         _require("hadamard", self.hadamard, HADAMARD_SIZES)
@@ -128,10 +128,10 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class GemmRecipe:
-    """Format of both operands of one GEMM; transforms and rounding concern the block formats alone.
+    """Format of both operands of one GEMM; transforms and rounding apply only to the block formats.
 
     Raises:
-        ValueError: names the option, what was found and what is allowed.
+        ValueError: an option has a value that is not allowed; the message names the option.
     """
 
     format: Format
@@ -143,7 +143,7 @@ class GemmRecipe:
     weight_rows: int = (
         1  # rows of a weight's block: 1, or 32 (NVFP4: 16), so that both orientations share elements
     )
-    gain: float = 1.0  # the product is multiplied by it: a correction of quantisation's shrinkage
+    gain: float = 1.0  # factor on the product, to correct for the shrinkage that quantising causes
 
     def __post_init__(self) -> None:
         if not 0 < self.gain < 4:
@@ -200,11 +200,13 @@ def from_mapping(name: str, rows: Mapping[str, Mapping[str, Any]]) -> LinearReci
     """Build a recipe from plain data: {"fprop": {"format": "mxfp4", "scale_rule": "even", "hadamard": 16}, ..}.
 
     Raises:
-        ValueError: names the recipe, the GEMM and the value that cannot be used.
+        ValueError: a value that cannot be used; the message names the recipe, the GEMM and the value.
     """
     missing = [gemm.value for gemm in Gemm if gemm.value not in rows]
     if missing:
-        raise ValueError(f"recipe {name}: no entry for {', '.join(missing)}")
+        raise ValueError(
+            f"recipe {name}: {', '.join(missing)} missing; a recipe needs fprop, dgrad and wgrad"
+        )
     return LinearRecipe(name, *(_gemm_recipe(name, gemm.value, rows[gemm.value]) for gemm in Gemm))
 
 
@@ -212,7 +214,7 @@ def _gemm_recipe(name: str, gemm: str, row: Mapping[str, Any]) -> GemmRecipe:
     allowed = [field.name for field in fields(GemmRecipe)]
     unknown = [key for key in row if key not in allowed]
     if unknown:
-        raise ValueError(f"recipe {name}, {gemm}: found {unknown[0]}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"recipe {name}, {gemm}: unknown option {unknown[0]}; allowed: {', '.join(allowed)}")
     try:
         return GemmRecipe(**{k: _ENUMS[k](v) if k in _ENUMS else v for k, v in row.items()})
     except ValueError as error:

@@ -15,19 +15,19 @@ from kernels.recipe import Gemm
 class WeightCache:
     """Prepared weights of one model, valid until the weights change.
 
-    A weight's version counter catches every in-place change that torch sees. Optimizers that write through `.data` or
-    a shared buffer, as Megatron's do, and loads of that kind are not seen: their callers say `changed()`.
+    torch counts in-place changes of a weight, and the cache compares that count. It does not count writes through
+    `.data` or a shared buffer, which Megatron's optimizers and checkpoint loads use: call `changed()` after those.
     """
 
     def __init__(self) -> None:
         self._kept = WeakTensorKeyDictionary()  # weight -> {gemm: (version, how, prepared)}
 
     def changed(self) -> None:
-        """Forget everything: an optimizer step or a load has written to the weights."""
+        """Clear the cache; call it after an optimizer step or a load has changed the weights."""
         self._kept.clear()
 
     def get(self, weight: Tensor, gemm: Gemm, how: Any, make: Callable[[], Prepared]) -> Prepared:
-        """The weight prepared for this GEMM, made anew if the weight or `how` is another."""
+        """The weight prepared for this GEMM; calls `make` if the weight or `how` has changed."""
         kept: dict[Gemm, tuple[int, Any, Prepared]] = self._kept.setdefault(weight, {})
         found = kept.get(gemm)
         if found is None or found[:2] != (weight._version, how):

@@ -1,4 +1,4 @@
-"""Entry of one rank: `torchrun .. -m submission --attempt DIR`. Thin, because child processes import it again."""
+"""Entry point of one rank: `torchrun .. -m submission --attempt DIR`. Short: child processes import it again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def exit_status(training: Callable[[], int]) -> int:
-    """The status of a training; one of its own where a full disk ended it, which may leave no room for other words."""
+    """The exit status of a training. A full disk has its own, because the reason may then not fit on the disk."""
     from harness.contract.ending import EXIT_CODES, Reason, is_disk_full
 
     try:
@@ -74,14 +74,14 @@ def _train(attempt: Path) -> int:
         ending = train.run(executor, config, events, record, watch)
     finally:
         clean_up()
-    if ending.reason.is_result:  # else peers no longer answer
+    if ending.reason.is_result:  # after a failure other ranks may not answer, and closing would hang
         executor.close()
     return EXIT_CODES.get(ending.reason, ACCIDENT)
 
 
 @contextlib.contextmanager
 def _reason_recorded(record: Record) -> Iterator[None]:
-    """No Transformer Engine, no such backend: nothing has begun, and whoever started this wants to know why."""
+    """Write the reason to status.json when the executor cannot be built, for example without Transformer Engine."""
     from submission.train import failed
 
     try:
@@ -92,7 +92,7 @@ def _reason_recorded(record: Record) -> Iterator[None]:
 
 
 def _on_signals(error: type[BaseException]) -> None:
-    """SIGINT and SIGTERM end the run wherever it is; a second one finds the log being closed and is ignored."""
+    """The first SIGINT or SIGTERM ends the run wherever it is; later ones are ignored while the log is closed."""
 
     def handler(number: int, _: FrameType | None) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):

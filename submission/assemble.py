@@ -13,7 +13,7 @@ from submission.te.te_linear import TeLinears
 
 
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
-    """Build what a step works on; the process groups stand and the seeds are set."""
+    """Build what a step works on; call after the process groups exist and the seeds are set."""
     with device.megatron():
         chunks = tuple(model.wrap(config, stage, home) for stage in model.llama(config, linears))
         adamw = optimizer.build(config, chunks)
@@ -26,7 +26,7 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
 
 
 def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> Linears:
-    """The linears of an arm: ours, or Transformer Engine's where the arm says so."""
+    """The linear classes of an arm: ours, or Transformer Engine's where the arm names them."""
     phases, settings = phases_of(config, arm), config.arms[arm]
     if settings.transformer_engine != "none":
         return TeLinears(phases[0].recipe, settings.transformer_engine)

@@ -24,7 +24,7 @@ _GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Vocabulary:
-    """What GPTDataset asks of a tokenizer; the tokens themselves were made when the corpus was built."""
+    """The part of a tokenizer that GPTDataset reads; the corpus already holds tokens."""
 
     def __init__(self, size: int):
         self.vocab_size, self.eod, self.pad = size, 0, -1
@@ -33,10 +33,10 @@ class _Vocabulary:
 
 
 class OrderedValidationDataset(GPTDataset):
-    """GPTDataset whose validation split is the file in its own order.
+    """GPTDataset that keeps the validation split in file order.
 
-    Megatron shuffles the documents and samples of every split; the benchmark evaluates the first N sequences, never
-    shuffled (MLCommons reference, small_llm_pretraining).
+    Megatron shuffles the documents and samples of every split; the benchmark evaluates the first N sequences without
+    shuffling (MLCommons reference, small_llm_pretraining).
     """
 
     def _build_document_sample_shuffle_indices(self) -> tuple[Any, Any, Any]:
@@ -59,11 +59,11 @@ class OrderedValidationDataset(GPTDataset):
 
 
 def index_datasets(config: Config, *, seed: int, cache: Path) -> tuple[GPTDataset, GPTDataset]:
-    """Training and validation sets with the order of their sequences; reads .idx files alone, no token.
+    """Training and validation sets with the order of their sequences; reads only .idx files, no tokens.
 
     Args:
-        seed: order of the training documents and sequences.
-        cache: directory on storage that all ranks share, for the index that one rank builds.
+        seed: determines the order of the training documents and sequences.
+        cache: directory on storage that all ranks share; one rank builds the index there.
     """
     prefixes = [
         f"{config.data.directory}/{name}" for name in (config.data.train_prefix, config.data.valid_prefix)
@@ -87,7 +87,7 @@ def index_datasets(config: Config, *, seed: int, cache: Path) -> tuple[GPTDatase
 
 
 class _Slices(torch.utils.data.Sampler[list[int]]):
-    """Index lists of consecutive sequences; lazy, 1.2 million steps are not a list to hold."""
+    """Index lists of consecutive sequences, computed when read: a list for 1.2 million steps would be too large."""
 
     def __init__(self, starts: range, length: int):
         self.starts, self.length = starts, length
@@ -103,8 +103,8 @@ def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: in
     """This rank's micro batches in order: sequence k of a global batch goes to data-parallel rank k // micro batch.
 
     Args:
-        total: sequences to hand out over all ranks.
-        first: of them are left out, a multiple of the global batch: an earlier run has trained on them.
+        total: number of sequences, over all ranks.
+        first: number of sequences to skip because an earlier run trained on them; a multiple of the global batch.
     """
     rank = parallel_state.get_data_parallel_rank()
     step = micro_batch_size * parallel_state.get_data_parallel_world_size()
@@ -119,7 +119,7 @@ def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: in
     )
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, _GROUP_SIGNALS
-    )  # until a worker has said what to do with them
+    )  # blocked until the worker ignores them (_leave_signals_to_the_rank)
     try:
         return iter(loader)
     finally:
@@ -127,10 +127,10 @@ def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: in
 
 
 def _leave_signals_to_the_rank(_: int) -> None:
-    """In a worker: it ends with its rank, and not before.
+    """Make a data loader's worker ignore signals, and end when its rank ends.
 
-    torchrun signals whole process groups. A worker inherits the rank's handler and would die of it; then torch raises
-    RuntimeError in the rank, which is closing its log.
+    torchrun signals whole process groups. With the handler inherited from the rank a worker would die; torch would then
+    raise RuntimeError in the rank while that closes its log.
     """
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -138,7 +138,7 @@ def _leave_signals_to_the_rank(_: int) -> None:
 
 
 def synthetic_batches(config: Config, *, home: torch.device) -> Iterator[Batch]:
-    """Endless random tokens for the warm-up, from a generator of their own: no data, no global random state."""
+    """Endless random tokens for the warm-up. They use no data, and their own generator leaves torch's unchanged."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch.micro_batch_size, config.model.sequence_length)
     positions = torch.arange(shape[1]).expand(shape).contiguous()

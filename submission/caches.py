@@ -1,6 +1,6 @@
-"""Page caches: every run starts with the data set on storage, as the rules demand (cache_clear).
+"""Drops page caches before a run, so that it reads the data set from storage, as the rules demand (cache_clear).
 
-python -m submission.caches    says as JSON how this machine lets everything be dropped, and drops nothing
+python -m submission.caches    prints as JSON how all page caches can be dropped on this machine, and drops nothing
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from harness.contract.config import Config
 
 KNOB = Path("/proc/sys/vm/drop_caches")
 MEMORY = Path("/proc/meminfo")
-_WHAT = "3"  # clean pages, and what the kernel remembers of directories and files
+_WHAT = "3"  # clean pages, directory entries and inodes (proc(5), drop_caches)
 _SYSCTL = ("sysctl", "-w", f"vm.drop_caches={_WHAT}")
 _PATIENCE_S = 30.0
 FIX = (
-    "run as root; or allow `sudo -n sysctl -w vm.drop_caches=3` (sudoers: NOPASSWD); or give the container its "
-    "privileges (docker, podman: --privileged; Kubernetes: privileged: true)"
+    "run as root; or allow `sudo -n sysctl -w vm.drop_caches=3` (sudoers: NOPASSWD); or run the container "
+    "with privileges (docker, podman: --privileged; Kubernetes: privileged: true)"
 )
 
 
 class NotCleared(Exception):
-    """A closed run must not begin like this."""
+    """The page caches were not dropped; a run of the closed division must not begin."""
 
 
 def way() -> str | None:
-    """How this process may drop everything; None where it may not."""
+    """The file or command by which this process can drop all page caches; None where it is not allowed to."""
     if os.access(KNOB, os.W_OK):
         return str(KNOB)
     return " ".join(("sudo", "-n", *_SYSCTL)) if _sudo("-l") else None
 
 
 def clear(config: Config) -> bool:
-    """Drop the data files from this node's page cache; for the benchmark everything else too, where we may.
+    """Drop the data files from this node's page cache; for the benchmark also everything else, where that is allowed.
 
-    What was cached before and after, when, how and by whom is told on stdout: the attempt's stdout.log.
+    Prints to stdout (the attempt's stdout.log) the size of the cache before and after, the time, the method, the user
+    and the process.
 
     Returns:
-        Whether the data files were dropped. Needs no privilege: the kernel forgets clean pages on request.
+        Whether the data files were dropped. This needs no privilege: the kernel drops clean pages on request.
 
     Raises:
-        NotCleared: a run of the closed division on a machine that lets nobody like us drop everything.
+        NotCleared: in the closed division, where this process is not allowed to drop everything.
     """
-    benchmark = not config.benchmark.is_scaled  # a rehearsal leaves the rest of somebody's machine alone
+    benchmark = not config.benchmark.is_scaled  # scaled runs do not empty other users' caches
     how, began = way() if benchmark else None, time.monotonic()
     whole = "everything by " + how if how else "the data files alone"
     _say(f"node {config.launch.node_rank}, uid {os.getuid()}, process {os.getpid()}: dropping {whole}")
@@ -57,7 +58,9 @@ def clear(config: Config) -> bool:
     told = "everything" if everything else "the data files" if data else "nothing"
     _say(f"node {config.launch.node_rank}: {told} dropped in {time.monotonic() - began:.1f} s")
     if config.closed_benchmark and not (everything and data):
-        raise NotCleared(f"page caches: found {told} dropped; the closed division starts without them: {FIX}")
+        raise NotCleared(
+            f"page caches: {told} dropped, but the closed division needs everything dropped: {FIX}"
+        )
     return data
 
 
@@ -66,7 +69,7 @@ def _drop_data(config: Config) -> bool:
         for prefix in (config.data.train_prefix, config.data.valid_prefix):
             for suffix in (".bin", ".idx"):
                 _drop(Path(config.data.directory) / f"{prefix}{suffix}")
-    except (OSError, AttributeError):  # a file system or platform that cannot
+    except (OSError, AttributeError):  # not supported by the file system or platform
         return False
     return True
 
@@ -78,7 +81,7 @@ def _drop(path: Path) -> None:
 
 
 def _drop_everything(how: str) -> bool:
-    os.sync()  # only clean pages are forgotten
+    os.sync()  # the kernel drops only clean pages
     if how.startswith("sudo"):
         return _sudo()
     try:
@@ -89,7 +92,7 @@ def _drop_everything(how: str) -> bool:
 
 
 def _sudo(*options: str) -> bool:
-    """Without a password; with -l only asks whether it would be allowed."""
+    """Run the command with sudo, without a password; with -l only ask whether it is allowed."""
     command = ["sudo", "-n", *options, *_SYSCTL]
     try:
         return not subprocess.run(
@@ -105,7 +108,7 @@ def _say(text: str) -> None:
 
 
 def _cached() -> str:
-    """What the page cache holds now."""
+    """Size of the page cache now."""
     try:
         found = re.search(r"^Cached:\s+(\d+) kB", MEMORY.read_text(encoding="ascii"), re.M)
     except OSError:

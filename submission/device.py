@@ -1,9 +1,9 @@
-"""Megatron-core on a machine without an accelerator.
+"""Lets Megatron-core run on a machine without a GPU.
 
 Megatron names its device in three ways: `device=torch.cuda.current_device()`, the literal "cuda" or `.cuda()`, and
-the type string 'torch.cuda.FloatTensor'. The first is answered by one attribute of torch.cuda, the others by a
-TorchFunctionMode around Megatron's calls. Where a GPU is visible nothing here does anything: real runs execute
-unmodified Megatron. docs/engineering.md lists the sites.
+the type string 'torch.cuda.FloatTensor'. This module replaces torch.cuda.current_device for the first, and puts a
+TorchFunctionMode around Megatron's calls for the others. Where a GPU is visible it changes nothing: such runs execute
+unmodified Megatron. docs/engineering.md lists the places in Megatron.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def on_cpu() -> bool:
 
 
 class NoGpu(RuntimeError):
-    """The benchmark was to be trained on a CPU."""
+    """The benchmark needs a GPU, and torch can use none."""
 
 
 def require_gpu(config: Config) -> None:
-    """A scaled benchmark trains anywhere; the benchmark itself would take years on a CPU, and say nothing of it.
+    """Require a GPU unless the benchmark is scaled: the full benchmark would take years on a CPU.
 
     Raises:
-        NoGpu: torch can use no GPU; says why.
+        NoGpu: torch can use no GPU; the message says why.
     """
     if on_cpu() and not config.benchmark.is_scaled:
         raise NoGpu(f"{config.benchmark.name} trains on GPUs, and torch can use none: {why_no_gpu()}")
@@ -58,8 +58,8 @@ def install() -> None:
     """Prepare torch for Megatron; call once, before the first Megatron import."""
     if not on_cpu():
         return
-    # Megatron decorates some 40 functions with torch.compile at import. Without a GPU (and perhaps without a C++
-    # compiler) the identity halves the import and lets those functions run eagerly.
+    # Megatron decorates about 40 functions with torch.compile at import. Without a GPU the identity replaces it: those
+    # functions then run eagerly and need no C++ compiler, and the import takes half the time.
     cuda: Any = torch.cuda
     torch.compile = _identity_compile  # type: ignore[assignment]
     cuda.current_device = lambda: _CPU
@@ -68,7 +68,7 @@ def install() -> None:
 
 
 def forget_random_states() -> None:
-    """On a CPU: recomputation saves and restores the random state of CUDA, of which there is none."""
+    """On a CPU, replace Megatron's recomputation hooks, which would save and restore CUDA's random state."""
     if on_cpu():
         from megatron.core.tensor_parallel import random
 
@@ -81,7 +81,7 @@ def _identity_compile(function: Any = None, *_: Any, **__: Any) -> Any:
 
 
 def megatron() -> contextlib.AbstractContextManager[Any]:
-    """Context to call Megatron in: rewrites explicit CUDA devices on a CPU, does nothing on a GPU."""
+    """Context for calls of Megatron: on a CPU it replaces explicit CUDA devices, on a GPU it does nothing."""
     return _CpuDevices() if on_cpu() else contextlib.nullcontext()
 
 
@@ -89,7 +89,7 @@ class _CpuDevices(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
-            # Megatron sorts parameters by 'torch.cuda.FloatTensor' and its siblings
+            # Megatron groups parameters by type strings such as 'torch.cuda.FloatTensor'
             return func(args[0]).replace("torch.", "torch.cuda.", 1)
         if func is torch.Tensor.cuda:
             return args[0]
@@ -109,7 +109,7 @@ def _names_cuda(device: Any) -> bool:
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
-    """Ask Linux for a signal when the parent dies, so that no orphan trains on, or reads data, after a kill -9."""
+    """Ask Linux for a signal when the parent dies, so that no process is left training or reading after a kill -9."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, number)

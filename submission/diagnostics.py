@@ -1,4 +1,4 @@
-"""Looks at what quantising does to the numbers of a step: the same training, bit for bit, seen by an observer."""
+"""Measures quantisation errors during chosen steps. Observing changes no bit of the training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from submission.proof import natural
 
 
 class Diagnoser:
-    """One rank's part in the looks of a run; the first rank gathers and keeps what it needs of earlier ones.
+    """Observes the GEMMs of one rank; rank 0 gathers the figures of all ranks and remembers earlier observations.
 
-    The process groups must stand. Every rank shows its own tokens and its own part of a weight; energies are relative,
-    and averaged over micro batches and ranks; gradients are summed over them.
+    Create it after the process groups. Each rank observes its own tokens and its own part of a weight. Relative errors
+    are averaged over micro batches and ranks; sketches of weight gradients are summed.
     """
 
     def __init__(self, settings: Diagnostics, linears: Linears):
@@ -34,11 +34,11 @@ class Diagnoser:
         part = parallel_state.get_tensor_model_parallel_rank()
         self._collector = Collector(most_rows=settings.rows, part=part)
         self._histories: dict[str, History] = defaultdict(History)
-        self.found: list[Row] = []  # by the last look, on the first rank
+        self.found: list[Row] = []  # rows of the last observed step, on rank 0
 
     @contextlib.contextmanager
     def watching(self, step: int) -> Iterator[None]:
-        """Train this step, counted from 1, inside; it is looked at where the configuration says so."""
+        """Context for training a step (counted from 1); observes it if the configuration names it."""
         if not self._settings.looks_at(step):
             yield
             return

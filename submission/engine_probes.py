@@ -1,7 +1,7 @@
-"""Tries what a run is to multiply and attend with, before it is built: kernels of a library may be wrong or missing.
+"""Tests the GEMM engines and attention kernels of a run before the model is built: a library's may be wrong or missing.
 
-A GEMM's engine that fails is passed over by kernels.matmul.gemm.choose. Attention with `model.attention: torch` takes
-the first kernel that is right; a kernel that was asked for by name and is wrong stops the run.
+kernels.matmul.gemm.choose skips a GEMM engine that fails. With `model.attention: torch` the run uses the first
+attention kernel that is right; with a kernel chosen by name, the run stops if that kernel is wrong.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ from submission.phases import phases_of
 
 ATTENTION = "attention"
 _SEQUENCE = 128
-Kernel = Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"]  # of model.attention
+# the values of model.attention
+Kernel = Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"]
 _BEST_FIRST: tuple[Kernel, ...] = ("torch", "cudnn", "flash", "efficient", "math")
-# of the norm of the difference to the norm: attention in BF16 rounds probabilities to 8 bits, twice
+# largest |difference| / |exact| in the 2-norm; attention in BF16 rounds probabilities to 8 bits twice
 _TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 0.002}
 
 
 class DifferentEngines(RuntimeError):
-    """An engine works on one rank and fails on another one: their GPUs or installations differ."""
+    """An engine passes its test on one rank and fails on another: their GPUs or installations differ."""
 
 
 def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple[EngineProbe, ...]]:
-    """Try the engines of an arm and the attention of its model; all ranks try together.
+    """Test the engines of an arm and the attention of its model; all ranks must call it together.
 
     Returns:
-        The configuration with the attention kernel that works, and what was tried.
+        The configuration with the attention kernel to use, and the tests.
 
     Raises:
-        kernels.matmul.gemm.BackendError: no engine is left for a product.
-        submission.modules.BackendMissing: the attention kernel that was asked for is missing or wrong.
-        DifferentEngines: ranks found different things.
+        kernels.matmul.gemm.BackendError: no engine can compute a product.
+        submission.modules.BackendMissing: the requested attention kernel is missing or wrong.
+        DifferentEngines: the tests gave different results on different ranks.
     """
-    if isinstance(torch.empty(1, device=home), FakeTensor):  # a rehearsal: there are no numbers to compare
+    # fake tensors (submission/rehearsal) hold no numbers to compare
+    if isinstance(torch.empty(1, device=home), FakeTensor):
         return config, ()
     ours = config.arms[arm].transformer_engine == "none"
     gemms = try_gemms([phase.recipe for phase in phases_of(config, arm)], config, arm, home) if ours else ()
@@ -62,7 +64,7 @@ def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple
 def try_gemms(
     recipes: Sequence[LinearRecipe], config: Config, arm: str, home: torch.device
 ) -> tuple[EngineProbe, ...]:
-    """Choose an engine for every product of these recipes at the probe's size; what was tried on the way."""
+    """Choose an engine for every product of these recipes at the probe's size; returns the tests that this ran."""
     probes = engine_probe.of(torch.empty(0, device=home))
     size = engine_probe.SIZE
     if probes is None:
@@ -84,7 +86,7 @@ def try_gemms(
 
 
 def try_everything(config: Config, home: torch.device) -> tuple[EngineProbe, ...]:
-    """Every engine with every format that it does not refuse on this device, and every attention kernel."""
+    """Test every attention kernel, and every engine with every format that it accepts on this device."""
     size, found = engine_probe.SIZE, []
     for recipe in map(_recipe_of, Format):
         pairs = {tuple(recipe.quantizer(which, operand) for operand in Operand) for which in Gemm}
@@ -101,15 +103,15 @@ def try_everything(config: Config, home: torch.device) -> tuple[EngineProbe, ...
 
 
 def _recipe_of(format: Format) -> GemmRecipe:
-    """As the arms of benchmark.yaml use the format."""
+    """The recipe with which the arms of benchmark.yaml use a format."""
     return GemmRecipe(format, hadamard=16) if format is Format.MXFP4 else GemmRecipe(format)
 
 
 def try_attention(config: Config, home: torch.device) -> tuple[Kernel, tuple[EngineProbe, ...]]:
-    """The kernel to attend with, and those that were tried.
+    """The attention kernel to use, and the tests.
 
     Raises:
-        submission.modules.BackendMissing: the kernel that was asked for, or every one, is missing or wrong.
+        submission.modules.BackendMissing: the requested kernel, or every kernel, is missing or wrong.
     """
     asked = config.model.attention
     if asked == "transformer_engine":
@@ -122,8 +124,8 @@ def try_attention(config: Config, home: torch.device) -> tuple[Kernel, tuple[Eng
             return kernel, tuple(tried)
     reasons = "; ".join(f"{one.engine}: {one.failure}" for one in tried)
     raise modules.BackendMissing(
-        f"model.attention: found {asked}, which cannot attend here ({reasons}); "
-        f"allowed: torch, which takes what there is"
+        f"model.attention: {asked} does not work here ({reasons}); "
+        f"choose torch, which uses any kernel that works"
     )
 
 
@@ -132,13 +134,13 @@ def _kernel_name(kernel: str) -> str:
 
 
 def _attention_failure(kernel: str, config: Config, home: torch.device) -> str:
-    """Empty where output and gradients are those of attention in FP64."""
+    """Why a kernel fails; empty where output and gradients equal those of attention in FP64 within the tolerance."""
     try:
         return next(_wrong_attention(kernel, config, home), "")
-    except Exception as error:  # whatever a build of torch raises
+    except Exception as error:  # a build of torch may raise any type
         reason = error.__cause__ or error
         lines = str(reason).strip().splitlines()
-        return f"{type(reason).__name__}: {lines[0] if lines else 'without a word'}"[:300]
+        return f"{type(reason).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
 def _wrong_attention(kernel: str, config: Config, home: torch.device) -> Iterator[str]:
@@ -162,7 +164,7 @@ def _wrong_attention(kernel: str, config: Config, home: torch.device) -> Iterato
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The definition."""
+    """Causal attention in FP64, straight from its definition."""
     times = query.size(1) // key.size(1)
     key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1))

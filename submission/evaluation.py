@@ -12,12 +12,12 @@ from submission.step import Trainer, forward_backward
 
 
 def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches: int) -> float:
-    """Mean token cross entropy in nats over `micro_batches` per rank; weights and gradients stay as they are."""
+    """Mean token cross entropy in nats over `micro_batches` per rank; weights and gradients do not change."""
     config = trainer.config.parallelism
     hooks = config.overlap and config.distributed_optimizer
     with device.megatron():
         for chunk in trainer.chunks:
-            if hooks:  # parameters of the last step may still be on their way
+            if hooks:  # the gather of the last step's parameters may still be running
                 chunk.disable_forward_pre_hook()
             chunk.eval()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The executor of a run: Megatron-core under one recipe."""
+"""Builds and trains the model of a run with Megatron-core and one recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from submission.te.te_linear import linear_kinds
 from submission.watchdog import nonfinite
 from submission.watchdog.stragglers import Stragglers
 
-_DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # the others are called what the recipe calls them
+_DISCLOSED = {"bf16": "bfloat16", "fp8-row": "fp8"}  # other formats are logged under the recipe's name
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "fp32"}
 _NARROWEST_FIRST = ("mxfp4", "nvfp4", "mxfp8", "fp8-row", "fp8", "bf16")
 
@@ -40,10 +40,10 @@ class MegatronExecutor:
     Args:
         config: the resolved configuration.
         arm: which of its arms to train.
-        seed: of weights and data order.
-        ranks: who this process is.
-        cache: directory for the data set's index, on storage all ranks share.
-        begins: called as each forward pass begins.
+        seed: determines initial weights and data order.
+        ranks: rank and number of processes.
+        cache: directory for the data set's index, on storage that all ranks share.
+        begins: called when a forward pass begins.
     """
 
     trainer: Trainer
@@ -63,12 +63,12 @@ class MegatronExecutor:
         self._config, self._seed, self._ranks, self._cache = config, seed, ranks, cache
         self._linears = linears_of(config, arm, seed=seed, rank=ranks.rank)
         self._run = checkpoint.Run(config=config, arm=arm, seed=seed)
-        self._first_step = 0  # optimizer steps that another run has done
+        self._first_step = 0  # optimizer steps done before this run, where it resumed a checkpoint
         self._train_batches: Iterator[submission_batches.Batch] = iter(())
-        self._train: Any = None  # the data sets, once they are indexed
+        self._train: Any = None  # the data sets, after index_data
         self._valid: Any = None
-        self._steps = self._evaluations = 0  # of the phase that runs
-        self._proved: list[ProvenGemm] = []  # of the phases before it
+        self._steps = self._evaluations = 0  # counts in the current phase
+        self._proved: list[ProvenGemm] = []  # proofs of earlier phases
 
     def build(self) -> None:
         config = self._config
@@ -83,7 +83,7 @@ class MegatronExecutor:
         return self._probes
 
     def described(self) -> dict[str, Any]:
-        """Points of the log, each read back from the object that will use it."""
+        """Keys and values for the log, each read back from the object that uses it."""
         adamw, rates = self.trainer.optimizer.config, self.trainer.scheduler
         gbs = get_current_global_batch_size()
         return {
@@ -117,7 +117,7 @@ class MegatronExecutor:
         }
 
     def warm_up(self) -> None:
-        """Every phase that is to come, so that the clock meets no shape or format for the first time."""
+        """Warm up every phase of the run, so that no shape or format is new after run_start."""
         self._formats: set[str] = set()
         with warmup.leaves_no_trace(self.trainer):
             for phase in self._linears.phases:
@@ -139,7 +139,7 @@ class MegatronExecutor:
         ledger.clear()
 
     def _whole_rounds(self, micro_batches: int) -> int:
-        """Interleaved stages take micro batches in rounds as long as the pipeline."""
+        """Round up to a multiple of the pipeline's length, which interleaved stages need."""
         parallel = self._config.parallelism
         round_length = parallel.pipeline if parallel.virtual_pipeline > 1 else 1
         return -(-micro_batches // round_length) * round_length
@@ -148,7 +148,7 @@ class MegatronExecutor:
         settings = self.trainer.model.config
         linear = next((name for name in _NARROWEST_FIRST if name in self._formats), self._config.model.dtype)
         width = _DTYPE_NAMES[settings.params_dtype]
-        # parameters travel as they are, gradients in the type of their buffer
+        # parameters are communicated in their own type, gradients in the type of their buffer
         gradients = [buffer.grad_dtype for chunk in self.trainer.chunks for buffer in chunk.buffers]
         travel = min((settings.params_dtype, *gradients), key=lambda dtype: dtype.itemsize)
         return {
@@ -179,7 +179,7 @@ class MegatronExecutor:
         config = self._config
         size, total = config.batch.micro_batch_size, config.train_samples
         done = self.trainer.scheduler.num_steps  # sequences
-        self.trainer.passes.pass_s()  # the warm-up's passes compile: nobody is judged by them
+        self.trainer.passes.pass_s()  # the warm-up's passes include compilation: drop their times
         self._train_batches = submission_batches.batches(
             self._train, micro_batch_size=size, total=total, first=done
         )
@@ -217,7 +217,7 @@ class MegatronExecutor:
         return self._stragglers.look(self.trainer.passes.pass_s(), self.trainer.home)
 
     def proof(self) -> Proof:
-        """What every GEMM ran since run_start, verified against the recipe and the number of steps."""
+        """How every GEMM ran since run_start, verified against the recipe and the number of steps."""
         self._end_phase()
         rows, phases = self._proved, self._linears.phases
         layer = model.unwrap(self.trainer.model).decoder.layers[0]
@@ -238,7 +238,7 @@ class MegatronExecutor:
         self._steps = self._evaluations = 0
 
     def close(self) -> None:
-        gc.unfreeze()  # a process may build another executor, and this one is full of cycles
+        gc.unfreeze()  # this executor has reference cycles; a process that builds another must be able to free it
         parallel.shut_down()
 
     def _verify(self, steps: int, evaluation_passes: int) -> None:

@@ -29,7 +29,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def transformer_config(config: Config, **options: Any) -> TransformerConfig:
-    """Megatron's view of the model and of the parallelism; options: what the linears need besides."""
+    """Megatron's configuration of the model and of the parallelism; `options`: what the linears need in addition."""
     model, dtype = config.model, _DTYPES[config.model.dtype]
     on_gpu = not device.on_cpu()
     return TransformerConfig(
@@ -61,8 +61,8 @@ def transformer_config(config: Config, **options: Any) -> TransformerConfig:
         persist_layer_norm=False,
         apply_rope_fusion=False,
         gradient_accumulation_fusion=False,  # Megatron's needs apex or TE; kernels.linear does its own
-        # gloo has no stream: a send still reads a buffer that was freed, and batched sends between two ranks
-        # mismatch. Both give wrong losses without an error.
+        # gloo has no streams: a send would still read a buffer after it is freed, and batched sends between two
+        # ranks would be mismatched. Either gives wrong losses without an error.
         deallocate_pipeline_outputs=on_gpu,
         batch_p2p_comm=on_gpu and not _interleaved(config),
         overlap_p2p_comm=on_gpu and bool(_interleaved(config)),
@@ -112,13 +112,13 @@ def llama(config: Config, linears: Linears) -> list[GPTModel]:
 
 
 def _interleaved(config: Config) -> int:
-    """Stages a rank holds when they are interleaved, else 0."""
+    """Number of pipeline stages on each rank where they are interleaved, else 0."""
     return config.parallelism.virtual_pipeline if config.parallelism.virtual_pipeline > 1 else 0
 
 
 def _stage(config: Config, settings: TransformerConfig, linears: Linears, stage: int | None) -> GPTModel:
     ends = {"ignore_virtual": stage is None, "vp_stage": stage}
-    # A bare layer specification would let Megatron choose the final norm by which import succeeds.
+    # With only a layer specification, Megatron would choose the final norm by which packages are installed.
     layers = [layer_spec(config, linears)] * get_num_layers_to_build(settings, vp_stage=stage)
     model = GPTModel(
         config=settings,

@@ -26,14 +26,14 @@ KERNELS = {
 
 
 class BackendMissing(RuntimeError):
-    """An attention or norm was asked for that is not here."""
+    """The requested attention or norm is not available."""
 
 
 def attention_of(backend: str) -> Any:
-    """What a layer specification names as core attention.
+    """The core attention for a layer specification.
 
     Args:
-        backend: "torch" (whichever kernel torch prefers), one of torch's kernels, or "transformer_engine".
+        backend: "torch" (the kernel that torch prefers), one of torch's kernels, or "transformer_engine".
 
     Raises:
         BackendMissing: Transformer Engine is not installed.
@@ -44,7 +44,7 @@ def attention_of(backend: str) -> Any:
 
 
 def norm_of(backend: str) -> Any:
-    """What a layer specification names as norm: ours ("torch") or Transformer Engine's.
+    """The norm for a layer specification: ours ("torch") or Transformer Engine's.
 
     Raises:
         BackendMissing: Transformer Engine is not installed.
@@ -81,7 +81,9 @@ class CausalAttention(MegatronModule):
         super().__init__(config=config)
         self.kernel = kernel
         if attn_mask_type != AttnMaskType.causal or config.context_parallel_size != 1:
-            raise ValueError("this attention is causal and knows no context parallelism")
+            raise ValueError(
+                "this attention supports neither other masks than causal nor context parallelism"
+            )
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["tp"])
         self.heads = divide(config.num_attention_heads, groups.tp.size())
         self.query_groups = divide(config.num_query_groups, groups.tp.size())
@@ -113,13 +115,13 @@ class CausalAttention(MegatronModule):
 
 
 def attend(kernel: str, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    """Causal attention by one of torch's kernels, or by whichever it prefers.
+    """Causal attention by one of torch's kernels, or by the one that torch prefers.
 
     Args:
         query: (batch, heads, sequence, head size); key and value may have fewer heads.
 
     Raises:
-        BackendMissing: this kernel cannot attend here.
+        BackendMissing: this kernel does not work on this device.
     """
     shared = query.size(1) != key.size(1)
     with _chosen(kernel):
@@ -138,8 +140,8 @@ def _chosen(kernel: str) -> Iterator[None]:
             yield
     except RuntimeError as error:
         raise BackendMissing(
-            f"model.attention: found {kernel}, which cannot attend here ({error}); allowed: torch, "
-            "which takes what there is"
+            f"model.attention: {kernel} does not work here ({error}); choose torch, "
+            "which uses any kernel that works"
         ) from error
 
 

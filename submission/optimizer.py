@@ -1,4 +1,4 @@
-"""AdamW with FP32 master weights, Megatron's own (distributed where the configuration says so)."""
+"""Builds Megatron's AdamW with FP32 master weights; distributed if the configuration sets it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from submission import device, parallel
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
     if not device.on_cpu() and clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
-        clip_grads.l2_norm_impl = l2_norm  # no Transformer Engine, no Apex
+        clip_grads.l2_norm_impl = l2_norm  # ours needs neither Transformer Engine nor Apex
     distributed = config.parallelism.distributed_optimizer
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
@@ -37,12 +37,12 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
 def l2_norm(
     chunk_size: int, overflow: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]], per_tensor: bool
 ) -> tuple[torch.Tensor, None]:
-    """In the place of Megatron's own, which reads the norm of every gradient from the GPU: a wait each.
+    """Replaces Megatron's norm, which reads the norm of every gradient from the GPU and so waits for each.
 
     Args:
-        tensors: one list of gradients; the rest is what Apex's function takes.
+        tensors: one list of gradients; the other arguments are those of Apex's function.
 
     Returns:
-        (1,) FP32 norm of all of them together, on their device.
+        (1,) FP32 norm of all gradients together, on their device.
     """
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors[0])))).view(1), None

@@ -1,4 +1,4 @@
-"""Process groups and seeds: what Megatron-core leaves to the training script."""
+"""Creates process groups and sets seeds, which Megatron-core leaves to the training script."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
     """Join the process group and build Megatron's groups.
 
     Raises:
-        ValueError: the launcher started another number of ranks than the configuration says.
+        ValueError: the number of ranks that the launcher started differs from the configuration's.
     """
     if ranks.world_size != config.parallelism.world_size:
         raise ValueError(
@@ -32,12 +32,12 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
         torch.cuda.set_device(home)
     device.forget_random_states()
     if not dist.is_initialized():
-        # the watchdog speaks first: it knows which rank is the cause
+        # longer than the watchdog waits, because the watchdog can tell which rank is the cause
         longest_s = 2 * max(config.watchdog.init_s, config.watchdog.hang_s)
         patience = timedelta(seconds=max(1800.0, longest_s))
         if home.type == "cpu":
             dist.init_process_group("gloo", timeout=patience)
-        else:  # told its device, NCCL connects here, before the clock, and no barrier guesses a GPU
+        else:  # with device_id NCCL connects here, before run_start, and barriers know their GPU
             dist.init_process_group("nccl", timeout=patience, device_id=home)
     interleaved = config.parallelism.virtual_pipeline
     parallel_state.initialize_model_parallel(
@@ -57,16 +57,16 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
 
 
 def wants_gloo(config: Config) -> bool:
-    """Whether Megatron makes groups of the CPUs too: checkpoints gather the optimizer's state by them, nothing else."""
+    """Whether Megatron also creates gloo groups; on GPUs only checkpoints need them, to gather optimizer state."""
     return device.on_cpu() or bool(config.checkpoint.every_steps or config.checkpoint.resume)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed weights and data order; pipeline stages differ, as in Megatron's own training script."""
+    """Seed weights and data order; each pipeline stage gets another seed, as in Megatron's own training script."""
     of_stage = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
-    torch.manual_seed(of_stage)  # a CPU draws weights from this one, a GPU from the tracker's
+    torch.manual_seed(of_stage)  # weights are drawn from this generator on a CPU, from the tracker's on a GPU
     with device.megatron():
-        # Llama has no dropout: on a CPU the tracker that does nothing is enough, the real one asks for CUDA state
+        # on a CPU use the tracker that does nothing: Llama has no dropout, and the real one needs CUDA's state
         tensor_parallel.model_parallel_cuda_manual_seed(of_stage, inference_rng_tracker=device.on_cpu())
 
 
@@ -78,7 +78,7 @@ def shut_down() -> None:
 
 
 class MeanLoss:
-    """A mean token loss on its way to the host: whoever reads it waits for it, nobody else.
+    """A mean token loss on the accelerator; only `read` waits for it.
 
     Args:
         total: (2,) FP64 sum of token losses and number of tokens.
@@ -100,7 +100,7 @@ class MeanLoss:
 
 
 def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> MeanLoss:
-    """Mean token loss of all ranks' micro batches, known to every rank.
+    """Mean token loss over the micro batches of all ranks; every rank gets it.
 
     Args:
         stats: per micro batch {"loss": (2,) sum of token losses and number of tokens}; empty before the last stage.

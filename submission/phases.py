@@ -1,4 +1,4 @@
-"""Which recipe a layer's linears run at which step: layers may stay out of a recipe, and a run may change it."""
+"""Decides which recipe a linear runs at which step: some layers may stay in BF16, and a run may change its recipe."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EXEMPT = LinearRecipe("bf16 (exempt)", _PLAIN, _PLAIN, _PLAIN)
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of a run.
+    """A part of a run with one recipe.
 
     Args:
-        first_step: optimizer steps done when it begins.
+        first_step: number of optimizer steps done when it begins.
         exempt: transformer layers, counted from 0, whose linears stay in BF16.
     """
 
@@ -31,7 +31,7 @@ class Phase:
 
 
 def phases_of(config: Config, arm: str) -> tuple[Phase, ...]:
-    """The phases of an arm in order: one, or two where its recipe is left at a step."""
+    """The phases of an arm in order: one, or two where it switches to another recipe at a step."""
     name = config.arms[arm].recipe
     settings = config.recipes[name]
     found = [_phase(config, name, 0)]

@@ -1,4 +1,4 @@
-"""Megatron's parallel linears with our three GEMMs, each in the format its recipe says."""
+"""Megatron's parallel linears with our three GEMMs, each in the format that the recipe names."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Linears:
     """The two linear classes of a model under an arm's recipes, the ledger of what ran, and the quantised weights.
 
     Only `_forward_impl` is overridden: initialisation, collectives around the layer, bias and checkpoints stay
-    Megatron's. The classes are made per instance because Megatron constructs them itself, without a place for ours.
+    Megatron's. Each instance creates its own classes, because Megatron's constructor calls cannot pass an instance.
 
     Args:
-        phases: in order; the first one is entered.
-        seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
-        backend: "auto", or "native" | "emulated" | "reference" to insist.
-        keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
+        phases: in order; the first one is active at the start.
+        seed: of the run, for recipes that draw random numbers; ranks draw different roundings but the same signs.
+        backend: "auto" for any kind of engine, or only "native" | "emulated" | "reference".
+        keep_weights: cache quantised weights between micro batches, which takes memory.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class Linears:
         self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
-        self.observer: Observer | None = None  # is shown every GEMM from now on
+        self.observer: Observer | None = None  # called with every GEMM while it is set
         body = {"_forward_impl": self._forward_impl()}
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
 
     def megatron_options(self) -> dict[str, Any]:
-        """What Megatron's TransformerConfig must hold for these linears besides the model."""
+        """Options that these linears need in Megatron's TransformerConfig, in addition to the model's."""
         return {}
 
     def enter(self, phase: Phase) -> None:
-        """Run by another phase from the next GEMM on."""
+        """Use another phase's recipe from the next GEMM on."""
         self.phase = phase
 
     def due(self) -> Phase:
@@ -64,24 +64,24 @@ class Linears:
         return [phase for phase in self.phases if phase.first_step <= self._randomness.step][-1]
 
     def weights_changed(self) -> None:
-        """After every optimizer step, which writes to the weights by ways torch does not count; before the next one."""
+        """Call after every optimizer step: clears cached weights, because torch does not count Megatron's writes."""
         if self._weights is not None:
             self._weights.changed()
         self._randomness.step += 1
 
     def start_over(self) -> None:
-        """As newly made, but for the ledger: the weights are others and every random number is drawn again."""
+        """Reset everything except the ledger: weights are quantised again, and random numbers start from the first."""
         if self._weights is not None:
             self._weights.changed()
         self._randomness = Randomness(self._seed, self._rank)
 
     @property
     def drawn(self) -> int:
-        """Random tensors this rank has drawn."""
+        """Number of random tensors that this rank has drawn."""
         return self._randomness._used
 
     def go_on(self, *, step: int, drawn: int) -> None:
-        """As after `step` optimizer steps and `drawn` random tensors; the weights are others."""
+        """Continue from a checkpoint with other weights, after `step` optimizer steps and `drawn` random tensors."""
         if self._weights is not None:
             self._weights.changed()
         self._randomness = Randomness(self._seed, self._rank)
@@ -105,7 +105,7 @@ class Linears:
         def forward(layer: Any, input: Any, weight: Any, *_: Any, **options: Any) -> Any:
             if options.get("grad_output_buffer") is not None or options.get("bias") is not None:
                 raise ValueError(
-                    f"{layer.label}: deferred embedding gradients and biases are not part of this model"
+                    f"{layer.label}: deferred embedding gradients and biases are not supported; turn them off"
                 )
             return linear(
                 input,
@@ -120,7 +120,7 @@ class Linears:
         return forward
 
     def name(self, model: torch.nn.Module) -> None:
-        """Give every linear of the transformer layers its label, numbered over all pipeline stages."""
+        """Label every linear of the transformer layers; layers are numbered over all pipeline stages."""
         for label, module in linear_layers(model, PARALLEL_LINEARS):
             module.label = label
 

@@ -1,4 +1,4 @@
-"""Proof of precision: what every GEMM really ran, counted, against what the recipe and the steps demand."""
+"""Proof of precision: compares the format and number of executed GEMMs with what the recipe and the steps demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from submission.phases import Phase
 
 
 class ProofError(Exception):
-    """A GEMM did not run in the format its recipe names, or not as often as the steps demand."""
+    """A GEMM ran in another format than its recipe names, or not as often as the steps demand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What must have run since the ledger was cleared."""
+    """The GEMMs that must have run since the ledger was cleared."""
 
     labels: Sequence[str]  # every linear of this rank's transformer layers
     phase: Phase
@@ -32,7 +32,7 @@ def verify(ledger: Ledger, demand: Demand) -> None:
     """Compare the ledger with the demand.
 
     Raises:
-        ProofError: names the first GEMM that differs.
+        ProofError: they differ; the message names the first GEMM.
     """
     ran = ledger.snapshot()
     for label in demand.labels:
@@ -42,14 +42,16 @@ def verify(ledger: Ledger, demand: Demand) -> None:
             _verify_one(label, gemm, ran.get((label, gemm)), recipe, wanted)
     strangers = {label for label, _ in ran} - set(demand.labels)
     if strangers:
-        raise ProofError(f"GEMMs ran outside the transformer layers: {sorted(strangers)}")
+        raise ProofError(f"GEMMs of a recipe ran outside the transformer layers: {sorted(strangers)}")
 
 
 def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, wanted: int) -> None:
     where = f"{label} {gemm.value}"
     if ran is None:
         if wanted:
-            raise ProofError(f"{where}: the recipe '{recipe.name}' was not applied, no GEMM of ours ran")
+            raise ProofError(
+                f"{where}: the recipe '{recipe.name}' was not applied: the ledger has no such GEMM"
+            )
         return
     expected = [recipe[gemm].quantizer(gemm, operand) for operand in Operand]
     found = [ran.how.left, ran.how.right]
@@ -68,10 +70,10 @@ def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, w
 
 
 def gather(ledger: Ledger) -> list[ProvenGemm]:
-    """What ran on all ranks, one row per layer and GEMM; calls are per rank.
+    """How GEMMs ran on all ranks: one row per layer and GEMM, with calls per rank.
 
     Raises:
-        ProofError: ranks that hold parts of the same layer ran different things.
+        ProofError: ranks that hold parts of the same layer ran it differently.
     """
     mine = {key: _proven(key, ran) for key, ran in ledger.snapshot().items()}
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -88,7 +90,7 @@ def gather(ledger: Ledger) -> list[ProvenGemm]:
 
 
 def _described(quantizer: Quantizer) -> str:
-    """Format first, then what departs from its plainest form."""
+    """A quantizer as text: the format, then every option that differs from its default."""
     parts = [f"{quantizer.format.value} with transform {quantizer.transform}"]
     if quantizer.format.is_blocked:
         parts += [f"scale rule {quantizer.scale_rule.value}", f"{quantizer.rounding.value} rounding"]

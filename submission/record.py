@@ -1,4 +1,4 @@
-"""What a run leaves beside its log: metrics.jsonl, status.json, proof.json, diagnostics.jsonl. One rank writes."""
+"""Writes a run's files beside the log: metrics.jsonl, status.json, proof.json, diagnostics.jsonl. One rank writes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from harness.contract.metrics_rows import (
 )
 
 _STATUS_EVERY_S = 0.5
-_RESERVE_BYTES = 1 << 18  # the end of the log, the last status, and what torchrun prints of every rank
+_RESERVE_BYTES = 1 << 18  # room for the end of the log, the last status, and torchrun's report on every rank
 
 
 class Step(Protocol):
-    """What an optimizer step says of itself."""
+    """Figures of one optimizer step."""
 
     @property
     def loss(self) -> float: ...
@@ -45,9 +45,9 @@ class Record:
 
     Args:
         directory: the attempt's directory.
-        writes: True on rank 0 alone.
+        writes: True only on rank 0.
         caches_cleared: whether the data files were dropped from the page cache before this run.
-        max_steps: the step limit, for whoever shows progress.
+        max_steps: the step limit, written to status.json for progress displays.
     """
 
     def __init__(self, directory: Path, *, writes: bool, caches_cleared: bool, max_steps: int):
@@ -78,7 +78,7 @@ class Record:
         self._line(row)
 
     def checkpoints(self, directory: str) -> Path:
-        """Where this run's checkpoints go: into its attempt, or below a configured directory, apart from other runs."""
+        """Directory of this run's checkpoints: in its attempt, or its own one below the configured directory."""
         attempt = self._directory.resolve()
         if not directory:
             return attempt / file_names.CHECKPOINTS
@@ -94,7 +94,7 @@ class Record:
         seconds: float,
         size_bytes: int | None = None,
     ) -> None:
-        """One line on stdout and one of metrics.jsonl; `what`: saved | resumed from."""
+        """Write one line to stdout and one to metrics.jsonl; `what`: "saved" or "resumed from"."""
         row = CheckpointRow(
             what=what,
             step=step,
@@ -109,7 +109,7 @@ class Record:
             print(f"checkpoint {what} {directory}: step {step}, {samples} samples, {seconds:.1f} s{size}")
 
     def indexed(self, seconds: float) -> None:
-        """One line on stdout: who reads the rules otherwise than docs/data.md adds these seconds to the run."""
+        """Print how long indexing took: under the other reading of the rules in docs/data.md it counts as run time."""
         if self._writes:
             print(f"index of the data set built before run_start in {seconds:.1f} s", flush=True)
 
@@ -120,22 +120,22 @@ class Record:
                 file.write(line)
 
     def stragglers(self, rows: Sequence[StragglerRow], *, step: int, samples: int) -> None:
-        """Ranks that have been slow for more than one evaluation."""
+        """Write the ranks that were slow in more than one evaluation in a row."""
         for row in rows:
             self._line(dataclasses.replace(row, step=step, samples=samples))
 
     def passed_over(self, probes: Sequence[EngineProbe]) -> None:
-        """A line for every engine that failed its probe: whoever shows progress warns of it."""
+        """Write a line for every engine that failed its test; progress displays warn of it."""
         for probe in probes:
             if probe.failure:
                 self._line(EngineRow(engine=probe.engine, what=probe.what, failure=probe.failure))
 
     def take_over(self) -> None:
-        """Write in the place of rank 0, which is gone."""
+        """Let this rank write, because rank 0 is lost."""
         self._writes = True
 
     def make_room(self) -> None:
-        """Give back the room that was kept for the last words: from now on only those are written."""
+        """Free the room reserved for the end of the run; only the end may be written after this."""
         if self._writes:
             with contextlib.suppress(OSError):
                 (self._directory / file_names.RESERVE).unlink(missing_ok=True)
@@ -177,12 +177,11 @@ class Record:
 
 
 def _reserve_room(path: Path) -> None:
-    """Fill a file that is removed before the last words are written, which a full disk then does not prevent."""
+    """Reserve room on the disk with a file that is removed at the end, so that the last lines fit on a full disk."""
     try:
         with path.open("wb") as file:
-            file.write(
-                os.urandom(_RESERVE_BYTES)
-            )  # a file system that compresses would keep no room for zeros
+            # random, because a compressing file system would reserve no room for zeros
+            file.write(os.urandom(_RESERVE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError:
@@ -191,8 +190,8 @@ def _reserve_room(path: Path) -> None:
 
 
 def _memory_bytes() -> int:
-    """Peak of this process: of the accelerator's memory where there is one, else resident (Linux counts KiB)."""
-    import torch  # here: a script in Megatron's place is imported by processes that have no use for it
+    """Peak memory of this process: on the accelerator where there is one, else resident (Linux counts in KiB)."""
+    import torch  # not at the top: some processes use this module without torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()

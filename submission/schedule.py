@@ -1,4 +1,4 @@
-"""Linear warmup, then cosine decay: Megatron's scheduler, which counts in sequences."""
+"""Builds Megatron's learning-rate scheduler: linear warmup, then cosine decay; it counts in sequences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build(config: Config, optimizer: MegatronOptimizer) -> OptimizerParamSchedul
         max_lr=config.schedule.base_lr,
         min_lr=config.schedule.end_lr,
         lr_warmup_steps=config.schedule.warmup_steps * gbs,
-        lr_decay_steps=config.schedule.max_steps * gbs,  # Megatron counts the warmup in
+        lr_decay_steps=config.schedule.max_steps * gbs,  # Megatron includes the warmup
         lr_decay_style="cosine",
         start_wd=decay,
         end_wd=decay,

@@ -23,10 +23,10 @@ from submission.watchdog.forward_timer import ForwardPasses
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trainer:
-    """The built objects a step works on."""
+    """The objects that a step works on."""
 
     config: Config
-    chunks: tuple[DistributedDataParallel, ...]  # this rank's pipeline stages: one, or the interleaved ones
+    chunks: tuple[DistributedDataParallel, ...]  # this rank's pipeline stages; several if interleaved
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     home: torch.device
@@ -42,12 +42,12 @@ class Trainer:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
     loss: float  # nats per token, mean over the global batch, before the step
-    learning_rate: float  # the one this step used
+    learning_rate: float  # the learning rate of this step
     gradient_norm: float  # before clipping
 
 
 def connect(trainer: Trainer) -> None:
-    """Hand Megatron's schedule the functions it calls between micro batches and after the last one."""
+    """Give Megatron's schedule the functions that it calls between micro batches and after the last one."""
     settings = trainer.model.config
     settings.finalize_model_grads_func = finalize_model_grads
     settings.grad_scale_func = trainer.optimizer.scale_loss
@@ -58,7 +58,7 @@ def connect(trainer: Trainer) -> None:
 
 
 def _one_or_all(items: list[Any]) -> Any:
-    """Megatron's schedules want a list only where stages are interleaved."""
+    """The argument that Megatron's schedules expect: a list where stages are interleaved, else a single stage."""
     return items[0] if len(items) == 1 else items
 
 
@@ -85,10 +85,10 @@ def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
 def forward_backward(
     trainer: Trainer, batches: Iterator[Batch], micro_batches: int, *, forward_only: bool
 ) -> list[dict[str, torch.Tensor]]:
-    """Run the micro batches forward, and backward unless `forward_only`; each one's summed loss and token count."""
+    """Run the micro batches forward, and backward unless `forward_only`; returns summed loss and tokens of each."""
     stats: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
         forward_step_func=_forward_step(trainer),
-        # every interleaved stage asks for the same micro batches
+        # every interleaved stage reads the same micro batches
         data_iterator=_one_or_all(list(itertools.tee(batches, len(trainer.chunks)))),
         model=list(trainer.chunks),
         num_microbatches=micro_batches,

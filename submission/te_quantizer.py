@@ -1,10 +1,10 @@
-"""Our MX quantisers and products as a quantizer factory of Transformer Engine's CustomRecipe, 2.9 and later.
+"""Our MX quantisers and products as a quantizer factory for Transformer Engine's CustomRecipe, 2.9 and later.
 
-Any user of Megatron or NeMo names it: --fp4-format e2m1 --fp4-recipe custom
---fp4-quantizer-factory submission.te_quantizer.mxfp4. docs/transformer_engine.md says what it needs and what has run.
+Users of Megatron or NeMo select it with --fp4-format e2m1 --fp4-recipe custom
+--fp4-quantizer-factory submission.te_quantizer.mxfp4. docs/transformer_engine.md lists what it needs and what has run.
 
-Transformer Engine quantises each tensor once for two products. `rowwise` is the tensor as it lies, `columnwise` its
-transpose; every product is then left (M, K) times right (N, K) transposed, which is how kernels.recipe counts operands.
+Transformer Engine quantises each tensor once for two products. `rowwise` is the tensor itself, `columnwise` its
+transpose. Every product is then left (M, K) times right (N, K) transposed, with the operands of kernels.recipe.Operand.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from submission.te import te_fixes
 try:
     from transformer_engine.pytorch.quantized_tensor import QuantizedTensorStorage
     from transformer_engine.pytorch.quantized_tensor import Quantizer as TeQuantizer
-except ImportError:  # 2.9
+except ImportError:  # Transformer Engine 2.9
     from transformer_engine.pytorch.tensor.quantized_tensor import QuantizedTensorStorage
     from transformer_engine.pytorch.tensor.quantized_tensor import Quantizer as TeQuantizer
 
-# tensor -> the operand it is as it lies, and the operand its transpose is
+# tensor -> the operand that the tensor itself is, and the operand that its transpose is
 _ROLES = {
     "input": ((Gemm.FPROP, Operand.LEFT), (Gemm.WGRAD, Operand.RIGHT)),
     "weight": ((Gemm.FPROP, Operand.RIGHT), (Gemm.DGRAD, Operand.RIGHT)),
@@ -50,15 +50,15 @@ def mxfp4(role: Any) -> Any:
 
 
 def quantizer_for(role: Any, recipe: LinearRecipe, randomness: Randomness | None = None) -> Any:
-    """What a quantizer factory returns for one tensor of a linear layer; write a factory of your own around it.
+    """The quantizer of one tensor of a linear layer; call it in your own quantizer factory for another recipe.
 
     Args:
-        role: "linear_input" and the like (Transformer Engine 2.9 to 2.15), or a QuantizerRole or None (2.16 on).
-        recipe: of MX formats.
-        randomness: for recipes that draw; one for all tensors of a process.
+        role: a name such as "linear_input" (Transformer Engine 2.9 to 2.15), or a QuantizerRole or None (from 2.16).
+        recipe: a recipe of MX formats.
+        randomness: needed by recipes that draw random numbers; use one object for all tensors of a process.
 
     Raises:
-        ValueError: a recipe that this boundary cannot carry.
+        ValueError: Transformer Engine's interface cannot run this recipe.
     """
     _require(recipe, randomness)
     te_fixes.install()
@@ -67,18 +67,18 @@ def quantizer_for(role: Any, recipe: LinearRecipe, randomness: Randomness | None
 
 
 def randomness(seed: int) -> Randomness:
-    """Draws of this rank: independent of other ranks' draws, signs as theirs."""
+    """Source of this rank's random numbers: roundings differ between ranks, signs are the same."""
     return Randomness(seed, dist.get_rank() if dist.is_initialized() else 0)
 
 
 class MxStorage(QuantizedTensorStorage):
-    """A quantised matrix: `data` as it lies, `data_t` transposed; either may be absent.
+    """A quantised matrix: `data` is the matrix itself, `data_t` its transpose; either may be absent.
 
-    The names are those that Transformer Engine's custom_gemm reads. A scale is an empty tensor where the engine has
-    multiplied the scales into the values.
+    Transformer Engine's custom_gemm reads these names. Scales are an empty tensor where the engine has multiplied them
+    into the values.
     """
 
-    custom = True  # of a layout that Transformer Engine does not know
+    custom = True  # tells Transformer Engine that it cannot read the layout
     experimental = True  # the same in 2.9
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class MxStorage(QuantizedTensorStorage):
     def hold(
         self, quantizer: MxQuantizer, like: Tensor, rows: Prepared | None, columns: Prepared | None
     ) -> None:
-        """Take over what `quantizer` made of the tensor `like`."""
+        """Store the two orientations that `quantizer` computed from the tensor `like`."""
         self._quantizer = quantizer
         self.dtype = self._dtype = like.dtype
         self.device, self.original_shape = like.device, tuple(like.shape)
@@ -103,8 +103,8 @@ class MxStorage(QuantizedTensorStorage):
     def update_usage(self, rowwise_usage: bool | None = None, columnwise_usage: bool | None = None) -> None:
         if (rowwise_usage and self.data is None) or (columnwise_usage and self.data_t is None):
             raise RuntimeError(
-                "update_usage: found one orientation, wanted the other; each has blocks of its own and is quantised "
-                "from the high-precision tensor alone"
+                "update_usage: only the other orientation was quantised; each has its own blocks, so quantise again "
+                "from the high-precision tensor"
             )
         if rowwise_usage is False:
             self.data = self.scale = None
@@ -115,10 +115,10 @@ class MxStorage(QuantizedTensorStorage):
         return {"rowwise": self.data is not None, "columnwise": self.data_t is not None}
 
     def prepare_for_saving(self) -> tuple[list[Tensor | None], MxStorage]:
-        """The tensors, and a shell for them.
+        """The tensors, and an object without them, which backward fills again.
 
-        The shell is a copy: this very object may be a layer's cached weight, which the next micro batch reads before
-        the backward pass of this one refills its shell.
+        That object is a copy, because this one may be a layer's cached weight, which the next micro batch may read
+        before backward of the current one.
         """
         shell = copy.copy(self)
         shell.clear()
@@ -129,25 +129,25 @@ class MxStorage(QuantizedTensorStorage):
         return tensors[4:]
 
     def clear(self) -> None:
-        """Let go of the tensors: Transformer Engine calls this after a last use."""
+        """Release the tensors; Transformer Engine calls this after the last use."""
         self.data = self.scale = self.data_t = self.scale_t = None
 
 
 class MxQuantizer(TeQuantizer):
-    """Quantises one of a linear's tensors for its two products, and multiplies where it is the left operand."""
+    """Quantises one tensor of a linear for its two products, and computes the products whose left operand it is."""
 
     custom = True
     experimental = True
 
     def __init__(self, kind: str, recipe: LinearRecipe, randomness: Randomness | None):
         super().__init__(rowwise=True, columnwise=True)
-        self.internal = True  # no autograd through it: a storage, not a tensor
+        self.internal = True  # return a storage without autograd, not a tensor
         self.recipe, self.kind, self._randomness = recipe, kind, randomness
 
     def quantize(
         self, tensor: Tensor, *, out: MxStorage | None = None, dtype: Any = None, **_: Any
     ) -> MxStorage:
-        """Both orientations in one pass, as far as the usage flags ask for them."""
+        """Quantise the orientations that the usage flags request; both in one pass."""
         return self.update_quantized(tensor, MxStorage() if out is None else out)
 
     def update_quantized(self, src: Tensor, dst: MxStorage, *, noop_flag: Tensor | None = None) -> MxStorage:
@@ -164,7 +164,7 @@ class MxQuantizer(TeQuantizer):
         bias: Tensor | None = None, out: Tensor | None = None, accumulate: bool = False, gemm_type: Any = None,
         qresult_x: Any = None, qresult_w: Any = None,
     ) -> Tensor:  # fmt: skip
-        """(M, N) = qx qw^T; called on the left operand's quantizer."""
+        """(M, N) = qx qw^T; Transformer Engine calls it on the left operand's quantizer."""
         which = Gemm(gemm_type.value)
         left, right = (
             Prepared(values, self.recipe[which].quantizer(which, operand), scales if scales.numel() else None)
@@ -173,7 +173,7 @@ class MxQuantizer(TeQuantizer):
         other = self.recipe if qresult_w is None else qresult_w._quantizer.recipe
         if other != self.recipe:
             raise ValueError(
-                f"{which.value}: found operands of the recipes {self.recipe.name} and {other.name}"
+                f"{which.value}: the operands have different recipes, {self.recipe.name} and {other.name}"
             )
         request = Request(left.quantizer, right.quantizer, qx.size(0), qw.size(0), _contracted(left))
         engine = choose(architectures.of(qx.device), request, probes=engine_probe.of(qx))
@@ -185,7 +185,7 @@ class MxQuantizer(TeQuantizer):
         return False
 
     def is_requantization_safe(self) -> bool:
-        """Whether quantising again gives the same bits, so that a result may be thrown away and made anew."""
+        """Whether quantising again gives the same bits, so that a result may be dropped and computed again."""
         return not any(self._quantizer(i).rounding is Rounding.STOCHASTIC for i in (0, 1))
 
     def _get_compatible_recipe(self) -> Any:
@@ -202,10 +202,10 @@ class MxQuantizer(TeQuantizer):
 
 
 def _prepare(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
-    """Quantise for the engine that would multiply by another operand of as many rows.
+    """Quantise in the layout of the engine that would multiply this operand by one with as many rows.
 
-    How many the other operand has is known when both meet. Whatever it is, on one device all engines of a format take
-    operands in one layout.
+    The other operand's rows are not known yet. They do not matter: on one device all engines of a format use the same
+    layout.
     """
     along = _engine(x_RC, rows) if rows else None
     across = _engine(x_RC.t(), columns) if columns else None
@@ -230,25 +230,25 @@ def _fields(prepared: Prepared | None) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _contracted(operand: Prepared) -> int:
-    """Length of the contracted dimension; two E2M1 codes share a byte."""
+    """Length of the contracted dimension in elements; a byte holds two E2M1 codes."""
     packed = operand.scales is not None and operand.quantizer.element is E2M1
     return operand.values.size(1) * (2 if packed else 1)
 
 
 def _kind(role: Any) -> str | None:
-    """input, weight or grad_output of a linear layer; anything else stays in high precision."""
+    """The kind of tensor: input, weight or grad_output of a linear layer; all other kinds stay in high precision."""
     if isinstance(role, str):
         return role.removeprefix("linear_")
     return role.tensor_type if role is not None and role.module_type == "linear" else None
 
 
 def _high_precision(role: Any) -> Any:
-    """For a linear's output and its input gradient, which stay as they are."""
+    """A quantizer for a linear's output and its input gradient, which are not quantised."""
     if isinstance(role, str):
         return None
     try:
         from transformer_engine.pytorch.tensor.identity_tensor import IdentityQuantizer
-    except ImportError:  # 2.16 refuses None and has no identity: a quantizer that is never called
+    except ImportError:  # 2.16 refuses None and has no identity quantizer: return one that is never called
         return TeQuantizer(rowwise=True, columnwise=True)
     return IdentityQuantizer()
 
@@ -259,12 +259,14 @@ def _require(recipe: LinearRecipe, randomness: Randomness | None) -> None:
         if found.format not in (Format.MXFP4, Format.MXFP8):
             raise ValueError(
                 f"recipe {recipe.name}, {gemm.value}: found {found.format.value}; allowed: mxfp4, mxfp8 "
-                "(Transformer Engine has recipes of its own for the others)"
+                "(use Transformer Engine's own recipes for the others)"
             )
         if found.signs is Signs.STEP:
             raise ValueError(
                 f"recipe {recipe.name}, {gemm.value}: found signs step; allowed: none, fixed "
-                "(a quantizer is not told of optimizer steps)"
+                "(Transformer Engine does not tell a quantizer the optimizer step)"
             )
     if recipe.is_random and randomness is None:
-        raise ValueError(f"recipe {recipe.name}: it draws random numbers and found no seed for them")
+        raise ValueError(
+            f"recipe {recipe.name}: it draws random numbers but no randomness was given; pass one"
+        )

@@ -1,4 +1,4 @@
-"""A run by the rules (training_rules, llama31_8b, closed division): read top to bottom it is the log's time line."""
+"""Runs the benchmark by the rules (training_rules, llama31_8b, closed division), in the order of the log's lines."""
 
 from __future__ import annotations
 
@@ -19,67 +19,67 @@ from submission.watchdog.interface import Unwatched, Watch
 
 
 class Executor(Protocol):
-    """What trains: Megatron in a run, a script in the tests of this file."""
+    """The interface of the part that trains: Megatron in a run, a script in the tests of this file."""
 
     def build(self) -> None:
-        """Process groups, model, optimizer, schedule."""
+        """Build process groups, model, optimizer and schedule."""
 
     def probes(self) -> Sequence[EngineProbe]:
-        """The engines that were tried while building; those with a failure are passed over."""
+        """The tests of engines while building; engines that failed are not used."""
 
     def described(self) -> dict[str, Any]:
-        """Log keys and values, read back from what was built."""
+        """Keys and values for the log, read back from the built objects."""
 
     def warm_up(self) -> None:
-        """Steps on synthetic data that leave no trace, and the proof that they ran in the recipe's formats."""
+        """Run steps on synthetic data without lasting effect, and prove that they used the recipe's formats."""
 
     def resume(self, directory: Path) -> int:
-        """Load a checkpoint; the samples it has been trained on."""
+        """Load a checkpoint; returns the number of samples it was trained on."""
 
     def precision(self) -> dict[str, Any]:
-        """The disclosure keys of precision, from what ran in the warm-up."""
+        """Keys of the log that disclose the precision, from the formats that ran in the warm-up."""
 
     def index_data(self) -> None:
-        """The order of the sequences, from number and lengths of the documents: no token is read."""
+        """Determine the order of the sequences from the documents' number and lengths; reads no token."""
 
     def barrier(self) -> None:
-        """All ranks have come here."""
+        """Wait until all ranks have called it."""
 
     def open_data(self) -> None:
-        """First touch of the data set: its tokens are read from here on."""
+        """Open the data set; its tokens may be read from now on."""
 
     def train_step(self) -> Step:
-        """One optimizer step."""
+        """Run one optimizer step."""
 
     def culprits(self) -> str:
-        """Which ranks brought forth the last value that was not finite; all ranks ask together."""
+        """The ranks whose own loss or gradient was NaN or infinite, as text; all ranks must call it together."""
 
     def diagnosis(self) -> Sequence[Row]:
-        """What quantising did in the last step, which the configuration looks at: a row per layer and GEMM."""
+        """Quantisation errors of the last step, if the configuration observes it: a row per layer and GEMM."""
 
     def evaluate(self) -> float:
         """Validation log perplexity, the same on every rank."""
 
     def stragglers(self) -> Sequence[StragglerRow]:
-        """Ranks that were slow since the last evaluation and before it; all ranks ask together."""
+        """Ranks that were slow both before and after the last evaluation; all ranks must call it together."""
 
     def save(self, home: Path) -> Any:
-        """Write a checkpoint below `home`: an object with `directory` and `bytes`."""
+        """Write a checkpoint below `home`; returns an object with `directory` and `bytes`."""
 
     def proof(self) -> Proof:
         """The content of proof.json."""
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM: raised by the signal handler, wherever the run is."""
+    """SIGINT or SIGTERM arrived; the signal handler raises it wherever the run is."""
 
 
 def run(
     executor: Executor, config: Config, events: Events, record: Record, watch: Watch | None = None
 ) -> Ending:
-    """Train until the quality target, the step limit or a failure, and log it.
+    """Train until the quality target, the step limit or a failure, and log the run.
 
-    Every way out closes what is open in the log: a run that began also stops.
+    However it ends, all open intervals of the log are closed: run_start is always followed by run_stop.
     """
     clock, watch = _Clock(events, record), watch or Unwatched()
     watch.begin(clock.stop_for_ever, record.take_over)
@@ -88,9 +88,8 @@ def run(
         clock.start()
         executor.open_data()
         ending = _train(executor, config, clock, record, watch)
-        record.proof(
-            executor.proof()
-        )  # before run_stop: a run that cannot prove its precision has not succeeded
+        # before run_stop, because without a proof of precision the run is not a success
+        record.proof(executor.proof())
         clock.stop(ending)
     except Interrupted as signal:
         ending = watch.explain(Ending(reason=Reason.INTERRUPTED, message=str(signal)))
@@ -107,13 +106,13 @@ def run(
 
 
 def failed(error: Exception) -> Ending:
-    """The ending of a training that this error ends."""
+    """The ending of a training that stops with this error."""
     reason = Reason.DISK_FULL if is_disk_full(error) else Reason.EXCEPTION
     return Ending(reason=reason, message=f"{type(error).__name__}: {error}")
 
 
 def _initialize(executor: Executor, config: Config, events: Events, record: Record) -> int:
-    """init_start .. init_stop: build, warm up on synthetic data, log what was built; the samples trained before."""
+    """init_start to init_stop: build, warm up on synthetic data, log what was built. Returns samples trained before."""
     record.state("starting")
     events.point("cache_clear", record.caches_cleared)
     events.start("init_start")
@@ -136,9 +135,9 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
 
 
 def _train(executor: Executor, config: Config, clock: _Clock, record: Record, watch: Watch) -> Ending:
-    """Blocks of eval_interval_steps, each followed by an evaluation, until one is at or below the target."""
+    """Train blocks of eval_interval_steps and evaluate after each, until the loss is at or below the target."""
     gbs, target = config.batch.global_batch_size, config.evaluation.target_log_perplexity
-    step = clock.samples // gbs  # a resumed run goes on where its checkpoint was written
+    step = clock.samples // gbs  # a resumed run continues at its checkpoint's step
     while step < config.schedule.max_steps:
         clock.open_block()
         record.state("training", clock.samples)
@@ -159,7 +158,7 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
                 _save_if_due(executor, config, record, step)
                 watch.progress(step)
         if step % config.eval_interval_steps:
-            break  # the step limit lies inside a block: the rules know no evaluation there
+            break  # the step limit is inside a block, where the rules allow no evaluation
         clock.close_block()
         record.state("evaluating", clock.samples)
         log_perplexity = clock.evaluate(executor)
@@ -180,7 +179,7 @@ def _not_finite(what: str, executor: Executor) -> Ending:
 
 
 def _resume(executor: Executor, config: Config, record: Record) -> int:
-    """After the warm-up, of which so nothing can be left in what is loaded."""
+    """Load the checkpoint to resume, if any; after the warm-up, so that the warm-up cannot change the loaded state."""
     if not config.checkpoint.resume:
         return 0
     directory, began = Path(config.checkpoint.resume).expanduser(), time.monotonic()
@@ -192,7 +191,7 @@ def _resume(executor: Executor, config: Config, record: Record) -> int:
 
 
 def _index_data(executor: Executor, record: Record, samples: int) -> None:
-    """Before run_start, and said so: docs/data.md gives both readings of the rules."""
+    """Index the data set before run_start and record the time; docs/data.md gives both readings of the rules."""
     record.state("indexing", samples)
     began = time.monotonic()
     executor.index_data()
@@ -200,7 +199,7 @@ def _index_data(executor: Executor, record: Record, samples: int) -> None:
 
 
 def _save_if_due(executor: Executor, config: Config, record: Record, step: int) -> None:
-    """Inside the timed run, and said so: whoever reads its times can see what they contain."""
+    """Write a checkpoint if this step is due. It is part of the timed run, so its seconds are recorded."""
     every, samples = config.checkpoint.every_steps, step * config.batch.global_batch_size
     if not every or step % every:
         return
@@ -214,7 +213,7 @@ def _save_if_due(executor: Executor, config: Config, record: Record, step: int) 
 
 
 class _Clock:
-    """The timed part of the log: intervals are opened and closed in pairs, whatever happens in between."""
+    """Writes the timed part of the log; every interval that is opened is also closed, whatever happens in between."""
 
     def __init__(self, events: Events, record: Record):
         self._events, self._record = events, record
@@ -240,7 +239,7 @@ class _Clock:
     def evaluate(self, executor: Executor) -> float:
         self._begin("eval")
         log_perplexity = executor.evaluate()
-        if math.isfinite(log_perplexity):  # NaN is no JSON
+        if math.isfinite(log_perplexity):  # JSON has no NaN
             self._events.point("eval_accuracy", log_perplexity, samples_count=self.samples)
         self._end()
         return log_perplexity
@@ -256,8 +255,8 @@ class _Clock:
             self._began = None
 
     def stop_for_ever(self, ending: Ending) -> None:
-        """Close log and record from the watchdog's thread, whatever the training thread does by now."""
-        self._record.lock.acquire()  # and never released: the training thread must write nothing after this
+        """Close log and record from the watchdog's thread, whatever the training thread is doing."""
+        self._record.lock.acquire()  # never released, because the training thread must write nothing after this
         self.stop(ending)
         self._record.ended(ending, self.samples)
 

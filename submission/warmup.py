@@ -1,7 +1,7 @@
-"""Synthetic warm-up before the clock, after which nothing of it is left (training_rules: no data, no head start).
+"""Warms up on synthetic data before run_start, and leaves the training's state unchanged (training_rules).
 
-Weights are not copied, which at the 8B's size takes 16 GB of a rank's host memory and two passes over a slow bus: the
-steps run at a learning rate of zero. AdamW then computes p (1 - 0 w) - 0 u, which is p for every finite u.
+The steps run at a learning rate of zero: AdamW then computes p (1 - 0 w) - 0 u, which is p for every finite u. Copying
+the weights instead would take, for the 8B model, 16 GB of host memory per rank and two transfers over a slow bus.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class _Snapshot:
 
 @contextmanager
 def leaves_no_trace(trainer: Trainer) -> Iterator[None]:
-    """Run steps inside; parameters, optimizer, schedule, gradients and random states are then as before.
+    """Context for warm-up steps; restores parameters, optimizer, schedule, gradients and random states at its end.
 
     Raises:
-        ValueError: the optimizer already holds state, so that dropping it would not be going back; or a weight
-            is no number afterwards, which no learning rate of zero prevents.
+        ValueError: the optimizer already has state, which this cannot restore; or a weight is NaN or infinite
+            afterwards, which a learning rate of zero does not prevent.
     """
     for optimizer in _torch_optimizers(trainer.optimizer):
         if optimizer.state:
-            raise ValueError("the warm-up must come before the first training step")
+            raise ValueError("the optimizer already has state; warm up before the first training step")
     before = _take(trainer)
     _hold_still(trainer)
     yield
@@ -60,13 +60,12 @@ def _take(trainer: Trainer) -> _Snapshot:
 
 
 def _hold_still(trainer: Trainer) -> None:
-    """Let every step of the schedule set a learning rate of zero."""
+    """Make the schedule set a learning rate of zero at every step."""
     schedule = trainer.scheduler
     schedule.init_lr = schedule.max_lr = schedule.min_lr = 0.0
     for group in trainer.optimizer.param_groups:
-        group.update(
-            lr=0 * group["lr"], max_lr=0.0, min_lr=0.0
-        )  # a group's own limits come before the schedule's
+        # a parameter group's own limits override the schedule's
+        group.update(lr=0 * group["lr"], max_lr=0.0, min_lr=0.0)
 
 
 def _require_finite(trainer: Trainer) -> None:
@@ -74,7 +73,8 @@ def _require_finite(trainer: Trainer) -> None:
     largest = torch.stack(torch._foreach_norm(parameters, math.inf)).float()
     if not bool(largest.isfinite().all()):
         raise ValueError(
-            "warm-up: a weight is no number after steps on synthetic data: a kernel computes wrong"
+            "warm-up: a weight is NaN or infinite after steps on synthetic data, so a kernel is wrong; "
+            "find it with ./run.sh qualify"
         )
 
 
@@ -82,7 +82,7 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
     for chunk in trainer.chunks:
         finish_parameter_gather(chunk)
     for optimizer in _torch_optimizers(trainer.optimizer):
-        optimizer.state.clear()  # moments and step counts are made again by the first real step
+        optimizer.state.clear()  # the first real step creates moments and step counts again
     with device.megatron():
         for chunk in trainer.chunks:
             chunk.zero_grad_buffer()
@@ -95,17 +95,17 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
 
 
 def finish_parameter_gather(model: DistributedDataParallel) -> None:
-    """With overlapped parameter gather the last step's weights arrive during the next forward pass: fetch them now."""
+    """Wait for an overlapped gather of the last step's weights, which else ends during the next forward pass."""
     if model.ddp_config.overlap_param_gather:
         with device.megatron():
             model.start_param_sync(force_sync=True)
 
 
 def freeze_collector() -> None:
-    """What is there now lives as long as the run: Python's collector walks from here on only what steps make.
+    """Exclude all existing objects from Python's garbage collection; they live as long as the run.
 
-    A full collection of Megatron's and torch's modules takes tenths of a second on whichever rank it meets, and every
-    other rank waits for it in the next collective.
+    A full collection of Megatron's and torch's modules takes tenths of a second on one rank, and all other ranks wait
+    for that rank in the next collective.
     """
     gc.collect()
     gc.freeze()
@@ -116,7 +116,7 @@ def _torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimize
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
-    """Copies: an optimizer may count or keep its rate in a tensor, which it changes in place."""
+    """The options of a parameter group, copied: step and learning rate may be tensors that are changed in place."""
     return {key: copy.deepcopy(value) for key, value in group.items() if key != "params"}
 
 
@@ -125,7 +125,7 @@ def _plain(scheduler: OptimizerParamScheduler) -> dict[str, Any]:
 
 
 def _make_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Keys that are not wanted go: the FusedAdam of Transformer Engine and Apex counts its steps in group["step"]."""
+    """Restore a group, and remove new keys: FusedAdam of Transformer Engine and Apex adds group["step"]."""
     for key in found.keys() - wanted.keys():
         del found[key]
     found.update(wanted)

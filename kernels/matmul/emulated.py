@@ -1,7 +1,7 @@
 """Quantise, dequantise, multiply in BF16: exact products on any device.
 
 A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
-multiplication accumulates in FP32 and rounds to the output type once. High precision passes through.
+multiplication accumulates in FP32 and rounds to the output type once. High-precision operands are not quantised.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
     if not a.is_cuda and not rowwise:
         for operand in (left, right):
             by *= operand.scale.item() if operand.scale is not None else 1.0
-        # alpha is applied in FP32 before the only rounding
+        # torch applies alpha in FP32, before the only rounding
         return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
     if a.dtype == torch.bfloat16:
         product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
@@ -104,7 +104,7 @@ def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepar
 
 
 def _without_tensor_scale(quantized: reference.Quantized) -> Tensor:
-    """Element times E4M3 scale has six significant bits: exact in BF16, which the FP32 tensor scale is not."""
+    """NVFP4 values without the FP32 tensor scale: element times E4M3 scale has six significant bits, exact in BF16."""
     one = torch.ones((), device=quantized.scales.device)
     unscaled = reference.Quantized(quantized.elements, quantized.scales, quantized.quantizer, one)
     return reference.dequantize(unscaled).to(torch.bfloat16)

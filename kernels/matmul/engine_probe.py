@@ -1,8 +1,8 @@
-"""Tries every engine once before it is used: a product of 128 x 128 matrices against the specification.
+"""Tests every engine once before its first use: multiplies 128 x 128 matrices and compares with the specification.
 
-A library may accept a format on paper and refuse it, or multiply it wrongly, in the build that is installed: torch's
-block-scaled product raises NotImplementedError where it was built without FBGEMM, and another layout of scales gives
-wrong numbers without a word. An engine that fails is passed over with the reason (gemm.choose).
+The installed build of a library may refuse a format that its documentation names, or multiply it wrongly: torch's
+block-scaled product raises NotImplementedError in a build without FBGEMM, and scales in another layout give wrong
+numbers without an error. gemm.choose skips an engine that fails here, and gives the reason.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from kernels.quantize import reference
 from kernels.recipe import Format, Quantizer, Rounding, Signs
 
 SIZE = 128  # rows, columns and contraction: the least that every engine takes
-_LONGEST = 300  # characters of a reason
+_LONGEST = 300  # characters; longer reasons are cut
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One engine with the quantizers of one product; `failure` is empty where it is right."""
+    """The test of one engine with the quantizers of one product; `failure` is empty where it passed."""
 
     engine: str
     what: str
@@ -36,7 +36,7 @@ class Tried:
 
 
 class Probes:
-    """The engines of one device, each tried when it is first asked for with these quantizers."""
+    """The tests of one device's engines; each runs when an engine is first needed with a pair of quantizers."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -44,18 +44,18 @@ class Probes:
 
     @property
     def found(self) -> tuple[Tried, ...]:
-        """All that was tried so far."""
+        """All tests so far."""
         return tuple(self._found.values())
 
     def failure(self, engine: Engine, request: Request) -> str:
-        """Why the engine cannot be used here; empty where its products are right."""
+        """Why the engine cannot be used on this device; empty where its products are right."""
         key = engine.name, request.left, request.right
         if key not in self._found:
             failure = failure_of(engine, request.left, request.right, self._device)
             self._found[key] = Tried(engine.name, described(request.left, request.right), failure)
             if failure:
                 what = f"{engine.name} cannot multiply {self._found[key].what} on {self._device}"
-                warnings.warn(f"{what}: {failure}; the next engine does", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{what}: {failure}; using the next engine", RuntimeWarning, stacklevel=2)
         return self._found[key].failure
 
 
@@ -65,22 +65,22 @@ def _on(device: torch.device) -> Probes:
 
 
 def of(like: Tensor) -> Probes | None:
-    """The probes of a tensor's device, the same ones for the whole process; None where nothing can be computed."""
+    """The probes of a tensor's device, one object per process; None for meta and fake tensors: they hold no numbers."""
     return None if like.is_meta or isinstance(like, FakeTensor) else _on(like.device)
 
 
 def failure_of(engine: Engine, left: Quantizer, right: Quantizer, device: torch.device) -> str:
-    """Multiply on the device, in both orientations, accumulated and summed fast; compare with the specification.
+    """Multiply on the device and compare with the specification: both orientations, fast sums and accumulation.
 
     Returns:
-        Empty, or what was raised, or the first wrong number.
+        An empty text, or the exception, or the first wrong number.
     """
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return next(_differences(engine, left, right, device), "")
-    except Exception as error:  # whatever a build of a library raises
+    except Exception as error:  # a build of a library may raise any type
         lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"[:_LONGEST]
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:_LONGEST]
 
 
 def _differences(engine: Engine, left: Quantizer, right: Quantizer, device: torch.device) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _products(
 
 
 def matrix(seed: int) -> Tensor:
-    """(128, 128) BF16 on the CPU, whose Hadamard sums are exact in FP32 in any order; tiles of several magnitudes."""
+    """(128, 128) BF16 on the CPU with tiles of several magnitudes; its Hadamard sums are exact in FP32 in any order."""
     generator = torch.Generator().manual_seed(seed)
     short = torch.randint(-255, 256, (SIZE, SIZE), generator=generator) / 128.0
     tile = torch.arange(SIZE) // 32
@@ -117,13 +117,13 @@ def matrix(seed: int) -> Tensor:
 
 
 def exact_product(left: tuple[Tensor, Quantizer], right: tuple[Tensor, Quantizer]) -> tuple[Tensor, Tensor]:
-    """The FP64 product of two operands as the specification quantises them, and that of their magnitudes."""
+    """The FP64 product of two operands as the specification quantises them, and the product of their magnitudes."""
     first, second = _dequantized(*left), _dequantized(*right)
     return first @ second.t(), first.abs() @ second.abs().t()
 
 
 def _dequantized(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """What the operand stands for, pre-scale undone, in the transformed space."""
+    """The operand's values after the transform, divided by the pre-scale."""
     if quantizer.format is Format.BF16:
         return x.double()
     if quantizer.format in (Format.FP8, Format.FP8_ROW):
@@ -136,7 +136,7 @@ def _dequantized(x: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def fp8_accumulation(quantizer: Quantizer) -> float:
-    """What a GPU's FP8 product may be off, as a share of the product of magnitudes; 0 for other formats.
+    """Largest allowed error of a GPU's FP8 product, as a share of the product of magnitudes; 0 for other formats.
 
     Hopper adds the 32 products of an instruction with about 14 bits (arXiv 2412.19437, 3.3.2), whatever
     use_fast_accum says of the sums between instructions: 32 x 2^-14, twice.
@@ -145,7 +145,7 @@ def fp8_accumulation(quantizer: Quantizer) -> float:
 
 
 def first_difference(got: Tensor, exact: Tensor, bound: Tensor) -> str:
-    """Where a product first lies outside the bound; empty where it does not."""
+    """The first entry of a product outside the bound, as text; empty if there is none."""
     wrong = (~((got.double() - exact).abs() <= bound)).flatten().nonzero()
     if not len(wrong):
         return ""
@@ -155,7 +155,7 @@ def first_difference(got: Tensor, exact: Tensor, bound: Tensor) -> str:
 
 
 def _use(quantizer: Quantizer, device: torch.device) -> Use:
-    """The same random numbers wherever it is asked for."""
+    """A `Use` with fixed seeds, so that engine and specification draw the same random numbers."""
     signs = None
     if quantizer.signs is not Signs.NONE:
         signs = Randomness(7).signs(quantizer.hadamard, per_step=False, device=device)
@@ -163,7 +163,7 @@ def _use(quantizer: Quantizer, device: torch.device) -> Use:
 
 
 def described(left: Quantizer, right: Quantizer) -> str:
-    """A product for people: format, elements where they are not the format's only ones, transform."""
+    """A product as text: format, element types where the format has several, transform."""
     text = left.format.value
     if left.format in (Format.FP8, Format.FP8_ROW, Format.MXFP8):
         text += f" {left.element.name.upper()} x {right.element.name.upper()}"

@@ -1,4 +1,4 @@
-"""What an engine is: it prepares operands in its own layout and multiplies them."""
+"""Defines the interface of an engine, which prepares operands in its own layout and multiplies them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Request:
-    """A product of (M, K) and (N, K) to be served."""
+    """A product of (M, K) and (N, K) that an engine is needed for."""
 
     left: Quantizer
     right: Quantizer
@@ -41,7 +41,7 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
-        """Why it cannot serve this request; None when it can."""
+        """Why the engine cannot compute this product; None when it can."""
 
     def backend(self, platform: Platform, request: Request) -> str:
         """ "native", "emulated" or "reference": emulation is never called native."""
@@ -49,22 +49,22 @@ class Engine(Protocol):
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        """Quantise x for products over its columns (`rows`, as it lies) and over its rows (`columns`, transposed).
+        """Quantise x for products that contract its columns (`rows`: x) and its rows (`columns`: x transposed).
 
-        MX blocks are made of x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
+        MX blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
         """
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
         fast: bool = False,
     ) -> Tensor:  # fmt: skip
-        """left right^T times gain, in `dtype`; or added to `accumulate` and that returned.
+        """left right^T times gain in `dtype`; with `accumulate`, add the product to that tensor and return it.
 
         Args:
-            fast: FP8 may be summed in the matrix units' own width, below FP32, as Transformer Engine lets it in Fprop.
+            fast: FP8 may be summed in the matrix units' own width, below FP32, as Transformer Engine allows in Fprop.
         """
 
 
 def factor(left: Prepared, right: Prepared, gain: float) -> float:
-    """What the product of the values is multiplied by to undo the pre-scales and apply the gain."""
+    """The factor on the product of the values that undoes both pre-scales and applies the gain."""
     return gain / (left.quantizer.prescale * right.quantizer.prescale)

@@ -1,4 +1,4 @@
-"""A GEMM in the format of its recipe: which engine multiplies, how operands are quantised, what is recorded."""
+"""Decides for a GEMM which engine multiplies and how operands are quantised, and describes what ran."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ENGINES: Sequence[Engine] = (
     BlockScaledMm(),
     DotScaled(),
     Emulated(),
-)  # the first that can serve a request does
+)  # in order of preference: the first engine that can compute a product is used
 
 
 class BackendError(Exception):
-    """No engine of the wanted kind can serve a GEMM; the message says why each refused."""
+    """No engine of the requested kind can compute a GEMM; the message gives each engine's reason."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -34,11 +34,11 @@ def choose(on: Platform, request: Request, backend: str = "auto", probes: Probes
     """The engine for a product.
 
     Args:
-        backend: "auto", or "native" | "emulated" | "reference" to insist.
-        probes: passes over engines whose products are wrong on this device (engine_probe.of); None believes them all.
+        backend: "auto" for any kind, or only "native" | "emulated" | "reference".
+        probes: skips engines whose products are wrong on this device (engine_probe.of); None skips no engine.
 
     Raises:
-        BackendError: none serves it.
+        BackendError: no engine can compute it.
     """
     reasons = []
     for engine in ENGINES:
@@ -57,12 +57,12 @@ def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: T
     """How the two operands of a GEMM are quantised, under one sign vector.
 
     Raises:
-        ValueError: the recipe draws random numbers and there is no source of them.
+        ValueError: the recipe draws random numbers, but `randomness` is None.
     """
     left, right = (recipe.quantizer(which, operand) for operand in Operand)
     random = [q for q in (left, right) if q.rounding is Rounding.STOCHASTIC or q.signs is not Signs.NONE]
     if random and randomness is None:
-        raise ValueError(f"{which.value}: the recipe draws random numbers; found no seed for them")
+        raise ValueError(f"{which.value}: the recipe draws random numbers but no seed was given; give one")
     if randomness is None or not random:
         return Use(left), Use(right)
     signs = None
@@ -77,6 +77,6 @@ def _use(quantizer: Quantizer, randomness: Randomness, signs: Tensor | None) -> 
 
 
 def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:
-    """What ran, from the operands that were multiplied."""
+    """Describe what ran from the operands that were multiplied."""
     backend = engine.backend(on, request)
     return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain)

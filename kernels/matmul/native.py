@@ -1,6 +1,6 @@
 """Engines that multiply the formats themselves: torch's scaled_mm, and Triton's dot_scaled.
 
-What has run on which hardware is said in kernels/README.md; `kernels prove` shows the instructions of the rest.
+kernels/README.md lists what has run on which hardware; `kernels prove` shows the instructions compiled for the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
 from kernels.recipe import Format
 
-_ALIGNMENT = 16  # of every dimension of cuBLAS's and hipBLASLt's FP8 products
+_ALIGNMENT = 16  # cuBLAS and hipBLASLt need every dimension of an FP8 product to be a multiple
 
 
 class ScaledMm:
@@ -29,14 +29,14 @@ class ScaledMm:
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
         if request.left.format not in (Format.FP8, Format.FP8_ROW):
-            return "multiplies FP8 alone"
+            return "multiplies only FP8"
         if not platform.has_fp8_units:
             return f"needs OCP FP8 units, which {platform.name} lacks"
         if request.left.element == request.right.element == E5M2:
-            return "multiplies no two E5M2 operands"
+            return "cannot multiply two E5M2 operands"
         if request.M % _ALIGNMENT or request.N % _ALIGNMENT or request.K % _ALIGNMENT:
             shape = f"{request.M}, {request.N}, {request.K}"
-            return f"wants M, N, K in multiples of {_ALIGNMENT}, not {shape}"
+            return f"needs M, N, K in multiples of {_ALIGNMENT}, not {shape}"
         return None
 
     def backend(self, platform: Platform, request: Request) -> str:
@@ -66,7 +66,7 @@ class ScaledMm:
         scales = left.scale if by == 1.0 else left.scale * by, right.scale.t() if rowwise else right.scale
         wanted = dtype if accumulate is None else accumulate.dtype
         out = torch.bfloat16 if rowwise else wanted  # the only output of row-wise products
-        fast = fast and architectures.of(left.values.device).is_cuda  # AMD's units know one way to sum
+        fast = fast and architectures.of(left.values.device).is_cuda  # AMD's units have no fast mode
         operands = (left.values, right.values.t(), *scales)
         product = torch._scaled_mm(*operands, out_dtype=out, use_fast_accum=fast)
         return product.to(dtype) if accumulate is None else accumulate.add_(product)
@@ -79,13 +79,13 @@ class BlockScaledMm:
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
         if request.left.format is not Format.MXFP4:
-            return "multiplies MXFP4 alone"
+            return "multiplies only MXFP4"
         if not (platform.has_tensor_memory or platform.name == "gfx950"):
             return f"has no block-scaled product on {platform.name}"
         if not hasattr(F, "scaled_mm"):
             return f"needs torch 2.10 or later, not {torch.__version__}"
         if request.K % 128 or request.M % 128 or request.N % 128:
-            return f"wants M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
+            return f"needs M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
         return None
 
     def backend(self, platform: Platform, request: Request) -> str:
@@ -120,7 +120,7 @@ class DotScaled:
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
         if request.left.format not in (Format.MXFP4, Format.MXFP8):
-            return "multiplies MX formats alone"
+            return "multiplies only MX formats"
         if not platform.has_fp4_units:
             return f"needs block-scaled matrix instructions, which {platform.name} lacks"
         return None
@@ -161,7 +161,7 @@ def _by_rows(x_RK: Tensor, use: Use | None) -> Prepared | None:
 
 
 def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
-    """Elements and scales, scales swizzled for tensor memory where the device has it."""
+    """Elements and scales; on devices with tensor memory the scales are swizzled for it."""
     from kernels.quantize import triton  # needs a package that a machine without GPU may lack
 
     on = architectures.of(x_RC.device)

@@ -1,8 +1,8 @@
 """Block-scaled GEMM on matrix units that multiply MX elements: tl.dot_scaled, FP32 accumulation.
 
 Two kernels: `plain` loads tiles by pointers and takes row-major scales (sm_120, gfx950, and the interpreter);
-`descriptor` loads tiles and 128x4-swizzled scales by tensor descriptors, the only form in which the compiler moves
-scales into Blackwell's tensor memory directly. Both take ragged M and N; K is a multiple of 32.
+`descriptor` loads tiles and 128x4-swizzled scales by tensor descriptors: only then does the compiler copy scales
+directly into Blackwell's tensor memory. Both take any M and N; K is a multiple of 32.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def candidates(element: str, swizzled: bool) -> tuple[Tiling, ...]:
 
 @triton.jit
 def _tile_of(M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """Tile coordinates, GROUP rows of tiles at a time, so that neighbours share operands in the L2 cache."""
+    """Coordinates of a program's tile. GROUP rows of tiles run together, to share operands in the L2 cache."""
     pid = tl.program_id(0)
     rows = tl.cdiv(M, BM)
     columns = tl.cdiv(N, BN)
@@ -103,7 +103,7 @@ def descriptor(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     ELEMENT: tl.constexpr, PER_BYTE: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """The same with scales in tiles of 128x4; loads past the end give zeros."""
+    """The same product with scales in tiles of 128x4; loads past the end give zeros."""
     pm, pn = _tile_of(M, N, BM, BN, 8)
     tiles_k = tl.cdiv(K, 128)
     width = K // PER_BYTE
@@ -142,7 +142,7 @@ def multiply(
         element: "e2m1", "e4m3" or "e5m2".
     """
     if not out.is_contiguous():
-        raise ValueError(f"out: found strides {out.stride()}; allowed: a contiguous matrix")
+        raise ValueError(f"out has strides {out.stride()}; pass a contiguous matrix")
     per_byte = 2 if element == "e2m1" else 1
     M, N, K = a.size(0), b.size(0), a.size(1) * per_byte
     tiling = tiling or candidates(element, swizzled)[0]

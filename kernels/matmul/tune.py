@@ -1,4 +1,4 @@
-"""Which tiling a shape gets: measured by `kernels bench --tune`, kept on disk with its provenance, else the default."""
+"""Reads and stores the fastest tiling of each shape, as `kernels bench --tune` measured it on this device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def default_directory() -> Path:
 def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling | None:
     """The tiling measured for a (M, K) by (N, K) product of codes on this device model with this Triton, if any.
 
-    Nothing is measured here: a run must not try out tilings inside its timed part.
+    This function measures nothing: a run must not spend its timed part on tilings.
     """
     if not a.is_cuda:
         return None
@@ -55,13 +55,13 @@ def _table(device: str) -> dict[str, Tiling]:
     found = {}
     for name, row in _read(_path(device)).get("rows", {}).items():
         candidate = next((c for c in DESCRIPTOR + PLAIN if asdict(c) == row.get("tiling")), None)
-        if candidate is not None:  # a tiling that no longer exists is forgotten
+        if candidate is not None:  # drop a tiling that is no longer a candidate
             found[name] = candidate
     return found
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The file's document, or nothing where it is missing, damaged or of another version."""
+    """The file's document; an empty one where the file is missing, damaged or of another version."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

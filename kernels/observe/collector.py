@@ -1,4 +1,4 @@
-"""Collects the figures of every GEMM it is shown: one optimizer step of one rank."""
+"""Sums the error figures of every observed GEMM over one optimizer step of one rank."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OPERAND = ("error", "bias", "clipped", "flushed", "kurtosis", "kurtosis_transfor
 
 @dataclass
 class Sums:
-    """Of the observations of one GEMM: micro batches, and ranks once added up.
+    """Sums over the observations of one GEMM: over micro batches and, after `add`, over ranks.
 
     Args:
-        operands: (2, 6) FP64, rows left and right, columns the operand's figures in their order.
-        exponents: (2, 256) scales per exponent.
+        operands: (2, 6) FP64; row 0 is the left operand, row 1 the right one; the columns are named in OPERAND.
+        exponents: (2, 256) number of scales with each exponent.
         product: (2,) FP64 error and bias.
-        sketches: (2, size) FP64 of the exact weight gradient and of its error; None but for Wgrad.
+        sketches: (2, size) FP64 of the exact weight gradient and of its error; None for Fprop and Dgrad.
     """
 
     quantizers: tuple[Quantizer, Quantizer]
@@ -47,11 +47,12 @@ class Sums:
 
 @dataclass
 class Collector:
-    """An observer.
+    """An observer of GEMMs (kernels/observe/observer.py) that sums figures until `take`.
 
     Args:
-        most_rows: of an operand and of a product that are looked at; 0 for all.
-        part: of a weight that several ranks share, this rank's number: their sketches must not fall together.
+        most_rows: how many rows of an operand and of a product are evaluated at most; 0 for all.
+        part: this rank's index among the ranks that hold parts of one weight, so that each part is sketched with
+            other random numbers.
     """
 
     most_rows: int = 0
@@ -61,8 +62,8 @@ class Collector:
 
     @torch.no_grad()
     def __call__(self, seen: Multiplied) -> None:
-        """Enter one GEMM; nothing leaves the device before `take`."""
-        # on a CPU FP32 multiplies; converted once
+        """Add one GEMM; no value is copied from the device before `take`."""
+        # CPUs multiply in FP32: convert the operands once, for all figures
         left, right = seen.left, seen.right
         if not left.is_cuda:
             left, right = left.float(), right.float()
@@ -79,7 +80,7 @@ class Collector:
             self._sums[key] = sums
 
     def take(self) -> dict[Key, Sums]:
-        """What was collected, on the CPU; the collector is empty afterwards."""
+        """Return the sums, copied to the CPU, and start empty."""
         taken, self._sums = self._sums, {}
         for sums in taken.values():
             sums.operands, sums.exponents, sums.product = (

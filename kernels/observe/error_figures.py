@@ -1,7 +1,8 @@
-"""What quantising does to one operand and to one product, as numbers without a unit. Any format, any engine.
+"""Measures the quantisation error of one operand and of one product, for any format and engine. All figures lack units.
 
-With x what entered, q what was multiplied and e = q - x: relative error <e, e> / <x, x>, whose inverse is the SNR, and
-projection bias <x, q> / <x, x> - 1 = <e, x> / <x, x>; both after the transform, which keeps lengths and angles.
+x is the operand before quantisation, q the operand that was multiplied, and e = q - x. The relative error is
+<e, e> / <x, x> (its inverse is the SNR); the projection bias is <x, q> / <x, x> - 1 = <e, x> / <x, x>. Both are taken
+after the Hadamard transform, which preserves lengths and angles.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from kernels.operand_use import Use
 from kernels.quantize import reference
 from kernels.recipe import Format, Quantizer
 
-EXPONENTS = 256  # of E8M0, 2^-127 first
-_GROUP = 32  # rows that are looked at together: a square block is never cut
+EXPONENTS = 256  # number of E8M0 exponents; index 0 is 2^-127
+_GROUP = 32  # rows are chosen in groups of 32, so that a square block is never cut
 
 
 @dataclass(frozen=True)
 class OperandFigures:
-    """Of one quantised operand; scalar tensors on its device, NaN where the operand is zero or not finite.
+    """Figures of one quantised operand: scalar tensors on its device, NaN where the operand is zero or not finite.
 
     Args:
         error: <e, e> / <x, x>.
         bias: <x, q> / <x, x> - 1.
-        clipped: share of elements whose scaled magnitude exceeds the largest the format has.
+        clipped: share of elements whose scaled magnitude exceeds the format's largest value.
         flushed: share of the nonzero elements that became zero.
-        kurtosis: E[(x - mean)^4] / variance^2 of the elements as they came; 3 for a Gaussian.
-        kurtosis_transformed: the same as they were quantised: after the recipe's transform.
-        exponents: (256,) number of scales with floor(log2(scale)) = index - 127; blocks without any scale to choose
-            (all zero) and high precision (no scales) are not in it.
+        kurtosis: E[(x - mean)^4] / variance^2 of the elements before the transform; 3 for a Gaussian.
+        kurtosis_transformed: the same after the recipe's transform.
+        exponents: (256,) number of scales with floor(log2(scale)) = index - 127. Blocks of zeros are not counted, nor
+            is high precision, which has no scales.
     """
 
     error: Tensor
@@ -49,14 +50,14 @@ class OperandFigures:
 
 @dataclass(frozen=True)
 class ProductFigures:
-    """Of one product against the exact one, y; everything else follows from these two (`described`)."""
+    """Figures of one product q compared with the exact product y; `described` derives all others from these two."""
 
     error: Tensor  # <e, e> / <y, y>
     bias: Tensor  # <y, q> / <y, y> - 1
 
 
 def some_rows(count: int, most: int, device: torch.device) -> Tensor:
-    """Indices of at most `most` of `count` rows in groups of 32, evenly spread; all of them where most is 0."""
+    """Indices of at most `most` of `count` rows, in evenly spread groups of 32; all rows where most is 0."""
     groups, wanted = -(-count // _GROUP), max(1, most // _GROUP)
     if not most or count <= most:
         return torch.arange(count, device=device)
@@ -66,10 +67,10 @@ def some_rows(count: int, most: int, device: torch.device) -> Tensor:
 
 
 def chosen(x_RC: Tensor, rows: Tensor) -> Tensor:
-    """These rows of x; itself where they are all of them."""
+    """The given rows of x; x itself, not a copy, where they are all rows."""
     if rows.numel() == x_RC.size(0):
         return x_RC
-    if x_RC.element_size() == 1:  # torch selects no FP8 elements on a GPU
+    if x_RC.element_size() == 1:  # torch cannot index FP8 elements on a GPU
         return x_RC.view(torch.uint8).index_select(0, rows).view(x_RC.dtype)
     return x_RC.index_select(0, rows)
 
@@ -79,9 +80,9 @@ def operand(x_RK: Tensor, use: Use, prepared: Prepared, most_rows: int = 0) -> O
     """Figures of one operand.
 
     Args:
-        x_RK: (R, K) as it entered the quantiser.
-        prepared: what the engine made of it.
-        most_rows: look at so many rows at most; 0 for all.
+        x_RK: (R, K) before quantisation.
+        prepared: the operand in the engine's layout.
+        most_rows: how many rows are evaluated at most; 0 for all.
     """
     rows = some_rows(x_RK.size(0), most_rows, x_RK.device)
     quantizer = prepared.quantizer
@@ -90,7 +91,7 @@ def operand(x_RK: Tensor, use: Use, prepared: Prepared, most_rows: int = 0) -> O
     scales = _scales(after, prepared, rows)
     found = _multiplied(after, prepared, scales, rows)
     error, bias = _relative(after, found)
-    # FP8 divides by a rounded scale: its largest element may come out an ulp above
+    # FP8 divides by a rounded scale, so its largest element may exceed the limit by an ulp without being clipped
     limit = quantizer.element.largest / quantizer.prescale * (1 + 2.0**-20)
     blocks = after.unflatten(-1, (scales.size(-1), -1))
     clipped = torch.count_nonzero(blocks.abs() > limit * scales.unsqueeze(-1))
@@ -109,25 +110,25 @@ def operand(x_RK: Tensor, use: Use, prepared: Prepared, most_rows: int = 0) -> O
 
 @torch.no_grad()
 def product(exact_MN: Tensor, found_MN: Tensor) -> ProductFigures:
-    """Figures of a product (M, N) against the exact one in FP32."""
+    """Compare a product (M, N) with the exact one in FP32."""
     return ProductFigures(*_relative(exact_MN, found_MN.float()))
 
 
 @torch.no_grad()
 def exact(left_MK: Tensor, right_NK: Tensor) -> Tensor:
-    """(M, N) FP32: the product of the operands as they entered the quantiser, exact but for the order of FP32 sums."""
+    """(M, N) FP32: the product of the operands before quantisation, exact except for rounding in FP32 sums."""
     if left_MK.is_cuda and left_MK.dtype == right_NK.dtype == torch.bfloat16:
         return torch.mm(left_MK, right_NK.t(), out_dtype=torch.float32)
     return left_MK.float() @ right_NK.float().t()
 
 
 def described(error: float, bias: float) -> dict[str, float | None]:
-    """What follows from a relative error and a projection bias.
+    """Derive the other figures from a relative error and a projection bias; y is exact, q is quantised.
 
     Returns:
-        snr_db: None where nothing was lost; bias; cosine of the angle between found and exact; energy_lost
-        1 - |q|^2 / |y|^2, negative where noise added some; orthogonal, the energy of what lies across the exact one,
-        as a share of |y|^2. All None where the figures are not finite.
+        snr_db: signal-to-noise ratio, None where the error is 0; bias; cosine: of the angle between q and y;
+        energy_lost: 1 - |q|^2 / |y|^2, negative where noise adds energy; orthogonal: energy of the part of q that is
+        orthogonal to y, as a share of |y|^2. All are None where error or bias is not finite.
     """
     if not (math.isfinite(error) and math.isfinite(bias)):
         return dict.fromkeys(("snr_db", "bias", "cosine", "energy_lost", "orthogonal"))
@@ -142,19 +143,19 @@ def described(error: float, bias: float) -> dict[str, float | None]:
 
 
 def finite(value: float) -> float | None:
-    """None for what has no number."""
+    """The value, or None where it is NaN or infinite."""
     return value if math.isfinite(value) else None
 
 
 def kurtosis(x: Tensor) -> Tensor:
     """Fourth central moment over the squared variance; 3 for a Gaussian."""
     squares = (x - x.mean()).square_()
-    squares = squares.div_(squares.mean())  # fourth powers of gradients leave FP32's range otherwise
+    squares = squares.div_(squares.mean())  # else fourth powers of gradients underflow FP32
     return squares.square_().mean()
 
 
 def _transformed(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
-    """The Hadamard transform by a product, a tenth of the butterfly's time; sums differ in their last bit."""
+    """The Hadamard transform as a matrix product: a tenth of the butterfly's time, sums differ in their last bit."""
     rotation = matrix(size, signs, device=x.device) / math.sqrt(size)
     return (x.unflatten(-1, (-1, size)) @ rotation).flatten(-2)
 
@@ -167,12 +168,12 @@ def _relative(x: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """FP64; FP32 within a row."""
+    """Inner product, summed in FP32 within a row and in FP64 over rows."""
     return torch.linalg.vecdot(a, b).double().sum()
 
 
 def _scales(after: Tensor, prepared: Prepared, rows: Tensor) -> Tensor:
-    """(R, blocks of a row) FP32: what each element is a multiple of; of the tensor or of rows: one block."""
+    """(R, blocks per row) FP32 scales of the elements; one block per row where the tensor or each row has one scale."""
     quantizer = prepared.quantizer
     if quantizer.format is Format.BF16:
         return after.new_ones(1, 1)
@@ -196,11 +197,11 @@ def _per_block(x: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def _multiplied(after: Tensor, prepared: Prepared, scales: Tensor, rows: Tensor) -> Tensor:
-    """(R, K) FP32: the operand that went into the product, from the engine's own layout."""
+    """(R, K) FP32: the operand that was multiplied, decoded from the engine's own layout."""
     quantizer, elements = prepared.quantizer, chosen(prepared.values, rows)
     if (
         elements.dtype is torch.uint8
-    ):  # codes of an MX format; scales lie swizzled, and follow from the operand
+    ):  # codes of an MX format; their scales may be swizzled, so compute them again
         exponents = reference.block_scales(after, quantizer).to(torch.uint8)
         found = reference.dequantize(reference.Quantized(elements, exponents, quantizer))
     else:

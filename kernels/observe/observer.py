@@ -1,4 +1,4 @@
-"""What a linear shows to whoever watches it: one GEMM with its operands before and after the quantiser."""
+"""Defines what an observer of a linear layer receives: one GEMM, with its operands before and after quantisation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kernels.recipe import Gemm
 
 @dataclass(frozen=True)
 class Multiplied:
-    """One GEMM of one layer, Y = A B^T, as it ran.
+    """One GEMM of one layer, Y = A B^T, after it ran.
 
     Args:
         label: the layer's name in the ledger.
-        left, right: A (M, K) and B (N, K) in high precision, as they entered the quantiser.
-        uses: how each was quantised.
-        prepared: each as it was multiplied.
-        product: gives Y (M, N) as it came out; multiplies again, outside the ledger, where it went into a buffer.
+        left, right: A (M, K) and B (N, K) in high precision, before quantisation.
+        uses: how each operand was quantised.
+        prepared: the quantised operands that the engine multiplied.
+        product: returns Y (M, N). Where Y was added to a buffer, it multiplies again without a ledger entry.
     """
 
     label: str

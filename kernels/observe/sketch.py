@@ -1,8 +1,9 @@
-"""A matrix in few numbers that keep lengths and angles, and what a series of errors looks like in them.
+"""Sketches: a few sums per matrix that estimate inner products, used to compare a layer's errors over many steps.
 
 Count sketch (Charikar, Chen, Farach-Colton 2002): every entry is added, with a random sign, to a random one of `size`
-sums. It is linear, so micro batches and ranks add up, and inner products keep their value with a standard deviation of
-about |a| |b| / sqrt(size). The draws come from a counter (kernels/philox.py): the same on every step, rank and device.
+sums. It is linear, so sketches of micro batches and ranks can be added. Inner products of sketches estimate those of
+the matrices, with a standard deviation of about |a| |b| / sqrt(size). Signs and places come from a counter
+(kernels/philox.py), so they are the same on every step, rank and device.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from torch import Tensor
 from kernels.philox import philox
 
 SIZE = 4096
-LAGS = 8  # earlier looks that a step is compared with
+LAGS = 8  # an observed step is compared with this many earlier ones
 _FOLLOWED = ("error", "rest", "gradient")
 
 
 class Sketcher:
     """Sketches matrices of one shape.
 
-    Entry (i, j) goes to sum (j + shift_i) mod size with the sign s_i t_j: rows and columns of outliers are spread as
-    single entries are, and the draws are as many as rows and columns.
+    Entry (i, j) goes to sum (j + shift_i) mod size with the sign s_i t_j. So a row or column of outliers is spread over
+    many sums, and only rows + columns random numbers are drawn.
 
     Args:
-        key: matrices are compared under one key alone; parts of a matrix on several ranks take different ones.
+        key: seed; only sketches with the same key can be compared, and each rank's part of a matrix needs its own key.
         size: a power of two.
     """
 
@@ -54,17 +55,17 @@ class Sketcher:
 
 @dataclass
 class _Followed:
-    """Directions, that is vectors of length 1, of the looks so far."""
+    """Directions (vectors of length 1) of the observed steps so far: their sum, and the last LAGS."""
 
     total: Tensor
     past: deque[tuple[int, Tensor]] = field(default_factory=lambda: deque(maxlen=LAGS))
 
 
 class History:
-    """The weight gradient G of one layer and its error E over the steps that were looked at.
+    """The weight gradient G of one layer and its error E over the observed steps.
 
-    E = bias G + rest, rest orthogonal to G: a shrinkage that follows the gradient is told from what does not. Steps
-    count alike: sums are of directions E / |E|, for AdamW does not know the gradient's length either.
+    E = bias G + rest with rest orthogonal to G, which separates a shrinkage of the gradient from all other error. All
+    steps have equal weight: directions E / |E| are summed, because AdamW's update does not depend on |G| either.
     """
 
     def __init__(self) -> None:
@@ -72,13 +73,13 @@ class History:
         self._followed: dict[str, _Followed] = {}
 
     def advance(self, step: int, exact: Tensor, error: Tensor) -> dict[str, Any] | None:
-        """Take in one step's sketches.
+        """Add one step's sketches.
 
         Returns:
-            relative error and bias of the whole step's gradient; looks so far; lags: rows of [steps since that look,
-            cosine of E, of rest, of G to what they were then]; mean: cosines to the sum of the earlier directions;
-            sum: length of the sum of all directions, which grows as looks^0.5 where they are independent and as
-            looks where they are one. None where nothing can be said: G or E is zero or not finite.
+            error, bias: of the whole step's gradient; looks: number of observed steps so far; lags: rows of [steps
+            since an earlier observation, cosine between E then and now, the same of rest, of G]; mean: cosines to the
+            sum of the earlier directions; sum: length of the sum of all directions, which grows as looks^0.5 where
+            they are independent and as looks where they are equal. None where G or E is zero or not finite.
         """
         exact, error = exact.double().cpu(), error.double().cpu()
         energy = float(exact @ exact)

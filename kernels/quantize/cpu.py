@@ -1,8 +1,8 @@
 """Quantise-dequantise to MX values without codes: what training on a CPU uses, equal to reference.py in every bit.
 
 Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
-built. Both round as FP32 itself does: with P a scaled magnitude's binade but not below the element's smallest normal,
-(m + C P) - C P is m rounded to the elements' spacing in P, C = 2^(23 - mantissa bits).
+built. Both round by an FP32 addition: let P be the power of two at or below the scaled magnitude m, but at least the
+element's smallest normal value, and C = 2^(23 - mantissa bits). Then (m + C P) - C P is m rounded to an element.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kernels.recipe import Format, Quantizer, Rounding, Signs
 _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
 _CHUNK = 1 << 18  # elements that torch operations take at a time: their temporaries stay in the cache
-_lock = threading.Lock()  # autograd calls from threads of its own
+_lock = threading.Lock()  # autograd calls this module from its own threads
 
 Native = Callable[..., int]
 
@@ -41,11 +41,11 @@ def quantize_dequantize(
             costs no copy.
 
     Returns:
-        (M, K) BF16, contiguous, which a BF16 multiplication likes best (docs/engineering.md); rounded to nearest even
-        where an MXFP8 subnormal does not fit.
+        (M, K) BF16, contiguous, because a BF16 multiplication is then fastest (docs/engineering.md); MXFP8 subnormals
+        that BF16 cannot represent are rounded to nearest even.
 
     Raises:
-        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
+        ValueError: a shape without whole blocks; random numbers that are missing, or given but not used.
     """
     native = _native() if _is_native(x_MK, quantizer, draw, signs) else None
     if native is None:
@@ -54,7 +54,7 @@ def quantize_dequantize(
 
 
 def engine() -> str:
-    """What serves matrices on this machine's CPU: "c++" or "eager"."""
+    """The engine that quantises on this machine's CPU: "c++", or "eager" for torch operations."""
     return "eager" if _native() is None else "c++"
 
 
@@ -65,15 +65,15 @@ def _native() -> Native | None:
 
 @functools.cache
 def _load(compiler: str, directory: Path | None = None) -> Native | None:
-    """The C++ engine; None, with a notice that says why, where it cannot be built or does not give the exact bits."""
+    """The C++ engine; None, with a warning that says why, where it cannot be built or its bits are wrong."""
     try:
         native = cpu_build.load(compiler, directory)
         if _agrees(native):
             return native
-        why = f"{compiler} made a library that differs from the specification"
+        why = f"the library that {compiler} built differs from the specification"
     except (cpu_build.BuildError, OSError) as error:
         why = str(error)
-    warnings.warn(f"quantising with torch operations, about eight times slower: {why}", stacklevel=2)
+    warnings.warn(f"no C++ quantiser ({why}); using torch operations, about eight times slower", stacklevel=2)
     return None
 
 
@@ -88,7 +88,7 @@ def _agrees(native: Native) -> bool:
 
 
 def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> bool:
-    """Whether the C++ engine may read x; what it refuses, torch operations serve or refuse with a reason."""
+    """Whether the C++ engine can read x; otherwise torch operations quantise it, or raise an error with the reason."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)  # a fake tensor has no memory
         and x.device.type == "cpu"
@@ -123,7 +123,7 @@ def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, si
         largest=element.largest, prescale=quantizer.prescale, factor=1 / math.sqrt(quantizer.hadamard or 1),
     )  # fmt: skip
     if native(ctypes.byref(job)):
-        raise RuntimeError(f"the C++ quantiser has no transform of {quantizer.hadamard} points")
+        raise RuntimeError(f"the C++ quantiser has no Hadamard transform of {quantizer.hadamard} points")
     return out
 
 
@@ -139,14 +139,14 @@ def _eager(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor 
     rows = max(1, _CHUNK // BLOCK // max(1, x_MK.size(-1))) * BLOCK
     if (
         draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows
-    ):  # counters of a draw run over the whole matrix
+    ):  # with random rounding, not in parts: the counters run over the whole matrix
         return _rounded(*reference.prepare(x_MK, quantizer, draw, signs), quantizer)
     parts = (reference.prepare(part, quantizer, None, signs) for part in x_MK.split(rows))
     return torch.cat([_rounded(*part, quantizer) for part in parts])
 
 
 def _rounded(x: Tensor, random: Tensor | None, quantizer: Quantizer) -> Tensor:
-    """Transformed FP32 values to MX values in BF16; no value leaves the device."""
+    """Round transformed FP32 values to MX values in BF16; no value is copied from the device."""
     element = quantizer.element
     scales = reference.block_scales(x, quantizer).repeat_interleave(quantizer.rows, 0).unsqueeze(-1)
     blocks = x.unflatten(-1, (-1, BLOCK))

@@ -1,8 +1,8 @@
-"""The C++ quantiser, built by the system's compiler on first use and kept on disk; no build step by hand.
+"""Builds the C++ quantiser with the system's compiler on first use, and keeps the library on disk.
 
-A library's name holds what it depends on: source, command, compiler version, this CPU. Its last 32 bytes are the
-SHA-256 of the rest, so a damaged file is seen and built again. Several processes may build at once: each writes a file
-of its own and renames it.
+A hash in the library's name covers all that it depends on: source, command, compiler version and this CPU. Its last 32
+bytes are the SHA-256 of the rest, so a damaged file is recognised and built again. Several processes may build at once:
+each writes its own file and renames it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _TIMEOUT_S = 300
 
 
 class BuildError(Exception):
-    """Why there is no C++ quantiser here."""
+    """The C++ quantiser cannot be built on this machine; the message says why."""
 
 
 class Job(ctypes.Structure):
-    """One call; the same fields as Job in cpu_native.cpp, which explains them."""
+    """The arguments of one call; the same fields as Job in cpu_vectors.h, which explains them."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "out", "signs", "parallel")),
@@ -49,7 +49,7 @@ def load(compiler: str = COMPILER, directory: Path | None = None) -> Callable[..
     """The function quantize_dequantize(Job*) of cpu_native.cpp, which returns 0.
 
     Args:
-        directory: where the library is kept; None for the user's cache, or else a private temporary folder.
+        directory: where the library is kept; None for the user's cache, or a temporary folder where there is none.
 
     Raises:
         BuildError: no compiler, a compiler that fails, or no folder to keep the library in.
@@ -72,16 +72,16 @@ def load(compiler: str = COMPILER, directory: Path | None = None) -> Callable[..
 
 
 def parallel() -> int | None:
-    """Address of GOMP_parallel in the OpenMP library that torch itself uses: one pool of threads for both."""
+    """Address of GOMP_parallel in torch's OpenMP library, so that torch and the quantiser share one pool of threads."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value
     except (OSError, AttributeError):
-        return None  # the work is then done by the calling thread
+        return None  # the calling thread then does all the work
 
 
 def _command(compiler: str) -> tuple[list[str], str]:
-    """The compiler with its flags, and a key that changes with whatever the library depends on."""
+    """The compiler with its flags, and a key that changes with everything that the library depends on."""
     found = shutil.which(compiler)
     if found is None:
         raise BuildError(f"no compiler: {compiler} is not on the PATH")
@@ -93,7 +93,7 @@ def _command(compiler: str) -> tuple[list[str], str]:
 
 
 def _cpu() -> str:
-    """What -march=native looks at: a home folder may be shared by machines of several kinds."""
+    """The CPU features that -march=native uses: machines with different CPUs may share one home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -103,7 +103,7 @@ def _cpu() -> str:
 
 
 def _folders() -> Iterator[Path]:
-    with contextlib.suppress(RuntimeError):  # a user without a home
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
         yield Path.home() / ".cache" / "fourmark"
     private = Path(tempfile.gettempdir()) / f"fourmark-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)

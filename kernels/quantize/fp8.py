@@ -1,4 +1,4 @@
-"""FP8 elements in both orientations from one reading of the matrix; tensor-wise current scaling."""
+"""Quantises to FP8 in both orientations while reading the matrix once; tensor-wise current scaling."""
 
 from __future__ import annotations
 

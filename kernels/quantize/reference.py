@@ -60,8 +60,8 @@ def quantize(
 
     Args:
         x_MK: (M, K) FP32 or BF16, K a multiple of the block and of the transform.
-        draw: random words, for stochastic rounding alone.
-        signs: (hadamard,) of +1 and -1, where the quantizer has signs.
+        draw: random words; only for stochastic rounding.
+        signs: (hadamard,) of +1 and -1; only where the quantizer has signs.
     """
     x, random = prepare(x_MK, quantizer, draw, signs)
     if quantizer.format is Format.NVFP4:
@@ -80,14 +80,16 @@ def prepare(
     """The transformed FP32 matrix and its random words.
 
     Raises:
-        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
+        ValueError: a shape without whole blocks; random numbers that are missing, or given but not used.
     """
     require_blocks(x_MK, max(quantizer.block, quantizer.hadamard), quantizer.rows)
     if (draw is None) == (quantizer.rounding is Rounding.STOCHASTIC):
-        raise ValueError(f"draw: found {draw} for {quantizer.rounding.value} rounding; stochastic needs one")
+        raise ValueError(
+            f"draw is {draw} with {quantizer.rounding.value} rounding; stochastic rounding needs one"
+        )
     if (signs is None) != (quantizer.signs.value == "none"):
         raise ValueError(
-            f"signs: found {'none' if signs is None else 'some'}; the quantizer says {quantizer.signs.value}"
+            f"signs {'missing' if signs is None else 'given'}, but the quantizer's signs are {quantizer.signs.value}"
         )
     x = hadamard(x_MK, quantizer.hadamard, signs) if quantizer.hadamard else x_MK.float()
     random = philox.words(x.shape, draw, x.device) if draw is not None else None
@@ -95,7 +97,7 @@ def prepare(
 
 
 def block_scales(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """(M, K) FP32 -> (M // rows, K // 32) int32 E8M0. Integer maximum of the magnitude bits: NaN and Inf win."""
+    """(M, K) FP32 -> (M // rows, K // 32) int32 E8M0, from the integer maximum of magnitude bits: NaN and Inf win."""
     largest = _block_maxima(x, quantizer)
     element = quantizer.element
     scales = (((largest + quantizer.scale_rule.carry(element)) >> 23) - element.max_exponent).clamp(min=0)
@@ -105,9 +107,9 @@ def block_scales(x: Tensor, quantizer: Quantizer) -> Tensor:
 def element_codes(y: Tensor, element: Element, random: Tensor | None = None) -> Tensor:
     """Scaled FP32 values -> int32 element codes, nearest even or, with random words, stochastic; saturating.
 
-    With P the value's binade, not below the smallest normal, an element is a multiple of P / 2^mantissa_bits. Nearest:
-    adding P 2^(23 - mantissa_bits) makes FP32 itself round to that multiple. Stochastic: up when the remainder exceeds
-    the upper 24 bits of the random word, as a fraction.
+    Let P be the power of two at or below the magnitude, but at least the smallest normal element. Elements are then
+    multiples of P / 2^mantissa_bits. Nearest: adding P 2^(23 - mantissa_bits) in FP32 rounds to such a multiple.
+    Stochastic: round up when the remainder exceeds the upper 24 bits of the random word, taken as a fraction.
     """
     magnitude = y.abs().clamp(max=element.largest)
     smallest = (element.min_exponent + 127) << 23
@@ -128,7 +130,7 @@ def element_codes(y: Tensor, element: Element, random: Tensor | None = None) -> 
 def dequantize(quantized: Quantized) -> Tensor:
     """(M, K) FP32, exact for the MX formats: element times scale; a NaN scale makes its whole block NaN.
 
-    The values are in the transformed and pre-scaled space: both are undone by the GEMM.
+    The values are still transformed and pre-scaled; the GEMM undoes both.
     """
     quantizer = quantized.quantizer
     codes = unpack(quantized.elements) if quantizer.element is E2M1 else quantized.elements
@@ -144,7 +146,7 @@ def dequantize(quantized: Quantized) -> Tensor:
 
 
 def quantize_fp8(x: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Fp8:
-    """Current scaling: the tensor's own largest magnitude, or each row's, becomes the type's largest value.
+    """Current scaling: the scale maps the largest magnitude of the tensor, or of each row, to the type's largest value.
 
     Args:
         x: FP32 or BF16, any shape; with `rows` (M, K).
@@ -158,7 +160,7 @@ def quantize_fp8(x: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Fp8:
 
 
 def divide(x: Tensor, by: float) -> Tensor:
-    """The FP32 quotient, rounded once on every device: of x / by CUDA makes a product with by's rounded reciprocal."""
+    """The FP32 quotient, rounded once on every device; CUDA would compute x / by as x times a rounded reciprocal."""
     return x / torch.full_like(x, by)
 
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels do to one tile: Hadamard transform, scales, rounding, packing.
+"""The operations of the Triton kernels on one tile: Hadamard transform, scales, rounding, packing.
 
 TARGET selects instructions, never results: "interpreter" (arithmetic that Triton's interpreter gets right),
 "arithmetic" (any GPU), "sm_100" (PTX cvt to e2m1x2: sm_100a, sm_103a, sm_120a), "gfx950" (v_cvt_scalef32_pk_fp4_f32).
@@ -21,7 +21,7 @@ def transform(
 ):
     """(R, C) BF16 -> FP32, every H elements of a row times the (H, H) matrix on the tensor cores, times FACTOR.
 
-    The matrix holds +-1/sqrt(H) where BF16 can, then FACTOR is 1; products are exact, and sums that are zero +0.
+    Where BF16 represents 1/sqrt(H), the matrix holds +-1/sqrt(H) and FACTOR is 1. Products are exact; a zero sum is +0.
     """
     if H == 0:
         y = widen(x)
@@ -45,7 +45,7 @@ def block_scales(
     y, R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, CARRY: tl.constexpr, EMAX: tl.constexpr,
     TARGET: tl.constexpr,
 ):  # fmt: skip
-    """(R, C) -> int32 E8M0 (R, C // 32), the same for ROWS rows; 255 where a value is not finite."""
+    """(R, C) -> int32 E8M0 (R, C // 32); ROWS rows share a scale, which is 255 where a value is not finite."""
     blocks = tl.reshape(y, (R, C // 32, 32))
     if TARGET == "interpreter":
         largest = tl.max(blocks.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2)
@@ -74,7 +74,7 @@ def scaled(y, scale, R: tl.constexpr, C: tl.constexpr, PRESCALE: tl.constexpr):
 def _steps(
     y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr
 ):
-    """Binade bits, and the magnitude in units of 2^-MBITS of its binade; kernels/quantize/reference.py explains."""
+    """FP32 bits of P, and the magnitude in units of P / 2^MBITS; element_codes in reference.py explains P."""
     magnitude = tl.minimum(tl.abs(y), LARGEST)
     binade = tl.maximum(magnitude.to(tl.int32, bitcast=True) & 0x7F800000, (EMIN + 127) << 23)
     if STOCHASTIC:
@@ -105,7 +105,7 @@ def code(y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constex
 def rounded(
     y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr
 ):
-    """Scaled FP32 -> the element's value in FP32, the sign of zero kept."""
+    """Scaled FP32 -> the element's value in FP32, with the sign of zero."""
     if STOCHASTIC:
         binade, steps = _steps(y, random, MBITS, EMIN, LARGEST, STOCHASTIC)
         value = steps.to(tl.float32) * (binade - (MBITS << 23)).to(tl.float32, bitcast=True)
@@ -131,8 +131,9 @@ def values(
 ):
     """Unscaled FP32 -> the nearest element times its scale, NaN in blocks whose scale is 255: seven instructions.
 
-    With P the value's binade, not below that of the block's smallest normal, adding and subtracting
-    1.5 * 2^(23 - MBITS) P rounds to a multiple of P / 2^MBITS. Scales above 2^73 overflow it and take `rounded`.
+    Let P be the power of two at or below the magnitude, but at least the block's smallest normal value. Adding and
+    subtracting 1.5 * 2^(23 - MBITS) P rounds to a multiple of P / 2^MBITS. This overflows for scales above 2^73: the
+    caller then uses `rounded`.
     """
     power = tl.expand_dims(power_of(scale), 2)
     z = tl.reshape(y, (R, C // 32, 32))
@@ -149,12 +150,12 @@ def values(
 def random_words(seed, offset, rows, columns, K):
     """Philox words of four neighbouring elements: group (row K + column) / 4, see kernels/philox.py.
 
-    rows (R, 1) and columns (1, G) are the first element's; returns four (R, G) uint32.
+    rows (R, 1) and columns (1, G) are the places of each group's first element; returns four (R, G) uint32.
     """
     group = (rows.to(tl.int64) * K + columns) >> 2
     low = (group & 0xFFFFFFFF).to(tl.uint32)
     high = (group >> 32).to(tl.uint32)
-    wide = tl.zeros_like(group) + offset  # the argument is 32 bits wide when it is small
+    wide = tl.zeros_like(group) + offset  # Triton passes a small integer with 32 bits
     return tl.philox(
         seed, low, high, (wide & 0xFFFFFFFF).to(tl.uint32), ((wide >> 32) & 0xFFFFFFFF).to(tl.uint32)
     )
@@ -205,9 +206,9 @@ def _convert_sm_100(x0, x1, x2, x3, x4, x5, x6, x7):
 
 @triton.jit
 def _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7):
-    # with a uint8 result and pack=4 the compiler drops these instructions without a word. Each writes a part of one
-    # register, and a wait state must lie between two that do (LLVM's hasCvtScaleForwardingHazard); behind the last one
-    # the compiler puts it itself
+    # With a uint8 result and pack=4 the compiler silently drops these instructions. Each writes a part of one register;
+    # between two such writes the hardware needs a wait state (LLVM's hasCvtScaleForwardingHazard), hence s_nop. The
+    # compiler adds the one after the last.
     return tl.inline_asm_elementwise(
         """
         v_cvt_scalef32_pk_fp4_f32 $0, $1, $2, 1.0
@@ -228,7 +229,7 @@ def _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7):
 
 @triton.jit
 def pack_e2m1(y, random, R: tl.constexpr, C: tl.constexpr, STOCHASTIC: tl.constexpr, TARGET: tl.constexpr):
-    """(R, C) scaled FP32 -> (R, C // 8) int32 of eight codes, the first one lowest."""
+    """(R, C) scaled FP32 -> (R, C // 8) int32 of eight codes, the first code in the lowest bits."""
     x0, x1, x2, x3, x4, x5, x6, x7 = _split8(tl.reshape(y, (R, C // 8, 2, 2, 2)))
     if STOCHASTIC:
         r0, r1, r2, r3, r4, r5, r6, r7 = _split8(tl.reshape(random, (R, C // 8, 2, 2, 2)))
@@ -248,7 +249,7 @@ def pack_e2m1(y, random, R: tl.constexpr, C: tl.constexpr, STOCHASTIC: tl.conste
 
 @triton.jit
 def scale_offsets(r0, c0, R: tl.constexpr, C: tl.constexpr, columns, SWIZZLED: tl.constexpr):
-    """Where the scales of rows r0.. and scale columns c0.. lie: row-major, or in tiles of 128x4 (512 bytes)."""
+    """Offsets of the scales from row r0 and scale column c0 on: row-major, or in tiles of 128x4 (512 bytes)."""
     r = (r0 + tl.arange(0, R))[:, None]
     c = (c0 + tl.arange(0, C))[None, :]
     if SWIZZLED:

@@ -1,8 +1,8 @@
-"""One pass over a BF16 matrix: MX elements and scales, or dequantised values, for both uses of it.
+"""Quantises a BF16 matrix in both orientations in one pass: to MX elements and scales, or to dequantised values.
 
-`rows`: blocks along the columns of x as it lies, for products over its columns. `columns`: blocks along its rows, for
-products over its rows; packed results are written transposed. Equal to reference.py bit for bit; the Hadamard sums are
-made on the matrix units, whose order of additions may differ in the last bit (see hadamard.py).
+`rows` quantises x in blocks along each row, for products that contract its columns. `columns` quantises x^T in the same
+way, for products that contract its rows; packed results are written transposed. Both equal reference.py bit for bit,
+except that Hadamard sums come from the matrix units, which add in another order (see hadamard.py).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def _store_packed(
     R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
     SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """Codes, eight E2M1 in an int32 or one FP8 in a byte, and the E8M0 bytes of a tile."""
+    """Store a tile's codes (eight E2M1 codes per int32, or one FP8 code per byte) and its E8M0 bytes."""
     WIDTH: tl.constexpr = 8 if ELEMENT[0] == 1 else 1
     if WIDTH == 8:
         words = tile.pack_e2m1(z, random, R, C, STOCHASTIC, TARGET)
@@ -56,7 +56,7 @@ def _any_values(
     y, scale, random, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr,
     STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
-    """Values by way of the scaled elements: right for every scale, rounding and pre-scale."""
+    """Values as element times scale: slower than tile.values, but right for every scale, rounding and pre-scale."""
     z = tile.scaled(y, scale, R, C, PRESCALE)
     value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
     power = tile.power_of(scale)
@@ -69,14 +69,14 @@ def _store_values(
     R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr, STOCHASTIC: tl.constexpr,
     TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """BF16 values of a tile, bit patterns as uint16; transposed back where the tile is x^T."""
+    """Store the BF16 values of a tile as uint16 bit patterns; a tile of x^T is transposed back to x."""
     if STOCHASTIC or PRESCALE != 1.0:
         value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
     elif tl.max(scale) > 200:
         value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
     else:
         value = tile.values(y, scale, R, C, ELEMENT[0], ELEMENT[1], ELEMENT[3])
-    # at most four significant bits: cutting the lower half of the FP32 word is exact
+    # values have at most four significant bits, so dropping the lower half of the FP32 word is exact
     half = (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
     r = (r0 + tl.arange(0, R))[:, None]
     c = (c0 + tl.arange(0, C))[None, :]
@@ -166,7 +166,7 @@ def quantize(
 
     Args:
         x_MN: BF16, row-major or the transposed view of a row-major matrix.
-        swizzled: scales in tiles of 128x4, as cuBLAS and tensor memory want them; absent rows have scale 0.
+        swizzled: scales in tiles of 128x4, the layout of cuBLAS and tensor memory; rows past the end have scale 0.
     """
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     M, N = x.shape
@@ -191,9 +191,9 @@ def quantize_dequantize(
 def _row_major(
     x: torch.Tensor, rows: Use | None, columns: Use | None
 ) -> tuple[torch.Tensor, Use | None, Use | None, bool]:
-    """A transposed view is read as it lies, with the two uses exchanged."""
+    """A row-major matrix for the kernel: for a transposed view its base, with the two uses exchanged."""
     if x.dim() != 2 or x.dtype != torch.bfloat16:
-        raise ValueError(f"found {x.dtype} of shape {tuple(x.shape)}; allowed: a BF16 matrix")
+        raise ValueError(f"cannot quantise {x.dtype} of shape {tuple(x.shape)}; pass a BF16 matrix")
     for use, view in ((rows, x), (columns, x.t())):
         if use:
             require_blocks(view, max(use.quantizer.block, use.quantizer.hadamard), use.quantizer.rows)
@@ -242,21 +242,21 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
 
 
 def _factor(size: int) -> float:
-    """What the transform's sums are multiplied by: 1/sqrt(size), unless a power of two, which the matrix holds."""
+    """Factor on the transform's sums: 1/sqrt(size), or 1 where that is a power of two, which the matrix then holds."""
     return 1.0 / math.sqrt(size) if size in (32, 128) else 1.0
 
 
 def _signed(word: int) -> int:
-    """64 unsigned bits as the signed integer of the same bits."""
+    """The signed integer with the same 64 bits."""
     return word - (1 << 64) if word >= 1 << 63 else word
 
 
 def launch_options(
     M: int, N: int, rows: Use | None, columns: Use | None, packed: bool, swizzled: bool, target: str
 ) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Grid, and the kernel's constants: the same for a launch and for compiling without a GPU."""
+    """Grid and constants of the kernel, for launches and for compiling without a GPU."""
     used = [use.quantizer for use in (rows, columns) if use]
-    assert used, "neither rows nor columns"
+    assert used, "nothing to quantise: give rows, columns or both"
     element = used[0].element
     high_row, high_column = (use.quantizer.hadamard if use else 0 for use in (rows, columns))
     BM, BN = max(64, high_column), max(128, high_row)
@@ -271,9 +271,9 @@ def launch_options(
         "WHOLE": M % BM == 0 and N % BN == 0,
         "TARGET": target,
     }
-    if target != "interpreter":  # contracting a product and a sum into one rounding changes bits
+    if target != "interpreter":  # fusing a product and a sum into one rounding would change bits
         chance = any(quantizer.rounding is Rounding.STOCHASTIC for quantizer in used)
-        # random words take registers: twice the threads share a tile, or some would be spilled
+        # random words take registers: with twice the threads per tile none is spilled
         options |= {"num_warps": 2 * WARPS if chance else WARPS, "enable_fp_fusion": False}
     return (triton.cdiv(M, BM), triton.cdiv(N, BN)), options
 
@@ -287,7 +287,7 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
 
 
 def target(x: torch.Tensor) -> str:
-    """Which instructions the kernel may use for a tensor's device."""
+    """The value of TARGET (tile.py) for a tensor's device."""
     return "interpreter" if not x.is_cuda else target_of(architectures.of(x.device))
 
 

@@ -1,4 +1,4 @@
-"""The FP8 cast on a GPU: one pass for the largest magnitude, one that writes both orientations."""
+"""The FP8 cast on a GPU: one pass finds the largest magnitude, a second one writes both orientations."""
 
 import contextlib
 
@@ -51,13 +51,13 @@ def cast_kernel(
 def quantize(
     x: torch.Tensor, dtype: torch.dtype, *, rows: bool, columns: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-    """As kernels/quantize/fp8.py says."""
+    """The GPU's implementation of kernels.quantize.fp8.quantize, which explains arguments and result."""
     if not x.is_contiguous() and x.t().is_contiguous():
         across, along, scale = quantize(x.t(), dtype, rows=columns, columns=rows)
         return along, across, scale
     x = x.contiguous()
     element = E4M3 if dtype == E4M3.dtype else E5M2
-    low, high = torch.aminmax(x)  # one reading, NaN wins; abs().amax() would write an intermediate
+    low, high = torch.aminmax(x)  # reads x once and returns NaN for NaN; abs().amax() would write a copy
     scale = torch.empty((), dtype=torch.float32, device=x.device)
     M, N = x.shape
     along = torch.empty(M, N, dtype=dtype, device=x.device) if rows else None

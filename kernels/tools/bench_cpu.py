@@ -1,9 +1,9 @@
-"""How fast the CPU's quantise-dequantise is: against a memory copy and against torchao, in one run.
+"""Measures the speed of the CPU's quantise-dequantise, compared with a memory copy and with torchao in the same run.
 
-Every function is compared with the specification bit for bit before it is timed; repetitions are interleaved, so a busy
-machine slows all of them alike, and the median counts. Fresh memory costs page faults unless the allocator keeps what
-was freed, as in training (harness/contract/environment.py sets MALLOC_*): the bench counts the faults of a copy and
-says so.
+Every function is compared with the specification bit for bit before it is timed. Repetitions are interleaved, so that a
+busy machine slows all functions alike, and the median is reported. New memory costs page faults unless the allocator
+keeps freed memory, as it does in training (harness/contract/environment.py sets MALLOC_*); the bench therefore counts
+and prints the page faults of a copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kernels.recipe import Quantizer, Rounding
 from kernels.tools.oracles import torchao_missing
 
 _H16 = Quantizer(hadamard=16)
-_OURS = {  # name -> (how to quantise, whether the matrix is a transposed view)
+_OURS = {  # name -> (quantizer, whether the matrix is a transposed view)
     "quantise-dequantise": (Quantizer(), False),
     "H16 + quantise-dequantise": (_H16, False),
     "transposed": (Quantizer(), True),
@@ -37,7 +37,7 @@ _OURS = {  # name -> (how to quantise, whether the matrix is a transposed view)
 _TORCHAO = "torchao to_mx + to_dtype"
 _TORCHAO_H16 = "H16 + torchao to_mx + to_dtype"
 _COPY = "clone"
-_LIMITS = (  # name, torchao's counterpart, least speedup over it, most time against the copy
+_LIMITS = (  # name, its torchao counterpart, smallest allowed speedup over that, longest allowed time in copies
     ("quantise-dequantise", _TORCHAO, 20.0, 4.0),
     ("H16 + quantise-dequantise", _TORCHAO_H16, 12.0, 4.0),
 )
@@ -51,7 +51,7 @@ def bench(size: int = 4096, repetitions: int = 9) -> dict[str, Any]:
     """Time square matrices of `size` in FP32 and BF16, on one thread and on all that torch uses.
 
     Raises:
-        ValueError: an implementation that differs from the specification; nothing is timed then.
+        ValueError: an implementation differs from the specification; nothing is timed then.
     """
     threads = torch.get_num_threads()
     cases, checks = [], []
@@ -72,7 +72,7 @@ def bench(size: int = 4096, repetitions: int = 9) -> dict[str, Any]:
 
 
 def main(json: bool = False, size: int = 4096, repetitions: int = 9) -> int:
-    """Print the table, or one JSON document. 0; 1 when the bits are wrong or a limit is missed."""
+    """Print the table, or one JSON document; return 1 when bits are wrong or a limit is not met, else 0."""
     try:
         found = bench(size, repetitions)
     except ValueError as error:
@@ -100,7 +100,7 @@ def _verify(x: Tensor) -> None:
 
 
 def _timed(x: Tensor, repetitions: int) -> dict[str, float]:
-    """Median seconds of every function; their repetitions take turns."""
+    """Median seconds of every function, with interleaved repetitions."""
     works: dict[str, Work] = {_COPY: torch.clone}
     for name, (quantizer, transposed) in _OURS.items():
         works[name] = lambda x, q=quantizer, t=transposed: _ours(x, q, t)  # type: ignore[misc]
@@ -113,7 +113,7 @@ def _timed(x: Tensor, repetitions: int) -> dict[str, float]:
             result = work(x)
             taken = time.perf_counter() - start
             del result
-            if repetition:  # the first one faults the memory in
+            if repetition:  # the first repetition is not counted: its memory is new and costs page faults
                 seconds[name].append(taken)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 

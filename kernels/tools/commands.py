@@ -1,4 +1,4 @@
-"""The commands of `python -m kernels`: options and output. Each imports what it needs when it is called."""
+"""The commands of `python -m kernels`: options and output. Each command imports its modules only when it runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from kernels.tools import verify_twins
     from kernels.tools.verify_twins import Outcome
 
-_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # of verify
-_TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # of prove
+_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # matrices of `kernels verify`
+_TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=2, help="inputs of each kind (default 2)")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="number of random inputs of each kind (default 2)"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
@@ -37,10 +39,11 @@ def verify(args: argparse.Namespace) -> int:
 
     device = device_of(args.device)
     if device is None:
-        print("--device: found cuda; allowed: cpu, no GPU is visible to torch", file=sys.stderr)
+        print("--device cuda: torch sees no GPU; use --device cpu", file=sys.stderr)
         return 3
     missing = triton_missing(device)
-    np.seterr(all="ignore")  # the interpreter computes with NumPy, and NaN is among the inputs
+    # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    np.seterr(all="ignore")
     outcomes: list[Outcome] = []
     skipped: dict[str, str] = {}
     for name, reason, make in _twins(device, args.seeds, missing):
@@ -70,7 +73,7 @@ def verify(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def poisoned_outputs() -> Iterator[None]:
-    """Fresh outputs begin as NaN and 255: what a kernel does not write cannot look right by accident."""
+    """Fill new outputs with NaN or 255, so that an entry that a kernel does not write is seen as wrong."""
     import torch
 
     before = torch.are_deterministic_algorithms_enabled()
@@ -87,7 +90,7 @@ def poisoned_outputs() -> Iterator[None]:
 def _twins(
     device: torch.device, seeds: int, missing: str | None
 ) -> Iterator[tuple[str, str | None, Callable[[], list[Outcome]]]]:
-    """Name, why it cannot be compared, and what compares it."""
+    """For each implementation: its name, why it cannot be compared (or None), and the function that compares it."""
     import torch
 
     from kernels.recipe import Format
@@ -126,7 +129,7 @@ def _twins(
 def _print_outcomes(outcomes: list[Outcome]) -> None:
     for one in outcomes:
         verdict = "equal" if one.difference is None else f"DIFFERS: {one.difference}"
-        moved = f", {one.moved} moved by a sum's order" if one.moved else ""
+        moved = f", {one.moved} differ by the order of a sum" if one.moved else ""
         print(
             f"{one.twin:<34} {one.cases:5d} cases {one.elements / 1e6:8.1f} M elements{moved}  {verdict}",
             flush=True,
@@ -140,16 +143,18 @@ def _device_name(device: torch.device) -> str:
 
 
 def prove_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", choices=_TARGETS, action="append", help="only this one; may be repeated")
+    parser.add_argument(
+        "--target", choices=_TARGETS, action="append", help="compile for this target only; may be repeated"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def prove(args: argparse.Namespace) -> int:
-    """`kernels prove`: what the compiler makes of every kernel for GPUs that are not there."""
+    """`kernels prove`: compile every kernel for GPUs without having them, and check the instructions."""
     try:
         from kernels.tools import prove
     except ImportError as error:
-        print(f"kernels prove: found no {error.name}; pip install triton", file=sys.stderr)
+        print(f"kernels prove: {error.name} is not installed; pip install triton", file=sys.stderr)
         return 3
     found = []
     for target in args.target or _TARGETS:
@@ -164,13 +169,13 @@ def prove(args: argparse.Namespace) -> int:
     else:
         print(
             "\n".join(complaints)
-            or f"{len(found)} kernels: every instruction that the targets have is used, no spills"
+            or f"{len(found)} kernels: all special instructions of the targets are used, no register is spilled"
         )
     return 1 if complaints else 0
 
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cpu", action="store_true", help="the CPU path instead of the GPU's kernels")
+    parser.add_argument("--cpu", action="store_true", help="measure the CPU's kernels instead of the GPU's")
     parser.add_argument(
         "--tune", action="store_true", help="measure tilings of native products and keep the best"
     )
@@ -178,7 +183,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """`kernels bench`: verifies, then measures."""
+    """`kernels bench`: verify, then measure speed."""
     if args.cpu:
         from kernels.tools import bench_cpu
 
@@ -187,7 +192,7 @@ def bench(args: argparse.Namespace) -> int:
 
     device = device_of("cuda")
     if device is None:
-        print("kernels bench: no GPU is visible to torch; --cpu measures the CPU path", file=sys.stderr)
+        print("kernels bench: torch sees no GPU; use --cpu to measure the CPU's kernels", file=sys.stderr)
         return 3
     if args.tune:
         return _tune(device)
@@ -195,7 +200,7 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def bench_report(device: torch.device, *, small: bool, as_json: bool) -> int:
-    """Verify, measure, print; `small` shapes try the code itself where speed means nothing."""
+    """Verify, measure and print; with `small` shapes only to test this code, where speed does not matter."""
     import torch
 
     from kernels.tools import kernel_bench
@@ -230,7 +235,7 @@ def bench_report(device: torch.device, *, small: bool, as_json: bool) -> int:
 
 
 def _checks(device: torch.device, small: bool) -> list[Any]:
-    """What is measured is verified first, on shapes that end inside tiles."""
+    """Verify the kernels that will be measured, on shapes that are not multiples of a tile."""
     from kernels.recipe import Quantizer, ScaleRule
     from kernels.tools import verify_gemm, verify_twins
 
@@ -260,7 +265,10 @@ def _tune(device: torch.device) -> int:
 
     path = tuning.run(device)
     if path is None:
-        print("kernels bench --tune: this GPU multiplies no MX elements: nothing to tune", file=sys.stderr)
+        print(
+            "kernels bench --tune: this GPU cannot multiply MX elements, so there is nothing to tune",
+            file=sys.stderr,
+        )
         return 3
     print(path)
     return 0
@@ -273,17 +281,23 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
     parser.add_argument("--format", choices=_formats(), default="mxfp4")
     parser.add_argument("--scale-rule", choices=[rule.value for rule in ScaleRule], default="even")
-    parser.add_argument("--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points, 0 for none")
-    parser.add_argument("--signs", action="store_true", help="random signs before the transform, from --seed")
+    parser.add_argument(
+        "--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points of the transform, 0 for none"
+    )
+    parser.add_argument(
+        "--signs", action="store_true", help="random signs before the transform, drawn from --seed"
+    )
     parser.add_argument("--rounding", choices=[one.value for one in Rounding], default="nearest")
     parser.add_argument("--prescale", type=float, default=1.0, help="1.0, or for example 0.75")
     parser.add_argument("--rows", type=int, default=1, help="rows of a block: 1, or the block's columns")
-    parser.add_argument("--seed", type=int, default=0, help="of stochastic rounding and signs")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of stochastic rounding and of signs (default 0)"
+    )
     parser.add_argument("--axis", type=int, default=-1, help="the contraction dimension (default -1)")
 
 
 def quantize(args: argparse.Namespace) -> int:
-    """`kernels quantize IN.npy --out OUT.npz ..`: test vectors."""
+    """`kernels quantize IN.npy --out OUT.npz ..`: write test vectors."""
     from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
     from kernels.tools.vectors import VectorError, quantize_file
 
@@ -312,7 +326,7 @@ def quantize(args: argparse.Namespace) -> int:
 
 
 def _formats() -> dict[str, tuple[Format, Element]]:
-    """The formats and elements of `kernels quantize` by the names of its option."""
+    """Format and element type for each value of `kernels quantize --format`."""
     from kernels.formats import E2M1, E4M3, E5M2
     from kernels.recipe import Format
 

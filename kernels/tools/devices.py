@@ -1,4 +1,4 @@
-"""Which device a command works on, and whether Triton can run there."""
+"""Chooses the device of a command, and tells whether Triton can run on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def device_of(wanted: str) -> torch.device | None:
-    """ "auto", "cpu" or "cuda"; None for a GPU that is not there."""
+    """The device for "auto", "cpu" or "cuda"; None for "cuda" without a GPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
         return None
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
@@ -20,6 +20,6 @@ def triton_missing(device: torch.device) -> str | None:
         return "triton is not installed"
     if (
         device.type == "cpu" and not triton.knobs.runtime.interpret
-    ):  # read when Triton is imported: too late to set
-        return "without a GPU Triton needs TRITON_INTERPRET=1 in the environment; ./run.sh kernels verify sets it"
+    ):  # Triton reads it when imported, so setting it now is too late
+        return "no GPU, and TRITON_INTERPRET=1 is not in the environment; ./run.sh kernels verify sets it"
     return None

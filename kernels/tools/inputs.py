@@ -1,4 +1,4 @@
-"""Matrices that quantisers get wrong: what verify and the tests feed to every implementation."""
+"""Input matrices for `kernels verify` and the tests, chosen to expose errors of a quantiser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _outliers(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def _ties(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Every value half-way between two elements, the block's largest just at a scale rule's threshold."""
+    """Every value is half-way between two elements; each block's largest is at a threshold of a scale rule."""
     midpoints = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0, 6.875, 7.0, 4.0, 7.96875])
     sign = 1.0 - 2.0 * torch.randint(0, 2, shape, generator=generator)
     exponent = torch.randint(-20, 20, (shape[0], 1), generator=generator)
@@ -26,19 +26,19 @@ def _ties(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 
 def _any_bits(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Every BF16 bit pattern: subnormals, infinities, NaN of both signs."""
+    """Random BF16 bit patterns, among them subnormals, infinities and NaN of both signs."""
     bits = torch.randint(-(2**15), 2**15, shape, generator=generator, dtype=torch.int32)
     return bits.to(torch.int16).view(torch.bfloat16).float()
 
 
 def _rows_of_magnitudes(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Each row at a magnitude of its own, from the smallest subnormal to the largest number."""
+    """Each row has its own magnitude, from the smallest subnormal to the largest number."""
     exponent = torch.randint(-133, 127, (shape[0], 1), generator=generator)
     return _normal(shape, generator).double().mul(2.0 ** exponent.double()).clamp(-3.3e38, 3.3e38).float()
 
 
 def _sparse(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Mostly zero, of both signs; whole blocks zero."""
+    """Mostly zeros of both signs; some blocks are all zero."""
     x = _normal(shape, generator) * (torch.rand(shape, generator=generator) < 0.02)
     return torch.where(torch.rand(shape, generator=generator) < 0.5, -x, x)
 
@@ -57,10 +57,10 @@ KINDS: dict[str, Callable[[tuple[int, int], torch.Generator], Tensor]] = {
     "sparse": _sparse,
     "short": _short,
 }
-SUMS_ARE_EXACT = ("short",)  # whatever the order: matrix units must give a Hadamard transform to the bit
+SUMS_ARE_EXACT = ("short",)  # in any order, so a Hadamard transform on matrix units must be equal bit for bit
 
 
 def make(kind: str, shape: tuple[int, int], seed: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """A matrix of one kind, the same for the same seed."""
+    """A matrix of one kind; equal seeds give equal matrices."""
     generator = torch.Generator().manual_seed(seed)
     return KINDS[kind](shape, generator).to(torch.bfloat16).to(dtype)

@@ -1,4 +1,4 @@
-"""Speed on a GPU: bytes and FLOPs moved, as shares of what the same machine copies and multiplies in the same run."""
+"""Measures kernel speed on a GPU, as shares of the copy bandwidth and BF16 matrix rate measured in the same run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = {
     "proj": (4096, 4096),
     "fc1": (28672, 4096),
     "fc2": (4096, 14336),
-}  # out, in: Llama 3.1 8B
+}  # (output features, input features) in Llama 3.1 8B
 _H16 = Use(Quantizer(hadamard=16))
 
 
@@ -39,14 +39,17 @@ class Row:
     moved_bytes: int = 0
     flops: int = 0
     share: float | None = None
-    ratios: dict[str, float] = field(default_factory=dict)  # how many times faster than another way
+    ratios: dict[str, float] = field(default_factory=dict)  # other implementation -> its time / this one's
 
 
 Timer = Callable[[Callable[[], Any]], float]
 
 
 def timer(device: torch.device, *, warmup_ms: int = 50, timed_ms: int = 200) -> Timer:
-    """Median seconds of a call: on a GPU with flushed caches, for so many milliseconds; else over five calls."""
+    """Return a function that measures the median seconds of a call: for timed_ms on a GPU, of five calls on a CPU.
+
+    On a GPU the caches are flushed before each call.
+    """
     if device.type == "cuda":
         import triton.testing
 
@@ -66,7 +69,7 @@ def timer(device: torch.device, *, warmup_ms: int = 50, timed_ms: int = 200) -> 
 
 
 def quantisers(device: torch.device, shape: tuple[int, int], measure: Timer) -> Iterator[Row]:
-    """The kernels that read a matrix once, against a copy of it."""
+    """Speed of the kernels that read a matrix once, compared with a copy of it."""
     x = inputs.make("normal", shape, 0).to(device)
     count = x.numel()
     copy = Row("copy (BF16)", measure(lambda: x.clone()), 4 * count)
@@ -82,7 +85,7 @@ def quantisers(device: torch.device, shape: tuple[int, int], measure: Timer) -> 
 def _quantiser_calls(
     x: Tensor,
 ) -> Iterator[tuple[str, Callable[[], Any], float, dict[str, Callable[[], Any]]]]:
-    """Name, call, bytes an element, and other ways to the same result."""
+    """Name, call, bytes moved per element, and other implementations to compare with."""
 
     def unfused(both: bool, values: bool) -> Callable[[], Any]:
         def call() -> Any:
@@ -111,7 +114,7 @@ def _quantiser_calls(
 def gemms(
     device: torch.device, tokens: int, layers: dict[str, tuple[int, int]], measure: Timer
 ) -> Iterator[Row]:
-    """Products of the model's layers: BF16, FP8 alone (cuBLAS, hipBLASLt), and FP8 with its quantisation."""
+    """Speed of the products of the model's layers: in BF16, and in FP8 without quantisation (cuBLAS, hipBLASLt)."""
     for name, (out, width) in layers.items():
         x = inputs.make("normal", (tokens, width), 0).to(device)
         w = inputs.make("normal", (out, width), 1).to(device)
@@ -133,7 +136,7 @@ def gemms(
 def linears(
     device: torch.device, tokens: int, layers: dict[str, tuple[int, int]], measure: Timer
 ) -> Iterator[Row]:
-    """Forward and backward of a linear layer under each recipe, quantisation included, against BF16."""
+    """Speed of a linear layer's forward and backward with each recipe, quantisation included, compared with BF16."""
     recipes = {"BF16": GemmRecipe(Format.BF16), "FP8": GemmRecipe(Format.FP8),
                "MXFP4 H16": GemmRecipe(Format.MXFP4, hadamard=16)}  # fmt: skip
     for name, (out, width) in layers.items():

@@ -1,4 +1,4 @@
-"""Other people's quantisers, to compare with: torchao where it is installed (a development dependency)."""
+"""Independent quantisers to compare ours with: torchao, where it is installed (a development dependency)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kernels.operand_use import Use
 from kernels.recipe import Quantizer, ScaleRule
 from kernels.tools.verify_twins import reference_parts
 
-# torchao 0.18.0 is wrong below a largest magnitude of 2^-124, and a block that is not finite has other codes there.
+# torchao 0.18.0 is wrong where a block's largest magnitude is below 2^-124, and gives non-finite blocks other codes.
 KINDS = ("normal", "outliers", "ties", "sparse", "short")
 
 
 def torchao_missing() -> str | None:
-    """Why there is no torchao to compare with; None where there is."""
-    logging.disable(logging.WARNING)  # it reports every GPU library that is not there
+    """Why torchao cannot be used; None where it can."""
+    logging.disable(logging.WARNING)  # torchao warns of every GPU library that is missing
     try:
         from torchao.prototype.mx_formats import mx_tensor
-    except Exception as error:  # an import that fails for want of a GPU library is as good as none
+    except Exception as error:  # a missing GPU library may raise any type
         return f"{type(error).__name__}: {error}"
     finally:
         logging.disable(logging.NOTSET)
@@ -40,7 +40,7 @@ def to_mx(x: Tensor, rule: ScaleRule) -> tuple[Tensor, Tensor]:
 
 
 def torchao(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """torchao's codes and scales against the specification's."""
+    """Compares torchao's codes and scales with the specification's."""
     codes, scales, _ = reference_parts(x, one)
     theirs = to_mx(x, one.quantizer.scale_rule)
     yield "scales", theirs[1], scales

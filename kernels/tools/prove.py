@@ -1,4 +1,4 @@
-"""Compile every kernel for GPUs that are not there, and read the assembly: which instructions, registers, spills."""
+"""Compiles every kernel without a GPU for several kinds; reads instructions, registers and spills from the assembly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONVERSION = (
     r"\b(?:cvt\.rn\.satfinite\.e[245]m[123]x2\.f32|v_cvt_scalef32_pk_fp4_f32|v_cvt_scalef32_pk_fp8_f32)"
 )
 _MOVES = r"\b(?:tcgen05\.cp|cp\.async\.bulk\.tensor)\b"
-_CONVERTS = re.compile(r"v_cvt_scalef32_\w*pk_(?:fp4|fp8|bf8)_\w+")  # into a part of their register
+_CONVERTS = re.compile(r"v_cvt_scalef32_\w*pk_(?:fp4|fp8|bf8)_\w+")  # write a part of a register
 _SIGNATURE = {
     "x_ptr": "*bf16", "row_matrix": "*bf16", "column_matrix": "*bf16", "scale_ptr": "*fp32", "alpha": "fp32",
     "row_values": "*i32", "column_values": "*i32", "c": "*bf16",
@@ -48,18 +48,18 @@ _UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha")
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel with its constants, as a launch on whole tiles would pass them."""
+    """One kernel with the constants of a launch on whole tiles."""
 
     name: str
     kernel: Any
     constants: dict[str, Any]
-    options: dict[str, Any]  # of the compiler
-    types: dict[str, str]  # of pointers that differ from the usual
+    options: dict[str, Any]  # compiler options
+    types: dict[str, str]  # types of arguments that differ from _SIGNATURE
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the compiler made of a case."""
+    """Figures of a compiled case, read from its assembly."""
 
     target: str
     case: str
@@ -70,7 +70,7 @@ class Found:
     spilled_bytes: int
     shared_bytes: int
     instructions: int  # NVIDIA: SASS; AMD: assembly
-    hazards: int = 0  # conversions whose result the very next instruction takes, which the hardware forbids
+    hazards: int = 0  # conversions whose result the next instruction uses: the hardware needs a wait state
 
 
 def cases(target: str) -> Iterator[Case]:
@@ -146,7 +146,7 @@ def compiled(target: str, case: Case) -> Found:
 
 
 def _nvidia(kernel: Any) -> tuple[int, int, int]:
-    """Registers, stack bytes (spills are the only use of the stack here) and SASS instructions of a cubin."""
+    """Registers, stack bytes (here all spills) and SASS instructions of a cubin."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -155,7 +155,7 @@ def _nvidia(kernel: Any) -> tuple[int, int, int]:
         sass = _output(tools / "nvdisasm", "-c", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
-        raise RuntimeError(f"cuobjdump: found no resource usage in:\n{usage[-500:]}")
+        raise RuntimeError(f"cuobjdump: its output names no registers and stack:\n{usage[-500:]}")
     lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*)", sass, re.M)
     return int(found[1]), int(found[2]), sum("NOP" not in line for line in lines)
 
@@ -177,46 +177,43 @@ def _amd(text: str) -> tuple[int, int, int]:
 
 
 def conversion_hazards(text: str) -> int:
-    """gfx950 conversions into a part of a register that the next instruction reads or writes in part.
+    """Count the gfx950 conversions that write a part of a register which the next instruction uses.
 
-    One wait state must lie between (LLVM, GCNHazardRecognizer: hasCvtScaleForwardingHazard). The compiler sees to it
-    around inline assembly, not inside.
+    The hardware needs one wait state in between (LLVM, GCNHazardRecognizer: hasCvtScaleForwardingHazard). The compiler
+    adds it around inline assembly, but not inside.
     """
     lines = re.findall(r"^\s+([a-z]\w+)[ \t]+(.*)", text, re.M)
     found = 0
     for (name, operands), (after, used) in itertools.pairwise(lines):
-        shifted = _CONVERTS.fullmatch(name) and (
-            "fp4" in name or operands.endswith("1]")
-        )  # FP8's lower half is not
+        # FP8 conversions into the lower half of a register need no wait state
+        shifted = _CONVERTS.fullmatch(name) and ("fp4" in name or operands.endswith("1]"))
         if shifted and after.startswith("v_"):
             found += _registers(operands.partition(",")[0]) <= _registers(used)
     return found
 
 
 def _registers(operands: str) -> set[int]:
-    """Numbers of the vector registers that are named: v7, v[4:7]."""
+    """Numbers of the vector registers in operands such as v7 or v[4:7]."""
     ranges = re.findall(r"\bv(?:(\d+)|\[(\d+):(\d+)\])", operands)
     return {n for one, low, high in ranges for n in range(int(one or low), int(one or high) + 1)}
 
 
 def complaints(found: Found) -> list[str]:
-    """What a kernel should contain and does not."""
+    """Complaints about a compiled kernel: instructions it should use and does not, hazards and spills."""
     on, where = Platform(found.target), f"{found.target}, {found.case}"
     texts = []
     if found.case.startswith("gemm") and not any("scale" in name for name in found.matrix):
-        texts.append(
-            f"{where}: found {list(found.matrix) or 'no matrix instruction'}; wanted a block-scaled one"
-        )
+        texts.append(f"{where}: no block-scaled matrix instruction; it has {list(found.matrix) or 'none'}")
     if found.case.startswith("gemm") and on.has_tensor_memory and "tcgen05.cp" not in found.moves:
-        texts.append(f"{where}: scales go through registers; wanted tcgen05.cp")
+        texts.append(f"{where}: scales go through registers; expected tcgen05.cp")
     if "H16" in found.case and not found.matrix:
         texts.append(f"{where}: the transform uses no matrix instruction")
     nearest = found.case.startswith("mxfp4") and "values" not in found.case and "stochastic" not in found.case
     if nearest and on.has_fp4_units and not found.conversions:
-        texts.append(f"{where}: found no hardware conversion to E2M1")
+        texts.append(f"{where}: no hardware conversion to E2M1")
     if found.hazards:
         texts.append(
-            f"{where}: the next instruction takes a conversion's result {found.hazards} times; wanted s_nop"
+            f"{where}: {found.hazards} conversions whose result the next instruction uses; expected s_nop between"
         )
     if found.spilled_bytes:
         texts.append(f"{where}: {found.spilled_bytes} bytes of registers spilled")
@@ -224,7 +221,7 @@ def complaints(found: Found) -> list[str]:
 
 
 def line(found: Found) -> str:
-    """One kernel on one line."""
+    """The figures of one kernel as one line of text."""
     used = {**found.matrix, **found.conversions, **found.moves}
     text = ", ".join(f"{count} x {name}" for name, count in used.items()) or "no special instructions"
     numbers = f"{found.registers:3d} registers, {found.spilled_bytes} B spilled"

@@ -1,7 +1,7 @@
-"""Speed of quantisers and products as shares of what the same process copies and multiplies: a JSON line each.
+"""Measures quantisers and products as shares of the same process's copy and matrix rates; prints one JSON line each.
 
-python -m kernels.tools.speed_shares [--device cuda]; `kernels bench` verifies first, compares with other ways and takes
-minutes. A share needs no data sheet, and a slow or throttled GPU does not change it.
+Usage: python -m kernels.tools.speed_shares [--device cuda]. `kernels bench` takes minutes: it also verifies first and
+compares with other implementations. A share needs no data sheet, and a throttled GPU changes it little.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from kernels.tools.devices import device_of
 _PLAIN, _H16 = Use(Quantizer()), Use(Quantizer(hadamard=16))
 _RANDOM = Use(Quantizer(hadamard=16, rounding=Rounding.STOCHASTIC), Draw(2**40, 1))
 _MXFP8 = Use(Quantizer(format=Format.MXFP8, element=E4M3))
-_PACKED = 2 + 0.5 + 1 / 32  # bytes an element: BF16 read, E2M1 and scales written
+_PACKED = 2 + 0.5 + 1 / 32  # bytes per element: BF16 read, E2M1 and scales written
 _RECIPES = {"MXFP4 H16": GemmRecipe(Format.MXFP4, hadamard=16), "FP8": GemmRecipe(Format.FP8)}
-_SQUARE = 8192  # of the BF16 product that stands for the matrix rate
+_SQUARE = 8192  # M, N and K of the BF16 product that measures the matrix rate
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Shared:
 
 
 def measured(device: torch.device) -> Iterator[Shared]:
-    """The two rates, then what is held against them, the submitted recipe's first."""
+    """Measure the copy and matrix rates, then quantisers and products, those of the submitted recipe first."""
     measure, on_gpu = kernel_bench.timer(device, warmup_ms=20, timed_ms=100), device.type == "cuda"
     x = inputs.make("normal", (kernel_bench.TOKENS, 4096) if on_gpu else (1024, 1024), 0).to(device)
     copy = Shared("copy", "copy (BF16)", measure(lambda: x.clone()), 4 * x.numel())
@@ -68,7 +68,7 @@ def measured(device: torch.device) -> Iterator[Shared]:
 
 
 def _quantisers(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], float]]:
-    """Name, call, and bytes an element that it has to move."""
+    """Name, call, and bytes per element that it must move."""
     e4m3 = torch.float8_e4m3fn
     if not x.is_cuda:
         yield "MXFP4 H16 values, rows", lambda: cpu.quantize_dequantize(x, _H16.quantizer), 4
@@ -93,7 +93,7 @@ def _quantisers(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], float]]:
 def _products(
     device: torch.device, name: str, shape: tuple[int, int, int], measure: kernel_bench.Timer, rate: float
 ) -> Iterator[Shared]:
-    """Fprop of one layer with operands that are quantised already."""
+    """Fprop of one layer, without the time to quantise its operands."""
     M, N, K = shape
     x, w = (inputs.make("normal", size, seed).to(device) for seed, size in enumerate(((M, K), (N, K))))
     flops, on = 2 * M * N * K, architectures.of(device)
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     device = device_of(parser.parse_args().device)
     if device is None:
-        raise SystemExit("--device: found cuda; allowed: cpu, no GPU is visible to torch")
+        raise SystemExit("--device cuda: torch sees no GPU; use --device cpu")
     for row in measured(device):
         print(json.dumps(asdict(row)), flush=True)
 

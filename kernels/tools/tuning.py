@@ -1,4 +1,4 @@
-"""Measure the tilings of native products for the model's eleven shapes, and keep the best of each."""
+"""Measures tilings of the native product for the model's eleven shapes, and stores the fastest for each shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kernels.tools import inputs, kernel_bench
 
 
 def shapes() -> list[tuple[int, int, int]]:
-    """M, N, K of Fprop, Dgrad and Wgrad of every layer, without repetitions."""
+    """M, N, K of Fprop, Dgrad and Wgrad of every layer; equal shapes appear once."""
     found = []
     for out, width in kernel_bench.LAYERS.values():
         found += [
@@ -31,7 +31,7 @@ def shapes() -> list[tuple[int, int, int]]:
 
 
 def run(device: torch.device) -> Path | None:
-    """Time every candidate on every shape; None where the GPU has no such products."""
+    """Time every candidate on every shape and return the file of results; None where the GPU has no FP4 units."""
     on = architectures.of(device)
     if not on.has_fp4_units:
         return None
@@ -63,7 +63,7 @@ def _best(device: torch.device, shape: tuple[int, int, int], swizzled: bool) -> 
                     a.elements, a.scales, b.elements, b.scales, out, tiling=tiling, **options
                 )
             )
-        except Exception as error:  # one that does not fit this chip is no candidate on it
+        except Exception as error:  # a tiling may need more shared memory than this GPU has: skip it
             print(f"{tiling}: {type(error).__name__}", flush=True)
     default = gemm.candidates("e2m1", swizzled)[0]
     best = min(times, key=times.__getitem__)

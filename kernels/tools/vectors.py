@@ -1,4 +1,4 @@
-"""Test vectors: quantise an array file, to compare another implementation with ours value by value."""
+"""Writes test vectors: quantises an array file, so that another implementation can be compared value by value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernels.recipe import Quantizer, Rounding, Signs
 
 
 class VectorError(Exception):
-    """An array file that cannot be quantised, in one line."""
+    """An array file cannot be quantised; the message is one line."""
 
 
 def quantize_file(
@@ -23,21 +23,21 @@ def quantize_file(
 ) -> tuple[int, ...]:
     """Quantise `source` along `axis` and write elements, scales and dequantised values.
 
-    The target holds, with the block axis where it was: `elements` uint8, two E2M1 codes a byte, low nibble first, the
-    axis halved (FP8: a byte each); `scales` uint8 E8M0 (NVFP4: E4M3, and `tensor_scale`), the axis divided by the
-    block; `dequantized` FP32, in the transformed and pre-scaled space. Blocks of several rows go over the other
-    dimensions in row-major order, and their scales have two dimensions.
+    The target holds three arrays with the source's dimensions. `elements` is uint8: two E2M1 codes per byte, low nibble
+    first, so that `axis` is half as long (FP8: one byte per element). `scales` is uint8 E8M0 (NVFP4: E4M3, and
+    `tensor_scale`); `axis` is divided by the block. `dequantized` is FP32, still transformed and pre-scaled. If a block
+    has several rows, the other dimensions count as rows in row-major order, and the scales have two dimensions.
 
     Args:
         source: .npy of float16, float32 or float64 (float64 is rounded to FP32 first).
         axis: the contraction dimension; its length a multiple of the block and of the transform.
-        seed: of stochastic rounding (offset 0) and of the transform's signs.
+        seed: seed of stochastic rounding (offset 0) and of the transform's signs.
 
     Returns:
         The array's shape.
 
     Raises:
-        VectorError: names the file, what was found and what is allowed.
+        VectorError: the file cannot be quantised; the message says why and what is allowed.
     """
     rows = np.moveaxis(_load(source, axis, max(quantizer.block, quantizer.hadamard)), axis, -1)
     x_MK = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).reshape(-1, rows.shape[-1])
@@ -52,13 +52,13 @@ def quantize_file(
     back = {name: _placed(part.numpy(), rows.shape[:-1], axis) for name, part in parts.items()}
     if quantized.tensor_scale is not None:
         back["tensor_scale"] = quantized.tensor_scale.numpy()
-    with target.open("wb") as file:  # a name without .npz stays as it is
+    with target.open("wb") as file:  # given a path, numpy.savez would append .npz
         np.savez(file, allow_pickle=False, **back)
     return tuple(np.moveaxis(rows, -1, axis).shape)
 
 
 def _placed(part: np.ndarray, leading: tuple[int, ...], axis: int) -> np.ndarray:
-    """The block axis where it was; scales of blocks of several rows stay a matrix."""
+    """Move the block axis back to its place; scales of blocks with several rows stay a matrix."""
     if part.shape[0] != math.prod(leading):
         return part
     return np.moveaxis(part.reshape(*leading, -1), -1, axis)
@@ -80,7 +80,7 @@ def _load(source: Path, axis: int, block: int) -> np.ndarray:
     except FileNotFoundError:
         raise VectorError(f"{source}: no such file") from None
     except (ValueError, EOFError, OSError) as error:
-        raise VectorError(f"{source}: found no .npy array ({error}); allowed: numpy.save of floats") from None
+        raise VectorError(f"{source}: not a .npy array ({error}); write floats with numpy.save") from None
     if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32, np.float64):
         found = getattr(array, "dtype", "an archive")
         raise VectorError(f"{source}: found {found}; allowed: float16, float32, float64")

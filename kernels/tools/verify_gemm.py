@@ -1,4 +1,4 @@
-"""Products compared with the FP64 product of the operands that went in, within the bound of its accumulation."""
+"""Compares each engine's product with the FP64 product of the same quantised operands, within a rounding bound."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ RECIPES = {
     "fp8": GemmRecipe(Format.FP8),
     "fp8-row": GemmRecipe(Format.FP8_ROW),
 }
-SHAPES = ((128, 128, 128), (256, 384, 512), (100, 72, 160), (130, 300, 288))  # M, N, K; the last two ragged
+# M, N, K; the last two are not multiples of a tile
+SHAPES = ((128, 128, 128), (256, 384, 512), (100, 72, 160), (130, 300, 288))
 
 
 def run(device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> list[Outcome]:
-    """Every engine that serves this device, over every recipe and shape it does not refuse."""
+    """Compare every engine that runs on this device, for every recipe and shape that it accepts."""
     outcomes = []
     for engine in ENGINES:
         cases = elements = 0
@@ -47,7 +48,7 @@ def run(device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES) -
 def _case(
     engine: Engine, recipe: GemmRecipe, shape: tuple[int, int, int], device: torch.device
 ) -> str | None:
-    """None when the engine refuses, "" when the product is right, else where it is not."""
+    """None when the engine refuses, "" when the product is right, else the first wrong entry as text."""
     M, N, K = shape
     a = inputs.make("outliers", (M, K), 1).to(device)
     b = inputs.make("outliers", (N, K), 2).to(device)

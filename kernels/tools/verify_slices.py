@@ -1,7 +1,7 @@
-"""A part of `kernels verify`, for several processes side by side: compiling takes most of the time on a GPU.
+"""Runs a part of `kernels verify`, so that several processes share the work: most of the time is compilation.
 
-python -m kernels.tools.verify_slices --slice I --of N [--device cuda] prints a JSON line per kernel and quantizer, the
-submitted recipe's first, so that whoever is cut off has compared what matters.
+Usage: python -m kernels.tools.verify_slices --slice I --of N [--device cuda]. Prints a JSON line per kernel and
+quantizer, those of the submitted recipe first: if time runs out, the most important comparisons are done.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))
 
 @dataclass(frozen=True)
 class Case:
-    """What one line compares."""
+    """One comparison, printed as one line."""
 
     twin: str
     what: str
@@ -35,7 +35,7 @@ class Case:
 
 
 def cases(device: torch.device, *, seeds: int) -> list[Case]:
-    """All cases, the most telling first; the same list in every process."""
+    """All cases, the most important first; every process gets the same list."""
     found = [Case("gemm", "every engine, format and shape", lambda: verify_gemm.run(device))]
     everything = sorted(verify_twins.quantizers(), key=_rank)
     mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
@@ -49,7 +49,7 @@ def cases(device: torch.device, *, seeds: int) -> list[Case]:
 
 
 def _rank(quantizer: Quantizer) -> int:
-    """The submitted recipe first, then what differs from it the least; sorting keeps the order of the others."""
+    """Sort key: the number of options in which a quantizer differs from the submitted recipe's."""
     submitted = Quantizer(hadamard=16)
     names = ("format", "scale_rule", "rounding", "hadamard", "signs", "rows")
     return sum(getattr(quantizer, name) != getattr(submitted, name) for name in names)
@@ -89,14 +89,14 @@ def _case(
 
 
 def compared(chosen: list[Case], of: int) -> Iterator[dict[str, object]]:
-    """A row per outcome; a case that raises is a difference."""
+    """Compare, and return a row per outcome; an exception counts as a difference."""
     for case in chosen:
         began = time.perf_counter()
         try:
             with poisoned_outputs():
                 outcomes = case.compare()
         except Exception as error:  # a kernel that does not compile must not hide the others
-            words = str(error).strip().splitlines() or ["without a word"]
+            words = str(error).strip().splitlines() or ["no message"]
             outcomes = [Outcome(case.twin, 0, 0, 0, f"{type(error).__name__}: {words[0]}"[:300])]
         for outcome in outcomes:
             seconds = time.perf_counter() - began
@@ -106,15 +106,16 @@ def compared(chosen: list[Case], of: int) -> Iterator[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kernels.tools.verify_slices")
     parser.add_argument("--slice", type=int, default=0)
-    parser.add_argument("--of", type=int, default=1, help="how many processes share the work")
-    parser.add_argument("--seeds", type=int, default=1, help="inputs of each kind")
+    parser.add_argument("--of", type=int, default=1, help="number of processes that share the work")
+    parser.add_argument("--seeds", type=int, default=1, help="number of random inputs of each kind")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    np.seterr(all="ignore")  # the interpreter computes with NumPy, and NaN is among the inputs
+    # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
+    np.seterr(all="ignore")
     device = device_of(arguments.device)
     if device is None:
-        raise SystemExit("--device: found cuda; allowed: cpu, no GPU is visible to torch")
+        raise SystemExit("--device cuda: torch sees no GPU; use --device cpu")
     everything = cases(device, seeds=arguments.seeds)
     for row in compared(everything[arguments.slice :: arguments.of], len(everything)):
         print(json.dumps(row), flush=True)

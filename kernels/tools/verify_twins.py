@@ -1,4 +1,4 @@
-"""Twins compared element by element: the specification against every other implementation of it."""
+"""Compares twins, the other implementations of the specification, with it element by element."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from kernels.quantize import cpu, reference
 from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
 from kernels.tools import inputs
 
-_MOVED = 1e-4  # share of elements that the order of a Hadamard sum may move over a rounding boundary
+# largest allowed share of elements that differ because Hadamard sums are added in another order
+_MOVED = 1e-4
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One twin over all its cases."""
+    """Result of comparing one twin in all its cases."""
 
     twin: str
     cases: int
     elements: int
-    moved: int  # elements that differ where the order of a sum is free
-    difference: str | None  # the first one, located
+    moved: int  # elements that differ because sums may be added in another order
+    difference: str | None  # the first difference and its place, as text
 
 
 Twin = Callable[[Tensor, Use], Iterator[tuple[str, Tensor, Tensor]]]  # (what, got, expected), both (R, ..)
 
 
 def quantizers(transforms: bool = True) -> list[Quantizer]:
-    """What is compared: every scale rule, block, rounding and transform."""
+    """The quantizers to compare: every scale rule, block, rounding and transform."""
     sizes = (0, 16, 32) if transforms else (0,)
     found = [Quantizer(scale_rule=r, hadamard=h, rows=n) for r in ScaleRule for h in sizes for n in (1, 32)]
     found += [Quantizer(rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
@@ -46,7 +47,7 @@ def quantizers(transforms: bool = True) -> list[Quantizer]:
 
 
 def use(quantizer: Quantizer, seed: int, device: torch.device) -> Use:
-    """A quantisation with the random numbers its quantizer needs."""
+    """A `Use` with the random numbers that the quantizer needs."""
     signs = None
     if quantizer.signs is not Signs.NONE:
         signs = Randomness(seed).signs(quantizer.hadamard, per_step=False, device=device)
@@ -60,8 +61,8 @@ def run(
     """Compare one twin with the specification until its first difference.
 
     Args:
-        order_is_free: its Hadamard sums may be added in another order; then exact sums must agree to the bit, and of
-            others hardly an element may move.
+        order_is_free: the twin may add Hadamard sums in another order. Inputs with exact sums must still agree bit for
+            bit; of the others a share of _MOVED may differ.
     """
     cases = elements = moved = 0
     for quantizer in chosen:
@@ -73,7 +74,7 @@ def run(
                     continue
                 free = order_is_free and quantizer.hadamard > 0 and kind not in inputs.SUMS_ARE_EXACT
                 if free and kind in ("any bits", "magnitudes"):
-                    continue  # one ulp of a sum may move a scale there
+                    continue  # in these inputs one ulp of a sum may change a scale, and with it a whole block
                 for what, got, expected in compare(x, use(quantizer, seed, device)):
                     count, first = _differences(got, expected)
                     if first is not None and not free:
@@ -83,12 +84,12 @@ def run(
                     elements += got.numel()
                 cases += 1
     share = moved / max(elements, 1)
-    many = f"{share:.1e} of the elements differ; a sum's order accounts for {_MOVED:.0e}"
+    many = f"a share of {share:.1e} of the elements differs; the order of sums explains at most {_MOVED:.0e}"
     return Outcome(twin, cases, elements, moved, many if share > _MOVED else None)
 
 
 def _differences(got: Tensor, expected: Tensor) -> tuple[int, int | None]:
-    """How many entries differ, and the flat index of the first."""
+    """Number of entries that differ, and the flat index of the first."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return expected.numel(), 0
     wrong = (_bits(got) != _bits(expected)).flatten().nonzero()
@@ -96,7 +97,7 @@ def _differences(got: Tensor, expected: Tensor) -> tuple[int, int | None]:
 
 
 def _bits(x: Tensor) -> Tensor:
-    """What must be equal: bits, but all NaN alike."""
+    """The bits to compare; all NaN become the same NaN."""
     if not x.is_floating_point():
         return x
     width = {2: torch.int16, 4: torch.int32}[x.element_size()]
@@ -128,7 +129,7 @@ def reference_parts(x: Tensor, one: Use) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cpu_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The CPU's quantise-dequantise, of the matrix and of the transposed view of its transpose."""
+    """The CPU's quantise-dequantise of the matrix, and of the same matrix as a transposed view."""
     _, _, expected = reference_parts(x, one)
     turned = x.t().contiguous().t()
     for view in (x, turned, x.float()):
@@ -150,7 +151,7 @@ def triton_packed(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def triton_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The kernel's quantise-dequantise, of rows and of columns; Hadamard sums that are exact."""
+    """The fused kernel's quantise-dequantise of rows and of columns."""
     from kernels.quantize import triton
 
     _, _, expected = reference_parts(x, one)

@@ -1,4 +1,4 @@
-"""Checkpoints of a development run: complete or not there, the last ones kept, and what each was made of."""
+"""Writes and reads checkpoints of a development run: each is complete or absent, and only the last ones are kept."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Result = TypeVar("Result")
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written or read: one line that says which, why and what to do.
+    """A checkpoint could not be written or read; the message is one line: which, why and what to do.
 
     Args:
-        number: errno of the operating system, where it refused.
+        number: errno, where the operating system reported one.
     """
 
     def __init__(self, message: str, *, number: int | None = None):
@@ -45,7 +45,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Whose state it is."""
+    """The run that a checkpoint belongs to."""
 
     config: Config
     arm: str
@@ -73,7 +73,7 @@ class Run:
 
 
 def _layout(config: Config) -> Mapping[str, Any]:
-    """What decides which rank draws which random numbers."""
+    """The settings that decide which rank draws which random numbers."""
     names = (
         "nodes",
         "gpus_per_node",
@@ -90,17 +90,18 @@ def _layout(config: Config) -> Mapping[str, Any]:
 def write(trainer: Trainer, run: Run, home: Path, *, samples: int) -> Written:
     """Write `home`/step_<N> and remove what `checkpoint.keep` leaves out. All ranks call it.
 
-    It is written beside and renamed into place: an interruption or a full disk leaves the earlier ones as they were.
+    The checkpoint is written to a temporary directory and then renamed, so that an interruption or a full disk leaves
+    earlier ones unchanged.
 
     Raises:
-        CheckpointError: on every rank.
+        CheckpointError: it could not be written; raised on every rank.
     """
     final = home / file_names.checkpoint(samples // run.config.batch.global_batch_size)
     part = home / f".{final.name}.part"
     _on_first_rank(lambda: _make_room(home, part, run.config))
     try:
         sharded_state.save(trainer, str(part), samples=samples)
-    except CheckpointException as error:  # Megatron raises it on all ranks, with the reasons on the first
+    except CheckpointException as error:  # Megatron raises it on all ranks; only rank 0 has the reasons
         reason, number = _on_first_rank(functools.partial(_give_up, part, error))
         raise _not_written(final, reason, number) from None
     except Exception as error:
@@ -116,33 +117,33 @@ def _not_written(final: Path, reason: str, number: int | None) -> CheckpointErro
 
 
 def read(trainer: Trainer, run: Run, directory: Path) -> int:
-    """Load a checkpoint that the harness has found complete; returns the samples it has been trained on.
+    """Load a checkpoint that the harness has checked to be complete; returns how many samples it was trained on.
 
     Raises:
-        CheckpointError: it was made by another run, or is damaged.
+        CheckpointError: it belongs to another run, or is damaged.
     """
     try:
         found = checkpoint_manifest.read(directory)
     except (OSError, RowError) as error:
         raise CheckpointError(
-            f"checkpoint.resume: {directory}: found no whole checkpoint ({error})"
+            f"checkpoint.resume: {directory}: not a complete checkpoint ({error}); choose another"
         ) from None
     wanted = run.manifest(found.samples, files={})
     for key in ("schema", "seed", "corpus", "fixed"):
         there, here = getattr(found, key), getattr(wanted, key)
         if there != here:
             raise CheckpointError(
-                f"checkpoint.resume: {directory}: found {key} {there}; allowed: this run's, {here}"
+                f"checkpoint.resume: {directory}: {key} in its manifest is {there}, in this run {here}; use equal ones"
             )
     try:
         return sharded_state.load(trainer, str(directory), same_layout=found.layout == wanted.layout)
-    except CheckpointException as error:  # no Exception, and pages long
+    except CheckpointException as error:  # Megatron derives it from BaseException; its text fills pages
         raise CheckpointError(f"checkpoint.resume: {directory}: {_reason(error)}") from None
 
 
 def _make_room(home: Path, part: Path, config: Config) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    for left in home.glob(_PARTS):  # of an interrupted run
+    for left in home.glob(_PARTS):  # remains of an interrupted write
         shutil.rmtree(left)
     free, needed = shutil.disk_usage(home).free, _expected_bytes(config)
     if free < needed:
@@ -153,7 +154,7 @@ def _make_room(home: Path, part: Path, config: Config) -> None:
 
 
 def _expected_bytes(config: Config) -> int:
-    """Weights, FP32 main parameters and two moments."""
+    """Size of weights, FP32 main parameters and two moments."""
     return config.model.parameters * ({"bf16": 2, "fp32": 4}[config.model.dtype] + 12)
 
 
@@ -161,7 +162,7 @@ def _publish(part: Path, final: Path, run: Run, samples: int) -> int:
     sizes = {str(path.relative_to(part)): path.stat().st_size for path in part.rglob("*") if path.is_file()}
     manifest = run.manifest(samples, files=sizes)
     checkpoint_manifest.write(part, manifest)
-    if final.exists():  # an earlier attempt at the same run came this far
+    if final.exists():  # an earlier attempt at the same run wrote this step
         final.rename(final.with_name(f".{final.name}.replaced.part"))
     part.rename(final)
     files.sync_directory(final.parent)
@@ -171,13 +172,13 @@ def _publish(part: Path, final: Path, run: Run, samples: int) -> int:
 
 
 def _beyond(home: Path, keep: int) -> list[Path]:
-    """All checkpoints but the `keep` that were written last."""
+    """All complete checkpoints except the last `keep`."""
     whole = [path for path in home.glob(f"{file_names.CHECKPOINT}*") if checkpoint_manifest.is_whole(path)]
     return sorted(whole, key=checkpoint_manifest.written_ns)[:-keep]
 
 
 def _on_first_rank(action: Callable[[], Result]) -> Result:
-    """Do something with files once, and fail everywhere when it fails."""
+    """Run a file operation on rank 0 only; where it fails, raise on every rank."""
     said: list[Any] = [None, None, None]
     if dist.get_rank() == 0:
         try:
@@ -192,7 +193,7 @@ def _on_first_rank(action: Callable[[], Result]) -> Result:
 
 
 def _reason(error: BaseException) -> str:
-    """One line out of what the writers of all ranks said."""
+    """The first failure of any rank, as one line."""
     error = _first_failure(error)
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
@@ -204,7 +205,7 @@ def _first_failure(error: BaseException) -> BaseException:
 
 
 def _give_up(part: Path, error: BaseException) -> tuple[str, int | None]:
-    """Remove what was written, which on a full disk would keep the log from being closed; says why, and the errno."""
+    """Remove the unfinished checkpoint, so that a full disk has room to close the log; return the reason and errno."""
     full = is_disk_full(_first_failure(error)) or shutil.disk_usage(part.parent).free < 1 << 20
     shutil.rmtree(part, ignore_errors=True)
     return (FULL_DISK, errno.ENOSPC) if full else (_reason(error), None)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in Megatron's own sharded form: it loads under another layout than it was saved under."""
+"""Saves and loads a checkpoint's content in Megatron's sharded form, which also loads under another parallel layout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from submission.warmup import finish_parameter_gather
 
 
 def save(trainer: Trainer, directory: str, *, samples: int) -> None:
-    """Write weights, FP32 main parameters, moments, schedule and the place in the recipe's random numbers.
+    """Write weights, FP32 main parameters, moments, schedule and the number of random tensors drawn by the recipe.
 
-    All ranks call it; `directory` exists, is empty and lies on storage that all ranks share.
+    All ranks call it; `directory` must exist, be empty and be on storage that all ranks share.
     """
     for chunk in trainer.chunks:
         finish_parameter_gather(chunk)
@@ -29,20 +29,20 @@ def save(trainer: Trainer, directory: str, *, samples: int) -> None:
         state, metadata = _sharded(trainer, is_loading=False)
         state["schedule"] = trainer.scheduler.state_dict()
         state["progress"] = {"samples": samples, "draws": draws}
-        metadata.pop("dp_cp_group")  # a process group is no content
-        # Megatron's own is a process for saving in the background: seconds to start, and it outlives a killed rank
+        metadata.pop("dp_cp_group")  # a process group cannot be saved
+        # Megatron's default saves in a background process, which takes seconds to start and outlives a killed rank
         filesystem_async._results_queue = queue.Queue()
         dist_checkpointing.save(state, directory, content_metadata=metadata)
 
 
 def load(trainer: Trainer, directory: str, *, same_layout: bool) -> int:
-    """Read it into a trainer that has not trained yet, or whose steps were undone.
+    """Load a checkpoint into a trainer that has not trained yet, or whose steps were undone.
 
     Args:
-        same_layout: every rank then goes on with its own random numbers; else all with numbers that nobody has used.
+        same_layout: if true, every rank continues its own random numbers; else all ranks use numbers not yet drawn.
 
     Returns:
-        The samples it has been trained on.
+        The number of samples that the state was trained on.
     """
     with device.megatron():
         part = _only_part(trainer)
@@ -61,18 +61,18 @@ def load(trainer: Trainer, directory: str, *, same_layout: bool) -> int:
 
 
 def _models(trainer: Trainer) -> dict[str, Any]:
-    """This rank's stages under the names that Megatron's optimizer expects of interleaved ones."""
+    """This rank's pipeline stages, under the names that Megatron's optimizer expects for interleaved stages."""
     chunks = [model.unwrap(chunk) for chunk in trainer.chunks]
     return {"model": chunks[0]} if len(chunks) == 1 else {f"model{i}": c for i, c in enumerate(chunks)}
 
 
 def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State of model and optimizer, every tensor with its place in the whole, and how that was asked for.
+    """State of model and optimizer, each tensor with its position in the full tensor, and the metadata used to get it.
 
-    Megatron's `fully_reshardable` form is the one that changes data, tensor and pipeline parallelism: of 0.16's others
-    `fully_sharded_model_space` raises ("flattened_range is not supported") and `dp_reshardable` moves along data
-    parallelism alone. It is gathered by gloo on the first rank of each data-parallel group (memory_efficient), not on
-    all ranks.
+    Only Megatron's `fully_reshardable` form allows another data, tensor and pipeline parallelism. Of the other forms in
+    0.16, `fully_sharded_model_space` raises ("flattened_range is not supported") and `dp_reshardable` only allows
+    another data parallelism. With memory_efficient, gloo gathers the state on the first rank of each data-parallel
+    group instead of on all ranks.
     """
     metadata: dict[str, Any] = {
         "distrib_optim_sharding_type": "fully_reshardable",
@@ -83,7 +83,7 @@ def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dic
     models = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _models(trainer).items()}
     parameters = models.get("model", models)
     optimizer = trainer.optimizer.sharded_state_dict(parameters, is_loading=is_loading, metadata=metadata)
-    if optimizer.get("param_state", ...) is None:  # gathered on another rank: this one has nothing to write
+    if optimizer.get("param_state", ...) is None:  # another rank gathered it: this one has nothing to write
         del optimizer["param_state"]
     return {**models, "optimizer": optimizer}, metadata
 
@@ -91,15 +91,15 @@ def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dic
 def _only_part(trainer: Trainer) -> Any:
     parts = getattr(trainer.optimizer, "chained_optimizers", [trainer.optimizer])
     if len(parts) != 1:
-        raise ValueError(f"a dense model has one optimizer, found {len(parts)}")
+        raise ValueError(f"{len(parts)} optimizers; expected one, as a dense model has")
     return parts[0]
 
 
 def _make_moments(part: Any) -> None:
-    """Megatron reads the step out of torch's AdamW before it loads one: give it the state of no step."""
+    """Create AdamW's state for step 0: Megatron reads the step from it before loading."""
     inner = part.optimizer
     if not isinstance(part, DistributedOptimizer) or not isinstance(inner, torch.optim.Adam):
-        return  # the others make it themselves
+        return  # other optimizers create it themselves
     for parameter in (parameter for group in inner.param_groups for parameter in group["params"]):
         inner.state[parameter] = {
             "step": torch.tensor(0.0),
@@ -109,10 +109,10 @@ def _make_moments(part: Any) -> None:
 
 
 def _load_optimizer(part: Any, found: dict[str, Any]) -> None:
-    """Megatron's own load, around two faults it has with torch's AdamW (core 0.16 to 0.20).
+    """Load with Megatron's code, and avoid two errors it has with torch's AdamW (core 0.16 to 0.20).
 
-    It looks for the step among the loaded tensors, where it never is, and gives all parameters one step tensor, which
-    every one of them would then advance. So the tensors are loaded while no state has a step, and each gets its own.
+    It looks for the step among the loaded tensors, where it never is; and it gives all parameters the same step tensor,
+    which each parameter would then advance. So tensors are loaded while no state has a step, then each gets its own.
     """
     inner = part.optimizer
     if not isinstance(part, DistributedOptimizer) or not isinstance(inner, torch.optim.Adam):

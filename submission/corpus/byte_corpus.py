@@ -1,7 +1,7 @@
-"""The Python installation's own texts as bytes: tokens for trying a machine, without tokenizer, download or package.
+"""Builds a small corpus from the Python installation's source files to test a machine; needs no tokenizer or download.
 
 `python -m submission.corpus.byte_corpus --out DIR` writes DIR/train and DIR/valid (.bin and .idx) in Megatron's format:
-token 0 ends a document, byte b is token b + 1. Any vocabulary of 257 or more can read them.
+token 0 ends a document, byte b is token b + 1. The model's vocabulary must have 257 entries or more.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 
 TRAIN, VALID = "train", "valid"
 _LARGEST_BYTES = 4_000_000
-_VALIDATION_EVERY = 8  # documents: two dozen sequences of 8,192
+_VALIDATION_EVERY = 8  # every 8th document validates: about 24 sequences of 8,192 tokens
 
 
 def documents(library: Path, largest: int = _LARGEST_BYTES) -> list[bytes]:
-    """The modules at the top of the standard library, in order of their names."""
+    """The top-level modules of the standard library, sorted by name."""
     found, size = [], 0
     for path in sorted(library.glob("*.py")):
         text = path.read_bytes()

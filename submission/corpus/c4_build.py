@@ -1,8 +1,9 @@
-"""Raw C4 (JSON lines, gzipped or not) to tokens in Megatron's indexed format.
+"""Converts raw C4 (JSON lines, gzipped or not) to tokens in Megatron's indexed format.
 
 Run as a process: `python -m submission.corpus.c4_build --input FILE .. --tokenizer tokenizer.json --out PREFIX`.
-Workers tokenize blocks of lines, this process reads and writes them in order: the bytes depend neither on the number of
-workers nor on where a build was interrupted. stdout: a JSON line per checkpoint, the last one says what was made.
+Worker processes tokenize blocks of lines; this process reads and writes them in order. So the resulting bytes depend
+neither on the number of workers nor on interruptions. Prints one JSON line per checkpoint to stdout; the last one
+describes the finished tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from submission.corpus.c4_index import token_type
 from submission.corpus.c4_output import MadeOf, Output, OutputError
 from submission.corpus.c4_read import Block, InputError, Position, blocks
 
-_BLOCK_BYTES = 1 << 20  # of text for a worker at a time: 0.2 s of work
+_BLOCK_BYTES = 1 << 20  # text that a worker gets at a time: 0.2 s of work
 _CHECKPOINT_S = 5.0
 Report = Callable[[BuildReport], None]
 
@@ -53,7 +54,7 @@ def main() -> int:
         return 3
     except BrokenProcessPool:
         print(
-            "a worker was killed (out of memory?); the same command continues, --workers takes fewer",
+            "a worker was killed (out of memory?); run the same command to continue, with fewer --workers",
             file=sys.stderr,
         )
         return 3
@@ -67,15 +68,20 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m submission.corpus.c4_build", description=__doc__)
     parser.add_argument("--input", type=Path, nargs="+", required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="PREFIX of the .bin and .idx")
+    parser.add_argument("--out", type=Path, required=True, help="PREFIX of the .bin and .idx files")
     parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--key", default="text", help="field of a line that holds the text")
-    parser.add_argument("--append-eod", metavar="TOKEN", help="token behind every document")
+    parser.add_argument("--key", default="text", help="field of a JSON line that holds the text")
+    parser.add_argument("--append-eod", metavar="TOKEN", help="token that ends every document")
     parser.add_argument(
-        "--checkpoint-s", type=float, default=_CHECKPOINT_S, help="seconds an interruption may cost"
+        "--checkpoint-s",
+        type=float,
+        default=_CHECKPOINT_S,
+        help="seconds between checkpoints: an interruption loses at most this much work",
     )
-    parser.add_argument("--block-bytes", type=int, default=_BLOCK_BYTES, help="text for a worker at a time")
-    parser.add_argument("--force", action="store_true", help="replace what is at PREFIX")
+    parser.add_argument(
+        "--block-bytes", type=int, default=_BLOCK_BYTES, help="bytes of text that a worker gets at a time"
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files at PREFIX")
     return parser.parse_args()
 
 
@@ -83,15 +89,17 @@ def prepare(tokenizer: Path, *, key: str = "text", end_of_document: str | None =
     """Read the tokenizer.
 
     Raises:
-        InputError: not a tokenizer, or one that does not know the token for the end of a document.
+        InputError: the file is not a tokenizer, or the tokenizer lacks the token that ends a document.
     """
     try:
         found = Encoding(str(tokenizer), key, None, "int32").load()
     except Exception as error:  # the library raises plain Exception
-        raise InputError(f"{tokenizer}: found no tokenizer ({error}); expected a tokenizer.json") from None
+        raise InputError(f"{tokenizer}: not a tokenizer ({error}); pass a tokenizer.json") from None
     end = None
     if end_of_document is not None and (end := found.token_to_id(end_of_document)) is None:
-        raise InputError(f"{tokenizer}: found no token {end_of_document!r}, which --append-eod names")
+        raise InputError(
+            f"{tokenizer}: no token {end_of_document!r}; name one of its tokens with --append-eod"
+        )
     return Encoding(str(tokenizer), key, end, token_type(found.get_vocab_size()))
 
 
@@ -115,10 +123,10 @@ def build(
     block_bytes: int = _BLOCK_BYTES,
     checkpoint_s: float = _CHECKPOINT_S,
 ) -> None:
-    """Encode what `output` does not hold yet, then finish it.
+    """Encode the documents that `output` does not hold yet, then finish it.
 
     Raises:
-        InputError: damaged or foreign input, with its line.
+        InputError: the input is damaged or in another format; the message names the line.
     """
     meter = _Meter(paths, output, report)
     if not output.progress.encoded:
@@ -132,7 +140,7 @@ def build(
             output.checkpoint()
             raise
     if not output.progress.documents:
-        raise InputError(f"{paths[0]}: found no documents in {len(paths)} files")
+        raise InputError(f"{paths[0]}: no documents in {len(paths)} files; pass C4's JSON lines")
     output.finish()
     meter.finished(workers)
 
@@ -140,7 +148,7 @@ def build(
 def _encoded(
     paths: list[Path], encoding: Encoding, start: Position, workers: int, block_bytes: int
 ) -> Iterator[tuple[Block, Encoded]]:
-    """Blocks with their tokens, in order; no more are held than keep the workers busy."""
+    """Blocks with their tokens, in order; holds only as many blocks as keep the workers busy."""
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),  # inherits neither locks nor files
@@ -163,7 +171,7 @@ def _encoded(
 
 
 class _Meter:
-    """How far a build is and how fast this session of it goes."""
+    """Reports the progress of a build, and the speed since this process started."""
 
     def __init__(self, paths: list[Path], output: Output, report: Report):
         self._sizes = [path.stat().st_size for path in paths]

@@ -1,4 +1,4 @@
-"""What one worker process does: blocks of C4's JSON lines to token bytes."""
+"""The work of one worker process: converts blocks of C4's JSON lines to token bytes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from submission.corpus.c4_read import InputError
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How text becomes tokens."""
+    """How text is converted to tokens."""
 
     tokenizer: str  # path of a tokenizer.json
-    key: str  # field of a line that holds the text
-    end_of_document: int | None  # token behind every document that is not empty
+    key: str  # field of a JSON line that holds the text
+    end_of_document: int | None  # token that ends every document that is not empty
     token_type: str  # numpy name
 
     def load(self) -> Tokenizer:
@@ -35,16 +35,16 @@ class Encoding:
 @dataclass(frozen=True, slots=True)
 class Encoded:
     tokens: bytes
-    lengths: bytes  # int32, tokens of each document; 0 for one without text
+    lengths: bytes  # int32, number of tokens of each document; 0 for an empty document
 
 
 _worker: tuple[Tokenizer, Encoding]
 
 
 def start_worker(encoding: Encoding) -> None:
-    """Load the tokenizer; from here on the process ends with its parent, whatever ended that."""
+    """Load the tokenizer, and make this process end when its parent ends for any reason."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = encoding.load(), encoding
 
@@ -60,7 +60,7 @@ def encode(text: bytes, path: Path, first_line: int) -> Encoded:
     """Tokenize the lines of a block, one document each, as Megatron's preprocess_data does.
 
     Raises:
-        InputError: a line is no JSON object with a text.
+        InputError: a line is not a JSON object with a text.
     """
     tokenizer, encoding = _worker
     lines = text.removesuffix(b"\n").split(b"\n")
@@ -79,7 +79,7 @@ def encode(text: bytes, path: Path, first_line: int) -> Encoded:
 def _text(line: bytes, key: str, path: Path, number: int) -> str:
     try:
         text = json.loads(line)[key]
-        text.encode()  # a lone surrogate is JSON but no text
+        text.encode()  # raises for a lone surrogate, which is valid JSON but not valid text
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}:{number}: found {line[:60]!r} ({type(error).__name__}); expected a JSON object "

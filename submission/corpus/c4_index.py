@@ -1,4 +1,4 @@
-"""Megatron's .idx from the lengths of documents, in memory that does not grow with their number."""
+"""Writes Megatron's .idx from the lengths of documents, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_ONCE = 1 << 20
 
 
 def token_type(vocab_size: int) -> str:
-    """The type Megatron stores the tokens of a vocabulary in (DType.optimal_dtype)."""
+    """The type in which Megatron stores the tokens of a vocabulary (DType.optimal_dtype)."""
     return "uint16" if vocab_size < 65_500 else "int32"
 
 
@@ -23,8 +23,8 @@ def write_index(path: Path, lengths: Path, token_type: str) -> None:
     """Write the index of documents that are one sequence each.
 
     Args:
-        lengths: file of int32, tokens per document. A document without tokens has a boundary and no sequence, as
-            Megatron's builder writes it.
+        lengths: file of int32, number of tokens per document. A document without tokens gets a document boundary but no
+            sequence, as in Megatron's builder.
     """
     documents = lengths.stat().st_size // 4
     sequences = sum(int(np.count_nonzero(some)) for some in _read(lengths))
@@ -34,12 +34,11 @@ def write_index(path: Path, lengths: Path, token_type: str) -> None:
         file.write(_MAGIC + head)
         for some in _read(lengths):
             file.write(some[some > 0].tobytes())
-        # where each sequence begins, in bytes
+        # the byte at which each sequence begins
         for ends, some in _running_sums(lengths, lambda some: some.astype(np.int64) * width):
             file.write((ends - some.astype(np.int64) * width)[some > 0].tobytes())
-        file.write(
-            np.zeros(1, dtype=np.int64).tobytes()
-        )  # how many sequences lie before the end of each document
+        # number of sequences up to the end of each document
+        file.write(np.zeros(1, dtype=np.int64).tobytes())
         for ends, _ in _running_sums(lengths, lambda some: (some > 0).astype(np.int64)):
             file.write(ends.tobytes())
         file.flush()

@@ -1,7 +1,7 @@
-"""The growing .bin of a build, and the record from which an interrupted build continues to the same bytes.
+"""Writes the .bin of a build, and a record from which an interrupted build continues to the same bytes.
 
-Beside `PREFIX.bin` and `.idx` lies `PREFIX.build.json`: what the tokens are made of, and how far they are. The record
-is replaced after the data it speaks of is on the disk; whatever was written behind it is cut off on the way back in.
+The record is `PREFIX.build.json`, beside `PREFIX.bin` and `.idx`: the inputs and the progress of the build. It is
+replaced only after the data that it describes is on the disk; a continued build first cuts off all later data.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from submission.corpus.c4_read import Position
 
 
 class OutputError(Exception):
-    """What lies at the output cannot be continued or replaced; says what to do."""
+    """The files at the output can be neither continued nor replaced; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is on the disk for good."""
+    """How much of a build is safely on the disk."""
 
-    position: Position = field(default_factory=Position)  # the first line that is not
+    position: Position = field(default_factory=Position)  # the first line that is not on the disk yet
     documents: int = 0
     tokens: int = 0
-    encoded: bool = False  # every line is; the index may still be missing
+    encoded: bool = False  # all lines are on the disk; the index may still be missing
     finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MadeOf:
-    """Everything the bytes of a build depend on.
+    """Everything that the bytes of a build depend on.
 
     Args:
-        inputs: name and bytes of each, in order.
+        inputs: name and size in bytes of each input file, in order.
     """
 
     inputs: tuple[tuple[Any, ...], ...]
@@ -53,24 +53,24 @@ class MadeOf:
 
 @dataclass(frozen=True, slots=True)
 class BuildRecord:
-    """The file beside the tokens."""
+    """The content of PREFIX.build.json."""
 
     progress: Progress
     made_of: MadeOf
 
 
 class Output:
-    """One build's files; the process that holds it is the only one that writes them."""
+    """The files of one build; it holds a lock, so that only this process writes them."""
 
     def __init__(self, prefix: Path, made_of: MadeOf, *, force: bool):
-        """Begin, or continue where the record ends.
+        """Begin a build, or continue the one that the record describes.
 
         Args:
-            made_of: everything the bytes depend on; a build is only continued with the same.
-            force: replace what is there.
+            made_of: everything that the bytes depend on; a build is only continued with equal inputs.
+            force: replace existing files.
 
         Raises:
-            OutputError: another build is running, was made of something else, or its files are damaged.
+            OutputError: another build is running, the existing one has other inputs, or its files are damaged.
         """
         self._prefix, self._made_of = prefix, made_of
         self._token_bytes = np.dtype(made_of.token_type).itemsize
@@ -84,7 +84,7 @@ class Output:
             self._lengths = self._continued("lengths.part", self.progress.documents * 4)
 
     def append(self, encoded: Encoded, end: Position) -> None:
-        """Add the documents of a block that ends at `end`."""
+        """Write the documents of a block; `end` is the position after it."""
         self._tokens.write(encoded.tokens)
         self._lengths.write(encoded.lengths)
         self.progress = replace(
@@ -101,7 +101,7 @@ class Output:
         self._record(self.progress)
 
     def finish(self) -> None:
-        """Write the index and give the files their names; may be interrupted and repeated like everything else."""
+        """Write the index and give the files their final names; an interrupted call can be repeated."""
         if not self.progress.encoded:
             self.progress = replace(self.progress, encoded=True)
             self.checkpoint()
@@ -109,7 +109,7 @@ class Output:
             self._lengths.close()
         if not self.progress.finished:
             write_index(self._path("idx.part"), self._path("lengths.part"), self._made_of.token_type)
-            if self._path("bin.part").exists():  # not so where the last attempt came further
+            if self._path("bin.part").exists():  # absent where an interrupted call has already renamed it
                 self._path("bin.part").replace(self._path("bin"))
             self._path("idx.part").replace(self._path("idx"))
             self.progress = replace(self.progress, finished=True)
@@ -126,18 +126,20 @@ class Output:
         if not path.exists():
             there = [self._path(end) for end in ("bin", "idx") if self._path(end).exists()]
             if there:
-                raise OutputError(f"{there[0]}: is there already, and no build wrote it; --force replaces it")
+                raise OutputError(f"{there[0]} exists, and no build wrote it; replace it with --force")
             return Progress()
         try:
             record = typed_json.from_text(BuildRecord, path.read_bytes())
         except RowError as error:
-            raise OutputError(f"{path}: not a build's record ({error}); --force starts anew") from None
+            raise OutputError(
+                f"{path}: not the record of a build ({error}); start again with --force"
+            ) from None
         for one in fields(MadeOf):
             found, wanted = getattr(record.made_of, one.name), getattr(self._made_of, one.name)
             if found != wanted:
                 raise OutputError(
-                    f"{path}: found a build with {one.name} = {str(found)[:80]}; this one has "
-                    f"{str(wanted)[:80]}: another --out, or --force"
+                    f"{path}: an existing build has {one.name} = {str(found)[:80]}, this one has "
+                    f"{str(wanted)[:80]}; choose another --out, or --force"
                 )
         return record.progress
 
@@ -147,7 +149,7 @@ class Output:
         found = file.seek(0, os.SEEK_END)
         if found < size:
             raise OutputError(
-                f"{path}: found {found:,} bytes; expected at least {size:,}: --force starts anew"
+                f"{path}: {found:,} bytes, expected at least {size:,}; start again with --force"
             )
         file.truncate(size)
         file.seek(size)

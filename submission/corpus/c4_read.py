@@ -1,7 +1,7 @@
-"""Raw C4 as blocks of whole lines, with a position after each block from which reading can start again.
+"""Reads raw C4 in blocks of whole lines, each with the position after it, from which reading can start again.
 
-A .json.gz file is one or more gzip members (MLCommons' own shards are 128 files, concatenated): a position names the
-member by its place in the file, so starting again decompresses that member alone, not everything before it.
+A .json.gz file is one or more gzip members (each of MLCommons' shards is 128 concatenated files). A position holds the
+byte at which its member begins, so that a restart decompresses only this member, not everything before it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import BinaryIO
 _READ_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = (
     1 << 28
-)  # C4's longest document is below 1 MB; a file without newlines must not fill the memory
+)  # C4's longest document is below 1 MB; the limit keeps a file without newlines from filling the memory
 _GZIP = b"\x1f\x8b"
 
 
 class InputError(Exception):
-    """A file that is not what it should be; the message names the file and, where known, the line."""
+    """An input file is damaged or in another format; the message names the file and, where known, the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the next unread line begins."""
+    """The place at which the next unread line begins."""
 
-    file: int = 0  # place in the list of inputs
+    file: int = 0  # index in the list of inputs
     member: int = 0  # byte of the file at which the gzip member begins
-    offset: int = 0  # bytes of the member, decompressed, before the line
-    line: int = 1  # its number in the file
+    offset: int = 0  # decompressed bytes of the member before the line
+    line: int = 1  # number of the line in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Block:
     text: bytes
     start: Position
     end: Position
-    read_bytes: int  # of the file as it lies on the disk, consumed so far
+    read_bytes: int  # bytes of the file on the disk (compressed) that were read so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def blocks(paths: list[Path], start: Position, block_bytes: int) -> Iterator[Blo
     """The lines of all files in order, from `start` on, in blocks of about `block_bytes`.
 
     Raises:
-        InputError: damaged or truncated gzip data, or a line without an end.
+        InputError: damaged or truncated gzip data, or a line that is too long.
     """
     for number in range(start.file, len(paths)):
         begin = start if number == start.file else Position(file=number)
@@ -74,7 +74,9 @@ def _blocks_of_file(path: Path, start: Position, block_bytes: int) -> Iterator[B
         if b"\n" in piece.text:
             cut = len(pieces) - 1
         elif size > _LONGEST_LINE_BYTES:
-            raise InputError(f"{path}:{start.line}: a line of more than {_LONGEST_LINE_BYTES:,} bytes")
+            raise InputError(
+                f"{path}:{start.line}: a line of more than {_LONGEST_LINE_BYTES:,} bytes; pass C4's JSON lines"
+            )
         if size >= block_bytes and cut >= 0:
             block, rest = _cut(pieces, cut, start)
             yield block
@@ -88,7 +90,7 @@ def _blocks_of_file(path: Path, start: Position, block_bytes: int) -> Iterator[B
 
 
 def _cut(pieces: list[_Piece], at: int, start: Position) -> tuple[Block, list[_Piece]]:
-    """Everything up to the last newline of piece `at`, and the pieces of the unfinished line behind it."""
+    """Everything up to the last newline of piece `at`, and the pieces of the unfinished line after it."""
     last = pieces[at]
     length = last.text.rindex(b"\n") + 1
     text = b"".join([*(piece.text for piece in pieces[:at]), last.text[:length]])
@@ -98,7 +100,7 @@ def _cut(pieces: list[_Piece], at: int, start: Position) -> tuple[Block, list[_P
 
 
 def _pieces(path: Path, start: Position) -> Iterator[_Piece]:
-    """The text from `start` on, at most a megabyte at a time."""
+    """The text after `start`, in pieces of at most a megabyte."""
     with path.open("rb") as file:
         if file.read(len(_GZIP)) == _GZIP:
             for piece in _decompressed(file, start.member, path):
@@ -113,12 +115,12 @@ def _pieces(path: Path, start: Position) -> Iterator[_Piece]:
 
 
 def _decompressed(file: BinaryIO, member: int, path: Path) -> Iterator[_Piece]:
-    """Every gzip member from byte `member` on."""
+    """The decompressed text of every gzip member from byte `member` on."""
     file.seek(member)
     unread, offset, ended, decoder = b"", 0, True, zlib.decompressobj(wbits=31)
     while unread := unread or file.read(_READ_BYTES):
         if ended:
-            unread = unread.lstrip(b"\0")  # gzip allows zeros behind a member
+            unread = unread.lstrip(b"\0")  # gzip allows zeros after a member
             if not unread:
                 continue
             member, offset, decoder = file.tell() - len(unread), 0, zlib.decompressobj(wbits=31)

@@ -1,8 +1,8 @@
-"""Corpora that need no download: the text a Python installation or a machine carries, as tokens in Megatron's format.
+"""Builds a corpus without a download: texts of the Python installation or the machine, as tokens in Megatron's format.
 
-Run as a process: `python -m submission.corpus.corpus --out DIR ..`. Training documents alone teach the tokenizer, and
-the hash of a document's name says whether it is validation, so the two never share one. The same installation gives the
-same bytes.
+Run as a process: `python -m submission.corpus.corpus --out DIR ..`. The hash of a document's name decides whether it
+belongs to training or validation, so no document is in both; the tokenizer is trained on training documents only. The
+same installation gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from harness.contract.token_records import CorpusManifest, Split
 
 END_OF_DOCUMENT = 0
 _VALIDATION_PERCENT = 5
-_LEARNED_BYTES = 40_000_000  # of text that teaches the tokenizer
-_ENCODED_AT_ONCE = 2000  # documents: encodings take many times the memory of their tokens
+_LEARNED_BYTES = 40_000_000  # text that the tokenizer is trained on
+_ENCODED_AT_ONCE = 2000  # documents; an encoding takes many times the memory of its tokens
 _TOPICS = "pydoc_data/topics.py"
 # Tests repeat themselves, encodings and lib2to3 are generated tables or copies, site-packages is not Python's own.
 _LEFT_OUT = {
@@ -39,16 +39,16 @@ _WRITTEN = {".py", ".pyi", ".txt", ".md", ".rst", ".h", ".hpp", ".cuh", ".c", ".
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where texts lie, and which of them are taken.
+    """Directories of texts, and the rules for choosing among them.
 
     Args:
-        largest_file: bytes; longer ones are tables and generated code.
-        largest: bytes of the corpus.
+        largest_file: bytes; longer files are skipped, they are tables and generated code.
+        largest: bytes of the whole corpus.
     """
 
     roots: tuple[Path, ...]
     suffixes: frozenset[str]
-    left_out: frozenset[str]  # directories
+    left_out: frozenset[str]  # names of directories to skip
     largest_file: int
     largest: int
 
@@ -62,7 +62,7 @@ def python(library: Path, *, largest: int = 6_000_000) -> Source:
 
 
 def machine(*, largest: int = 400_000_000) -> Source:
-    """Sources and documentation on this machine: installed packages, headers, /usr/share/doc. Each has its own."""
+    """Source code and documentation on this machine: packages, headers, /usr/share/doc. It differs between machines."""
     found = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     roots = [Path(path) for path in (*found, "/usr/lib/python3", "/usr/include", "/usr/share/doc")]
     return Source(
@@ -85,14 +85,14 @@ class Document:
 
 
 def _rank(name: str) -> int:
-    """A number that depends on the name alone, uniform over the documents."""
+    """A number that depends only on the name and is uniformly distributed over documents."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def documents(source: Source) -> list[Document]:
-    """The documents of the corpus in order of their names: each content once, at most `source.largest` bytes together.
+    """The documents of the corpus, sorted by name, without duplicates, at most `source.largest` bytes in total.
 
-    Which ones a cap leaves out follows the hash of the name: an alphabetical cut would lose whole packages.
+    Where that limit leaves documents out, the hash of the name decides: an alphabetical cut would lose whole packages.
     """
     seen: set[bytes] = set()
     kept: list[Document] = []
@@ -108,7 +108,7 @@ def documents(source: Source) -> list[Document]:
 
 
 def _candidates(source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Names, and what reads them: a machine holds more text than a corpus takes."""
+    """Names of documents with functions that read them; not the texts, which may not fit into memory."""
     for root in source.roots:
         for path in root.rglob("*"):
             name = path.relative_to(root).as_posix()
@@ -126,7 +126,7 @@ def _candidates(source: Source) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _text(path: Path, largest: int) -> str:
-    """The text of a file; nothing for another encoding, a link to nowhere or a file that is too long."""
+    """The text of a file; empty where it is too long, is not UTF-8 or is a broken link."""
     try:
         return path.read_text(encoding="utf-8") if path.stat().st_size <= largest else ""
     except (UnicodeDecodeError, OSError):
@@ -134,7 +134,7 @@ def _text(path: Path, largest: int) -> str:
 
 
 def _topics(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The language reference as pydoc shows it: one document per topic instead of one of escaped strings."""
+    """The language reference as pydoc shows it: one document per topic; the source file holds escaped strings."""
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             for topic, text in ast.literal_eval(statement.value).items():
@@ -142,7 +142,7 @@ def _topics(source: str) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE: every text can be encoded, token 0 ends a document."""
+    """Train a byte-level BPE tokenizer, which can encode every text; token 0 ends a document."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -153,14 +153,15 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.encode_special_tokens = True  # a text that spells the special token is text
+    tokenizer.encode_special_tokens = True  # the name of a special token inside a text is encoded as text
     return tokenizer
 
 
 def write(prefix: Path, texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> int:
     """Write `prefix`.bin and .idx with Megatron's own builder; returns the number of tokens."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Transformer Engine and Apex are not installed, says every module
+        # every module warns that Transformer Engine and Apex are not installed
+        warnings.simplefilter("ignore")
         from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(vocab_size))
     tokens = 0

@@ -1,7 +1,7 @@
-"""Prints what a step costs on the GPUs of a configuration, none of which is needed.
+"""Prints what a step costs on the GPUs of a configuration, without needing a GPU.
 
 `python -m submission.rehearsal CONFIG.. [--json]`: each file is a config.json that names an arm;
-`./run.sh bench --count` writes them and starts this.
+`./run.sh bench --count` writes these files and starts this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("configs", nargs="+", type=Path)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    fake_gpu.load()  # before torch, which everything below imports
+    fake_gpu.load()  # before torch, which all modules below import
     from harness.contract import attempt_rows
     from submission.rehearsal.budget import document, text
     from submission.rehearsal.rehearse import Stage
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _stages(parallelism: Parallelism) -> tuple[int, ...]:
-    """A rank of the first stage of a pipeline and one of the last; without one they are the same."""
+    """A rank of the first pipeline stage and a rank of the last; the same rank where there is one stage."""
     return (0,) if parallelism.pipeline == 1 else (0, parallelism.world_size - 1)
 
 

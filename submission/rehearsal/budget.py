@@ -1,4 +1,4 @@
-"""The step budget as a document and as text: launches, bytes, waits, by phase."""
+"""Formats the step budget (launches, bytes and waits by phase) as a JSON document and as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PHASES = ("forward", "backward", "optimizer", "rest")
 
 
 def document(told: AttemptConfig, rehearsed: Rehearsed) -> dict[str, Any]:
-    """All counts are of one rank; a step has `micro_batches` forward and backward passes."""
+    """The budget as a JSON document. Counts are per rank; a step has `micro_batches` forward and backward passes."""
     config = told.config
     step = {name: rehearsed.step.get(name, Tally()) for name in _PHASES}
     return {

@@ -1,4 +1,4 @@
-"""Counts what the host hands to a GPU: launches, bytes moved in its memory, waits for it, collectives."""
+"""Counts the work that the host gives to a GPU: launches, bytes moved in its memory, waits and collectives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from torch.utils._pytree import tree_leaves
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 _WRITE_ONLY = {"zero_", "fill_", "copy_", "normal_", "uniform_", "_foreach_copy_", "_foreach_zero_"}
-_READ_A_FEW_ROWS = {"embedding", "index_select", "gather", "index"}  # of their first argument
+_READ_A_FEW_ROWS = {
+    "embedding",
+    "index_select",
+    "gather",
+    "index",
+}  # operators that read only some rows of their first argument
 _INDEXED_BY_MASK = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
-# torch/ATen/native/cuda/MultiTensorApply.cuh: what one launch of a foreach operator can take
+# limits of one launch of a foreach operator: elements per chunk, chunks and tensors (MultiTensorApply.cuh)
 _CHUNK, _BLOCKS = 65536, 320
-_TENSORS = (110, 64, 48, 36, 30)  # by the number of tensor lists, from one
+_TENSORS = (110, 64, 48, 36, 30)  # most tensors per launch for 1, 2, .. tensor lists
 
 _PACKAGES = ("megatron", "submission", "kernels")
 _PASSED_OVER = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
@@ -36,14 +41,14 @@ class Tally:
     launches: Counter[str] = field(default_factory=Counter)  # by operator
     bytes: Counter[str] = field(default_factory=Counter)  # read or written, by operator
     waits: Counter[str] = field(default_factory=Counter)  # of the host for the GPU, by place in the code
-    collectives: Counter[str] = field(default_factory=Counter)  # by operator; among the launches too
+    collectives: Counter[str] = field(default_factory=Counter)  # by operator; launches count them too
 
 
 class Counts(TorchDispatchMode):
-    """Sees every operator below autograd, above FakeTensorMode; answers what fake tensors cannot.
+    """Counts every operator, below autograd and above FakeTensorMode; replaces those that fake tensors cannot run.
 
     Args:
-        answers: by operator, what is called in its place.
+        answers: name of an operator -> the function to call instead.
     """
 
     def __init__(self, answers: Mapping[str, Callable[..., Any]]) -> None:
@@ -54,7 +59,7 @@ class Counts(TorchDispatchMode):
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What runs inside belongs to this phase; an inner phase takes over."""
+        """Context that counts its work under this phase; inside an inner phase the inner one counts."""
         before, self._phase = self._phase, name
         try:
             yield
@@ -69,7 +74,7 @@ class Counts(TorchDispatchMode):
         return self.phases.setdefault(self._phase, Tally())
 
     def launch(self, name: str, tensors: Iterable[Tensor], times: int = 1) -> None:
-        """A kernel that is no operator of torch."""
+        """Count a kernel that is not an operator of torch."""
         self._tally.launches[name] += times
         self._tally.bytes[name] += sum(_size_bytes(tensor) for tensor in tensors)
 
@@ -99,7 +104,7 @@ class Counts(TorchDispatchMode):
         return out
 
     def _read(self, scalar: Tensor) -> Any:
-        """A value for the host: one, of the tensor's kind."""
+        """The value that the host reads from a fake tensor: always one, in the tensor's type."""
         if scalar.is_cuda:
             self.wait("reads a value")
         if scalar.dtype is torch.bool:
@@ -115,7 +120,7 @@ class Counts(TorchDispatchMode):
 
 
 def _site() -> str:
-    """The line of this project or of Megatron that asked."""
+    """The line of this project or of Megatron that made the call."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSED_OVER):
         frame = frame.f_back
@@ -135,7 +140,7 @@ def _on_gpu(value: Any) -> list[Tensor]:
 
 
 def _size_bytes(tensor: Tensor) -> int:
-    """Of the elements that lie in memory: an expanded dimension is one element."""
+    """Bytes in memory: an expanded dimension counts as one element."""
     size = tensor.element_size()
     for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
         size *= length if stride or not length else 1
@@ -143,7 +148,7 @@ def _size_bytes(tensor: Tensor) -> int:
 
 
 def _moved_bytes(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
-    """Every operand once for each reading and each writing, as if no cache held it."""
+    """Bytes of an operator: each operand counts once per read and once per write, as if there were no cache."""
     if name in _READ_A_FEW_ROWS:
         return 2 * sum(map(_size_bytes, _on_gpu(out))) + sum(map(_size_bytes, _on_gpu(args[1:])))
     total = 0
@@ -158,7 +163,7 @@ def _moved_bytes(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
 
 
 def _foreach_launches(args: Any, out: Any) -> int:
-    """How many launches a list of tensors takes: each holds so many tensors and so many chunks of them."""
+    """Number of launches for a list of tensors: a launch takes a limited number of tensors and of chunks."""
     lists = [value for value in (*args, out) if isinstance(value, (list, tuple)) and _on_gpu(value)]
     most = _TENSORS[min(len(lists), len(_TENSORS)) - 1]
     launches = tensors = blocks = 0
@@ -189,7 +194,7 @@ def _waits(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> bool:
 
 
 def _is_indexed_by_mask(name: str, args: Any) -> bool:
-    """A mask is counted before it is used, but for one that fills with a single value (torch fills by mask then)."""
+    """Whether torch must first count a mask, and so wait. It need not if the mask fills with a single value."""
     masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
     fills = name != "index" and len(args[1]) == 1 and args[2].numel() == 1
     return bool(masks) and not fills

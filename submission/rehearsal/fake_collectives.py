@@ -1,4 +1,4 @@
-"""Collectives and messages between ranks that are not there: they are counted, and their results are never read."""
+"""Replaces collectives and messages between ranks, of which only one exists: counts them, transfers nothing."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class _Work:
 
 
 def install(counts: Counts, ranks: Callable[[], Ranks]) -> None:
-    """Replace what torch.distributed sends; once, before Megatron is imported, which keeps names of its own.
+    """Replace torch.distributed's communication. Call once, before the import of Megatron, which copies the functions.
 
     Args:
-        ranks: how many the next process group has, and which of them this process is.
+        ranks: returns the number of ranks of the next process group, and the rank of this process.
     """
     for name in _COLLECTIVES:
         collective = _counted(name, counts)
-        for module in (dist, dist.distributed_c10d):  # the latter refuses a message that is not its own isend
+        # in both: distributed_c10d checks that a message is its own isend
+        for module in (dist, dist.distributed_c10d):
             setattr(module, name, collective)
     torch_dist: Any = dist
     torch_dist.batch_isend_irecv = lambda messages: [_sent(message, counts) for message in messages]

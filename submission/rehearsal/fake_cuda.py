@@ -1,4 +1,4 @@
-"""Answers of torch.cuda for a GPU that is not there: a platform's properties, streams and events, random states."""
+"""Replaces torch.cuda for a GPU that does not exist: a platform's properties, streams, events and random states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-# Of the accelerators that presets name; the same names as kernels/architectures.py.
+# Platforms of the accelerators that presets name; kernels/architectures.py uses the same names.
 PLATFORMS = {
     "H100": "sm_90",
     "H200": "sm_90",
@@ -27,10 +27,10 @@ _PROCESSORS = {"sm_90": 132, "sm_100": 148, "sm_103": 148, "gfx942": 304, "gfx95
 
 
 def install(platform: str, waits: Callable[[str], None]) -> None:
-    """Let torch.cuda say that eight GPUs of this platform are here; called once a platform.
+    """Let torch.cuda report eight GPUs of this platform; call once per platform.
 
     Args:
-        waits: told of every wait of the host that no operator shows: of a stream, an event or a device.
+        waits: called when the host waits for a stream, an event or a device, which no operator shows.
     """
     is_amd = platform.startswith("gfx")
     capability = (9, 5) if is_amd else divmod(int(platform.removeprefix("sm_")), 10)
@@ -73,7 +73,7 @@ def install(platform: str, waits: Callable[[str], None]) -> None:
 
 
 def install_in_megatron() -> None:
-    """Megatron reads the random state of a GPU by ways of its own; after its import."""
+    """Replace Megatron's own functions for a GPU's random state; call after importing Megatron."""
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda *_, **__: torch.cuda.get_rng_state()

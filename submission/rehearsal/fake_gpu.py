@@ -1,4 +1,4 @@
-"""Makes fake CUDA tensors possible on a CPU build of torch: builds fake_gpu.cpp once, and loads it before torch."""
+"""Lets a CPU build of torch use fake CUDA tensors: builds fake_gpu.cpp once, and loads it before torch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _TIMEOUT_S = 300
 
 
 class CannotRehearse(Exception):
-    """Why no GPU can be pretended here."""
+    """Fake CUDA tensors cannot be used here; the message says why."""
 
 
 def load() -> None:
-    """Call before the first import of torch; afterwards the process can use no real GPU.
+    """Build and load the library. Call before the first import of torch; the process can then use no real GPU.
 
     Raises:
         CannotRehearse: torch is imported already or built for GPUs, or the library cannot be built.
     """
     if "torch" in sys.modules:
-        raise CannotRehearse("torch is imported already: a rehearsal needs a process of its own")
+        raise CannotRehearse("torch is already imported; run the rehearsal in a new process")
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
         raise CannotRehearse("torch is not installed")
     torch = Path(found.submodule_search_locations[0])
     if (torch / "lib" / "libtorch_cuda.so").exists() or (torch / "lib" / "libtorch_hip.so").exists():
         raise CannotRehearse(
-            "this torch is built for GPUs, and has a guard of its own; a rehearsal needs torch's build for CPUs, "
+            "this torch is built for GPUs, so fake GPUs would conflict with its own; use torch's build for CPUs, "
             "as in the .venv of a machine without a GPU"
         )
     library = _built(torch)
@@ -44,7 +44,7 @@ def load() -> None:
 
 
 def _built(torch: Path) -> Path:
-    """The library, made where source, compiler or torch are others; several processes may make it at once."""
+    """The library, built again when source, compiler or torch change; several processes may build it at once."""
     parts = (
         _SOURCE.read_text(encoding="utf-8"),
         importlib.metadata.version("torch"),

@@ -1,4 +1,4 @@
-"""Operators that a GPU has and a CPU build of torch lacks: each counts as the one call that it is on a GPU."""
+"""Replaces operators that are one kernel on a GPU but several calls in a CPU build of torch, to count them as one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from submission.rehearsal.counter import Counts
 
 
 def install(counts: Counts) -> None:
-    """Replace attention and norm, which torch takes apart without a GPU, and the launch of every Triton kernel."""
+    """Replace attention and norm, which torch splits into several operators without a GPU, and all Triton launches."""
     from kernels.quantize.triton import quantize_kernel
 
     def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
@@ -28,7 +28,7 @@ def install(counts: Counts) -> None:
     real_tensor = torch.tensor
 
     def tensor(data: Any, *arguments: Any, **options: Any) -> Tensor:
-        # torch reads tensors in a list below all modes, one after another
+        # torch.tensor reads the tensors of a list below all modes, so Counts would miss these reads
         values = tree_map(lambda leaf: leaf.item() if isinstance(leaf, Tensor) else leaf, data)
         return real_tensor(values, *arguments, **options)
 
@@ -43,22 +43,22 @@ def install(counts: Counts) -> None:
 def block_scaled_product(*arguments: Any, **_: Any) -> Tensor:
     """The output of aten::_scaled_mm_v2 of packed E2M1 matrices (M, K / 2) and (K / 2, N).
 
-    torch's own shape function takes the two elements of a byte for one, and refuses what torch's kernels demand
+    torch's own shape function counts the two elements of a byte as one, and so refuses shapes that torch's kernels need
     (ATen/native/cuda/ScaledBlas.cpp, _scaled_mxfp4_mxfp4).
 
     Raises:
-        ValueError: scales are missing, or of another type.
+        ValueError: the number or the type of the scales is wrong.
     """
     a, b, scales_a, _, _, scales_b = arguments[:6]
     for rows, (scales,) in ((a.size(0), scales_a), (b.size(1), scales_b)):
         wanted = rows * a.size(1) * 2 // 32
         if scales.dtype is not torch.float8_e8m0fnu or scales.numel() != wanted:
-            raise ValueError(f"found {scales.numel()} scales of {scales.dtype}; allowed: {wanted} of E8M0")
+            raise ValueError(f"{scales.numel()} scales of {scales.dtype}; pass {wanted} of E8M0")
     return torch.empty(a.size(0), b.size(1), dtype=torch.bfloat16, device=a.device)
 
 
 def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torch.nn.Module:
-    """What `to` and `bfloat16` do, with new parameters: torch's own way cannot exchange fake ones in place."""
+    """Module._apply with new parameters: torch's own cannot change fake parameters in place."""
     for child in module.children() if recurse else ():
         _apply(child, function)
     for name, parameter in module._parameters.items():
@@ -75,7 +75,7 @@ def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torc
 
 
 def _operands(arguments: Any) -> list[Tensor]:
-    """Each memory once: an operand that a launch does not use is passed as another one."""
+    """The tensors of a launch, each memory once: for an operand that it does not use, another one is passed again."""
     found: dict[int, Tensor] = {}
     for argument in arguments:
         if isinstance(argument, Tensor):
@@ -106,7 +106,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """One fused kernel forward (cuDNN's, or a flash attention), one backward; nothing quadratic is in memory."""
+    """One fused kernel forward (cuDNN or flash attention), one backward; no (sequence, sequence) matrix in memory."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, counts: Counts) -> Tensor:

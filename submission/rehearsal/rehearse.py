@@ -1,4 +1,4 @@
-"""Builds the real executor on fake GPUs and runs it: warm-up, an evaluation, a step; the last two are counted."""
+"""Runs the real executor on fake GPUs: a warm-up, then an evaluation and a step, which are counted."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from submission.rehearsal.counter import Counts, Tally
 
 
 class UnknownAccelerator(ValueError):
-    """A configuration names no accelerator whose architecture is known."""
+    """The architecture of the configuration's accelerator is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rehearsed:
-    """One arm of one configuration on the fake GPUs of its accelerator, as one of its ranks sees it."""
+    """Counts of one arm of one configuration, of one rank on the fake GPUs of its accelerator."""
 
     platform: str
     rank: int
     step: dict[str, Tally]  # by phase: forward, backward, optimizer, rest
-    evaluation: Tally  # of `passes` micro batches
+    evaluation: Tally  # counts of `passes` micro batches
     passes: int
     proof: Proof
 
 
 class _FakeTensors(FakeTensorMode):
-    # torch asks torch.cuda, which says here that there is a device; there is none that could be initialised
+    # fake_cuda reports a device to torch, but there is none to initialise
     avoid_device_init = True
 
 
 class Stage:
-    """The fake machine: torch and Megatron made to believe in it, once a process."""
+    """The fake machine: replaces parts of torch and Megatron; create it once per process."""
 
     def __init__(self) -> None:
         self._counts = Counts({"_scaled_mm_v2": fake_operators.block_scaled_product})
         self._ranks = _rank(0, of=1)
-        # Megatron wraps some 40 functions in torch.compile at its import. Here they run as written, so that their
-        # operators are counted one by one: an upper bound of what a compiler would launch.
+        # Megatron wraps about 40 functions in torch.compile at import. Here they run without it, and each operator is
+        # counted: an upper bound of the launches after compilation.
         torch.compile = lambda function=None, *_, **__: function or (lambda inner: inner)  # type: ignore
         fake_collectives.install(self._counts, lambda: self._ranks)
         fake_operators.install(self._counts)
@@ -56,10 +56,10 @@ class Stage:
         """Run two steps and an evaluation as warm-up, then count an evaluation and a step.
 
         Args:
-            rank: that this process plays; the last stage of a pipeline does what the first does not.
+            rank: the rank that this process runs as; the last pipeline stage does other work than the first.
 
         Raises:
-            UnknownAccelerator: config.system.accelerator is none that presets name.
+            UnknownAccelerator: no preset names config.system.accelerator.
         """
         accelerator = config.system.accelerator
         if accelerator not in fake_cuda.PLATFORMS:
@@ -111,7 +111,7 @@ def _rank(rank: int, *, of: int) -> Ranks:
 
 
 def _as_on_a_gpu(trainer: Any) -> None:
-    """torch's AdamW takes many tensors at once on a GPU, but not those of a subclass, as fake ones are."""
+    """Let torch's AdamW update many tensors per launch, as on a GPU; for fake tensors, a subclass, it would not."""
     from submission.warmup import _torch_optimizers
 
     for optimizer in _torch_optimizers(trainer.optimizer):
@@ -145,7 +145,7 @@ def _name_phases(trainer: Any, counts: Counts) -> None:
 
 @contextlib.contextmanager
 def _synthetic_data(config: Config) -> Iterator[None]:
-    """Batches in the host's memory, as the data loader hands them out."""
+    """Replace the data loader by random batches in the host's memory."""
     from submission import batches
 
     real = batches.batches
@@ -167,10 +167,10 @@ def _sum(phases: dict[str, Tally]) -> Tally:
 
 
 def engines(proof: Proof) -> dict[str, str]:
-    """What multiplied, by GEMM.
+    """The engine of each GEMM.
 
     Raises:
-        ValueError: one GEMM ran in different ways in different layers.
+        ValueError: the same GEMM ran with different engines in different layers.
     """
     found: dict[str, Counter[str]] = {}
     for row in proof.gemms:

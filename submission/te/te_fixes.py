@@ -1,4 +1,4 @@
-"""What Transformer Engine's experimental CustomRecipe gets wrong, corrected where it is called."""
+"""Corrects an error of Transformer Engine's experimental CustomRecipe by replacing one of its functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NAMES = ("custom_gemm", "experimental_gemm")  # 2.10 and later; 2.9
 
 
 def install() -> None:
-    """Let products of custom quantizers be written and added to where the caller says; doing it twice does nothing.
+    """Make custom_gemm honour `out` and `accumulate`; a second call does nothing.
 
-    Transformer Engine hands `out` and `accumulate` to custom_gemm, which ignores both (2.9 to 2.20). With
-    gradient_accumulation_fusion every weight gradient is lost: main_grad stays zero and is marked as complete.
+    Transformer Engine passes `out` and `accumulate` to custom_gemm, which ignores both (2.9 to 2.20). So with
+    gradient_accumulation_fusion every weight gradient is lost: main_grad stays zero but is marked as complete.
     """
     module: Any = importlib.import_module("transformer_engine.pytorch.cpp_extensions.gemm")
     for name in _NAMES:

@@ -1,7 +1,7 @@
-"""The FP8 baseline on Transformer Engine's own linears: delayed, tensor-wise current and MXFP8 scaling.
+"""The FP8 baseline with Transformer Engine's own linears: delayed, tensor-wise current and MXFP8 scaling.
 
-Attention, norms, embedding and output head are those of every other arm: what differs between two arms is the linears.
-What ran is entered into the same ledger as our own products, from the operands that Transformer Engine multiplied.
+Attention, norms, embedding and output head are the same as in every other arm; only the linears differ. The products
+are counted in the same ledger as ours, described from the operands that Transformer Engine multiplied.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from kernels.recipe import Format, Gemm, LinearRecipe, Quantizer, ScaleRule
 from submission import precision
 from submission.phases import Phase
 
-# name -> the format a recipe of ours must have, so that the proof compares like with like
+# scaling -> the format that our recipe must have, so that the proof compares equal formats
 SCALINGS = {"delayed": Format.FP8, "tensorwise": Format.FP8, "mxfp8": Format.MXFP8}
-_QUANTIZERS = {  # by the name of the class that quantised an operand
+_QUANTIZERS = {  # name of the class that quantised an operand -> scaling
     "Float8Quantizer": "delayed",
     "Float8CurrentScalingQuantizer": "tensorwise",
     "MXFP8Quantizer": "mxfp8",
 }
-_LAYOUTS = {"NN": Gemm.DGRAD, "NT": Gemm.WGRAD}  # of backward products; forward ones are TN
+_LAYOUTS = {"NN": Gemm.DGRAD, "NT": Gemm.WGRAD}  # layouts of backward products; forward products have TN
 _LABEL = "transformer engine linear"
 
 
 class TeLinears(precision.Linears):
-    """The two linear classes of a model on Transformer Engine, and the ledger of what they ran.
+    """The two linear classes of a model with Transformer Engine, and the ledger of their GEMMs.
 
     Args:
-        recipe: all three GEMMs in `fp8`, or in `mxfp8` with scale rule rceil: what Transformer Engine does.
+        recipe: all three GEMMs in `fp8`, or in `mxfp8` with scale rule rceil, as Transformer Engine computes them.
         scaling: "delayed", "tensorwise" or "mxfp8".
 
     Raises:
-        BackendError: Transformer Engine is missing, or has no such FP8 on this GPU.
-        ValueError: the recipe says something else than this scaling does.
+        BackendError: Transformer Engine is missing, or does not support this scaling on this GPU.
+        ValueError: the recipe differs from what this scaling computes.
     """
 
     def __init__(self, recipe: LinearRecipe, scaling: str):
@@ -49,7 +49,7 @@ class TeLinears(precision.Linears):
 
         super().__init__(
             (Phase(recipe=recipe),), backend="native", keep_weights=False
-        )  # Transformer Engine keeps its own
+        )  # Transformer Engine caches quantised weights itself
         self.scaling = scaling
         self.column = type("TeColumn", (extension.TEColumnParallelLinear,), _body())
         self.row = type("TeRow", (extension.TERowParallelLinear,), _body())
@@ -57,9 +57,9 @@ class TeLinears(precision.Linears):
         _record_products()
 
     def megatron_options(self) -> dict[str, Any]:
-        """What Megatron's TransformerConfig must hold besides the model: it opens Transformer Engine's FP8 context.
+        """Options for Megatron's TransformerConfig, in addition to the model's, that turn on Transformer Engine's FP8.
 
-        Delayed scaling takes Transformer Engine's own defaults, of which Megatron's differ (a history of 1).
+        Delayed scaling uses Transformer Engine's own defaults; Megatron's differ (a history of length 1).
         """
         return {
             "fp8": "e4m3" if self.scaling == "mxfp8" else "hybrid",
@@ -69,14 +69,14 @@ class TeLinears(precision.Linears):
         }
 
     def name(self, model: torch.nn.Module) -> None:
-        """Watch every linear of the transformer layers under its label."""
+        """Label every linear of the transformer layers, so that its GEMMs are counted under this label."""
         for label, module in precision.linear_layers(model, linear_kinds()):
             self._modules.append(module)
             module.register_forward_pre_hook(functools.partial(self._begin, label))
             module.register_forward_hook(functools.partial(self._end, label))
 
     def start_over(self) -> None:
-        """As newly made, but for the ledger: delayed scaling forgets the magnitudes it has seen."""
+        """Reset everything except the ledger: clear the largest magnitudes recorded by delayed scaling."""
         super().start_over()
         for module in self._modules:
             for direction in ("scaling_fwd", "scaling_bwd"):
@@ -96,15 +96,15 @@ class TeLinears(precision.Linears):
 
 
 class _Now:
-    """Whose products are being multiplied. Backward runs in a thread of autograd's, while forward's waits for it."""
+    """The layer whose products run now. It is global, because autograd runs backward in a thread of its own."""
 
     running: tuple[Ledger, str] | None = None
 
 
 def linear_kinds() -> tuple[type, ...]:
-    """Classes of all parallel linears, whoever implements them: what a recipe must reach.
+    """Classes of all parallel linears, ours and others': a recipe must apply to each instance.
 
-    Transformer Engine's, as Megatron wraps them, are among them once something has imported it.
+    They include Megatron's classes for Transformer Engine, if these have been imported.
     """
     extension = sys.modules.get("megatron.core.extensions.transformer_engine")
     theirs = (extension.TELinear,) if extension is not None and extension.HAVE_TE else ()
@@ -112,11 +112,11 @@ def linear_kinds() -> tuple[type, ...]:
 
 
 def _body() -> dict[str, Any]:
-    """Weight gradients are added to Megatron's buffers inside the product, as our own linears do.
+    """Class body that adds weight gradients to Megatron's buffers inside the product, as our own linears do.
 
-    The buffers' type is parallelism.gradient_reduce: FP32 unless said otherwise, BF16 in every preset.
+    The buffers' type is parallelism.gradient_reduce: FP32 by default, BF16 in every preset.
 
-    Set here, on the linears alone: the configuration's gradient_accumulation_fusion also concerns Megatron's output
+    It is set only on the linears: the configuration's gradient_accumulation_fusion also applies to Megatron's output
     head, which would then need apex.
     """
 
@@ -128,7 +128,7 @@ def _body() -> dict[str, Any]:
 
 
 def _record_products() -> None:
-    """Let every product of Transformer Engine's Linear enter itself into the ledger; doing it twice does nothing."""
+    """Make every product of Transformer Engine's Linear add itself to the ledger; a second call does nothing."""
     from transformer_engine.pytorch.module import linear
 
     multiply = linear.general_gemm
@@ -149,7 +149,7 @@ def _record_products() -> None:
 
 
 def _how(left: Any, right: Any) -> How:
-    """From the operands as they were multiplied: their types, elements and what quantised them."""
+    """Describe a product from the multiplied operands: their types, elements and quantizers."""
     quantizers = [_quantizer(operand) for operand in (left, right)]
     return How(quantizers[0].format, quantizers[0], quantizers[1], "native", _engine(left))
 
@@ -162,12 +162,14 @@ def _engine(operand: Any) -> str:
 
 
 def _quantizer(operand: Any) -> Quantizer:
-    """An operand in the words of our recipes."""
+    """The quantizer of our recipes that describes an operand of Transformer Engine."""
     if type(operand) in (torch.Tensor, torch.nn.Parameter):
         return Quantizer(format=Format.BF16, element=BF16)
     made_by = type(getattr(operand, "_quantizer", None)).__name__
     if made_by not in _QUANTIZERS:
-        raise ValueError(f"{_LABEL}: found an operand of {made_by}; known: {', '.join(_QUANTIZERS)}")
+        raise ValueError(
+            f"{_LABEL}: unknown quantizer {made_by} of an operand; known: {', '.join(_QUANTIZERS)}"
+        )
     found = SCALINGS[_QUANTIZERS[made_by]]
     if found is Format.MXFP8:
         return Quantizer(format=found, element=_element(operand), scale_rule=ScaleRule.RCEIL)
@@ -175,7 +177,7 @@ def _quantizer(operand: Any) -> Quantizer:
 
 
 def _element(operand: Any) -> Element:
-    """By the name of Transformer Engine's type."""
+    """Our element type for the name of Transformer Engine's type."""
     return {"kFloat8E4M3": E4M3, "kFloat8E5M2": E5M2}[operand._fp8_dtype.name]
 
 
@@ -188,18 +190,18 @@ def _require_format(recipe: LinearRecipe, scaling: str) -> None:
             says = f"{found.format.value}, scale rule {found.scale_rule.value}, hadamard {found.hadamard}"
             allowed = "mxfp8, scale rule rceil" if wanted is Format.MXFP8 else wanted.value
             raise ValueError(
-                f"recipe {recipe.name}, {gemm.value}: found {says}; Transformer Engine's {scaling} scaling does "
-                f"{allowed} without a transform"
+                f"recipe {recipe.name}, {gemm.value}: found {says}; with Transformer Engine's {scaling} scaling "
+                f"choose {allowed} without a transform"
             )
 
 
 def _require_support(scaling: str) -> None:
     try:
         from transformer_engine.pytorch import fp8
-    except Exception as error:  # a missing package, or a library that does not load: it raises what it likes
+    except Exception as error:  # a missing package or a library that does not load may raise any type
         raise BackendError(
-            f"Transformer Engine cannot be imported ({error}); install it (docs/transformer_engine.md) or take an arm "
-            "without it"
+            f"Transformer Engine cannot be imported ({error}); install it (docs/transformer_engine.md) "
+            "or choose an arm without it"
         ) from error
     check = fp8.check_mxfp8_support if scaling == "mxfp8" else fp8.check_fp8_support
     available, reason = check()

@@ -1,10 +1,10 @@
-"""How fast the builder is against what Megatron's own preprocessing does, on the same file in one run.
+"""Compares the speed of our C4 builder with Megatron's preprocessing, on the same file in the same run.
 
 `python -m submission.tools.c4_bench --input FILE.json.gz --tokenizer tokenizer.json [--workers N]`. megatron-core's
-wheel does not hold tools/preprocess_data.py, so this is a stand-in for it, written after what that script does for one
-file: lines through multiprocessing.Pool.imap in chunks of 32, one tokenizer call per document, add_document of
-IndexedDatasetBuilder in the parent. It calls the tokenizers library without the wrappers the script puts around it,
-which favours it. Both sides start their workers inside the time, take turns, and must write the same bytes.
+wheel does not contain tools/preprocess_data.py, so `megatron` repeats what that script does for one file: lines through
+multiprocessing.Pool.imap in chunks of 32, one tokenizer call per document, IndexedDatasetBuilder.add_document in the
+parent. It calls the tokenizers library without that script's wrappers, which makes it faster than the script. The time
+of each side includes starting its workers; the sides alternate and must write the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from submission.corpus.c4_build import build, made_of, prepare
 from submission.corpus.c4_encode import Encoding
 from submission.corpus.c4_output import Output
 
-_CHUNK_DOCUMENTS = 32  # as preprocess_data.py asks of imap
+_CHUNK_DOCUMENTS = 32  # the chunk size that preprocess_data.py passes to imap
 _tokenizer: Tokenizer
 _encoding: Encoding
 
@@ -38,13 +38,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m submission.tools.c4_bench", description=__doc__)
     parser.add_argument("--input", type=Path, required=True, help="one .json.gz")
     parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json")
-    parser.add_argument("--append-eod", metavar="TOKEN", help="token behind every document")
+    parser.add_argument("--append-eod", metavar="TOKEN", help="token that ends every document")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Transformer Engine and Apex are not installed, says every module
-        importlib.import_module("megatron.core.datasets.indexed_dataset")  # seconds that no side is charged
+        # every module warns that Transformer Engine and Apex are not installed
+        warnings.simplefilter("ignore")
+        # the import takes seconds, which neither side's time may include
+        importlib.import_module("megatron.core.datasets.indexed_dataset")
     encoding = prepare(args.tokenizer, end_of_document=args.append_eod)
     with tempfile.TemporaryDirectory(dir=args.input.parent) as folder:
         theirs, ours = Path(folder) / "megatron", Path(folder) / "ours"
@@ -65,7 +67,7 @@ def main() -> int:
 
 
 def measure(sides: dict[str, Callable[[], int]], repetitions: int) -> dict[str, list[float]]:
-    """Tokens per second of every side, in turns, so that a noisy machine hits all alike."""
+    """Tokens per second of each side; the sides alternate, so that a busy machine slows them alike."""
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repetitions):
         for name, side in sides.items():

@@ -1,7 +1,7 @@
-"""What `doctor` asks of the training's own software, in a process of its own: one JSON line on stdout.
+"""Answers questions of `doctor` about the training's software, in a separate process: one JSON line on stdout.
 
 python -m submission.tools.preflight precision --config FILE [--probe]   which engine multiplies each GEMM of each arm
-python -m submission.tools.preflight engines --config FILE        every engine and attention kernel, tried
+python -m submission.tools.preflight engines --config FILE        tests every engine and attention kernel
 torchrun .. -m submission.tools.preflight allreduce --mebibytes N speed and correctness of a sum over this node's ranks
 """
 
@@ -32,13 +32,13 @@ _PATIENCE = timedelta(seconds=30)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="submission.tools.preflight")
     parser.add_argument("question", choices=["precision", "engines", "allreduce"])
-    parser.add_argument("--config", type=Path, help=f"{file_names.CONFIG}, as an attempt has it")
+    parser.add_argument("--config", type=Path, help=f"the {file_names.CONFIG} of an attempt")
     parser.add_argument(
-        "--probe", action="store_true", help="pass over engines whose products are wrong here"
+        "--probe", action="store_true", help="skip engines whose products are wrong on this device"
     )
     parser.add_argument("--mebibytes", type=int, default=64, help="size of the summed tensor")
     args = parser.parse_args()
-    device.die_with_parent()  # the doctor gives up on a sum that hangs; no rank may keep its GPU
+    device.die_with_parent()  # doctor kills a sum that hangs; every rank must then release its GPU
     answer: PrecisionAnswer | EngineAnswer | AllReduceAnswer | None
     if args.question == "allreduce":
         answer = all_reduce(args.mebibytes * 2**20)
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def engines(path: Path) -> EngineAnswer:
-    """Every engine and attention kernel on the first device, each tried against the specification."""
+    """Test every engine and attention kernel on the first device against the specification."""
     device.install()
     from kernels import architectures
     from submission import engine_probes
@@ -67,10 +67,10 @@ def _first_device() -> torch.device:
 
 
 def precision(path: Path, *, probe: bool) -> PrecisionAnswer:
-    """What this node multiplies with, asked of the kernels' own choice.
+    """The engines that this node would use, by the same choice as in a run.
 
     Args:
-        probe: try what would be chosen, and pass over what is wrong, as a run does before it is built.
+        probe: test the chosen engines and skip those that are wrong, as a run does before it is built.
     """
     from kernels import architectures
 
@@ -109,7 +109,7 @@ def _attention(config: Config, home: torch.device) -> tuple[EngineProbe, ...]:
 def _engines(
     config: Config, home: torch.device, *, probe: bool
 ) -> tuple[Mapping[str, Mapping[str, str]], tuple[EngineProbe, ...]]:
-    """Arm -> GEMM -> the engine that multiplies, or why there is none; and what was tried to find it."""
+    """Arm -> GEMM -> the engine that multiplies, or why there is none; and the tests."""
     from kernels import architectures
     from kernels.matmul import engine_probe, gemm
     from kernels.matmul.engine_protocol import Request
@@ -153,7 +153,7 @@ def all_reduce(size_bytes: int) -> AllReduceAnswer | None:
     """Time a sum over all ranks.
 
     Returns:
-        On rank 0 the median of several; None on the others.
+        On rank 0 the median of several sums; None on the others.
 
     Raises:
         ValueError: the sum is wrong.
@@ -168,7 +168,7 @@ def all_reduce(size_bytes: int) -> AllReduceAnswer | None:
     dist.all_reduce(ones)
     if not bool((ones == ranks.world_size).all()):
         raise ValueError(
-            f"all-reduce of ones over {ranks.world_size} ranks: found another sum on rank {ranks.rank}"
+            f"all-reduce of ones over {ranks.world_size} ranks: wrong sum on rank {ranks.rank}; check its GPU and links"
         )
     times = [_timed(torch.zeros_like(ones)) for _ in range(_REPETITIONS)]
     dist.destroy_process_group()

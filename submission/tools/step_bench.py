@@ -1,7 +1,8 @@
-"""Step times in one process: the arms of a profile against each other, Megatron against bare PyTorch.
+"""Compares step times in one process: a profile's arms with each other, and Megatron with bare PyTorch.
 
 `python -m submission.tools.step_bench --config FILE [--json]`; `./run.sh bench` writes the file and starts it. Times
-are medians over interleaved repetitions, so that a noisy machine hits every candidate alike; ratios are what to read.
+are medians over interleaved repetitions, so that a busy machine slows every candidate alike. Ratios are more reliable
+than times.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.contract.config import Config, Model
 from harness.contract.environment import Ranks
 from submission import device
 
-# The size facts were measured at: 4.87 M parameters, sequence 256.
+# The size at which Megatron and bare PyTorch were compared before: 4.87 M parameters, sequence length 256.
 _FIVE_MILLION = Model(
     layers=4,
     hidden_size=256,
@@ -108,7 +109,7 @@ def _bare_step(config: Config, home: torch.device) -> Callable[[], Any]:
 
 
 def _interleaved(candidates: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each candidate; two untimed rounds first."""
+    """Median seconds of each candidate, after two untimed rounds."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repetition in range(repetitions + 2):
         for name, step in candidates.items():

@@ -1,7 +1,7 @@
-"""A few steps of the real executor, and what they took: loss, times, memory, launches, waits, proof.
+"""Runs a few steps of the real executor and measures loss, times, memory, launches, waits and the proof.
 
 torchrun .. -m submission.tools.step_trial --attempt DIR --steps N reads DIR/config.json as a training does. It rewrites
-DIR/trial.json (harness/contract/qualify_rows.py) whenever it knows more, so that whoever cuts it off keeps that.
+DIR/trial.json (harness/contract/qualify_rows.py) after every measurement, so that a trial that is killed loses nothing.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 _STEP = "the step"  # its name in the profiler's trace
 _ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the trace
 _CALLS = ("cuda_runtime", "cuda_driver")  # the same names on ROCm
-# Lines that may read a value of the GPU in a step: Megatron reads the gradient norm to clip by it.
+# Lines that may read a value from the GPU in a step: Megatron reads the gradient norm to clip gradients.
 _KNOWN_READS = ("megatron/core/optimizer/clip_grads.py",)
-_WORKERS_S = 2.0  # the loader's workers start: a step of two layers is too short to hide it, as real ones do
+_WORKERS_S = 2.0  # the loader's workers start; steps of two layers are too short to hide that
 _PACKAGES = ("submission", "kernels", "megatron")
 
 
 class Trial:
-    """What is known so far; the first rank writes it."""
+    """The measurements so far; rank 0 writes them to trial.json."""
 
     def __init__(self, attempt: Path, *, writes: bool):
         self._attempt, self._writes, self.answer = attempt, writes, TrialAnswer()
@@ -52,18 +52,18 @@ class Trial:
             write_trial(self._attempt, self.answer)
 
     def attempt_to(self, stage: str, act: Callable[[], Mapping[str, Any]]) -> None:
-        """Act and tell what came of it; an error is told and ends nothing."""
+        """Run one stage and record its result; an error is recorded and does not end the trial."""
         self.tell(stage=stage)
         try:
             self.tell(**act())
         except Exception as error:
-            words = str(error).strip().splitlines() or ["without a word"]
+            words = str(error).strip().splitlines() or ["no message"]
             text = f"{stage}: {type(error).__name__}: {words[0]} ({_place(error)})"[:400]
             self.tell(trouble=(*self.answer.trouble, text))
 
 
 def run(attempt: Path, steps: int) -> None:
-    """Build, warm up, train, evaluate; then look closer."""
+    """Build, warm up, train and evaluate; then profile the step and find its waits."""
     told, ranks = attempt_rows.read_config(attempt / file_names.CONFIG), Ranks.from_environment()
     trial = Trial(attempt, writes=ranks.rank == 0)
     trial.tell(ranks=ranks.world_size, stage="importing")
@@ -92,14 +92,15 @@ def run(attempt: Path, steps: int) -> None:
     trial.tell(evaluation_loss=loss, evaluation_s=seconds, **_memory())
     if not device.on_cpu():
         trial.attempt_to("profiling", lambda: _profiled(executor))
-        trial.attempt_to("listening for waits", lambda: _sites(executor))
+        trial.attempt_to("finding waits", lambda: _sites(executor))
     trial.attempt_to("proving", lambda: _proof(executor))
-    if not device.on_cpu():  # the last step: where it stops, ranks are left in the middle of it
+    if not device.on_cpu():  # last, because an error leaves ranks in the middle of a step
         trial.attempt_to("waiting is an error", lambda: _without_waits(executor))
     trial.tell(stage="done")
     if ranks.rank == 0:
         shutil.rmtree(cache, ignore_errors=True)
-    if trial.answer.sync_failure:  # other ranks may wait in a collective for this one: torchrun ends them
+    if trial.answer.sync_failure:
+        # other ranks may wait for this one in a collective; exit, so that torchrun ends them
         raise SystemExit(1)
     executor.close()
 
@@ -114,7 +115,7 @@ def _names() -> dict[str, str]:
 
 
 def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and seconds until the accelerator has done the work."""
+    """The result of a call, and the seconds until the accelerator has finished its work."""
     began = time.perf_counter()
     result = act()
     if not device.on_cpu():
@@ -132,7 +133,7 @@ def _memory() -> dict[str, int]:
 
 
 def _profiled(executor: MegatronExecutor) -> dict[str, Any]:
-    """One step under torch's profiler, which sees what really ran on the accelerator."""
+    """Run one step under torch's profiler, which records what ran on the accelerator."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
@@ -172,7 +173,7 @@ def counted(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _sites(executor: MegatronExecutor) -> dict[str, Any]:
-    """One step in which torch warns of every synchronisation: at which lines."""
+    """Run one step in which torch warns of every synchronisation; return the lines."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with _sync_debug_mode("warn"):
@@ -184,7 +185,7 @@ def _sites(executor: MegatronExecutor) -> dict[str, Any]:
 
 
 def _without_waits(executor: MegatronExecutor) -> dict[str, Any]:
-    """One step in which waiting for the GPU is an error; Megatron may read its gradient norm."""
+    """Run one step in which waiting for the GPU is an error; only Megatron may read the gradient norm."""
     real = torch.Tensor.item
 
     def item(tensor: torch.Tensor) -> Any:
@@ -199,7 +200,7 @@ def _without_waits(executor: MegatronExecutor) -> dict[str, Any]:
             executor.train_step()
     except RuntimeError as error:
         words = str(error).strip().splitlines()
-        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'without a word'}"[:400]}
+        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'no message'}"[:400]}
     finally:
         torch.Tensor.item = real  # type: ignore[method-assign]
     return {"sync_failure": ""}
@@ -225,7 +226,7 @@ def _proof(executor: MegatronExecutor) -> dict[str, Any]:
 
 
 def _place(error: Exception) -> str:
-    """The last line of ours or of Megatron's that led to an error."""
+    """The innermost line of this project or of Megatron in an error's traceback."""
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if _short(f.filename).startswith(_PACKAGES)
     ]
@@ -234,7 +235,7 @@ def _place(error: Exception) -> str:
 
 
 def _short(filename: str) -> str:
-    """From the package's name on."""
+    """The path from the package's name on."""
     parts = Path(filename).parts
     start = next((place for place, part in enumerate(parts) if part in _PACKAGES), -2)
     return "/".join(parts[start:])

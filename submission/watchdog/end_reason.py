@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from harness.contract.ending import Ending, Reason
 from submission.watchdog.heartbeats import Beat
 
-_FRESH_S = 3.0  # six beats
-_LEFT_S = 8.0  # after which an error that only says that a peer is gone will not be explained any more
+_FRESH_S = 3.0  # six heartbeats
+_LEFT_S = 8.0  # wait this long for the cause of an error that only says that another rank is gone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """Seconds, 0: endless; section watchdog of the configuration tells them apart."""
+    """Limits in seconds, 0 for none; section watchdog of the configuration explains them."""
 
     init_s: float
     hang_s: float
@@ -30,12 +30,12 @@ class Patience:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """A rank as another one has heard it.
+    """What this rank knows of another one.
 
     Args:
-        silent_s: since its last sign of life.
-        died: of what, None while it lives or nobody knows.
-        stopped: the operating system says that its process is halted.
+        silent_s: seconds since its last heartbeat.
+        died: the cause of its death; None while it lives or if its death is not known.
+        stopped: the operating system reports its process as stopped.
     """
 
     beat: Beat
@@ -53,7 +53,7 @@ class Seen:
 
     @property
     def silent(self) -> bool:
-        """It should speak and does not."""
+        """Whether its heartbeats are missing although it has not announced its end."""
         return self.beat.note is None and self.silent_s > _FRESH_S
 
 
@@ -63,7 +63,7 @@ class World:
     per_node: int  # ranks are numbered node by node
 
     def name(self, one: Seen) -> str:
-        """rank 3 (process 17), and its node and address where there are several."""
+        """A rank as text: rank 3 (process 17), with node and address where there are several nodes."""
         who = one.beat.who
         several = self.ranks > self.per_node
         node = f"node {who.rank // self.per_node}, {who.address}, " if several else ""
@@ -71,7 +71,7 @@ class World:
 
 
 def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Ending | None:
-    """What ends the run now, None while all is well."""
+    """Why the run must end now; None while all ranks are well."""
     if found := died(seen, world) or complaint(seen, world, own=True):
         return found
     here = [one for one in seen if one.beat.note is None]
@@ -86,7 +86,7 @@ def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Ending | 
 
 
 def died(seen: Sequence[Seen], world: World) -> Ending | None:
-    """Processes that were killed or ended without a word."""
+    """The ending caused by processes that were killed or ended without giving a reason; None if there are none."""
     gone = [one for one in seen if one.gone_without_a_word]
     if not gone:
         return None
@@ -95,7 +95,7 @@ def died(seen: Sequence[Seen], world: World) -> Ending | None:
 
 
 def complaint(seen: Sequence[Seen], world: World, *, own: bool) -> Ending | None:
-    """What the first rank said that left in trouble of its own (own), or of another's making."""
+    """The reason of the first rank that left with an error: its own, or (own=False) one caused by another rank."""
     notes = [
         (note.reason, note, one)
         for one in seen
@@ -103,13 +103,13 @@ def complaint(seen: Sequence[Seen], world: World, *, own: bool) -> Ending | None
     ]
     if not notes:
         return None
-    # a launcher interrupts the other ranks of one that failed
+    # when a rank fails, the launcher interrupts the others: interruptions come last
     reason, note, one = min(notes, key=lambda found: (found[0] is Reason.INTERRUPTED, found[1].order))
     return Ending(reason=reason, message=f"{world.name(one)}: {note.message}", ranks=(one.rank,))
 
 
 def unheard(seen: Sequence[Seen], world: World) -> Ending | None:
-    """Ranks that miss several beats, or have never spoken: in a run that is ending anyway, they are its cause."""
+    """Ranks that miss several heartbeats or have sent none: where a run is ending anyway, they are the cause."""
     if mute := [one for one in seen if one.silent]:
         return _silent(mute, seen, world)
     known = {one.rank for one in seen}
@@ -117,7 +117,7 @@ def unheard(seen: Sequence[Seen], world: World) -> Ending | None:
     if not missing:
         return None
     names = ", ".join(f"rank {rank}" for rank in missing)
-    return Ending(reason=Reason.LOST_RANK, message=f"{names}: never heard of since the start", ranks=missing)
+    return Ending(reason=Reason.LOST_RANK, message=f"{names}: no heartbeat since the start", ranks=missing)
 
 
 def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Ending:
@@ -129,12 +129,12 @@ def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Ending:
             else "process stopped or stuck, node or network gone"
         )
         last = f"last {_when(seen)} at {one.beat.line}"
-        told.append(f"{world.name(one)} has not been heard of for {one.silent_s:.0f} s, {last}: {why}")
+        told.append(f"{world.name(one)} has sent no heartbeat for {one.silent_s:.0f} s, {last}: {why}")
     return Ending(reason=Reason.LOST_RANK, message="; ".join(told), ranks=_ranks(mute))
 
 
 def _hung(here: Sequence[Seen], world: World) -> Ending:
-    """Whom the others wait for: who is in no collective; where that tells nothing, those that came least far."""
+    """The ranks that the others wait for: those outside collectives; if that decides nothing, with least progress."""
     idle_s = max(one.beat.idle_s for one in here)
     blamed = [one for one in here if not one.beat.waits]
     if not blamed or len(blamed) == len(here):
@@ -144,14 +144,14 @@ def _hung(here: Sequence[Seen], world: World) -> Ending:
     if len(blamed) == len(here) > 1 and blamed[0].beat.waits:
         text += f": all {len(here)} ranks wait for one another"
         return Ending(reason=Reason.HUNG, message=f"{text}, rank 0 at {here[0].beat.line}")
-    told = "; ".join(f"{world.name(one)} stands at {one.beat.line}" for one in blamed)
+    told = "; ".join(f"{world.name(one)} is at {one.beat.line}" for one in blamed)
     rest = len(here) - len(blamed)
     waiting = f"; the other {rest} wait" if rest else ""
     return Ending(reason=Reason.HUNG, message=f"{text}: {told}{waiting}", ranks=_ranks(blamed))
 
 
 def _when(seen: Sequence[Seen]) -> str:
-    """Ranks go in step, and a dead one's last word may be a step old."""
+    """The step as text, from the rank that is furthest: a dead rank's last heartbeat may be a step old."""
     if not any(one.beat.started for one in seen):
         return "before the first step was done"
     return f"in step {max(one.beat.step for one in seen) + 1}"
@@ -162,5 +162,5 @@ def _ranks(seen: Sequence[Seen]) -> tuple[int, ...]:
 
 
 def causes(seen: Mapping[int, Seen]) -> dict[int, str]:
-    """Deaths that any rank has witnessed: only those on the machine of a dead process know."""
+    """Rank -> cause of its death, as reported by any rank; only ranks on the same machine can see a death."""
     return {rank: cause for one in seen.values() for rank, cause in one.beat.saw.items()}

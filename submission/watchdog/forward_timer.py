@@ -1,4 +1,4 @@
-"""What one rank did itself, before collectives mixed it with the others': its forward passes and their losses."""
+"""Times one rank's forward passes and keeps their losses, before collectives combine them with other ranks'."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 class ForwardPasses:
-    """Times and losses of one rank's forward passes; asked at evaluations and after a value that is not finite.
+    """Times and losses of one rank's forward passes; read at evaluations and after a loss that is not finite.
 
     Attributes:
-        begins: called as each forward pass begins.
+        begins: called when a forward pass begins.
         losses: of the last step's or evaluation's passes, (2,) sum of token losses and number of tokens each;
             none before the last pipeline stage.
     """
@@ -27,7 +27,7 @@ class ForwardPasses:
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        """Time a pass, the wait for its data included. The accelerator keeps its own time: nothing waits for it."""
+        """Context that times a pass, including the wait for its data, with GPU events: the host does not wait."""
         self.begins()
         self._passes += 1
         if torch.cuda.is_available():
@@ -42,7 +42,7 @@ class ForwardPasses:
             self._seconds += time.perf_counter() - began
 
     def pass_s(self) -> float:
-        """Mean seconds of a pass since this was last asked; 0 without any. The accelerator must have finished them."""
+        """Mean seconds of the passes since the last call; 0 without any. The accelerator must have finished them."""
         seconds = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3
         mean = seconds / self._passes if self._passes else 0.0
         self._seconds, self._passes, self._events = 0.0, 0, []

@@ -1,8 +1,8 @@
-"""What ranks tell one another while their training threads stand in collectives: a key each in torchrun's store.
+"""Exchanges the state of ranks while their training threads wait in collectives: one key per rank in torchrun's store.
 
-The store is the one the ranks met in. It lives in the launcher of the first node, so that no rank's death takes it
-away, and it needs no process group. Every rank has a connection of its own to it, on a thread of its own: a cut cable
-blocks that thread alone.
+It is the store of torchrun's rendezvous. It runs in the launcher of the first node, so it outlives any rank, and it
+needs no process group. Every rank has its own connection, on its own thread, so that a lost network blocks only that
+thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.contract.environment import Ranks
 from submission.watchdog.processes import Who
 
 EVERY_S = 0.5
-_INTRODUCED_S = 0.05  # between rounds until every rank has been heard
+_INTRODUCED_S = 0.05  # between rounds until a heartbeat of every rank was read
 _ANSWER_WITHIN = timedelta(seconds=20)
 _VERDICT, _CLOSED, _ORDER = "watchdog/verdict", "watchdog/closed", "watchdog/order"
 
@@ -35,9 +35,9 @@ class Note:
     """Why a rank leaves.
 
     Args:
-        reason: None: its work is done.
-        order: of the ranks that leave, who was first; 0 until the store has said.
-        lost_peer: the error is a collective's: another rank is the cause.
+        reason: None where its work is done.
+        order: its place among the ranks that leave, from 1; 0 until the store has assigned it.
+        lost_peer: the error comes from a collective, so another rank is the cause.
     """
 
     reason: Reason | None = None
@@ -48,16 +48,17 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beat:
-    """What a rank says of itself.
+    """A heartbeat: the state of a rank.
 
     Args:
-        started: its first step is done.
-        step: optimizer steps done.
-        passes: forward passes begun, warm-up and evaluations included: how far it has come.
-        idle_s: since it last made progress.
-        line: where its training thread stands; waits: for others, as far as that shows.
-        saw: dead ranks of its machine, and what they died of.
-        ready: it has left its stack and will end when the log is closed.
+        started: whether its first step is done.
+        step: number of optimizer steps done.
+        passes: number of forward passes begun, including warm-up and evaluations; measures its progress.
+        idle_s: seconds since its last progress.
+        line: the line that its training thread executes.
+        waits: whether that line waits for other ranks or for the accelerator, as far as it shows.
+        saw: dead rank of its machine -> cause of death.
+        ready: it has written its stacks and ends when the log is closed.
     """
 
     who: Who
@@ -83,36 +84,38 @@ class Beat:
 @dataclass(frozen=True, slots=True)
 class Heard:
     beat: Beat
-    changed_at: float  # on this process's monotonic clock: no two clocks are compared
+    changed_at: (
+        float  # on this process's monotonic clock, because clocks of different machines cannot be compared
+    )
 
 
 class Heartbeats:
-    """Tells this rank's state and hears the others', every EVERY_S.
+    """Writes this rank's heartbeat and reads the others', every EVERY_S seconds.
 
     Args:
-        listen_to: ranks to hear.
-        speak: this rank's state now.
+        listen_to: ranks whose heartbeats are read.
+        speak: returns this rank's state.
     """
 
     def __init__(self, store: Any, *, rank: int, listen_to: Sequence[int], speak: Callable[[], Beat]):
         self.heard: dict[int, Heard] = {}
         self.verdict: Ending | None = None
         self.closed = False
-        self.answered_at = time.monotonic()  # the store's last answer
+        self.answered_at = time.monotonic()  # time of the store's last answer
         self._store, self._rank, self._speak = store, rank, speak
         self._silent = [other for other in listen_to if other != rank]
         self._proposal: Ending | None = None
         self._close = False
-        self.order = 0  # this rank's, of those that leave
+        self.order = 0  # this rank's place among the ranks that leave; 0 while it stays
         self._count = self._rounds = 0
         self._told = False
         self._hurry, self._round_done = threading.Event(), threading.Condition()
         threading.Thread(target=self._run, name="heartbeats", daemon=True).start()
 
     def refresh(self, wait_s: float) -> bool:
-        """Tell and hear now; False when the store did not answer in time."""
+        """Write and read heartbeats now; False when the store did not answer in time."""
         with self._round_done:
-            wanted = self._rounds + 2  # the round that is under way may have spoken before this call
+            wanted = self._rounds + 2  # the current round may have written before this call
             until = time.monotonic() + wait_s
             while self._rounds < wanted and (left := until - time.monotonic()) > 0:
                 self._hurry.set()
@@ -120,21 +123,21 @@ class Heartbeats:
             return self._rounds >= wanted
 
     def propose(self, verdict: Ending) -> None:
-        """End all ranks; the first proposal counts."""
+        """Propose an ending for all ranks; the first proposal in the store is used."""
         self._proposal = verdict
 
     def close(self) -> None:
-        """Tell the others that the log is closed and nobody need wait."""
+        """Tell the other ranks that the log is closed, so that they need not wait."""
         self._close = True
 
     def _run(self) -> None:
         while True:
-            # whoever dies before it was met leaves no cause behind: introductions are hurried
+            # quick rounds at first: the cause of a death can only be seen after a first heartbeat
             self._hurry.wait(_INTRODUCED_S if self._silent else EVERY_S)
             self._hurry.clear()
             try:
                 self._round()
-            except Exception:  # of the store, most likely: its silence is judged by the watchdog
+            except Exception:  # probably of the store; the watchdog ends the run if it stays silent
                 self._tell_once(traceback.format_exc())
                 time.sleep(EVERY_S)
                 continue
@@ -177,7 +180,10 @@ class Heartbeats:
         for rank, text in zip(ranks, texts, strict=True):
             beat, before = Beat.from_json(text), self.heard.get(rank)
             if before is None or before.beat.count != beat.count:
-                self.heard = {**self.heard, rank: Heard(beat, time.monotonic())}  # replaced: others iterate
+                self.heard = {
+                    **self.heard,
+                    rank: Heard(beat, time.monotonic()),
+                }  # a new dict, because other threads iterate over the old one
 
 
 def _key(rank: int) -> str:
@@ -185,7 +191,7 @@ def _key(rank: int) -> str:
 
 
 def connect(ranks: Ranks) -> tuple[Any, str]:
-    """A connection of our own to the store that torchrun's environment names, and that store's host."""
+    """A separate connection to the store that torchrun's environment names, and the host of that store."""
     met = dist.rendezvous("env://", rank=ranks.rank, world_size=ranks.world_size, timeout=_ANSWER_WITHIN)
     store, _, _ = next(met)
     tcp = store

@@ -1,4 +1,4 @@
-"""What a run tells its watchdog, and what runs in its place where nobody watches."""
+"""Defines the interface between a run and its watchdog, and a watchdog that does nothing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from harness.contract.ending import Ending
 
 
 class Watch(Protocol):
-    """Told by the training thread how far it is; submission/watchdog/thread.py in a run."""
+    """A watchdog; the training thread reports its progress to it. A run uses submission/watchdog/thread.py."""
 
     def begin(self, close: Callable[[Ending], None], take_over: Callable[[], None]) -> None:
-        """From now on a run can be closed from another thread, or by another rank than the first."""
+        """Allow another thread, or another rank than rank 0, to close the run from now on."""
 
     def progress(self, step: int) -> None:
-        """The end of something was reached, after so many optimizer steps."""
+        """Report that a part of the work is finished; `step`: number of optimizer steps done."""
 
     def explain(self, ending: Ending) -> Ending:
-        """The ending of a rank in trouble, with the rank that is the cause."""
+        """The ending with its cause: where another rank caused it, the message and `ranks` name that rank."""
 
     def leave(self) -> None:
-        """The log is closed."""
+        """Report that the log is closed."""
 
 
 class Unwatched:
-    """For a script in Megatron's place."""
+    """A watchdog that does nothing, for tests without Megatron."""
 
     def begin(self, close: Callable[[Ending], None], take_over: Callable[[], None]) -> None:
         pass

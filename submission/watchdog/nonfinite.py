@@ -1,4 +1,4 @@
-"""Finds the ranks where a loss or a gradient first became NaN or infinite. Healthy steps pay nothing."""
+"""Finds the ranks where a loss or a gradient first became NaN or infinite; costs healthy steps nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NONE = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankFinding:
-    """What one rank found in its own values, before collectives mixed them with the others'.
+    """Which of one rank's own values are not finite, before collectives combine them with other ranks'.
 
     Args:
-        micro_batch: the first whose loss is not finite, counted from 1; 0: all are finite; -1: it has no losses.
-        gradient: its gradients were not finite before they were reduced, as far as that can still be seen.
+        micro_batch: the first one whose loss is not finite, counted from 1; 0: all are finite; -1: it has no losses.
+        gradient: whether its gradients were not finite before they were reduced, as far as that can still be seen.
     """
 
     micro_batch: int
@@ -33,7 +33,7 @@ def culprits(
     *,
     distributed_optimizer: bool,
 ) -> str:
-    """The ranks whose own values were not finite, in words. A collective.
+    """The ranks whose own values were not finite, as text; all ranks must call it together.
 
     Args:
         losses: of the last step's forward passes on this rank; none before the last pipeline stage.
@@ -49,25 +49,27 @@ def culprits(
 
 
 def tell(found: Sequence[RankFinding]) -> str:
-    """Losses come before gradients: a rank with a bad loss has bad gradients too.
+    """Name the ranks as text; losses first, because a rank with a bad loss also has bad gradients.
 
     Args:
-        found: of every rank, in their order.
+        found: one per rank, in their order.
     """
     with_loss = [rank for rank, own in enumerate(found) if own.micro_batch != _NONE]
     bad = [rank for rank in with_loss if found[rank].micro_batch]
     if bad and len(bad) == len(with_loss) > 1:
-        return "on every rank alike: from the weights, or from what all ranks do"
+        return "on every rank alike: the cause is in the weights or in code that all ranks run"
     if bad:
         told = [f"rank {rank}, micro batch {found[rank].micro_batch}" for rank in bad]
         return f"first in the loss of {' and '.join(told)}"
     graded = [rank for rank, own in enumerate(found) if own.gradient]
     if graded and len(graded) == len(found) > 1:
-        return "every rank's losses are finite, its gradients are not: from what all ranks do"
+        return (
+            "on every rank losses are finite and gradients are not: the cause is in code that all ranks run"
+        )
     if graded:
         ranks = " and ".join(f"rank {rank}" for rank in graded)
         return f"every rank's losses are finite; first in the gradients of {ranks}"
-    return "every rank's own losses are finite; whose gradients are not cannot be told after their reduction"
+    return "every rank's losses are finite; after the reduction it is unknown which rank's gradients are not"
 
 
 def _micro_batch(losses: list[torch.Tensor]) -> int:
@@ -82,13 +84,14 @@ def _own_gradient(
 ) -> bool:
     """Whether this rank added something that is not finite to its data-parallel group's gradients.
 
-    The distributed optimizer reduces each rank's own shard in place and leaves the others as they were computed here.
-    So a bad foreign shard is this rank's work; and so is a bad sum in its own, if no other rank's part of it is bad.
+    The distributed optimizer reduces each rank's own shard in place and leaves the other shards as this rank computed
+    them. So a bad shard of another rank was caused here; a bad sum in the own shard was caused here if no other rank's
+    part of it is bad.
     """
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     if size > 1 and not distributed_optimizer:
-        return False  # reduced in whole: every rank holds the sum
+        return False  # every rank holds only the sum of all gradients
     shards = torch.zeros(size, device=home)
     for chunk in chunks:
         for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
@@ -101,10 +104,11 @@ def _own_gradient(
 
 
 def guilty(bad: Sequence[Sequence[bool]], rank: int) -> bool:
-    """Whether a rank of a data-parallel group is a source.
+    """Whether a rank of a data-parallel group caused a value that is not finite.
 
     Args:
-        bad: [rank][shard]; on the diagonal the shard's sum over all ranks, elsewhere the rank's own part of it.
+        bad: [rank][shard], whether values are not finite; on the diagonal of the shard's sum over all ranks, elsewhere
+            of the rank's own part of it.
     """
     others = [other for other in range(len(bad)) if other != rank]
     mine = any(bad[rank][shard] for shard in others)

@@ -1,4 +1,4 @@
-"""The other ranks as the operating system of this machine shows them: alive, stopped or dead, and of what."""
+"""Asks the operating system whether ranks on this machine are alive, stopped or dead, and the cause of death."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Who:
     """A rank's process.
 
     Args:
-        machine: equal for processes that can see one another, empty where that is unknown.
-        address: by which this machine reaches the first node.
+        machine: equal for processes that can see one another; empty where this is unknown.
+        address: this machine's address on the route to the first node.
     """
 
     rank: int
@@ -36,7 +36,7 @@ def me(rank: int, *, towards: str) -> Who:
     """This process.
 
     Args:
-        towards: host name or address of the first node; nothing is sent there.
+        towards: host name or address of the first node; used to find the route, nothing is sent.
     """
     return Who(rank=rank, pid=os.getpid(), machine=_machine(), address=_address(towards))
 
@@ -58,9 +58,9 @@ def _address(towards: str) -> str:
 
 
 class Neighbours:
-    """The ranks on this machine. Linux tells of a death at once; elsewhere their silence will.
+    """The ranks on this machine. Linux reports a death at once; on other systems missing heartbeats show it.
 
-    A parent may take away a dead child's exit status within 100 ms (torchrun does): `deaths` is called often.
+    The parent of a dead process may collect its exit status within 100 ms (torchrun does), so `deaths` is called often.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Neighbours:
         self._poll = select.poll()
 
     def meet(self, who: Who) -> str | None:
-        """Watch this process, if it is on this machine; what it died of, if it is dead already."""
+        """Watch this process if it is on this machine; returns the cause of death if it is already dead."""
         if not who.machine or who.machine != _machine() or not hasattr(os, "pidfd_open"):
             return None
         try:
@@ -82,7 +82,7 @@ class Neighbours:
         return None
 
     def deaths(self, wait_s: float) -> dict[int, str]:
-        """Ranks that have died since the last call -> of what; returns early when one dies."""
+        """Rank -> cause of its death since the last call; waits at most wait_s and returns early when a rank dies."""
         found = {}
         for descriptor, _ in self._poll.poll(wait_s * 1000):
             who = self._descriptors.pop(descriptor)
@@ -92,7 +92,7 @@ class Neighbours:
         return found
 
     def kill(self, rank: int) -> None:
-        """End a rank of this machine that no longer answers: it would keep its accelerator."""
+        """Kill a rank of this machine that no longer answers, because it would keep its accelerator."""
         for descriptor, who in self._descriptors.items():
             if who.rank == rank:
                 with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ def _cause(pid: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from the state on; the command before it may hold blanks."""
+    """The fields of /proc/PID/stat from the state on; the command before it may contain spaces."""
     try:
         return (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What one rank knows of all: from their heartbeats, and from the operating system about those on its machine."""
+"""Combines what one rank knows of all ranks: their heartbeats, and the processes on its own machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from submission.watchdog.processes import Who
 
 
 class Lookout:
-    """One for each rank; a training of a single rank has nobody to hear.
+    """One rank's view of all ranks; in a training of a single rank it exchanges no heartbeats.
 
     Args:
-        speak: the state now of this rank, whose process is given.
+        speak: returns this rank's state for its process.
     """
 
     def __init__(self, ranks: Ranks, world: World, patience: Patience, speak: Callable[[Who], Beat]):
@@ -30,7 +30,7 @@ class Lookout:
         store, host = connect(ranks) if world.ranks > 1 else (None, "localhost")
         self.me = processes.me(ranks.rank, towards=host)
         if store is not None:
-            # rank 0 decides and rank 1 stands in for it; the others need to hear of these two alone
+            # rank 0 decides, and rank 1 if rank 0 is lost; all others only need the heartbeats of these two
             listen_to = range(world.ranks if ranks.rank < 2 else 2)
             self._beats = Heartbeats(store, rank=ranks.rank, listen_to=listen_to, speak=self._beat)
 
@@ -38,7 +38,7 @@ class Lookout:
         return replace(self._speak(self.me), saw=dict(self._saw))
 
     def watch(self, wait_s: float) -> None:
-        """Look at the processes of this machine for so long, or until one of them dies."""
+        """Watch the processes of this machine for wait_s, or until one of them dies."""
         self._saw.update(self._neighbours.deaths(wait_s))
         for rank, heard in self._heard().items():
             if rank not in self._met:
@@ -50,13 +50,14 @@ class Lookout:
         return {} if self._beats is None else dict(self._beats.heard)
 
     def seen(self) -> list[Seen]:
-        """Every rank that has been heard, and this one."""
+        """The state of this rank and of every rank with a heartbeat."""
         now, heard = time.monotonic(), self._heard()
         order = self._beats.order if self._beats is not None else 0
         own = self._speak(self.me)
         own = replace(own, note=replace(own.note, order=order)) if own.note else own
         heard[self._rank] = Heard(own, now)
-        started = any(one.beat.started for one in heard.values())  # ranks go in step, and beats are late
+        # one is enough: ranks step together, and heartbeats are late
+        started = any(one.beat.started for one in heard.values())
         known = {
             rank: Seen(beat=replace(one.beat, started=started), silent_s=now - one.changed_at)
             for rank, one in heard.items()
@@ -72,7 +73,7 @@ class Lookout:
         return silent or one.gone_without_a_word
 
     def verdict(self) -> Ending | None:
-        """What ends the run now, as far as this rank is the one to say so."""
+        """Why the run must end now, if it is this rank's task to decide that; else None."""
         seen = self.seen()
         if self._unanswered_s > self.patience.life_s(self._speak(self.me)):
             return Ending(reason=Reason.LOST_RANK, message="the launcher's store no longer answers")
@@ -88,10 +89,11 @@ class Lookout:
         return 0.0 if self._beats is None else time.monotonic() - self._beats.answered_at
 
     def cause(self, *, by_peer: bool, wait_s: float) -> Ending | None:
-        """Why a run ends that is ending.
+        """The cause of a run's end that another rank may know; None if none does.
 
         Args:
-            by_peer: this rank's error only says that another one is gone, whose own word is waited for.
+            by_peer: this rank's error only says that another rank is gone.
+            wait_s: how long to wait for that rank's own reason.
         """
         until = time.monotonic() + wait_s
         while True:
@@ -103,30 +105,30 @@ class Lookout:
             time.sleep(0.1)
 
     def writes(self) -> bool:
-        """Whether the ending is this rank's to write: rank 0's, or rank 1's where rank 0 on its machine is lost."""
+        """Whether this rank writes the ending: rank 0 does, or rank 1 if rank 0 on the same machine is lost."""
         if self._rank:
             first = [one for one in self.seen() if one.rank == 0 and one.beat.who.machine == self.me.machine]
             return self._rank == 1 and self.me.machine != "" and any(map(self.lost, first))
         return True
 
     def kill_silent(self) -> None:
-        """A process that no longer answers would keep its accelerator; those of this machine are within reach."""
+        """Kill the ranks of this machine that no longer answer, because they would keep their accelerators."""
         for one in self.seen():
             if one.silent and one.died is None:
                 self._neighbours.kill(one.rank)
 
     def refresh(self, wait_s: float) -> None:
-        """Tell and hear now; without an answer of the store within this time nothing is new."""
+        """Write and read heartbeats now; if the store does not answer within wait_s, the view is not updated."""
         if self._beats is not None:
             self._beats.refresh(wait_s)
 
     @property
     def decided(self) -> Ending | None:
-        """What another rank has decided, or this one."""
+        """The ending that this or another rank has decided; None while there is none."""
         return self._beats.verdict if self._beats is not None else None
 
     def decide(self, found: Ending, *, gather_s: float) -> None:
-        """End all ranks; waits for those that answer to have left their stacks."""
+        """End all ranks; waits at most gather_s until the ranks that answer have written their stacks."""
         if self._beats is None:
             return
         self._beats.propose(found)

@@ -1,4 +1,4 @@
-"""Where a rank's training thread stands: evidence of a hang, taken from outside that thread."""
+"""Reads which line a rank's training thread executes, from another thread, to explain a hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-# Calls that return when other ranks, or the accelerator, have come so far. Megatron waits on handles of its own.
+# Calls that wait for other ranks or for the accelerator. Megatron waits on its own handles.
 _WAITS = re.compile(r"\.(wait|synchronize|barrier|item|tolist|cpu)\(|\bfloat\(")
 _PATH = re.compile(r"[^/]+/[^/]+$")
 
@@ -21,7 +21,7 @@ class Place:
     """The innermost Python line of a thread.
 
     Args:
-        waits: for other ranks or for the accelerator, as far as that line shows.
+        waits: whether it waits for other ranks or for the accelerator, as far as that line shows.
     """
 
     line: str  # package/file.py:12 function
@@ -29,20 +29,21 @@ class Place:
 
 
 def place(thread: int) -> Place:
-    """Where the thread with this identifier stands now.
+    """The line that the thread with this identifier executes now.
 
-    Backward runs in threads of autograd on an accelerator; the training thread is then inside one call, and they tell.
+    On an accelerator, backward runs in autograd's threads while the training thread waits in one call. The line is then
+    taken from one of those threads.
     """
     frames = sys._current_frames()
     frame = frames.get(thread)
     if frame is not None and frame.f_code.co_name == "_engine_run_backward":
         known = {one.ident for one in threading.enumerate()}
         frame = next((other for ident, other in frames.items() if ident not in known), frame)
-    return Place(line="nowhere: it has ended", waits=False) if frame is None else _of(frame)
+    return Place(line="no line: the thread has ended", waits=False) if frame is None else _of(frame)
 
 
 def _of(frame: FrameType) -> Place:
-    path, number = frame.f_code.co_filename, frame.f_lineno or 0  # None between two lines
+    path, number = frame.f_code.co_filename, frame.f_lineno or 0  # f_lineno is None between two lines
     short = _PATH.search(path)
     line = f"{short[0] if short else path}:{number} {frame.f_code.co_name}"
     text = linecache.getline(path, number)
@@ -50,12 +51,16 @@ def _of(frame: FrameType) -> Place:
 
 
 def write(path: Path, *, training: int, why: str) -> None:
-    """The stack of every Python thread of this process, the training thread first. Never raises: it is a last word."""
+    """Write the stack of every Python thread, the training thread first. Never raises: the process is about to end."""
     frames = sys._current_frames()
     names = {one.ident: one.name for one in threading.enumerate()}
     parts = [why]
     for ident in sorted(frames, key=lambda ident: ident != training):
-        name = "training" if ident == training else names.get(ident, "not Python's: autograd or a library")
+        name = (
+            "training"
+            if ident == training
+            else names.get(ident, "not started by Python (autograd or a library)")
+        )
         parts.append(f"\nthread {name}:\n{''.join(traceback.format_stack(frames[ident]))}")
     try:
         path.write_text("\n".join(parts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Ranks that compute slower than their like."""
+"""Finds ranks that are slower than other ranks with the same work."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.contract.metrics_rows import StragglerRow
 
 
 class Stragglers:
-    """Compares the ranks' own forward passes at evaluations; every rank comes to the same answer.
+    """Compares the times of ranks' own forward passes at evaluations; every rank gets the same result.
 
     Args:
-        ratio: to the median of like ranks, from which on a rank is slow; 0: never.
+        ratio: a rank is slow from this multiple of the median of ranks with the same work on; 0: never.
     """
 
     def __init__(self, ratio: float):
@@ -24,10 +24,10 @@ class Stragglers:
         self._slow_before: set[int] = set()
 
     def look(self, pass_s: float, home: torch.device) -> list[StragglerRow]:
-        """Ranks that were slow since the last look and before it. A collective of two numbers.
+        """Ranks that were slow both since the previous call and before it. A collective of two numbers.
 
         Args:
-            pass_s: mean seconds of this rank's forward passes since the last look.
+            pass_s: mean seconds of this rank's forward passes since the previous call.
         """
         if not self._ratio or dist.get_world_size() == 1:
             return []

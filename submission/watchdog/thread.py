@@ -1,8 +1,8 @@
-"""Ends a training that cannot end itself: hung, or waiting for a rank that is gone. docs/watchdog.md tells the whole.
+"""Ends a training that cannot end itself, because it hangs or waits for a rank that is gone (docs/watchdog.md).
 
-A thread on each rank, because training threads stand in collectives, inside C++, where no Python runs. Rank 0's closes
-the log; rank 1 stands in for a rank 0 that no longer answers. A timer of the C library ends a process whose interpreter
-is held for ever.
+Each rank has a watchdog thread, because the training thread may wait inside a collective, in C++, where no Python runs.
+Rank 0's watchdog closes the log, or rank 1's where rank 0 no longer answers. A timer of faulthandler ends a process
+whose interpreter lock is held forever.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from submission.watchdog.ranks_view import Lookout
 
 _POLL_S = 0.1
 _REARM_S = 2.0
-_LEAVE_S = 60.0  # closing the log, the process groups and the interpreter
-_CLOSE_S = 15.0  # closing the log alone; a training thread that hangs in a write holds it
-_GATHER_S = 3.0  # for the others' stacks
-_OWN_WORDS_S = 2.0  # a lost peer is often an error in the training thread too: it closes the log itself
-_CAUSE_S = 6.0  # for the cause of an error that only says that a peer is gone
-_QUOTED = 160  # characters of an error that says no more than the cause
+_LEAVE_S = 60.0  # time to close the log, the process groups and the interpreter
+_CLOSE_S = 15.0  # time to close the log; a training thread that hangs in a write still holds its lock
+_GATHER_S = 3.0  # time for the other ranks to write their stacks
+_OWN_WORDS_S = 2.0  # time for the training thread to close the log: a lost rank often raises an error there
+_CAUSE_S = 6.0  # time to wait for the cause of an error that only says that another rank is gone
+_QUOTED = 160  # characters quoted of an error that only says that another rank is gone
 _BY_PEER = re.compile(r"gloo|nccl|rccl|connection|socket|DistBackendError|DistNetworkError|timed out", re.I)
 
 
@@ -46,10 +46,10 @@ class Watchdog:
 
     Args:
         settings: section watchdog of the configuration.
-        ranks: who this process is.
-        ranks_per_node: to tell nodes apart.
-        directory: of the attempt, for the stacks.
-        on_exit: called before this process is ended from here.
+        ranks: rank and number of processes.
+        ranks_per_node: number of ranks per node, to name nodes in messages.
+        directory: the attempt's directory; stacks are written there.
+        on_exit: called before the watchdog ends this process.
     """
 
     def __init__(
@@ -67,9 +67,7 @@ class Watchdog:
         self._progress_at = self._armed_at = time.monotonic()
         self._note: Note | None = None
         self._ready = self._leaving = False
-        self._deciding = (
-            threading.Lock()
-        )  # taken once, by whoever ends the run: this thread or the training's
+        self._deciding = threading.Lock()  # taken once, by the thread that ends the run
         self._close: Callable[[Ending], None] = lambda ending: None
         self._take_over: Callable[[], None] = lambda: None
         patience = Patience(init_s=settings.init_s, hang_s=settings.hang_s, silence_s=settings.silence_s)
@@ -78,28 +76,28 @@ class Watchdog:
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def begin(self, close: Callable[[Ending], None], take_over: Callable[[], None]) -> None:
-        """From now on a run can be closed.
+        """Allow the watchdog to close the run from now on.
 
         Args:
             close: writes the ending; the training thread writes nothing afterwards.
-            take_over: lets this rank write in the place of rank 0.
+            take_over: lets this rank write instead of rank 0.
         """
         self._close, self._take_over = close, take_over
 
     def progress(self, step: int) -> None:
-        """The training thread has come to the end of something."""
+        """The training thread reports progress; `step`: number of optimizer steps done."""
         self._started, self._step, self._progress_at = True, step, time.monotonic()
 
     def forward(self) -> None:
-        """The training thread begins a forward pass."""
+        """The training thread reports that it begins a forward pass."""
         self._passes, self._progress_at = self._passes + 1, time.monotonic()
 
     def explain(self, ending: Ending) -> Ending:
-        """The ending of a rank in trouble, with the rank that is the cause. Called by the training thread, once."""
+        """The ending with its cause, which may be another rank. The training thread calls it once, after an error."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if not self._deciding.acquire(blocking=False):
-            threading.Event().wait()  # the watchdog is closing the log; this process ends with that
+            threading.Event().wait()  # the watchdog is closing the log and then ends this process
         self._last_timer()
         message = ending.message or ""
         by_peer = ending.reason is Reason.EXCEPTION and bool(_BY_PEER.search(message))
@@ -112,13 +110,13 @@ class Watchdog:
             return ending
         if self._rank:
             self._take_over()
-        if found.reason is not Reason.INTERRUPTED:  # its peers are told by the launcher
+        if found.reason is not Reason.INTERRUPTED:  # the launcher interrupts all ranks itself
             self._lookout.decide(found, gather_s=0.0)
         here = f"; rank {self._rank}: {message[:_QUOTED]}" if by_peer else ""
         return replace(found, message=f"{found.message}{here}")
 
     def leave(self) -> None:
-        """The log is closed: what is left must not take long. Called by the training thread."""
+        """Limit the time left to _LEAVE_S. The training thread calls it after closing the log."""
         self._note = self._note or Note()
         self._last_timer()
         self._lookout.log_is_closed()
@@ -145,7 +143,7 @@ class Watchdog:
         while True:
             try:
                 self._look()
-            except Exception:  # without this thread nobody would end the run
+            except Exception:  # the loop must go on: without it a hung run would never end
                 traceback.print_exc()
                 time.sleep(_REARM_S)
 
@@ -158,7 +156,7 @@ class Watchdog:
             self._judge()
 
     def _rearm(self) -> None:
-        """The timer runs out, and ends this process, when this thread no longer comes here."""
+        """Restart the timer that ends this process when this thread no longer runs."""
         patience_s = self._lookout.patience.life_s(self._speak(self._lookout.me))
         now = time.monotonic()
         if patience_s < math.inf and now - self._armed_at > _REARM_S and not self._leaving:
@@ -166,7 +164,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(patience_s + 2 * _REARM_S, exit=True)
 
     def _judge(self) -> None:
-        """Look twice: a rank that leaves in order says so first, and a training thread may close the log itself."""
+        """Check twice before ending: a rank may just be leaving in order, and its training thread may close the log."""
         self._lookout.refresh(2.0)
         found = self._lookout.verdict()
         if found is not None and found.reason is not Reason.HUNG:
@@ -176,7 +174,7 @@ class Watchdog:
             self._end(found)
 
     def _end(self, found: Ending) -> None:
-        """End this rank, and with rank 0 the run. Does not return, unless the training thread is doing it."""
+        """End this rank; on rank 0 also the run. Returns only if the training thread is already ending it."""
         if not self._deciding.acquire(blocking=False):
             return
         self._last_timer()
@@ -193,7 +191,7 @@ class Watchdog:
         else:
             self._lookout.wait_for_the_log(2 * _GATHER_S)
         self._on_exit()
-        os._exit(1)  # the training thread stands in C++ and cannot be asked
+        os._exit(1)  # the training thread may be inside C++ and cannot be interrupted
 
     def _write_stacks(self, message: str | None) -> None:
         print(f"watchdog of rank {self._rank}: {message}", file=sys.stderr, flush=True)

@@ -72,9 +72,7 @@ def test_a_user_with_sudo_drops_everything_through_it(data_directory, machine, m
 
 def test_a_closed_run_without_privilege_does_not_begin(data_directory, machine, monkeypatch):
     without_privilege(monkeypatch, machine)
-    with pytest.raises(
-        caches.NotCleared, match=r"found the data files dropped; .* run as root; or allow `sudo"
-    ):
+    with pytest.raises(caches.NotCleared, match=r"the data files dropped, .* run as root; or allow `sudo"):
         caches.clear(benchmark(data_directory, "closed"))
     assert caches.clear(benchmark(data_directory, "open")) is True, "the open division goes on"
 

@@ -31,7 +31,7 @@ def test_every_kernel_of_this_machine_attends_to_the_same_tokens():
 
 
 def test_a_kernel_that_is_not_here_stops_the_run_before_the_clock(executor):
-    with pytest.raises(RuntimeError, match=r"model\.attention: found cudnn, which cannot attend here"):
+    with pytest.raises(RuntimeError, match=r"model\.attention: cudnn does not work here"):
         executor(model={"attention": "cudnn"})
 
 

@@ -189,7 +189,7 @@ def test_a_weight_that_is_no_number_after_the_warm_up_ends_the_run(executor):
     from submission import warmup
 
     trainer = executor().trainer
-    with pytest.raises(ValueError, match="a weight is no number"), warmup.leaves_no_trace(trainer):
+    with pytest.raises(ValueError, match="a weight is NaN or infinite"), warmup.leaves_no_trace(trainer):
         next(trainer.model.parameters()).data[0] = float("nan")
 
 

@@ -126,7 +126,7 @@ def test_square_blocks_are_for_weights_alone():
 
 def test_a_recipe_that_draws_refuses_to_run_without_a_seed():
     recipe = GemmRecipe(Format.MXFP4, stochastic=Stochastic.ALL)
-    with pytest.raises(ValueError, match="fprop: the recipe draws random numbers; found no seed"):
+    with pytest.raises(ValueError, match="fprop: the recipe draws random numbers but no seed was given"):
         multiply(torch.zeros(32, 32), torch.zeros(32, 32), Gemm.FPROP, recipe)
 
 

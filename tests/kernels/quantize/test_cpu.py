@@ -165,11 +165,11 @@ def test_what_the_reference_refuses_is_refused_with_its_words():
     x = torch.zeros(4, 64)
     for bad, quantizer, random, words in (
         (torch.zeros(2, 40), Quantizer(), {}, "last dimension 40"),
-        (x, Quantizer(hadamard=128), {}, "no multiple of 128"),
+        (x, Quantizer(hadamard=128), {}, "not a multiple of 128"),
         (x, Quantizer(rows=32), {}, "32x32"),
-        (x, Quantizer(rounding=Rounding.STOCHASTIC), {}, "draw: found None"),
-        (x, Quantizer(), {"draw": Draw(1, 2)}, "draw: found Draw"),
-        (x, Quantizer(hadamard=16, signs=Signs.FIXED), {}, "signs: found none"),
+        (x, Quantizer(rounding=Rounding.STOCHASTIC), {}, "draw is None"),
+        (x, Quantizer(), {"draw": Draw(1, 2)}, "draw is Draw"),
+        (x, Quantizer(hadamard=16, signs=Signs.FIXED), {}, "signs missing"),
     ):
         with pytest.raises(ValueError, match=words):
             cpu.quantize_dequantize(bad, quantizer, **random)

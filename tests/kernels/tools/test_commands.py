@@ -73,8 +73,8 @@ def test_a_proof_that_fails_says_what_is_missing():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "sm_100, gemm e2m1: found no matrix instruction; wanted a block-scaled one",
-        "sm_100, gemm e2m1: scales go through registers; wanted tcgen05.cp",
+        "sm_100, gemm e2m1: no block-scaled matrix instruction; it has none",
+        "sm_100, gemm e2m1: scales go through registers; expected tcgen05.cp",
         "sm_100, gemm e2m1: 8 bytes of registers spilled",
     ]
 
@@ -140,7 +140,7 @@ def test_the_gpu_bench_runs_through_in_the_interpreter(capsys):
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU is here")
 def test_bench_without_a_gpu_says_so(capfd):
     assert cli.main(["kernels", "bench"]) == 3
-    assert "no GPU is visible to torch; --cpu measures the CPU path" in capfd.readouterr().err
+    assert "torch sees no GPU; use --cpu" in capfd.readouterr().err
 
 
 def test_tilings_are_kept_with_their_provenance_and_forgotten_with_another_triton(tmp_path, monkeypatch):

@@ -234,11 +234,11 @@ def test_the_training_refuses_a_checkpoint_of_another_seed_or_model(executor, ag
     directory = made.save(tmp_path).directory
     again()
     made = executor(seed=6)
-    with pytest.raises(CheckpointError, match="found seed 5; allowed: this run's, 6"):
+    with pytest.raises(CheckpointError, match="seed in its manifest is 5, in this run 6"):
         made.resume(directory)
     again()
     made = executor(optimizer={"beta1": 0.8})
-    with pytest.raises(CheckpointError, match="found fixed"):
+    with pytest.raises(CheckpointError, match="fixed in its manifest"):
         made.resume(directory)
-    with pytest.raises(CheckpointError, match="found no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         made.resume(tmp_path)

@@ -192,10 +192,10 @@ def test_a_build_is_not_continued_with_something_else(tokens, small, tmp_path):
     encoding = prepare(tokens, end_of_document=END)
     facts = made_of([small], encoding)
     Output(tmp_path / "out", facts, force=False).finish()  # the same build again: nothing to do
-    with pytest.raises(OutputError, match="key = text; this one has body"):
+    with pytest.raises(OutputError, match="key = text, this one has body"):
         Output(tmp_path / "out", made_of([small], replace(encoding, key="body")), force=False)
     (tmp_path / "out.build.json").unlink()
-    with pytest.raises(OutputError, match=r"out\.bin: is there already, and no build wrote it; --force"):
+    with pytest.raises(OutputError, match=r"out\.bin exists, and no build wrote it; replace it with --force"):
         Output(tmp_path / "out", facts, force=False)
     again = Output(tmp_path / "out", facts, force=True)
     assert again.progress.documents == 0
@@ -211,7 +211,7 @@ def test_a_part_that_lost_bytes_is_refused(tokens, large, tmp_path):
     os.truncate(tmp_path / "out.bin.part", 10)
     process = builder(large, tokens, tmp_path / "out", "--workers", "1")
     _, error = process.communicate()
-    assert process.returncode == 2 and "out.bin.part: found 10 bytes; expected at least" in error
+    assert process.returncode == 2 and "out.bin.part: 10 bytes, expected at least" in error
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,11 @@ def test_damaged_input_is_named_and_what_came_before_is_kept(tokens, tmp_path):
     path.write_bytes(whole[:20_000] + bytes(100) + whole[20_100:])
     with pytest.raises(InputError, match=r"cut\.json\.gz: damaged gzip data"):
         built([path], tokens, tmp_path / "other", block_bytes=1000)
-    with pytest.raises(InputError, match="found no documents in 1 files"):
+    with pytest.raises(InputError, match="no documents in 1 files"):
         built([zipped(tmp_path / "empty.json.gz", b"")], tokens, tmp_path / "nothing")
     for text in ("", "{}"):
         (tmp_path / "no.json").write_text(text)
-        with pytest.raises(InputError, match=r"no\.json: found no tokenizer"):
+        with pytest.raises(InputError, match=r"no\.json: not a tokenizer"):
             prepare(tmp_path / "no.json")
-    with pytest.raises(InputError, match="no token '<end>', which --append-eod names"):
+    with pytest.raises(InputError, match="no token '<end>'; name one of its tokens with --append-eod"):
         prepare(tokens, end_of_document="<end>")

@@ -65,7 +65,7 @@ def test_a_quantizer_makes_the_orientations_it_was_asked_for(contract):
         "both": {"rowwise": True, "columnwise": True},
         "updated": {"rowwise": False, "columnwise": True},
     }
-    assert "each has blocks of its own" in contract["derived"]
+    assert "each has its own blocks" in contract["derived"]
 
 
 def test_only_a_quantiser_that_repeats_itself_calls_requantising_safe(contract):
@@ -85,9 +85,9 @@ def test_every_role_of_every_version_gets_its_quantizer(contract):
 
 def test_a_recipe_that_the_boundary_cannot_carry_is_refused_in_one_line(contract):
     assert contract["refused"] == [
-        "ValueError: recipe fp8, fprop: found fp8; allowed: mxfp4, mxfp8 (Transformer Engine has recipes of its own "
+        "ValueError: recipe fp8, fprop: found fp8; allowed: mxfp4, mxfp8 (use Transformer Engine's own recipes "
         "for the others)",
-        "ValueError: recipe steps, fprop: found signs step; allowed: none, fixed (a quantizer is not told of "
-        "optimizer steps)",
-        "ValueError: recipe fixed: it draws random numbers and found no seed for them",
+        "ValueError: recipe steps, fprop: found signs step; allowed: none, fixed (Transformer "
+        "Engine does not tell a quantizer the optimizer step)",
+        "ValueError: recipe fixed: it draws random numbers but no randomness was given; pass one",
     ]

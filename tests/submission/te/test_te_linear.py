@@ -60,7 +60,7 @@ def test_what_this_gpu_or_this_scaling_cannot_do_is_refused_before_anything_is_b
     no_mxfp8 = "BackendError: Transformer Engine has no mxfp8 FP8 on this GPU"
     assert refused["mxfp8 by mxfp8"].startswith(no_mxfp8)
     assert "found mxfp4, scale rule even, hadamard 16" in refused["mxfp4 by tensorwise"]
-    assert "delayed scaling does fp8 without a transform" in refused["mxfp8 by delayed"]
+    assert "delayed scaling choose fp8 without a transform" in refused["mxfp8 by delayed"]
 
 
 def test_megatron_trains_with_our_factory_as_with_our_linears_bit_for_bit(found):
@@ -80,5 +80,5 @@ def test_an_arm_on_transformer_engine_stops_where_there_is_none_and_says_what_to
 
     gemm = GemmRecipe(Format.FP8)
     monkeypatch.setitem(sys.modules, "transformer_engine", None)
-    with pytest.raises(BackendError, match=r"cannot be imported .* or take an arm without it"):
+    with pytest.raises(BackendError, match=r"cannot be imported .* or choose an arm without it"):
         TeLinears(LinearRecipe("fp8", gemm, gemm, gemm), "delayed")

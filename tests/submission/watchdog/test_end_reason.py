@@ -52,7 +52,7 @@ def test_ranks_that_make_progress_are_left_alone():
 def test_of_ranks_that_stand_still_the_one_in_no_collective_is_named():
     found = judged(all_idle(11.0, rank_2={"waits": False, "line": "data.py:7 read"}))
     assert (found.reason, found.ranks) == ("hung", (2,))
-    wanted = "no progress for 11 s in step 7: rank 2 (process 102) stands at data.py:7 read; the other 3 wait"
+    wanted = "no progress for 11 s in step 7: rank 2 (process 102) is at data.py:7 read; the other 3 wait"
     assert found.message == wanted
 
 
@@ -80,7 +80,7 @@ def test_a_rank_that_falls_silent_is_named_with_its_node_and_what_the_system_say
     patience = replace(PATIENCE, hang_s=0)
     found = judged(seen, TWO_NODES, patience)
     assert (found.reason, found.ranks) == ("lost_rank", (3,))
-    assert found.message.startswith("rank 3 (node 1, 10.0.0.3, process 103) has not been heard of for 21 s")
+    assert found.message.startswith("rank 3 (node 1, 10.0.0.3, process 103) has sent no heartbeat for 21 s")
     assert "network" in found.message
     stopped = judged(heard(rank_3={"silent_s": 21.0, "stopped": True}), patience=patience)
     assert stopped.message.endswith("stopped (SIGSTOP, a debugger)")
@@ -93,7 +93,7 @@ def test_a_silent_rank_is_the_cause_of_a_hang():
 
 def test_a_rank_that_was_never_heard_is_the_cause_of_a_hang():
     found = judged(all_idle(11.0)[:3])
-    assert found.ranks == (3,) and found.message == "rank 3: never heard of since the start"
+    assert found.ranks == (3,) and found.message == "rank 3: no heartbeat since the start"
 
 
 def test_a_dead_rank_is_named_with_its_signal_and_the_step_of_the_others():
@@ -159,8 +159,8 @@ CLEAN = RankFinding(micro_batch=0, gradient=False)
         ([CLEAN, replace(CLEAN, micro_batch=2, gradient=True)], "first in the loss of rank 1, micro batch 2"),
         ([replace(CLEAN, micro_batch=1)] * 2, "on every rank alike"),
         ([replace(CLEAN, gradient=True), CLEAN], "first in the gradients of rank 0"),
-        ([replace(CLEAN, gradient=True)] * 2, "its gradients are not: from what all ranks do"),
-        ([CLEAN] * 2, "cannot be told after their reduction"),
+        ([replace(CLEAN, gradient=True)] * 2, "gradients are not: the cause is in code that all ranks run"),
+        ([CLEAN] * 2, "it is unknown which rank's gradients are not"),
         (
             [RankFinding(micro_batch=-1, gradient=False), replace(CLEAN, micro_batch=3)],
             "rank 1, micro batch 3",

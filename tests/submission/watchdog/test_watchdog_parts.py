@@ -94,7 +94,7 @@ def test_a_thread_that_waits_for_a_handle_is_told_from_one_that_works(tmp_path):
     assert "threading.py" in places[0].line and not places[1].waits
     assert "works" in places[1].line
     assert path.read_text().startswith("a test\n\nthread training:")
-    assert stacks.place(-1).line == "nowhere: it has ended"
+    assert stacks.place(-1).line == "no line: the thread has ended"
 
 
 def test_an_executor_that_is_closed_leaves_no_process_group(executor):
