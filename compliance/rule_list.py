@@ -46,7 +46,7 @@ RULES: tuple[Rule[Any], ...] = tuple(
     value
     for module in _MODULES
     for value in vars(module).values()
-    if isinstance(value, Rule) and value.name.startswith(f"{module.__name__}.")  # not imported
+    if isinstance(value, Rule) and value.name.startswith(f"{module.__name__}.")  # defined here, not imported
 )
 
 

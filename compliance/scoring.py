@@ -42,7 +42,7 @@ def median_window(run_results_s: Sequence[float]) -> range:
         run_results_s: in the order of the runs' start; a run that did not converge or never ended is infinity.
 
     Raises:
-        ScoreError: fewer than ten runs, or a median window that is no valid result.
+        ScoreError: fewer than ten runs, or a median window that is not a valid result.
     """
     runs = BENCHMARK.runs
     if len(run_results_s) < runs:
