@@ -1,1 +1,1 @@
-"""Reads MLLOG logs, checks them against the rules and scores them. Imports nothing else of this project."""
+"""Reads MLLOG logs, checks them against the rules and scores them. It imports no other package of this project."""

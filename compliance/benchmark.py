@@ -1,7 +1,7 @@
-"""The benchmark that is judged here, and its scaled proxy: name, quality target, runs and evaluation, each once.
+"""Name, quality target, number of runs and evaluation of the benchmark and of its scaled proxy.
 
-`rulesets/*.yaml` hold the same numbers with the source of each. tests/test_benchmark.py holds these and those equal,
-and equal to the harness' own in harness/contract/benchmark.py, which compliance may not import.
+`rulesets/*.yaml` hold the same numbers with the source of each. tests/test_benchmark.py tests that both are equal,
+and equal to those in harness/contract/benchmark.py, which compliance may not import.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """What the rules fix for everybody who runs a benchmark.
+    """The values that the rules fix for every run of a benchmark.
 
     Args:
         name: submission_benchmark of the log, and the name of the directory of results.
         target_log_perplexity: nats per token.
         lower_is_better: the direction in which the target is reached.
-        runs: of a valid score; 0: any number.
-        evaluation_interval_samples: training sequences from one evaluation to the next, before they are rounded up to
-            whole steps.
+        runs: number of runs of a valid score; 0: any number.
+        evaluation_interval_samples: training sequences from one evaluation to the next, before rounding up to whole
+            steps.
         evaluation_sequences: validation sequences of one evaluation.
-        is_scaled: the proxy at toy scale, whose logs are no result.
+        is_scaled: True for the proxy at toy scale, whose logs are not results.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Benchmark:
     is_scaled: bool = False
 
     def reached(self, log_perplexity: float, target: float) -> bool:
-        """Whether an evaluation is at the target or beyond it; the target may be another than the benchmark's."""
+        """Whether an evaluation reaches the target. The caller may pass another target than the benchmark's."""
         return log_perplexity <= target if self.lower_is_better else log_perplexity >= target
 
 

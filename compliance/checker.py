@@ -1,4 +1,4 @@
-"""A log, or the logs of one directory, against a ruleset."""
+"""Applies the rules of a ruleset to one log or to all logs of a directory."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ __all__ = [
 ]
 
 Quiet = Collection[Rule[Any]]
-_MOST = 50  # violations of one rule in one file that are told one by one
+_MOST = 50  # violations of one rule in one file that are listed one by one
 
 
-# `quiet` below: rules that are left out because their caller says so, never because a log does.
+# `quiet` below: the rules to skip. Only the caller can name them; the content of a log cannot.
 
 
 def check_log(parsed: Parsed, ruleset: Ruleset, *, quiet: Quiet = ()) -> list[Violation]:
-    """What one log breaks, in the order of its lines; absences last."""
+    """Returns the violations of one log in the order of its lines. Violations without a line come last."""
     return _check_case(case_of(parsed, ruleset), quiet)
 
 
 def check_logs(logs: Sequence[Parsed], ruleset: Ruleset, *, quiet: Quiet = ()) -> list[Violation]:
-    """check_log of each, then what only shows between the runs of one submission."""
+    """Runs check_log on each log, then the rules that compare the runs of one submission."""
     return check_cases(cases_of(logs, ruleset), quiet=quiet)
 
 
 def benchmark_of(logs: Sequence[Parsed]) -> str | None:
-    """What the first log says it is."""
+    """Returns the benchmark name that the first log states."""
     events = logs[0].events if logs else ()
     return next((text(event.value) for event in events if event.key == "submission_benchmark"), None)
 
 
 def cases_of(logs: Sequence[Parsed], ruleset: Ruleset) -> list[Case]:
-    """The logs of one submission; of a whole one a single run may fail."""
+    """Builds the cases of one submission. One run of a complete submission may fail to converge."""
     cases = [case_of(parsed, ruleset) for parsed in logs]
     failed = [case for case in cases if not case.converged]
     is_whole = ruleset.runs and len(cases) >= ruleset.runs
@@ -83,7 +83,7 @@ def cases_of(logs: Sequence[Parsed], ruleset: Ruleset) -> list[Case]:
 
 
 def without_records(case: Case) -> Case:
-    """What is left of a log that others are held against: its curve and the first record of each key."""
+    """Drops the records of a log to save memory. Its curve and the first record of each key stay for comparisons."""
     parsed = replace(case.parsed, events=(), malformed=())
     return replace(case, parsed=parsed, by_key=MappingProxyType({}))
 
@@ -94,32 +94,32 @@ def check_cases(cases: Sequence[Case], *, quiet: Quiet = ()) -> list[Violation]:
 
 
 def check_submission(submission: Submission, *, quiet: Quiet = ()) -> list[Violation]:
-    """check_cases, then what directory, file names and system description say."""
+    """Runs check_cases, then the rules on the directory, its file names and the system description."""
     return [*check_cases(submission.cases, quiet=quiet), *_broken(submission, quiet)]
 
 
 def check_package(packaged: PackagedSubmission, *, quiet: Quiet = ()) -> list[Violation]:
-    """What the files around a submission say about it, and nothing that check_submission says."""
+    """Applies the rules on the other files of a package. It does not repeat the rules of check_submission."""
     return _broken(packaged, quiet)
 
 
 def check_proof(run: ProvenRun) -> list[Violation]:
-    """What the proof of a run says about its log."""
+    """Compares the log of a run with its proof.json."""
     return _broken(run)
 
 
 def check_two_systems(systems: TwoSystems) -> list[Violation]:
-    """What the second system's logs share with the first's and may not."""
+    """Finds data that the logs of two systems share although no two runs may share it."""
     return _broken(systems)
 
 
 def check_organisations(organisations: Organisations) -> list[Violation]:
-    """What an organisation's logs share with those of others and may not."""
+    """Finds data that the logs of two organisations share although no two runs may share it."""
     return _broken(organisations)
 
 
 def check_tree(tree: Tree, *, quiet: Quiet = ()) -> list[Violation]:
-    """What an organisation's tree breaks, its logs left aside."""
+    """Applies the rules on an organisation's directory tree. It does not judge the logs."""
     return _broken(tree, quiet)
 
 
@@ -138,11 +138,11 @@ def _check_case(case: Case, quiet: Quiet) -> list[Violation]:
     return list(_bounded(case, ordered))
 
 
-_SEQUENCE = ("C5", "C6", "C7", "C16", "quality_target")  # what needs every record of the run
+_SEQUENCE = ("C5", "C6", "C7", "C16", "quality_target")  # rules that need every record of the run
 
 
 def _follows(case: Case, violation: Violation) -> bool:
-    """Whether it may only stand because a line cannot be read, which C17 tells: that is no verdict on the rest."""
+    """Whether an unreadable line may be the only cause of this violation. C17 reports such a line already."""
     if violation.rule == "C17":
         return False
     if not case.parsed.events:
@@ -153,7 +153,7 @@ def _follows(case: Case, violation: Violation) -> bool:
 
 
 def _bounded(case: Case, violations: Sequence[Violation]) -> Iterator[Violation]:
-    """The first of each rule one by one, of the rest their number: a million copies of a line is one defect."""
+    """Lists the first violations of each rule and counts the rest: a million copies of a line are one defect."""
     told: Counter[tuple[str, str]] = Counter()
     for violation in violations:
         told[violation.rule, violation.severity] += 1
@@ -162,5 +162,6 @@ def _bounded(case: Case, violations: Sequence[Violation]) -> Iterator[Violation]
     for (rule, severity), count in told.items():
         if count > _MOST:
             report = case.error if severity == "error" else case.warning
-            more = report(None, f"{count} violations", f"{_MOST} are shown", "the others are alike")
+            message = "the violations of this rule that are not shown are of the same kind"
+            more = report(None, f"{count} violations", f"{_MOST} are shown", message)
             yield more.violation(rule)

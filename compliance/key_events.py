@@ -1,9 +1,9 @@
-"""Rules that logs rebuilt from published key events cannot meet: what they judge was not published.
+"""Lists the rules that cannot judge a log rebuilt from published key events, because their data was not published.
 
-A rebuilt log has the seed, the hyperparameters, the times and losses of the evaluations of the original. Its
-initialisation, the lengths of its evaluations and its line numbers are not those of the original, most keys of
-disclosure (C11) are missing, and the files beside it (C19, C23) are not those that were submitted. Only a caller
-can say that logs are rebuilt: nothing inside of a log relaxes a rule.
+A rebuilt log has the seed, the hyperparameters, the times and the losses of the evaluations of the original log. Its
+initialisation, the durations of its evaluations and its line numbers differ from the original. Most disclosure keys
+(C11) are missing, and the files beside it (C19, C23) are not the submitted ones. The caller must say that a log is
+rebuilt, so that the content of a log can never relax a rule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What must not be published: keys, tokens, passwords, private hosts; by file and line."""
+"""Finds what must not be published (keys, tokens, passwords, private hosts) and reports its file and line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compliance.rule_input import LARGEST_FILE_BYTES, Violation
 
-# Shapes of keys as their issuers document them; each begins with a fixed text, which keeps a long line cheap.
+# The forms of keys that their issuers document. Each begins with a fixed text, so that long lines are searched fast.
 TOKENS = {
     "a private key": r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
     "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -36,12 +36,13 @@ _KEY = (
     r"(?:\b|_)(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|api[_-]?key|access[_-]?key|"
     r"private[_-]?key|(?:auth|access|api|hf|hub|github|bot|refresh|client|session)[_-]?(?:token|secret)|token)"
 )
-# `name = "value"` in code and JSON; `NAME=value`, `name: value` and `--name value` in shell, YAML and .env files
+# _QUOTED matches `name = "value"` in code and JSON. _BARE matches `NAME=value`, `name: value` and `--name value` in
+# shell, YAML and .env files.
 _QUOTED = re.compile(rf"(?i){_KEY}[\"']?\s{{0,9}}[=:]\s{{0,9}}([\"'])(?P<value>[^\"'\s]{{6,200}})\1")
 _BARE = re.compile(
     rf"(?i)(?:^\s*|[\s;]|export |--){_KEY}(?:=|:\s{{1,9}}|\s(?=\S*\d))(?P<value>[^\s\"'()\[\],;#]{{6,200}})(?=\s|$)"
 )
-_INI = re.compile(  # name = value, as in ~/.aws/credentials; long, because code assigns names like that
+_INI = re.compile(  # `name = value` in ~/.aws/credentials; at least 20 characters, because code has short assignments
     rf"(?i)^\s*[\w-]{{0,40}}?{_KEY}\s{{0,9}}=\s{{0,9}}(?P<value>(?=\S*\d)[A-Za-z0-9+/=_-]{{20,200}})\s*$"
 )
 _PREFIXED = re.compile(
@@ -72,8 +73,9 @@ _FILES = re.compile(
     r"(?i)^(?:id_(?:rsa|dsa|ecdsa|ed25519)|.*\.(?:pem|key|p12|pfx|jks|kdbx|ppk)|\.?netrc|\.?env|credentials(?:\.json)?|"
     r"\.?htpasswd|kubeconfig)$"
 )
-# A line that holds none of these holds nothing that is searched for: lowered bytes, found at the speed of memory.
-_AFTER_KEY = rb"[\"'=:\x00-\x20\x80-\xff]"  # what may follow the name of a password
+# Every line with a secret contains one of these texts. Searching the lower-case bytes for them first is fast, and only
+# the lines that contain one are searched with the patterns above.
+_AFTER_KEY = rb"[\"'=:\x00-\x20\x80-\xff]"  # bytes that may follow the name of a password
 _ANCHORS = [
     re.compile(pattern)
     for pattern in (
@@ -81,7 +83,7 @@ _ANCHORS = [
             b"-----begin ", b"akia", b"asia", b"github_pat_", b"glpat-", b"nvapi-", b"xox", b"hooks.slack", b"aiza",
             b"pypi-age", b"npm_", b"wandb", b"accountkey=", b"authorization", b'"auth"', b"sshpass", b"passw",
             b"passphrase", b"secret", b"/home/", b"/users/", b"c:\\users\\",
-            b"\xc5\xbf", b"\xe2\x84\xaa",  # other letters that a pattern without case takes for s and k
+            b"\xc5\xbf", b"\xe2\x84\xaa",  # U+017F and U+212A: a pattern that ignores case matches them as s and k
         )),
         rb"gh[pousr]_",
         rb"hf_[a-z0-9]{30}",
@@ -96,15 +98,18 @@ _ANCHORS = [
     )
 ]  # fmt: skip
 _PATTERNS = {what: re.compile(pattern) for what, pattern in TOKENS.items()}
-_PIECE, _OVERLAP = 20_000, 400  # of one line; a secret is shorter than what pieces share
-_MOST = 20  # of one file
+_PIECE, _OVERLAP = (
+    20_000,
+    400,
+)  # characters; pieces of a long line overlap by more than a secret's length
+_MOST = 20  # violations reported for one file
 
 
 def scan(root: Path, machine_names: Sequence[str] = ()) -> Iterator[Violation]:
-    """Every secret below a directory, in the order of the paths; links are not followed.
+    """Yields every secret below a directory in the order of the paths. Links are not followed.
 
     Args:
-        machine_names: host names that give away where this was made.
+        machine_names: names of this machine, which must not be published either.
     """
     own = {
         name.encode(): re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
@@ -117,31 +122,41 @@ def scan(root: Path, machine_names: Sequence[str] = ()) -> Iterator[Violation]:
 
 
 def _telling(name: str) -> bool:
-    """A name that no text contains by chance."""
+    """Whether a name is so specific that a text does not contain it by chance."""
     return len(name) >= 4 and bool(re.search(r"[\d.-]", name)) and not name.startswith("localhost")
 
 
 def _file(path: Path, name: str, own: Mapping[bytes, re.Pattern[str]]) -> Iterator[Violation]:
     if _FILES.match(path.name):
-        yield _violation("error", name, None, "a file for keys or passwords", "take it away")
+        yield _violation(
+            "error", name, None, "a file for keys or passwords", "the file would be published: delete it"
+        )
     if path.stat().st_size > LARGEST_FILE_BYTES:
-        yield _violation("error", name, None, "too large to be searched", "no results repository takes it")
+        yield _violation(
+            "error", name, None, "too large to be searched", "results repositories refuse it: delete it"
+        )
         return
     content = path.read_bytes()
     if b"\0" in content[:8192]:
         yield _violation(
-            "warning", name, None, "a binary file, not searched", "see for yourself what it holds"
+            "warning",
+            name,
+            None,
+            "a binary file, not searched",
+            "it may hold a secret: check its content yourself",
         )
         return
     for number, raw in _worth_reading(content, own):
         for text in _pieces(raw.decode("utf-8", errors="replace")):
             yield from line(text, name, number)
             if any(pattern.search(text) for pattern in own.values()):
-                yield _violation("error", name, number, "the name of this machine", "say localhost or <host>")
+                yield _violation(
+                    "error", name, number, "the name of this machine", "write localhost or <host>"
+                )
 
 
 def _worth_reading(content: bytes, own: Mapping[bytes, re.Pattern[str]]) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every line that may hold something, in their order."""
+    """Yields the number and bytes of every line that may hold a secret, in order."""
     number, counted = 1, 0
     for start in sorted(_starts(content, own)):
         number, counted = number + content.count(b"\n", counted, start), start
@@ -150,7 +165,7 @@ def _worth_reading(content: bytes, own: Mapping[bytes, re.Pattern[str]]) -> Iter
 
 
 def _starts(content: bytes, own: Collection[bytes]) -> set[int]:
-    """Where the lines begin that hold an anchor or a name of this machine."""
+    """Returns the offsets at which lines with an anchor or a name of this machine begin."""
     found: set[int] = set()
     lowered = content.lower()
     searched = [(lowered, anchor) for anchor in _ANCHORS]
@@ -170,18 +185,20 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def line(text: str, name: str, number: int) -> Iterator[Violation]:
-    """What one line gives away; the violation shows where, never what."""
+    """Yields the secrets of one line. A violation states the place and the kind, never the secret itself."""
     told = [what for what, pattern in _PATTERNS.items() if pattern.search(text)]
     if not told and _password(text):
         told.append("a password or token")
     for what in told:
-        yield _violation("error", name, number, what, "take it out, and replace it where it is valid")
+        yield _violation(
+            "error", name, number, what, "it would be published: delete it and revoke the key or password"
+        )
     if _private_address(text):
-        yield _violation("error", name, number, "a private network address", "say localhost or <address>")
+        yield _violation("error", name, number, "a private network address", "write localhost or <address>")
     if _private_host(text):
-        yield _violation("error", name, number, "a private host name", "say localhost or <host>")
+        yield _violation("error", name, number, "a private host name", "write localhost or <host>")
     if _HOME.search(text):
-        message = "it names a person; a relative path says as much"
+        message = "it names a person: write a relative path"
         yield _violation("warning", name, number, "a home directory", message)
 
 
@@ -189,7 +206,7 @@ def _password(text: str) -> bool:
     for pattern in (_QUOTED, _BARE, _INI, _PREFIXED):
         for match in pattern.finditer(text):
             value = match["value"]
-            counts = value.isdigit() and "pass" not in match[0].lower()  # token: 128256
+            counts = value.isdigit() and "pass" not in match[0].lower()  # a number of tokens: `token: 128256`
             if re.search(r"[0-9!@%^&+]", value) and not counts and not _MEANS_NOTHING.search(value):
                 return True
     return False
@@ -211,7 +228,11 @@ def _is_private(text: str) -> bool:
 
 
 def _private_host(text: str) -> bool:
-    """A name under a private domain; in code `module.internal` is none, so something has to say that it is a host."""
+    """Whether a text holds a name under a private domain.
+
+    Code contains attributes like `module.internal`. So the name must hold a digit or a hyphen, or the text before it
+    must say that it is a host.
+    """
     for match in _HOST.finditer(text):
         before = text[max(0, match.start() - 24) : match.start()].lower()
         if re.search(r"[\d-]", match["host"]) or _NAMES_HOST.search(before):
@@ -222,5 +243,5 @@ def _private_host(text: str) -> bool:
 def _violation(severity: str, name: str, number: int | None, what: str, message: str) -> Violation:
     return Violation(
         rule="secret", severity=severity, file=name, line=number, key=None, found=what, expected="none",
-        message=message, section="what is submitted is published",
+        message=message, section="everything that is submitted is published",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MLLOG text to records, with the line each one stands on. What is no record is kept apart, with the reason."""
+"""Parses MLLOG text into records with their line numbers. Lines that hold no valid record are listed with a reason."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from typing import IO, Any
 TOKEN = ":::MLLOG"
 EVENT_TYPES = ("POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END")
 LONGEST_LINE = 1 << 16  # characters; the longest record of the public logs has 1,100
-MOST_CHARACTERS = 8 << 20  # of records in one log; the largest public log has 0.65 million
-MOST_MALFORMED = 1000  # lines; a file with more is no log
+MOST_CHARACTERS = 8 << 20  # characters of all records of one log; the largest public log has 0.65 million
+MOST_MALFORMED = 1000  # lines; a file with more is not a log
 _EXCERPT = 160  # characters of a malformed line that are kept
-_DEEPEST = 32  # levels of JSON; whatever reads a value later may then recurse
+_DEEPEST = 32  # levels of JSON; later code may then recurse into a value
 _LONGEST_INTEGER = 20  # characters: unsigned 64-bit
 _WORD = b"MLLOG"
 _HIDDEN = re.compile(r"(?<!\\)\\u00[2-7][0-9a-fA-F]")
 _KEY = re.compile(r'"key"\s*:\s*"([^"\\]{1,200})"')
 _JSON_SPACE = " \t\r\n"
-_ASCII_SPACE = (
-    " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # behind a record; U+2028, U+00A0 and their like are no space
-)
+_ASCII_SPACE = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"  # allowed after a record, unlike U+2028, U+00A0 and others
 _LARGEST_MS = 1e18
 
 
@@ -48,11 +46,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Malformed:
-    """A line that means to be a record and is none, or one that had to be guessed.
+    """A line that should be a record but is not valid, or a record with a field that had to be guessed.
 
     Args:
-        text: its beginning, unescaped.
-        keys: of the records that it holds, as far as they can be made out.
+        text: the beginning of the line, unescaped.
+        keys: keys of the records on the line, as far as they can be read.
     """
 
     line: int
@@ -66,7 +64,7 @@ class Parsed:
     """Args:
     malformed: lines whose records are lost.
     guessed: lines whose records are among the events although one of their fields has the wrong type.
-    complete: read to its end; False for a file far beyond any log.
+    complete: whether the file was read to its end; False for a file much larger than any log.
     """
 
     path: str
@@ -76,7 +74,7 @@ class Parsed:
     complete: bool = True
 
     def may_lack(self, *keys: str) -> bool:
-        """Whether a line that could not be read may be a record of one of these keys."""
+        """Whether an unreadable line may hold a record of one of these keys."""
         return any(not line.keys or not set(keys).isdisjoint(line.keys) for line in self.malformed)
 
 
@@ -88,8 +86,8 @@ def parse(lines: Iterable[str], *, path: str) -> Parsed:
     """Every record of a log.
 
     Args:
-        lines: physical lines, with or without their end.
-        path: what violations call the file.
+        lines: physical lines, with or without their line feed.
+        path: the name of the file in violations.
     """
     events: list[Event] = []
     malformed: list[Malformed] = []
@@ -125,21 +123,23 @@ def _malformed(line: int, text: str, reason: str) -> Malformed:
 
 
 def _bound(characters: int, malformed: int) -> None:
-    """A stranger's file must not fill the memory: what is far beyond any log is not read to its end."""
+    """Stops reading a file that is much larger than any log, so that no file can fill the memory."""
     if characters > MOST_CHARACTERS:
-        raise _NotARecord(f"more than {MOST_CHARACTERS} characters of records: the rest was not read")
+        raise _NotARecord(
+            f"more than {MOST_CHARACTERS} characters of records: the rest of the file was not read"
+        )
     if malformed >= MOST_MALFORMED:
-        raise _NotARecord(f"more than {MOST_MALFORMED} lines that are no record: the rest was not read")
+        raise _NotARecord(f"more than {MOST_MALFORMED} lines without a valid record: the rest was not read")
 
 
 def read(path: Path) -> Parsed:
-    """Parse a file line by line; bytes that are no UTF-8 are replaced."""
+    """Parse a file line by line. Bytes that are not UTF-8 are replaced."""
     with path.open("rb") as file:
         return parse(_physical_lines(file), path=str(path))
 
 
 def _physical_lines(file: IO[bytes]) -> Iterator[str]:
-    """Lines as text; a line that cannot hold a record comes as an empty one, a line without end cut short."""
+    """Yields lines as text. A line that cannot hold a record becomes an empty line; an overlong line is cut."""
     while line := file.readline(LONGEST_LINE + 1):
         if len(line) <= LONGEST_LINE or line.endswith(b"\n"):
             yield line.decode("utf-8", errors="replace") if _WORD in line else ""
@@ -153,7 +153,7 @@ def _physical_lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def _event(line: int, text: str) -> tuple[Event, str]:
-    """The record of a line, and what of it had to be guessed."""
+    """Returns the record of a line and the reason why a field of it had to be guessed, if one had to be."""
     if len(text) > LONGEST_LINE:
         raise _NotARecord(f"the line is longer than {LONGEST_LINE} characters")
     _, token, body = text.partition(TOKEN)
@@ -174,10 +174,10 @@ def _decoded(body: str) -> Any:
     if body.count("{") + body.count("[") > _DEEPEST and _too_deep(body):
         raise _NotARecord(f"JSON nested deeper than {_DEEPEST}")
     try:
-        record, end = _SCAN(body, 0)  # cheaper than decode(), which looks for spaces around it
+        record, end = _SCAN(body, 0)  # cheaper than decode(), which also skips spaces around the value
         return record if end == len(body) else _DECODER.decode(body)
     except StopIteration:
-        raise _NotARecord("not valid JSON: found no value") from None
+        raise _NotARecord("not valid JSON: there is no value") from None
     except RecursionError:
         raise _NotARecord("JSON nested too deeply") from None
     except ValueError as error:
@@ -185,7 +185,7 @@ def _decoded(body: str) -> Any:
 
 
 def _too_deep(body: str) -> bool:
-    """Counts brackets, also those inside of strings: a record of this format has two levels."""
+    """Counts brackets, including those inside strings. A record of this format has two levels."""
     depth = 0
     for bracket in re.findall(r"[\[\]{}]", body):
         depth += 1 if bracket in "[{" else -1
@@ -218,7 +218,7 @@ def _as_event(line: int, record: Mapping[str, Any], time_ms: int) -> Event:
 
 
 def _guessed(line: int, record: Mapping[str, Any]) -> tuple[Event, str]:
-    """A record that is not as it should be, with what of it had to be guessed; raises where nothing can be."""
+    """Builds a record that has a faulty field and says what was guessed. Raises where guessing is impossible."""
     if missing := [name for name in _FIELDS if name not in record]:
         raise _NotARecord(f"no field {', '.join(missing)}")
     time_ms, guessed = _milliseconds(record["time_ms"])
@@ -233,7 +233,7 @@ def _guessed(line: int, record: Mapping[str, Any]) -> tuple[Event, str]:
 
 
 def _milliseconds(value: Any) -> tuple[int, str]:
-    """Whole milliseconds, and what is wrong with how they are written: the time is needed to judge the rest."""
+    """Returns whole milliseconds and what is wrong with their notation. Other rules need the time, so it is guessed."""
     if type(value) is int:
         return value, ""
     reason = f"time_ms is {_named(value)}, not {_NAMES[int]}"
@@ -270,7 +270,7 @@ def _named(value: Any) -> str:
 
 
 def _no_constant(name: str) -> Any:
-    raise _NotARecord(f"{name} is no JSON number")
+    raise _NotARecord(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -1,6 +1,6 @@
-"""Reference convergence points of llama31_8b: did a submission converge suspiciously fast, and what does that cost?
+"""Tests a submission against the reference convergence points of llama31_8b and computes its score's factor.
 
-The points are data: rulesets/rcp_llama31_8b.yaml, with their source; the test on them is that of rcp_checker.py.
+The points and their source are in rulesets/rcp_llama31_8b.yaml. The test is that of the official rcp_checker.py.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _TABLE = Path(__file__).parent / "rulesets" / f"rcp_{BENCHMARK.name}.yaml"
 
 
 class RcpError(ValueError):
-    """There is no reference convergence point for this."""
+    """A batch size has no reference convergence point, or a submission cannot be tested or fails the test."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """What the reference needs at one global batch size.
+    """The samples that the reference needs at one global batch size.
 
     Args:
         deviation: population standard deviation of the reference's runs, in samples.
-        smallest_mean: a mean of fewer samples fails: too fast to be the same training.
+        smallest_mean: a submission with a smaller mean fails, because the same training cannot be that fast.
     """
 
     global_batch_size: int
@@ -48,7 +48,7 @@ class _Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Test:
-    """Of a submitted mean against a point."""
+    """The result of comparing a submitted mean with a reference point."""
 
     reference_runs: int
     t: float
@@ -56,7 +56,7 @@ class _Test:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """rcp_llama31_8b.yaml."""
+    """The content of rcp_llama31_8b.yaml."""
 
     submitted_runs: int
     exact: _Test
@@ -76,10 +76,10 @@ def _table() -> _Table:
 
 
 def reference(global_batch_size: int) -> Reference:
-    """The reference point; between two of them linear in the batch size, below 16 that of 16.
+    """Returns the reference point of a batch size, interpolated linearly between points; below 16 it is that of 16.
 
     Raises:
-        RcpError: above 128, where no reference exists, or no batch size.
+        RcpError: the batch size is above 128, where no reference exists, or is not a valid batch size.
     """
     table, points = _table(), _table().points
     if global_batch_size < 1 or global_batch_size > max(points):
@@ -100,7 +100,7 @@ def reference(global_batch_size: int) -> Reference:
 
 
 def _between(points: Mapping[int, _Point], gbs: int) -> _Point:
-    """Linear in the batch size between the points around it."""
+    """Interpolates linearly in the batch size between the two nearest points."""
     low, high = next(pair for pair in pairwise(points) if pair[0] < gbs < pair[1])
     share, below, above = (gbs - low) / (high - low), points[low], points[high]
     return _Point(
@@ -110,17 +110,17 @@ def _between(points: Mapping[int, _Point], gbs: int) -> _Point:
 
 
 def trimmed_mean(samples_at_stop: Sequence[float]) -> float:
-    """Mean samples without fewest and most, as the RCP checker takes it."""
+    """Mean samples without the fewest and the most, as the official RCP checker computes it."""
     if len(samples_at_stop) < 3:
         raise RcpError(f"a trimmed mean needs at least 3 runs, got {len(samples_at_stop)}")
     return fmean(sorted(samples_at_stop)[1:-1])
 
 
 def normalisation(global_batch_size: int, mean_samples: float) -> float:
-    """Factor on the score: 1 at or above the reference's mean, mean / submitted below it.
+    """Factor on the score: 1 at or above the reference's mean, else reference mean / submitted mean.
 
     Raises:
-        RcpError: below the smallest mean that passes: the submission fails.
+        RcpError: the mean is below the smallest mean that passes, so the submission fails.
     """
     point = reference(global_batch_size)
     if mean_samples < point.smallest_mean:

@@ -1,4 +1,4 @@
-"""Where the logs of a package or of a whole results repository lie."""
+"""Finds the logs of a package or of a whole results repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from compliance.benchmark import BENCHMARK
 from compliance.rule_input import LARGEST_DESCRIPTION_BYTES, Source, read_json
 
-_DEPTHS = ("results", "*/results", "*/*/results")  # an organisation, a repository, several rounds
+# results/ lies in an organisation's directory, which a repository or a directory of several rounds may hold
+_DEPTHS = ("results", "*/results", "*/*/results")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ class ResultDirectory:
 
 
 def organisations(tree: Path) -> Iterator[Path]:
-    """Every directory of the tree that holds results/, in the order of names."""
+    """Yields every directory of the tree that holds results/, sorted by name at each depth."""
     for depth in _DEPTHS:
         for results in sorted(tree.glob(depth)):
             if results.is_dir():
@@ -46,7 +47,7 @@ def result_directories(organisation: Path) -> list[ResultDirectory]:
 
 
 def holder(path: Path) -> ResultDirectory | None:
-    """The result directory that a path is, where it lies in a package."""
+    """Returns the path as a result directory if it is one of a package, else None."""
     place = path.resolve()
     if place.name != BENCHMARK.name or place.parent.parent.name != "results":
         return None
@@ -54,16 +55,16 @@ def holder(path: Path) -> ResultDirectory | None:
 
 
 def code_of(organisation: Path) -> Path | None:
-    """benchmarks/, where the code lies; None where there is no such directory."""
+    """Returns benchmarks/, which holds the code, or None if it does not exist."""
     root = organisation / "benchmarks"
     return root if root.is_dir() else None
 
 
 def sources(code: Path, read: Collection[str]) -> list[Source]:
-    """The files under benchmarks/, links left aside.
+    """Returns the files under benchmarks/ without symbolic links.
 
     Args:
-        read: names of the files whose lines are counted.
+        read: names of the files whose lines must be counted.
     """
     files = sorted(path for path in code.rglob("*") if path.is_file() and not path.is_symlink())
     return [_source(path, path.relative_to(code.parent), counted=path.name in read) for path in files]
@@ -80,7 +81,7 @@ def _source(path: Path, name: Path, *, counted: bool) -> Source:
 
 
 def scaling_factor(directory: Path) -> object:
-    """What scaling.json beside the logs says; None without it, the reason where it cannot be read."""
+    """Returns the factor in scaling.json, None without that file, or the reason why it cannot be read."""
     path = directory / "scaling.json"
     if not path.exists():
         return None

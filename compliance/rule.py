@@ -1,4 +1,4 @@
-"""A rule as a value: its id, where it comes from, what breaks it, and the function that judges."""
+"""Defines a rule: its id, its source, examples that break it, and the function that finds violations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Input = TypeVar("Input")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule(Generic[Input]):
-    """A rule; called with its input it returns what that breaks.
+    """A rule. Calling it with its input returns the violations.
 
     Args:
-        id: what violations call it. Functions that judge parts of one thing share it, so (id, name) is unique.
-        name: of the function, with its module.
-        source: the text that asks for it.
-        breaks: examples.
-        text: what has to hold.
+        id: its name in violations. Functions that check parts of one rule share an id; (id, name) is unique.
+        name: name of the function, with its module.
+        source: the text that requires it.
+        breaks: examples of logs that break it.
+        text: the condition that must hold.
         takes: the type of the input.
     """
 
@@ -41,17 +41,17 @@ class Rule(Generic[Input]):
 def rule(
     id: str, *, source: str, breaks: str
 ) -> Callable[[Callable[[Input], Iterable[Finding]]], Rule[Input]]:
-    """Make a rule of a function of one value; its docstring is the rule's text, the type of the value its input.
+    """Turns a function of one value into a rule. Its docstring is the rule's text; its parameter's type is the input.
 
     Raises:
-        TypeError: a function without docstring, or not of one value.
+        TypeError: the function has no docstring or does not take exactly one value.
     """
 
     def made(function: Callable[[Input], Iterable[Finding]]) -> Rule[Input]:
         name, text = f"{function.__module__}.{function.__qualname__}", inspect.getdoc(function)
         parameters = list(inspect.signature(function).parameters)
         if not text or len(parameters) != 1:
-            raise TypeError(f"{name}: a rule has a docstring and takes one value")
+            raise TypeError(f"{name}: a rule needs a docstring and exactly one parameter")
         takes = typing.get_type_hints(function)[parameters[0]]
         return Rule(id=id, name=name, source=source, breaks=breaks, text=text, takes=takes, function=function)
 

@@ -1,4 +1,4 @@
-"""What a rule takes, a log, the logs of a submission or its package, and what it returns."""
+"""Defines what a rule takes (a log, the logs of a submission, a package) and what it returns (findings)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from compliance.ruleset import Ruleset
 from compliance.runlog import RunLog
 
 LARGEST_DESCRIPTION_BYTES = 1 << 20  # a system description has 3 KB
-LARGEST_FILE_BYTES = 50 << 20  # of a submission: the official repo_checker refuses larger ones
+LARGEST_FILE_BYTES = 50 << 20  # the official repo_checker refuses a submission with a larger file
 _PEAKS = Path(__file__).parent / "rulesets" / "accelerators.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Violation:
-    """A rule that a log breaks.
+    """One violation of a rule.
 
     Args:
         rule: C1 .. C26, quality_target, required_key, key_value, rcp (docs/rules.md), or secret (leaks.py).
-        severity: error where the rules are broken, warning where vendors' conventions differ.
-        line: None where the defect is an absence.
-        message: why it matters or what to do.
-        section: where the rule comes from.
-        review: a reviewer decides whether it stands; without another error the verdict is "needs review".
+        severity: error if it breaks the rules, warning if vendors' conventions differ or the log looks implausible.
+        line: None if a record is absent.
+        message: what is wrong and what to do.
+        section: the source of the rule.
+        review: True if a reviewer must decide; without another error the verdict is "needs review".
     """
 
     rule: str
@@ -47,7 +47,7 @@ class Violation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What a rule's function finds: a violation before the rule has put its id and source to it."""
+    """What a rule's function yields: a violation without the id and the source of the rule."""
 
     severity: str
     file: str
@@ -74,7 +74,7 @@ class Finding:
 
 
 def for_review(finding: Finding) -> Finding:
-    """The same as a reviewer's to decide: files and people know more than the logs."""
+    """Marks a finding for a reviewer, because files and people may explain what the logs cannot."""
     return replace(finding, review=True)
 
 
@@ -83,7 +83,7 @@ class Case:
     """One log under one ruleset.
 
     Args:
-        may_fail: the only run of a whole result that did not converge: it counts as the slowest and is dropped.
+        may_fail: True for the only run of a complete result that did not converge. It counts as the slowest run.
     """
 
     parsed: Parsed
@@ -96,11 +96,11 @@ class Case:
         return self.by_key.get(key, ())
 
     def number(self, key: str) -> float | None:
-        """The value of a key's first record, where it is a number."""
+        """Returns the value of a key's first record if it is a number, else None."""
         return runlog.number(self.log.points[key].value) if key in self.log.points else None
 
     def integers(self, *keys: str) -> list[int] | None:
-        """The values of these keys, where all are logged as integers from 1 on."""
+        """Returns the values of these keys if all are integers of at least 1, else None."""
         found = [runlog.integer(self.number(key)) for key in keys]
         known = [value for value in found if value is not None and value >= 1]
         return known if len(known) == len(keys) else None
@@ -115,7 +115,7 @@ class Case:
 
     @property
     def readable(self) -> bool:
-        """Whether nothing that tells of its convergence stands on a line that could not be read."""
+        """Whether every record that decides about convergence could be read."""
         return not self.parsed.may_lack("run_start", "eval_accuracy", "run_stop")
 
     @property
@@ -129,7 +129,7 @@ class Case:
         return self._finding("warning", at, found, expected, message)
 
     def question(self, at: Event | str | None, found: Any, expected: Any, message: str) -> Finding:
-        """A warning that is a reviewer's to decide."""
+        """Returns a warning that a reviewer must decide about."""
         return for_review(self.warning(at, found, expected, message))
 
     def _finding(
@@ -157,7 +157,7 @@ def case_of(parsed: Parsed, ruleset: Ruleset) -> Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProvenRun:
-    """A log of our own with its proof.json, as JSON gives it."""
+    """A log of this project with the JSON content of its proof.json."""
 
     case: Case
     proof: object
@@ -165,14 +165,14 @@ class ProvenRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runs:
-    """The logs of one submission, or of some that may not share what runs do not share."""
+    """The logs of one submission, or of several whose runs must differ from each other."""
 
     cases: tuple[Case, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TwoSystems:
-    """The logs of two results of one organisation; what they share is told of the second."""
+    """The logs of two results of one organisation. Findings name the second."""
 
     first: tuple[Case, ...]
     second: tuple[Case, ...]
@@ -180,7 +180,7 @@ class TwoSystems:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Organisations:
-    """The logs of one result, and those of other organisations' results, whose records may be left out."""
+    """The logs of one result and those of other organisations. The records of the others may be left out."""
 
     others: tuple[Case, ...]
     mine: tuple[Case, ...]
@@ -188,12 +188,12 @@ class Organisations:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """A system description, as far as the logs can be held against it.
+    """The fields of a system description that the rules compare with the logs.
 
     Args:
-        accelerators: nodes x accelerators per node; None where one of them is no number.
-        peaks: dense TFLOP/s of one accelerator by format; empty where its name is not known.
-        nodes, per_node: None where it is no number.
+        accelerators: nodes x accelerators per node; None if one of them is not a number.
+        peaks: dense TFLOP/s of one accelerator by format; empty if its name is not known.
+        nodes, per_node: None if the field is not a number.
     """
 
     path: str
@@ -210,7 +210,7 @@ class System:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:
-    """A result file that holds no log."""
+    """A result file that does not hold a log."""
 
     path: str
     reason: str
@@ -219,8 +219,8 @@ class Unreadable:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
     """Args:
-    directory: where the logs lie.
-    kind: logs (named one by one), campaign (our own, maybe unfinished), directory, or results (of a package).
+    directory: the directory of the logs.
+    kind: logs (named one by one), campaign (of this project, maybe unfinished), directory, or results (of a package).
     names: every entry of the directory.
     organisation: the directory that holds results/ of a package.
     """
@@ -241,7 +241,7 @@ class Submission:
         return self._finding("warning", name, found, expected, message)
 
     def question(self, name: str | None, found: Any, expected: Any, message: str) -> Finding:
-        """A warning that is a reviewer's to decide."""
+        """Returns a warning that a reviewer must decide about."""
         return for_review(self.warning(name, found, expected, message))
 
     def _finding(self, severity: str, name: str | None, found: Any, expected: Any, message: str) -> Finding:
@@ -262,8 +262,8 @@ class Source:
 
     Args:
         path: inside the organisation's directory.
-        lines: None where nobody asked, or the file is too large to be read.
-        blank: holds nothing but white space.
+        lines: number of lines; None if it was not requested or the file is too large to read.
+        blank: True if the file holds only white space.
     """
 
     path: str
@@ -277,12 +277,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedSubmission:
-    """A submission with what its package says about it.
+    """A submission and the other files of its package.
 
     Args:
         system: the name of its directory under results/.
-        sources: the files under benchmarks/; None where there is no such directory.
-        scaling_factor: of scaling.json; None without that file, a text where it cannot be read.
+        sources: the files under benchmarks/; None without that directory.
+        scaling_factor: the factor in scaling.json; None without that file, a text if it cannot be read.
     """
 
     submission: Submission
@@ -310,13 +310,13 @@ def system_of(path: str, fields: Mapping[str, Any]) -> System:
 
 
 def read_system(path: Path) -> System | None:
-    """None where there is no description that can be read; the tree check says why."""
+    """Reads a system description; None if it cannot be read. The rules on the tree report the reason."""
     fields = read_json(path)
     return system_of(str(path), fields) if isinstance(fields, dict) else None
 
 
 def read_json(path: Path) -> Any:
-    """What a small JSON file holds; None where it cannot be read."""
+    """Returns the content of a small JSON file; None if it cannot be read."""
     try:
         return json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_DESCRIPTION_BYTES else None
     except (OSError, ValueError, RecursionError):
@@ -324,18 +324,18 @@ def read_json(path: Path) -> Any:
 
 
 def peaks_of(model: str) -> Mapping[str, float]:
-    """Dense TFLOP/s by format; empty for an accelerator that is not known."""
+    """Returns dense TFLOP/s by format; empty for an unknown accelerator."""
     name = known_name(model, _peaks())
     return _peaks()[name] if name else {}
 
 
 def fastest_peak() -> float:
-    """Dense TFLOP/s that no known accelerator exceeds in any format."""
+    """Returns the highest dense TFLOP/s of any known accelerator in any format."""
     return float(max(max(peaks.values()) for peaks in _peaks().values()))
 
 
 def accelerators_named_in(text: str) -> set[str]:
-    """The known accelerators that a name of a system or a platform holds."""
+    """Returns the known accelerators that the name of a system or platform contains."""
     return named_in(text, _peaks())
 
 

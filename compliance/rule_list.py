@@ -1,4 +1,4 @@
-"""All rules, in the order in which they judge: what the modules of compliance/rules define."""
+"""Collects all rules from the modules of compliance/rules, in the order in which the checker applies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compliance.rules import (
     tree_rules,
 )
 
-_MODULES = (  # violations of one line come in this order
+_MODULES = (  # the checker reports violations of one line in this order
     clock_rules,
     interval_rules,
     evaluation_rules,
@@ -46,10 +46,10 @@ RULES: tuple[Rule[Any], ...] = tuple(
     value
     for module in _MODULES
     for value in vars(module).values()
-    if isinstance(value, Rule) and value.name.startswith(f"{module.__name__}.")  # else imported
+    if isinstance(value, Rule) and value.name.startswith(f"{module.__name__}.")  # defined here, not imported
 )
 
 
 def rules_of(kind: type[Input]) -> tuple[Rule[Input], ...]:
-    """The rules that judge this kind of input."""
+    """Returns the rules that take this kind of input."""
     return tuple(rule for rule in RULES if rule.takes is kind)

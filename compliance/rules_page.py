@@ -1,4 +1,4 @@
-"""The rule reference (docs/rules.md), generated from the rules: `python -m compliance.rules_page`."""
+"""Generates the rule reference, docs/rules.md, from the rules: `python -m compliance.rules_page`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from compliance.rules.tree_rules import Tree
 PAGE = Path(__file__).parent.parent / "docs" / "rules.md"
 _HEAD = """# Rules
 
-What `./run.sh check` looks for. Generated from the rules by `python -m compliance.rules_page`; not to be edited. A
-violation is an error where the rules are broken, a warning where vendors' conventions differ or where a log only looks
-odd. Bounds and their sources: compliance/rulesets/*.yaml. TR means MLCommons training_rules. What a reviewer has to
-decide is marked: without another error the verdict is "needs review". Two ids are no rules of this page: `secret`
-(`package verify`: keys, passwords, private addresses) and `equal_hardware` (a system far from public ones of equal
-hardware).
+This page lists every rule that `./run.sh check` applies. `python -m compliance.rules_page` generates it from the
+rules; do not edit it.
+
+A violation is an error if it breaks MLCommons' rules, and a warning if vendors' conventions differ or if a log looks
+implausible. Some violations need a reviewer's decision and are marked so; if there is no other error, the verdict is
+"needs review". The bounds and their sources are in compliance/rulesets/*.yaml. TR means MLCommons training_rules.
+
+Two ids of violations are not on this page: `secret` (`package verify` found a key, a password or a private address)
+and `equal_hardware` (a system differs much from public systems of equal hardware).
 
 """
 _JUDGES = {
     Case: "a log",
-    ProvenRun: "a log of our own, by its proof.json",
-    Runs: "the logs of a submission, side by side",
-    TwoSystems: "the logs of two systems of one organisation, side by side",
-    Organisations: "the logs of one organisation, beside those of all others",
-    Submission: "a submission: its logs, its directory, its system description",
-    PackagedSubmission: "a submission, by the other files of its package",
-    Tree: "the tree of an organisation",
+    ProvenRun: "a log of this project with its proof.json",
+    Runs: "the logs of a submission, compared with each other",
+    TwoSystems: "the logs of two systems of one organisation, compared with each other",
+    Organisations: "the logs of one organisation, compared with those of all others",
+    Submission: "a submission: its logs, its directory and its system description",
+    PackagedSubmission: "a submission and the other files of its package",
+    Tree: "the directory tree of an organisation",
 }
 
 
@@ -66,7 +69,7 @@ def _section(rule: Rule[Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page; with --check only say whether it is up to date."""
+    """Writes the page. With --check it only reports whether the page is up to date."""
     if arguments == ["--check"]:
         return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
     PAGE.write_text(page(), encoding="utf-8")

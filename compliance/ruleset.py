@@ -1,4 +1,4 @@
-"""Rulesets as data: compliance/rulesets/*.yaml, each with its sources; one may extend another key by key."""
+"""Reads the rulesets, compliance/rulesets/*.yaml, which name their sources. One may extend another key by key."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LAST_DAYS = (("5.1.0", date(2025, 10, 11)), ("6.0.0", date(2026, 5, 16)))
 
 
 class RulesetError(ValueError):
-    """A ruleset that does not exist."""
+    """The requested ruleset does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRule:
-    """What one key must hold; it occurs once, or, where it is not required, at most once."""
+    """The values that one key may hold. A required key occurs once, any other at most once."""
 
     required: bool = True
     equals: Any = None
@@ -51,7 +51,7 @@ class KeyRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ruleset:
-    """The bounds of one round; the yaml files say where each comes from."""
+    """The bounds of one round. The YAML files give the source of each."""
 
     name: str
     benchmark: str
@@ -65,15 +65,15 @@ class Ruleset:
     open_init_limit_s: float
     init_gap_s: float
     stop_gap_s: float
-    cache_clear_false: str  # severity of a log that says its caches were not cleared
+    cache_clear_false: str  # severity for a log that says its caches were not cleared
     plausible_log_perplexity: tuple[float, float]
-    even_speed: bool  # blocks of a run are held against each other (C16)
-    runs: int  # of a valid score; 0: any number
+    even_speed: bool  # whether C16 compares the blocks of a run with each other
+    runs: int  # number of runs of a valid score; 0: any number
     keys: Mapping[str, KeyRule]
 
     @property
     def is_scaled(self) -> bool:
-        """Whether it judges the proxy, whose logs are no result."""
+        """Whether the ruleset is the proxy's. Logs of the proxy are not results."""
         return self.benchmark == PROXY.name
 
     @property
@@ -87,7 +87,7 @@ class Ruleset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The ruleset that logs are judged by, and from what it was chosen."""
+    """The ruleset for the logs, and the reason for choosing it."""
 
     name: str
     why: str
@@ -96,17 +96,17 @@ class Choice:
 def choose(
     benchmark: str | None, requested: str | None, *, path: Path | None = None, run_start_ms: int | None = None
 ) -> Choice:
-    """The ruleset of the round that logs belong to.
+    """Chooses the ruleset of the round that the logs belong to.
 
     In this order: the requested one; the proxy's own; vX.Y in the path; the date of run_start; the newest.
 
     Args:
-        requested: as `--ruleset` takes it: 5.1.0, 5.1 or v5.1.
-        path: where the logs lie.
-        run_start_ms: of one of the logs.
+        requested: the value of `--ruleset`: 5.1.0, 5.1 or v5.1.
+        path: the directory of the logs.
+        run_start_ms: run_start of one of the logs, in milliseconds since the epoch.
 
     Raises:
-        RulesetError: the requested one does not exist.
+        RulesetError: the requested ruleset does not exist.
     """
     if requested is not None:
         return Choice(name=named(requested), why="--ruleset")
@@ -122,10 +122,10 @@ def choose(
 
 
 def named(requested: str) -> str:
-    """The name of a ruleset as it was asked for: 5.1.0, 5.1 or v5.1.
+    """Returns the name of the requested ruleset, which may be written 5.1.0, 5.1 or v5.1.
 
     Raises:
-        RulesetError: there is none of this name.
+        RulesetError: no ruleset has this name.
     """
     plain = requested.removeprefix("v")
     for name in NAMES:
@@ -135,7 +135,7 @@ def named(requested: str) -> str:
 
 
 def stated_round(path: Path) -> str | None:
-    """5.1, where a directory v5.1, v5.1-.. or training_results_v5.1 above says so; the nearest one counts."""
+    """Returns the round (5.1) that the nearest directory v5.1, v5.1-.. or training_results_v5.1 of a path names."""
     for part in reversed(path.resolve().parts):
         if found := re.match(r"(?:training_results_)?v(\d+\.\d+)", part):
             return found[1]
@@ -162,7 +162,7 @@ def load(name: str) -> Ruleset:
 
 
 def _document(name: str) -> dict[str, Any]:
-    """The file over what it extends."""
+    """Merges a ruleset's file into the ruleset that it extends."""
     document: dict[str, Any] = yaml_tables.read(_DIRECTORY / f"{name}.yaml")
     if (base := document.pop("extends", None)) is None:
         return document
@@ -171,7 +171,7 @@ def _document(name: str) -> dict[str, Any]:
 
 
 def _key_rule(rule: dict[str, Any], lists: Mapping[str, list[str]], bounds: Mapping[str, Any]) -> KeyRule:
-    """A name of a list or bound of the document stands for its value: no number is written twice."""
+    """Replaces the name of a list or bound by its value, so that the files state no number twice."""
     resolved = dict(rule)
     if rule.get("equals") in bounds:
         resolved["equals"] = bounds[rule["equals"]]

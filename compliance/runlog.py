@@ -1,4 +1,4 @@
-"""Records to the named fields of one run: what every rule, score and comparison reads."""
+"""Builds the named fields of one run from its records. Every rule, score and comparison reads these fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compliance.mllog import Event, Parsed
 
 _PRECISION_KEYS = (
     "lowest_numerical_precision_in_linear",
-    "lowest_numerical_precision_linear",  # as AMD's published v6.0 logs spell it
+    "lowest_numerical_precision_linear",  # spelling in AMD's published v6.0 logs
 )
 
 
@@ -23,8 +23,8 @@ class Evaluation:
     """One eval_accuracy.
 
     Args:
-        samples: its own metadata.samples_count, which the official RCP reader uses too. Some vendors log it one
-            step lower than the samples_count of eval_start (C5 names the convention).
+        samples: metadata.samples_count of the record, which the official RCP reader uses too. Some vendors log it
+            one step lower than the samples_count of eval_start (C5 reports this convention).
         log_perplexity: nats per token.
     """
 
@@ -36,14 +36,14 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLog:
-    """A run as its log tells it; None where a record is absent or of the wrong type.
+    """The data of a run from its log. A field is None where its record is absent or has the wrong type.
 
     Args:
         run_status: metadata.status of run_stop, success or aborted.
-        init_start_ms: the earliest, where several ranks log it.
+        init_start_ms: the earliest record, if several ranks log one.
         points: the first record of each key.
-        last: the last eval_accuracy, readable or not; None also where the run comes from no log.
-        unreadable: why a datum that a verdict needs is not there, each with its line.
+        last: the last eval_accuracy, readable or not; None also for a run that was not built from a log.
+        unreadable: why a value that a verdict needs is missing, each with its line.
     """
 
     path: str
@@ -73,14 +73,14 @@ class RunLog:
 
     @property
     def samples_at_stop(self) -> int | None:
-        """Of the last evaluation, as the official RCP reader counts; where that does not say, of run_stop."""
+        """Samples at the last evaluation, which the official RCP reader takes; if absent, those of run_stop."""
         if self.last is not None and samples_of(self.last) is None:
             return self.run_stop_samples
         return self.evaluations[-1].samples if self.evaluations else self.run_stop_samples
 
     @property
     def last_log_perplexity(self) -> float | None:
-        """Of the last evaluation; None where there is none, or its value is no number."""
+        """Log perplexity of the last evaluation; None without an evaluation or without a number in it."""
         if self.last is not None:
             return number(self.last.value)
         return self.evaluations[-1].log_perplexity if self.evaluations else None
@@ -133,7 +133,7 @@ def build(parsed: Parsed) -> RunLog:
 
 
 def _unreadable(parsed: Parsed) -> Iterator[str]:
-    """What is there and says nothing, in the order of lines."""
+    """Lists records that exist but lack a readable value, in the order of lines."""
     found = [(one.line, f"record on line {one.line} unreadable") for one in parsed.malformed]
     for event in parsed.events:
         if event.key == "eval_accuracy" and samples_of(event) is None:
@@ -146,7 +146,7 @@ def _unreadable(parsed: Parsed) -> Iterator[str]:
 
 
 def _evaluations(parsed: Parsed) -> list[Evaluation]:
-    """Those that can be read; what is wrong with the others is a rule's to say (C8)."""
+    """Returns the evaluations that can be read. Rule C8 reports the others."""
     found = []
     for event in parsed.events:
         if event.key != "eval_accuracy":
@@ -160,7 +160,7 @@ def _evaluations(parsed: Parsed) -> list[Evaluation]:
 
 
 def samples_of(event: Event) -> int | None:
-    """metadata.samples_count; some vendors write whole numbers as floats."""
+    """Returns metadata.samples_count as an integer, because some vendors write whole numbers as floats."""
     return integer(event.metadata.get("samples_count"))
 
 
@@ -173,6 +173,6 @@ def number(value: Any) -> float | None:
 
 
 def integer(value: Any) -> int | None:
-    """A whole number; True is none, 2.0 is 2."""
+    """Returns a whole number or None. True is not a number; 2.0 is 2."""
     found = number(value)
     return int(found) if found is not None and found == int(found) else None

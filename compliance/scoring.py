@@ -1,4 +1,4 @@
-"""Run results, olympic mean and samples to target (training_rules, Benchmark Results)."""
+"""Computes run results, the olympic mean and samples to target (training_rules, Benchmark Results)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from compliance.runlog import RunLog
 
 
 class ScoreError(ValueError):
-    """These runs give no such number."""
+    """The requested score cannot be computed from these runs."""
 
 
 def olympic_mean(run_results_s: Sequence[float]) -> float:
-    """Mean run result in seconds without fastest and slowest.
+    """Mean run result in seconds without the fastest and the slowest run.
 
     Args:
-        run_results_s: run results; a run that did not converge is infinity, so it counts as the slowest.
+        run_results_s: run results in seconds. A run that did not converge is infinity and counts as the slowest.
 
     Raises:
         ScoreError: fewer than three run results, or more than one that did not converge.
@@ -32,16 +32,17 @@ def olympic_mean(run_results_s: Sequence[float]) -> float:
 
 
 def median_window(run_results_s: Sequence[float]) -> range:
-    """Which ten consecutive runs of more than ten are scored (training_rules, Benchmark Results, M > N runs).
+    """Chooses the ten consecutive runs to score when there are more (training_rules, Benchmark Results, M > N runs).
 
-    Every window of ten is scored; one with more than one run that did not converge counts as infinite. Of an even
-    number of windows the slower middle one is taken, so that nobody gains by the choice.
+    Every window of ten is scored and the median window is chosen. A window with more than one run that did not
+    converge counts as infinite. With an even number of windows the slower of the two middle windows is chosen, so
+    that the choice favours no submitter.
 
     Args:
         run_results_s: in the order of the runs' start; a run that did not converge or never ended is infinity.
 
     Raises:
-        ScoreError: fewer than ten runs, or a median window that is no valid result.
+        ScoreError: fewer than ten runs, or a median window that is not a valid result.
     """
     runs = BENCHMARK.runs
     if len(run_results_s) < runs:
@@ -62,15 +63,15 @@ def _window_score(results: Sequence[float]) -> float:
 
 
 def target_of(log: RunLog) -> float:
-    """The quality target: the rules' for the benchmark, whatever the log claims; a scaled one states its own."""
+    """Returns the quality target: the benchmark's, whatever the log says. A log of the proxy states its own target."""
     return log.target if log.benchmark == PROXY.name else BENCHMARK.target_log_perplexity
 
 
 def convergence(log: RunLog, target: float | None = None) -> bool | None:
-    """Whether a run reached the target: success counts only with a last evaluation at or below it.
+    """Whether a run reached the target: status success and a last evaluation at or below the target.
 
-    A run that crashed or stopped above the target did not. None where the log cannot say: a datum that would decide it
-    is missing or unreadable (RunLog.unreadable says which); that is no verdict.
+    A run that crashed or stopped above the target did not reach it. None means that the log cannot answer, because a
+    value is missing or unreadable (RunLog.unreadable says which).
     """
     bound = target_of(log) if target is None else target
     loss = log.last_log_perplexity
@@ -83,10 +84,10 @@ def convergence(log: RunLog, target: float | None = None) -> bool | None:
 
 
 def scored_runs(logs: Sequence[RunLog]) -> list[RunLog]:
-    """The runs that are scored: all of up to ten, of more the median window in the order of their start.
+    """Returns the runs to score: all of up to ten runs, else the median window in the order of run_start.
 
     Raises:
-        ScoreError: more than ten runs without a valid median window, or a log that cannot say whether it converged.
+        ScoreError: more than ten runs without a valid median window, or a log that does not show whether it converged.
     """
     if len(logs) <= BENCHMARK.runs:
         return list(logs)
@@ -95,10 +96,10 @@ def scored_runs(logs: Sequence[RunLog]) -> list[RunLog]:
 
 
 def official_score_s(logs: Sequence[RunLog]) -> float:
-    """Olympic mean in seconds of runs that are scored: one that crashed or did not converge counts as the slowest.
+    """Olympic mean in seconds of the scored runs. A run that crashed or did not converge counts as the slowest.
 
     Raises:
-        ScoreError: fewer than three runs, more than one that did not converge, or a log that cannot say.
+        ScoreError: fewer than three runs, more than one that did not converge, or a log that does not show it.
     """
     return olympic_mean([run_result_s(log) for log in logs])
 
@@ -112,7 +113,7 @@ def run_result_s(log: RunLog, target: float | None = None) -> float:
     """run_stop - run_start in seconds; infinity where the run crashed or did not converge.
 
     Raises:
-        ScoreError: the log cannot say whether it converged, or run_stop is not after run_start.
+        ScoreError: the log does not show whether it converged, or run_stop is not after run_start.
     """
     reached = convergence(log, target)
     if reached is None:
@@ -123,9 +124,9 @@ def run_result_s(log: RunLog, target: float | None = None) -> float:
 
 
 def samples_to_target(log: RunLog, target: float) -> float:
-    """Samples at which log perplexity crosses the target, linear between the two evaluations around it.
+    """Samples at which log perplexity crosses the target, interpolated linearly between the evaluations around it.
 
-    Derived: no rule knows this number; it takes the steps of one evaluation interval out of a comparison.
+    No rule defines this number. It removes the resolution of one evaluation interval from a comparison.
 
     Raises:
         ScoreError: the target is not reached, or already at the first evaluation.
@@ -136,4 +137,6 @@ def samples_to_target(log: RunLog, target: float) -> float:
             return before.samples + share * (after.samples - before.samples)
     reached = log.evaluations and log.evaluations[0].log_perplexity <= target
     why = "is reached at the first evaluation" if reached else "is not reached"
-    raise ScoreError(f"{log.path}: {target} {why}: no two evaluations around it")
+    raise ScoreError(
+        f"{log.path}: {target} {why}: interpolation needs one evaluation above and one at or below it"
+    )

@@ -1,4 +1,4 @@
-"""System descriptions: which fields there are, what they may hold, and what one file lacks.
+"""Reads system descriptions and checks their fields and values.
 
 One schema for rounds v5.1, v6.0 and v6.1: system_desc_checker.py of mlperf-logging 4.1.68 has one list of fields.
 """
@@ -42,7 +42,7 @@ _JOINED = (
     "accelerators_per_node framework"
 )
 JOINED = tuple(_JOINED.split())  # joined as text: any other type crashes system_desc_checker.py
-_NOTES = ("hw_notes", "sw_notes")  # joined as text by result_summarizer.py
+_NOTES = ("hw_notes", "sw_notes")  # result_summarizer.py joins these as text
 COUNTS = (
     "number_of_nodes",
     "host_processors_per_node",
@@ -57,9 +57,9 @@ class Description:
     """One systems/<system>.json.
 
     Args:
-        path: as violations name it.
-        fields: None where the file holds no JSON object; then `problem` says why, at `line`.
-        lines: where each field stands.
+        path: the name of the file in violations.
+        fields: None if the file holds no JSON object; then `problem` gives the reason and `line` the place.
+        lines: the line of each field.
     """
 
     path: str
@@ -78,13 +78,13 @@ class Description:
 
 
 class _Repeated(dict[str, Any]):
-    """A JSON object that remembers which of its keys came twice."""
+    """A JSON object that records its repeated keys."""
 
     twice: tuple[str, ...] = ()
 
 
 def read(file: Path, name: str) -> Description:
-    """Read a description as the official tools would: strict UTF-8 without a byte order mark."""
+    """Reads a description as the official tools do: strict UTF-8 without a byte order mark."""
     problem, line = "", None
     fields: Any = None
     text = ""
@@ -124,16 +124,19 @@ def _lines(text: str, fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def faults(one: Description) -> Iterator[Finding]:
-    """Everything in a description that the rules or the tools cannot take."""
+    """Yields every fault of a description that the rules forbid or the official tools cannot read."""
     if one.fields is None:
-        yield one.finding("error", None, one.problem, "a JSON object in UTF-8", "nothing in it can be read")
+        message = "no field can be read: write one JSON object"
+        yield one.finding("error", None, one.problem, "a JSON object in UTF-8", message)
         return
     for field in FIELDS:
         if field not in one.fields:
-            message = "every field is required, empty where it says nothing"
+            message = "a required field is missing: add it, with an empty text if it does not apply"
             yield one.finding("error", field, "absent", "present", message)
     for field in one.repeated:
-        yield one.finding("error", field, "twice", "once", "a reader takes the last one: which one is meant?")
+        yield one.finding(
+            "error", field, "twice", "once", "the field occurs twice and readers use the last: keep one"
+        )
     yield from _types(one, one.fields)
     yield from _values(one, one.fields)
 
@@ -141,39 +144,38 @@ def faults(one: Description) -> Iterator[Finding]:
 def _types(one: Description, fields: Mapping[str, Any]) -> Iterator[Finding]:
     for field in (*JOINED, *_NOTES):
         if field in fields and not isinstance(fields[field], str):
-            message = "the official tools join these fields as text and crash on anything else"
+            message = "the official tools crash on a value that is not text: write it as text"
             yield one.finding("error", field, json.dumps(fields[field])[:80], "a JSON string", message)
     for field in COUNTS:
         value = fields.get(field, "1")
         whole = str(value).isascii() and str(value).isdigit() and len(str(value)) < 8
         if not whole or isinstance(value, bool) or int(value) < (field != "accelerators_per_node"):
-            message = "the official result_summarizer reads it with int() and crashes on anything else"
+            message = "the official result_summarizer crashes unless int() can read it: write a count as text"
             yield one.finding("error", field, json.dumps(value)[:80], "a count, as text", message)
 
 
 def _values(one: Description, fields: Mapping[str, Any]) -> Iterator[Finding]:
     for field in _NAMES:
         if isinstance(fields.get(field), str) and not fields[field].strip():
-            yield one.finding("error", field, "empty", "a name", "say who and what")
+            yield one.finding("error", field, "empty", "a name", "the name is empty: fill it in")
     for field, allowed in (("status", STATUSES), ("division", DIVISIONS)):
         if field in fields and fields[field] not in allowed:
-            message = "exactly as written: 'Closed' silently switches official checks off"
+            message = "the value must match exactly: with 'Closed' the official tools skip checks silently"
             yield one.finding("error", field, str(fields[field])[:80], " | ".join(allowed), message)
     for field, value in fields.items():
         text = value.strip().upper() if isinstance(value, str) else ""
         if "PLACEHOLDER" in text or text in _UNFILLED or re.fullmatch(r"<[^<>]*>|\$\{?\w+\}?", text):
-            yield one.finding("error", field, value[:80], "a value", "a placeholder was never filled in")
+            yield one.finding(
+                "error", field, value[:80], "a value", "a placeholder was not filled in: write the value"
+            )
 
 
 def unanswered(one: Description) -> Iterator[Finding]:
-    """Fields that are empty although the rules ask for a meaningful response."""
+    """Yields the fields that are empty although the rules require a meaningful response."""
     for field in MEANINGFUL if one.fields is not None else ():
         value = one.fields.get(field) if one.fields else None
+        message = "the rules require a meaningful response: fill it in"
         if field in ALSO and value is None:
-            yield one.finding(
-                "warning", field, "absent", "a meaningful response", "the rules' table asks for it"
-            )
+            yield one.finding("warning", field, "absent", "a meaningful response", message)
         elif isinstance(value, str) and not value.strip() and field not in _NAMES:
-            yield one.finding(
-                "warning", field, "empty", "a meaningful response", "the rules' table asks for it"
-            )
+            yield one.finding("warning", field, "empty", "a meaningful response", message)

@@ -1,4 +1,4 @@
-"""The YAML tables of this package."""
+"""Reads the YAML tables of this package."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-# libyaml, where PyYAML was built with it, takes a tenth of the time
+# PyYAML built with libyaml takes a tenth of the time
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read(path: Path) -> Any:
-    """A table as plain values."""
+    """Returns a table as plain values."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)

@@ -1,1 +1,1 @@
-"""The official checkers, run on copies in processes of their own."""
+"""Runs the official checkers on copies, each in its own process."""

@@ -1,4 +1,4 @@
-"""The official compliance checker as an oracle: run on a copy, in its own process, judged by text and exit code."""
+"""Runs the official compliance checker in its own process and reads its verdict from its text and exit code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from compliance.ruleset import Ruleset
 
 _TIMEOUT_S = 20  # per log; a public log takes 0.07 s
 _MARK = "official-verdict "
-# what it says of a run that was aborted or cut off before it reached the target, and of nothing else
+# the tool prints these messages only for a run that was aborted or cut off before it reached the target
 _FAILED_RUN = re.compile(
     "Failed checks for eval_accuracy|Required [A-Z_]+ occurrence of '(?:run_stop|(?:eval|block|epoch)_)"
 )
 _BAR = "-" * 30
 
-# One process for many logs: starting Python costs 20 times a check. Each log runs the tool's own __main__ anew.
+# One process checks many logs, because starting Python costs 20 times as much as a check. The tool's own __main__
+# runs again for each log.
 _LOOP = f"""
 import contextlib, io, json, logging, runpy, sys
 from mlperf_logging.compliance_checker import mlp_compliance
@@ -47,7 +48,7 @@ for log in logs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Official:
-    """What the official tool says of one log.
+    """The verdict of the official tool on one log.
 
     Args:
         verdict: pass | fail | not run.
@@ -63,8 +64,8 @@ class Official:
 
 
 def version() -> str:
-    """Of the official tools, or why there is none."""
-    import importlib.metadata  # takes 20 ms, which most commands need not wait for
+    """Returns the version of the official tools, or the reason why it is unknown."""
+    import importlib.metadata  # this import takes 20 ms, and most commands do not need it
 
     try:
         return importlib.metadata.version("mlperf-logging")
@@ -83,8 +84,8 @@ def compliance_checker(
     """Run `python -m mlperf_logging.compliance_checker --usage training --ruleset R [--werror]` on every log.
 
     Args:
-        refused: paths that are no log at all; the tool reads a file whole and takes minutes over some.
-        may_fail: paths of runs that may miss the target; the tool, which judges one log alone, rejects them.
+        refused: paths of files that are not logs. The tool is not run on them, because it takes minutes for some.
+        may_fail: paths of runs that may miss the target. The tool rejects them, because it judges each log alone.
     """
     if not paths:
         return []
@@ -103,14 +104,16 @@ def compliance_checker(
 
 
 def _too_large(path: Path) -> Official:
-    note = f"larger than {LARGEST_FILE_BYTES >> 20} MiB, which the official repo_checker refuses, or no log at all"
+    note = (
+        f"larger than {LARGEST_FILE_BYTES >> 20} MiB, which the official repo_checker refuses, or not a log"
+    )
     return Official(path=str(path), verdict="not run", as_expected=False, note=note)
 
 
 def _run(
     paths: Sequence[Path], directory: Path, ruleset: Ruleset, *, werror: bool
 ) -> list[tuple[object, str]]:
-    """Exit code and output per log; a process that dies fails the logs it had not answered for."""
+    """Returns the exit code and output for each log. If the process dies, the logs without an answer fail."""
     copies = [directory / f"log_{i}.txt" for i in range(len(paths))]
     for path, copy in zip(paths, copies, strict=True):
         shutil.copyfile(path, copy)
@@ -145,7 +148,11 @@ def _official(path: Path, answer: tuple[object, str], ruleset: Ruleset, *, may_f
     if failed_run:
         note = f"ruleset {ruleset.official}: fail (target missed, as one of ten runs may)"
     elif ruleset.expected_official == "fail":
-        note = f"rejected as {ruleset.benchmark}, as it must be" if expected else "accepted a proxy log"
+        note = (
+            f"rejected as {ruleset.benchmark}, as it must be"
+            if expected
+            else "accepted a proxy log that must fail"
+        )
     else:
         note = f"ruleset {ruleset.official}: {verdict}" + ("" if passed else f" ({_reason(code, text)})")
     return Official(path=str(path), verdict=verdict, as_expected=expected, note=note)
@@ -158,7 +165,7 @@ def _reason(code: object, text: str) -> str:
 
 
 def _complaints(text: str) -> list[str]:
-    """What the tool finds wrong: the first line of each of its messages, which it keeps apart by bars."""
+    """Returns the first line of each of the tool's messages. The tool separates messages by bars."""
     told = [line for line in text.splitlines() if not line.startswith(("INFO -", "ERROR -", "**"))]
     messages = "\n".join(told).removeprefix("WARNING -").strip().split(_BAR)
     return [message.strip().partition("\n")[0] for message in messages if message.strip()]

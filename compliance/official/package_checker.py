@@ -1,4 +1,7 @@
-"""The official tools that judge a whole package, as oracles: run on a copy, judged by their text, not by their 0."""
+"""Runs the official tools for a whole package on a copy of it.
+
+Their verdict is read from their text, because some of them exit 0 on errors.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ TOOLS = ("package_checker", "result_summarizer", "repo_checker", "system_desc_ch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Oracle:
-    """What one official tool says of a package.
+    """The verdict of one official tool on a package.
 
     Args:
         verdict: pass | fail | not run.
-        note: one line: the reason of a fail, the scores of the summarizer.
-        accepted: logs that do not comply, which the tool takes all the same.
+        note: one line: the reason of a failure, or the scores of the summarizer.
+        accepted: number of logs that the tool accepts although they do not comply.
     """
 
     tool: str
@@ -36,11 +39,11 @@ class Oracle:
 
 
 def ask(organisation: Path, ruleset: str, tools: tuple[str, ...] = TOOLS) -> list[Oracle]:
-    """Every tool in this order: the summarizer reads what the package checker writes.
+    """Runs the tools in this order, because the summarizer reads a file that the package checker writes.
 
     Args:
-        organisation: the directory that holds results/ and systems/; it is left as it is.
-        ruleset: of the official tools, 6.1.0 for instance.
+        organisation: the directory that holds results/ and systems/. It is not changed.
+        ruleset: a ruleset of the official tools, for example 6.1.0.
     """
     if importlib.util.find_spec("mlperf_logging") is None:
         note = "mlperf_logging is not installed: pip install mlperf-logging"
@@ -56,12 +59,16 @@ def ask(organisation: Path, ruleset: str, tools: tuple[str, ...] = TOOLS) -> lis
 
 
 def _package_checker(tree: Path, ruleset: str) -> Oracle:
-    """Judged by its text, because it exits 0 on errors; of each result it takes one log that does not comply."""
+    """Reads the verdict from the text, because the tool exits 0 on errors.
+
+    The tool accepts one log of each result that does not comply.
+    """
     code, text = _run("package_checker", [str(tree), "training", ruleset, "--werror"], tree.parent)
     passed = "PACKAGE CHECKER FOUND NO ERRORS, SUCCESS !" in text
     accepted = text.count("does not comply, accepting") if passed else 0
     if code == 0 and accepted:
-        note = f"{accepted} log{'s' if accepted > 1 else ''} that may fail: one of ten, as the slowest"
+        logs = f"{accepted} log{'s' if accepted > 1 else ''}"
+        note = f"{logs} accepted without compliance: one run of ten may fail and counts as the slowest"
         return Oracle(tool="package_checker", verdict="pass", note=note, accepted=accepted)
     return _oracle("package_checker", code, text, passed=passed)
 
@@ -78,12 +85,13 @@ def _system_desc_checker(tree: Path, ruleset: str) -> Oracle:
         if code != 0 or "checker passed" not in text:
             return _oracle("system_desc_checker", code, text, passed=False)
     if not descriptions:
-        return Oracle(tool="system_desc_checker", verdict="fail", note="systems/ holds no description")
+        note = "systems/ holds no system description: add systems/<system>.json"
+        return Oracle(tool="system_desc_checker", verdict="fail", note=note)
     return Oracle(tool="system_desc_checker", verdict="pass", note=f"{len(descriptions)} descriptions")
 
 
 def _result_summarizer(tree: Path, ruleset: str) -> Oracle:
-    """A score for every result directory; the tool leaves out what it cannot score and exits 0."""
+    """Requires a score for every result directory, because the tool skips what it cannot score and exits 0."""
     table = tree.parent / "summary.csv"
     code, text = _run("result_summarizer", [str(tree), "training", ruleset, "--csv", str(table)], tree.parent)
     scores = _scores(table)
@@ -129,7 +137,7 @@ def _oracle(tool: str, code: int, text: str, *, passed: bool) -> Oracle:
 
 
 def _reason(text: str) -> str:
-    """The first line that says what is wrong; of a crash the exception."""
+    """Returns the first line that names an error, or the exception of a crash."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "Traceback (most recent call last)" in text:
         return f"the tool crashed: {lines[-1]}"[:200]

@@ -1,1 +1,1 @@
-"""The rules, as functions: what a log, a directory, a submission or a tree must not break."""
+"""The rules for a log, a directory of logs, a submission and a directory tree, one function each."""

@@ -1,4 +1,4 @@
-"""Rules on the clock of a log: C1 to C4."""
+"""Rules on the times in a log: C1 to C4."""
 
 from __future__ import annotations
 
@@ -20,30 +20,41 @@ RUN_PHASE = (
     "run_stop",
 )
 IN_RUN = (*RUN_PHASE, "epoch_start", "epoch_stop")
-_FIRST_MS, _LAST_MS = 1_500_000_000_000, 4_000_000_000_000  # 2017 .. 2096: else no millisecond clock
+# 2017 .. 2096; other values are not milliseconds since 1970
+_FIRST_MS, _LAST_MS = 1_500_000_000_000, 4_000_000_000_000
 _BORN_MS = 1_735_689_600_000  # 2025-01-01: the benchmark's first round is v5.1 of 2025
-_INTERLEAVED_MS = 5_000  # lines of several ranks; public logs go back by at most 267 ms
-_OLD_CACHE = 2  # times the limit of the initialisation, cache_clear to run_start; public logs: at most 341 s
+_INTERLEAVED_MS = 5_000  # ms; lines of several ranks may be out of order; public logs: by at most 267 ms
+_OLD_CACHE = 2  # initialisation limits from cache_clear to run_start; public logs: at most 341 s
 
 
 @rule(
     "C1",
     source="training_rules, Run Results; mlperf-logging, common.yaml (EXACTLY_ONE).",
-    breaks="two runs in one file; a log without run_stop, one of ten (warning); an evaluation after run_stop.",
+    breaks="two runs in one file; no run_stop (a warning in one log of ten); an evaluation after run_stop.",
 )
 def one_run(case: Case) -> Iterator[Finding]:
-    """Exactly one run_start, run_stop and init_stop, at least one init_start; nothing timed after run_stop."""
+    """A log has exactly one init_stop, run_start and run_stop, an init_start, and no timed record after run_stop."""
     for key in ("init_stop", "run_start", "run_stop"):
         records = case.of(key)
         if not records:
             may_fail = case.may_fail and key == "run_stop"
-            counts = "; it counts as the slowest: one of ten may fail" if may_fail else ""
+            counts = "; one run of ten may fail and counts as the slowest" if may_fail else ""
             report = case.warning if may_fail else case.error
             yield report(key, "absent", "exactly one", _ABSENT[key] + counts)
         for extra in records[1:]:
-            yield case.error(extra, f"{len(records)} records", "exactly one", "a log holds one run")
+            yield case.error(
+                extra,
+                f"{len(records)} records",
+                "exactly one",
+                "the file holds more than one run: write one log per run",
+            )
     if not case.of("init_start"):
-        yield case.error("init_start", "absent", "at least one", "log it before the model is built")
+        yield case.error(
+            "init_start",
+            "absent",
+            "at least one",
+            "the start of the initialisation is unknown: log it before the model is built",
+        )
     for stop in case.of("run_stop")[:1]:
         for event in case.parsed.events:
             if event.line > stop.line and event.key != "run_stop":
@@ -54,34 +65,34 @@ def _after_the_end(case: Case, event: Event) -> Finding:
     fixed = event.key in case.ruleset.keys or event.key in ("cache_clear", "seed")
     point = event.event_type == "POINT_IN_TIME" and event.key not in IN_RUN
     if point and (event.key == "train_samples" or not fixed):
-        message = "untimed record after run_stop, as some vendors log it; log it before init_stop"
-        return case.warning(event, "after run_stop", "run_stop is the last record", message)
-    message = "nothing of the run may follow run_stop"
-    return case.error(event, "after run_stop", "run_stop is the last record", message)
+        message = "an untimed record stands after run_stop, as some vendors log it: log it before init_stop"
+        return case.warning(event, "after run_stop", "run_stop as the last record", message)
+    message = "a record of the run follows run_stop: end the log with run_stop"
+    return case.error(event, "after run_stop", "run_stop as the last record", message)
 
 
 _ABSENT = {
     "init_stop": "incomplete: the log ends during initialisation, or the record was lost",
-    "run_start": "incomplete: the timed run never started",
+    "run_start": "incomplete: the timed run did not start",
     "run_stop": "incomplete: the run was cut off (killed, crashed, or still running)",
 }
 
 
 @rule(
     "C2",
-    source="mlperf-logging, time_ms; training_rules, Run Results (the clock is never paused or set).",
-    breaks="seconds for milliseconds; a moved, edited or spliced record; the clock of another machine.",
+    source="mlperf-logging, time_ms; training_rules, Run Results (the clock is never paused or reset).",
+    breaks="seconds instead of milliseconds; a moved, edited or inserted record; a record of another machine's clock.",
 )
 def clock(case: Case) -> Iterator[Finding]:
-    """Integer milliseconds of a real clock that never goes back over the run."""
+    """Times are integer milliseconds of a real clock that does not go back during the run."""
     for event in case.parsed.events:
         if not _FIRST_MS <= event.time_ms <= _LAST_MS:
-            message = "time_ms is milliseconds since 1970"
+            message = "time_ms is out of range: log milliseconds since 1970"
             yield case.error(event, event.time_ms, f"{_FIRST_MS} .. {_LAST_MS}", message)
             return
     start = case.log.points.get("run_start")
     if start and start.time_ms < _BORN_MS:
-        message = "the run is older than the benchmark: the machine's clock is wrong, or the log is"
+        message = "the run is older than the benchmark: the machine's clock was wrong, or the log was edited"
         yield case.warning(start, start.time_ms, f">= {_BORN_MS} (2025-01-01)", message)
     last: Event | None = None
     latest: Event | None = None
@@ -92,13 +103,13 @@ def clock(case: Case) -> Iterator[Finding]:
             last = event
         elif latest is not None and event.time_ms < latest.time_ms - _INTERLEAVED_MS:
             yield _backwards(case, event, latest)
-            continue  # an outlier must not accuse what follows it
+            continue  # so that one wrong time does not make all later records wrong
         latest = event
 
 
 def _backwards(case: Case, event: Event, before: Event) -> Finding:
     expected = f"time_ms >= {before.time_ms} (line {before.line}: {before.key})"
-    message = "the clock goes back: records moved, edited, spliced or of two clocks"
+    message = "the clock goes back: records were moved, edited or inserted, or come from two clocks"
     return case.error(event, event.time_ms, expected, message)
 
 
@@ -108,23 +119,23 @@ def _backwards(case: Case, event: Event, before: Event) -> Finding:
     breaks="init_stop after run_start; a block before run_start; a hyperparameter logged during the run.",
 )
 def phases(case: Case) -> Iterator[Finding]:
-    """init_start, init_stop, run_start follow each other; training after them, hyperparameters before."""
+    """init_start, init_stop and run_start are in this order; hyperparameters come before run_start, training after."""
     names = ("init_start", "init_stop", "run_start")
     firsts = [case.log.points[key] for key in names if key in case.log.points]
     for before, after in itertools.pairwise(firsts):
         if after.time_ms < before.time_ms or after.line < before.line:
             expected = f"after {before.key} (line {before.line}, time_ms {before.time_ms})"
-            message = "init_start, init_stop, run_start follow each other"
+            message = "the order is wrong: log init_start, init_stop and run_start in this order"
             yield case.error(after, f"line {after.line}, time_ms {after.time_ms}", expected, message)
     start, stop = case.log.points.get("run_start"), case.log.points.get("run_stop")
     if start is None:
         return
-    configuration = {*case.ruleset.keys, "seed"} - {"train_samples"}  # which some vendors log last
+    configuration = {*case.ruleset.keys, "seed"} - {"train_samples"}  # some vendors log it last
     for event in case.parsed.events:
         if event.line < start.line:
             yield from _too_early(case, event, start)
         elif event.key in configuration and (stop is None or event.line < stop.line):
-            message = "what the run is configured by is fixed, and logged, before the clock starts"
+            message = "a setting is logged after the clock started: fix and log it before run_start"
             expected = f"before run_start (line {start.line})"
             yield case.error(event, f"line {event.line}", expected, message)
 
@@ -132,10 +143,10 @@ def phases(case: Case) -> Iterator[Finding]:
 def _too_early(case: Case, event: Event, start: Event) -> Iterator[Finding]:
     expected = f"after run_start (line {start.line})"
     if event.key in IN_RUN[1:]:
-        message = "a block or an evaluation before the clock starts"
+        message = "a block or an evaluation starts before the clock: log it after run_start"
         yield case.error(event, f"line {event.line}", expected, message)
     elif (samples_of(event) or 0) > 0:
-        message = "training before the clock starts: warm up on synthetic data, without samples"
+        message = "training starts before the clock: warm up on synthetic data and log no samples"
         yield case.error(event, f"samples_count {samples_of(event)}", expected, message)
 
 
@@ -143,12 +154,12 @@ def _too_early(case: Case, event: Event, start: Event) -> Iterator[Finding]:
     "C3",
     source="training_rules, Run Results (initialisation, closed division); mlperf-logging, common.yaml (init_stop).",
     breaks=(
-        "31 minutes of compilation; 10 minutes of it and 21 between init_stop and run_start; a minute between "
-        "these (warning)."
+        "31 minutes of compilation; 10 minutes of compilation, then 21 minutes to run_start; a minute from "
+        "init_stop to run_start (warning)."
     ),
 )
 def initialisation(case: Case) -> Iterator[Finding]:
-    """init_start to run_start in 30 minutes, 4 hours in the open division; run_start directly after init_stop."""
+    """run_start follows init_start within 30 minutes (open division: 4 hours) and init_stop within 5 seconds."""
     log, start, stop = case.log, case.log.points.get("run_start"), case.log.points.get("init_stop")
     if start is None or stop is None or log.init_start_ms is None:
         return
@@ -156,16 +167,16 @@ def initialisation(case: Case) -> Iterator[Finding]:
     took_s = [(event, (event.time_ms - log.init_start_ms) / 1000) for event in (start, stop)]
     late = [(event, took) for event, took in took_s if took > limit_s or (event is stop and took == limit_s)]
     if late:
-        message = "initialisation, compilation and warm-up together; the official checker takes less than it"
+        message = "initialisation, compilation and warm-up took too long together: shorten them"
         yield case.error(late[0][0], f"{late[0][1]:.1f} s after init_start", f"<= {limit_s:g} s", message)
     elif gap_s > case.ruleset.init_gap_s:
         expected = f"<= {case.ruleset.init_gap_s:g} s"
-        message = "work that nothing logs, a reviewer may ask for it; warm up before init_stop"
+        message = "unlogged work before run_start, which a reviewer may question: warm up before init_stop"
         yield case.question(start, f"{gap_s:.1f} s after init_stop", expected, message)
 
 
 def _init_limit_s(case: Case) -> float:
-    """Of the division that the log states; that it is the closed one is a matter of key_value."""
+    """Returns the limit of the division that the log states. Rule key_value requires the closed division."""
     return case.ruleset.open_init_limit_s if case.log.division == "open" else case.ruleset.init_limit_s
 
 
@@ -175,22 +186,24 @@ def _init_limit_s(case: Case) -> float:
     breaks="no cache_clear; cache_clear false (6.1.0); cache_clear after run_start.",
 )
 def cache_clear(case: Case) -> Iterator[Finding]:
-    """Caches are cleared, and before run_start."""
+    """Caches are cleared before run_start."""
     records, start = case.of("cache_clear"), case.log.points.get("run_start")
     if not records:
-        message = "flush OS caches before each run"
+        message = "the log does not say that caches were cleared: clear them before each run and log it"
         yield case.error("cache_clear", "absent", "true, before run_start", message)
     for event in records:
         if event.value is not True:
-            message = "the data files were still cached: clear the caches (needs root) or read uncached data"
+            message = (
+                "the data files may have been cached: clear the caches (needs root) or read uncached data"
+            )
             said_so = event.value is False and case.ruleset.cache_clear_false == "warning"
             report = case.warning if said_so else case.error
             yield report(event, event.value, "true", message)
         elif start and (event.line > start.line or event.time_ms > start.time_ms):
-            message = "caches are cleared before the clock"
+            message = "the caches were cleared while the clock ran: clear them before run_start"
             yield case.error(event, "after run_start", "before run_start", message)
     old_s = (start.time_ms - records[-1].time_ms) / 1000 if start and records else 0.0
     limit_s = _OLD_CACHE * _init_limit_s(case)
     if old_s > limit_s:
-        message = "cleared for this run, or for one before it?"
+        message = "the caches may have been cleared for an earlier run: clear them for each run"
         yield case.warning(records[-1], f"{old_s:.0f} s before run_start", f"<= {limit_s:g} s", message)

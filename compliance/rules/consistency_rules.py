@@ -1,4 +1,4 @@
-"""Rules that hold the logs against the system description and against what else they log: C11, C12, C13 and C18."""
+"""Rules that compare the logs with the system description and with their other records: C11, C12, C13 and C18."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from compliance.rule_input import Case, Finding, Runs, Submission, System, accel
 from compliance.rules.clock_rules import RUN_PHASE
 from compliance.runlog import number, text
 
-# status of a log -> how the description's status begins; a cloud's own system was published as onprem
+# status in a log -> first word of the description's status; a cloud provider published its own system as onprem
 _STATUSES = {
     "onprem": ("Available",),
     "cloud": ("Available",),
     "preview": ("Preview",),
     "research": ("Research",),
 }
-_CALLED_ALIKE = {"GB200", "GB300"}  # NVIDIA's v5.1 logs of GB300 say GB200: the launch script's default
+_CALLED_ALIKE = {"GB200", "GB300"}  # NVIDIA's v5.1 logs of GB300 say GB200, the default of its launch script
 _COUNTED = re.compile(
     r"\s*(\d{1,6})\s*x", re.IGNORECASE
-)  # nodes, or accelerators, as vendors begin a platform
-_EVERYWHERE = ("fp64", "fp32", "bfloat16", "fp16", "int8", "uint8")  # a tensor core is not needed for these
+)  # number of nodes or accelerators at the start of a platform's name
+_EVERYWHERE = (
+    "fp64",
+    "fp32",
+    "bfloat16",
+    "fp16",
+    "int8",
+    "uint8",
+)  # formats that every accelerator has, in its tensor cores or elsewhere
 _STANDARD = (*RUN_PHASE, "init_start", "init_stop", "epoch_start", "epoch_stop", "seed", "cache_clear")
 _OTHERS = ("init_checkpoint_step", "target_accuracy")
 _PRECISION = "lowest_numerical_precision"
-_ALIASES = {  # what vendors and Megatron call a key of the rules
+_ALIASES = {  # names that vendors and Megatron use for keys of the rules
     **{f"{_PRECISION}_{place}": f"{_PRECISION}_in_{place}" for place in ("linear", "attn", "comm")},
     **{f"{kind}_model_parallel_size": f"{kind}_parallelism" for kind in ("tensor", "pipeline", "expert")},
     **{f"{kind}_parallel_size": f"{kind}_parallelism" for kind in ("tensor", "pipeline", "context", "expert")},
@@ -47,62 +54,60 @@ _LENGTHS = ("sequence_length", "seq_length", "seq_len", "max_seq_length", "encod
 
 @rule(
     "C12",
-    source="mlperf-logging, package_checker.py: a division other than closed switches its seed and RCP checks off.",
-    breaks="a description that says open beside logs of the closed division.",
+    source="mlperf-logging, package_checker.py: a division other than closed turns off its seed and RCP checks.",
+    breaks="a description that says open with logs of the closed division.",
 )
 def division(submission: Submission) -> Iterator[Finding]:
-    """Logs and system description name one division."""
+    """Logs and system description name the same division."""
     system = submission.system
     for case in submission.cases if system and system.division else ():
         point = case.log.points.get("submission_division")
         if system and point is not None and point.value != system.division:
-            message = (
-                f"{system.path} names another division: the official tools skip checks outside of closed"
-            )
+            message = f"{system.path} names another division, for which the official tools skip checks: make them agree"
             yield case.error(point, point.value, system.division, message)
             return
 
 
 @rule(
     "C12",
-    source="submission_rules, System descriptions (status); v5.1 and v6.0 differ in onprem for cloud alone.",
-    breaks='status "Research, Development, or Internal (RDI)" beside logs that say onprem (warning).',
+    source="submission_rules, System descriptions (status). The only difference in v5.1 and v6.0: onprem for cloud.",
+    breaks='status "Research, Development, or Internal (RDI)" with logs that say onprem (warning).',
 )
 def status(submission: Submission) -> Iterator[Finding]:
-    """Logs and system description agree on whether the system is available, a preview or research."""
+    """Logs and system description agree whether the system is available, a preview or research."""
     system = submission.system
     for case in submission.cases[:1] if system and system.status else ():
         point = case.log.points.get("submission_status")
         expected = _STATUSES.get(text(point.value) or "") if point else None
         if system and point is not None and expected and not system.status.startswith(expected):
-            message = f"{system.path} says otherwise: the category of a result depends on it"
+            message = f"{system.path} states another status, which decides the category of the result: make them agree"
             yield case.question(point, point.value, system.status, message)
 
 
 @rule(
     "C12",
-    source="submission_rules, Training results; v5.1 and v6.0: no platform contradicts, but for GB200 for GB300.",
-    breaks="platform 64xB200 beside a description of 8 MI355X (warning).",
+    source="submission_rules, Training results. The only difference in v5.1 and v6.0: GB200 for GB300.",
+    breaks="platform 64xB200 with a description of 8 MI355X (warning).",
 )
 def platform(submission: Submission) -> Iterator[Finding]:
-    """A platform that names accelerators, or how many, names those of the system description."""
+    """Accelerators and their number in submission_platform agree with the system description."""
     system = submission.system
     for case in submission.cases[:1] if system else ():
         point = case.log.points.get("submission_platform")
         value = text(point.value) if point else None
         if system and point is not None and value and (why := _contradicts(value, system)):
-            message = f"{why} of {system.path}: logs of another system?"
+            message = f"{why} of {system.path}: check that the logs belong to this system"
             yield case.question(point, value, _described(system), message)
 
 
 def _contradicts(value: str, system: System) -> str | None:
-    """In which word a platform's name differs from a description."""
+    """Returns how a platform's name contradicts a description."""
     named, described = accelerators_named_in(value), accelerators_named_in(system.model)
     if named and described and not named & described and not named | described <= _CALLED_ALIKE:
-        return "the name is not the accelerator"
+        return "the platform names another accelerator than that"
     counted, known = _COUNTED.match(value), {system.nodes, system.per_node, system.accelerators}
     if counted and system.accelerators and int(counted[1]) not in known:
-        return "the number is none of nodes or accelerators"
+        return "the platform's number differs from the numbers of nodes and accelerators"
     return None
 
 
@@ -113,26 +118,26 @@ def _described(system: System) -> str:
 @rule(
     "C12",
     source="submission_rules, System descriptions; no published description contradicts itself.",
-    breaks='system_name "box with 8x H100" of a description of MI355X (warning).',
+    breaks='system_name "box with 8x H100" in a description of MI355X (warning).',
 )
 def system_name(submission: Submission) -> Iterator[Finding]:
-    """A system_name that names an accelerator names that of the description."""
+    """An accelerator in system_name is the accelerator of the description."""
     system = submission.system
     if system is None:
         return
     named, described = accelerators_named_in(system.name), accelerators_named_in(system.model)
     if named and described and not named & described:
-        message = f"{system.path}: system_name and accelerator_model_name name two accelerators"
+        message = f"{system.path}: system_name and accelerator_model_name name different accelerators: make them agree"
         yield submission.question(None, system.name, system.model, message)
 
 
 @rule(
     "C12",
     source="submission_rules, System descriptions (number_of_nodes, accelerators_per_node).",
-    breaks="world_size 64 beside a description of 8 accelerators (warning).",
+    breaks="world_size 64 with a description of 8 accelerators (warning).",
 )
 def world_size(submission: Submission) -> Iterator[Finding]:
-    """Where a log says how many accelerators ran, the description has as many."""
+    """The number of accelerators that a log states equals that of the description."""
     system = submission.system
     for case in submission.cases[:1] if system and system.accelerators else ():
         for key in _WORLD:
@@ -148,7 +153,7 @@ def world_size(submission: Submission) -> Iterator[Finding]:
     breaks="nvfp4 in attention on MI355X; fp8 in communication on A100.",
 )
 def other_formats(submission: Submission) -> Iterator[Finding]:
-    """The accelerator has the precision that is logged for attention and for communication."""
+    """The accelerator supports the precisions that are logged for attention and communication."""
     system = submission.system
     for case in submission.cases if system and system.peaks else ():
         for key in ("lowest_numerical_precision_in_attn", "lowest_numerical_precision_in_comm"):
@@ -156,17 +161,19 @@ def other_formats(submission: Submission) -> Iterator[Finding]:
             precision = text(point.value) if point else None
             known = precision in case.ruleset.keys[key].one_of and precision not in _EVERYWHERE
             if system and point is not None and known and precision not in system.peaks:
-                message = f"{system.model}: the accelerator has no such format"
+                message = (
+                    f"{system.model}: the accelerator does not have this format: log the format that ran"
+                )
                 yield case.error(point, precision, ", ".join(system.peaks), message)
 
 
 @rule(
     "C13",
     source="training_rules, closed table (dropout 0, sequence length 8,192).",
-    breaks="hidden_dropout 0.1; seq_length 4096; either of them inside of a logged configuration.",
+    breaks="hidden_dropout 0.1; seq_length 4096; either of them inside a logged configuration.",
 )
 def other_constants(case: Case) -> Iterator[Finding]:
-    """Dropout is 0 and the sequence length the benchmark's, wherever a log tells them."""
+    """Dropout is 0 and the sequence length is the benchmark's, wherever a log states them."""
     length = case.ruleset.keys["max_sequence_length"].equals
     start = case.log.points.get("run_start")
     for key, events in case.by_key.items():
@@ -179,12 +186,17 @@ def other_constants(case: Case) -> Iterator[Finding]:
                 expected = 0.0 if "dropout" in name.lower() else length if name.lower() in _LENGTHS else None
                 found = number(value)
                 if expected is not None and found is not None and found != expected:
-                    yield case.error(event, f"{name} {found}", expected, "fixed by the closed division")
+                    yield case.error(
+                        event,
+                        f"{name} {found}",
+                        expected,
+                        "the closed division fixes this value: train with it",
+                    )
                     return
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Named values; of an object those inside of it."""
+    """Yields named values, including those inside an object."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _leaves(name, inner)
@@ -194,15 +206,15 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 @rule(
     "C18",
-    source="mlperf-logging, common.yaml (v6.1); AMD's v6.0 logs spell one key their own way.",
-    breaks="lowest_numerical_precision_linear fp8 beside lowest_numerical_precision_in_linear mxfp4 (warning).",
+    source="mlperf-logging, common.yaml (v6.1); AMD's v6.0 logs spell one key differently.",
+    breaks="lowest_numerical_precision_linear fp8 with lowest_numerical_precision_in_linear mxfp4 (warning).",
 )
 def contradictions(case: Case) -> Iterator[Finding]:
-    """A vendor's own key says what the benchmark's key of the same meaning says."""
+    """A vendor's own key has the same value as the benchmark's key of the same meaning."""
     for alias, key in _ALIASES.items():
         own, point = case.log.points.get(alias), case.log.points.get(key)
         if own is not None and point is not None and _plain(own.value) != _plain(point.value):
-            message = f"line {point.line} ({key}) says otherwise: which one ran?"
+            message = f"line {point.line} ({key}) states another value: log the one that ran"
             yield case.warning(own, own.value, point.value, message)
 
 
@@ -212,7 +224,7 @@ def _plain(value: Any) -> Any:
 
 @rule(
     "C18",
-    source="training_rules, Benchmark Results (one configuration); no published set varies a key of its own.",
+    source="training_rules, Benchmark Results (one configuration); no published result varies a vendor's own key.",
     breaks="fp4_recipe a in five runs and b in five; a key that one of ten runs does not log (warning).",
 )
 def vendor_keys(runs: Runs) -> Iterator[Finding]:
@@ -223,13 +235,13 @@ def vendor_keys(runs: Runs) -> Iterator[Finding]:
         for case, events in zip(runs.cases, own, strict=True):
             found = events[key].value if key in events else "absent"
             if found != first.value or isinstance(found, bool) != isinstance(first.value, bool):
-                message = "another run has another value: one submission, one configuration"
+                message = "another run has another value: all runs of a result must use one configuration"
                 yield case.warning(events.get(key, key), found, first.value, message)
                 break
 
 
 def _own_keys(case: Case) -> Mapping[str, Event]:
-    """Points with a plain value before the run; statistics are objects, and may differ."""
+    """Returns the records with a plain value before run_start. Statistics are objects and may differ."""
     start = case.log.points.get("run_start")
     known = {*case.ruleset.keys, *_STANDARD, *_OTHERS}
     return {

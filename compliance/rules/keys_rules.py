@@ -1,4 +1,4 @@
-"""Rules on keys and their values: the ruleset's list, C9, C10, C13 and C14."""
+"""Rules on keys and their values: required_key, key_value, C9, C10, C13 and C14."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ _LOW_LR, _HIGH_LR = 1e-6, 1e-2  # published: 4e-4 .. 1e-3
 @rule(
     "required_key",
     source="mlperf-logging, common.yaml, closed_common.yaml and closed_llama31_8b.yaml (EXACTLY_ONE).",
-    breaks="no opt_adamw_beta_1; global_batch_size logged by every rank; a misspelt precision key.",
+    breaks="no opt_adamw_beta_1; global_batch_size from every rank; a misspelt precision key.",
 )
 def required_keys(case: Case) -> Iterator[Finding]:
-    """Every key of the ruleset exactly once; an optional one at most once."""
+    """Every required key of the ruleset occurs exactly once, every optional key at most once."""
     for key, wanted in case.ruleset.keys.items():
         records = case.of(key)
         if not records and wanted.required:
             other = case.of(_MISSPELT.get(key, ""))
-            message = f"log it once before init_stop ({wanted.expected})"
+            message = f"the key is missing: log it once before init_stop ({wanted.expected})"
             if other:
-                message = f"line {other[0].line} misspells it as {other[0].key}"
+                message = f"line {other[0].line} misspells the key as {other[0].key}: correct it"
             yield case.error(key, "absent", "exactly one", message)
         for extra in records[1:]:
-            message = f"already on line {records[0].line}: rank 0 logs it once"
+            message = f"line {records[0].line} has this key already: log it once, on rank 0"
             yield case.error(extra, f"{len(records)} records", "exactly one", message)
 
 
 @rule(
     "key_value",
     source="training_rules, closed table; mlperf-logging, closed_llama31_8b.yaml.",
-    breaks='epsilon 1e-8; beta_2 rounded to float32; division "Closed"; "32" for 32; true for 1.',
+    breaks='epsilon 1e-8; beta_2 rounded to float32; division "Closed"; "32" instead of 32; true instead of 1.',
 )
 def key_values(case: Case) -> Iterator[Finding]:
-    """Every key of the ruleset holds what the closed division allows."""
+    """Every key of the ruleset has a value that the closed division allows."""
     for key, wanted in case.ruleset.keys.items():
         for event in case.of(key):
             if not _allowed(wanted, event.value):
-                message = f"ruleset {case.ruleset.name} of {case.ruleset.benchmark}"
+                message = f"ruleset {case.ruleset.name} of {case.ruleset.benchmark} does not allow this value"
                 report = case.warning if wanted.severity == "warning" else case.error
                 yield report(event, event.value, wanted.expected, message)
 
 
 def _allowed(wanted: KeyRule, value: Any) -> bool:
-    """Exact, as the official checker compares: a constant rounded to float32 is another constant; true is not 1."""
+    """Compares exactly, as the official checker does: a constant rounded to float32 differs, and true is not 1."""
     if wanted.equals is not None:
         return value == wanted.equals and not isinstance(value, bool)
     if wanted.one_of:
@@ -69,24 +69,24 @@ def _allowed(wanted: KeyRule, value: Any) -> bool:
 @rule(
     "C9",
     source="training_rules, closed table; mlperf-logging, closed_llama31_8b.yaml (decay steps).",
-    breaks="an end LR of 8.0001e-5 for 8e-4; decay steps 1,200,000 with warmup 64; a base LR of 0.8 (warning).",
+    breaks="end LR 8.0001e-5 with base LR 8e-4; decay steps 1,200,000 with warmup 64; base LR 0.8 (warning).",
 )
 def learning_rates(case: Case) -> Iterator[Finding]:
-    """End LR = 0.1 x base LR; decay steps = max_steps - warmup steps, logged after them."""
+    """End LR = 0.1 x base LR; decay steps = max_steps - warmup steps. Decay steps are logged after warmup steps."""
     base, end = case.number("opt_base_learning_rate"), case.number("opt_end_learning_rate")
     if base is not None and end is not None:
         expected = case.ruleset.end_lr_fraction * base
         if not math.isclose(end, expected, rel_tol=1e-9):
             at, message = (
                 case.log.points["opt_end_learning_rate"],
-                "the end is a fixed fraction of the base rate",
+                "the end LR must be 0.1 x the base LR",
             )
             yield case.error(at, end, f"{expected:.12g}", message)
     warmup, decay = (case.number(f"opt_learning_rate_{name}_steps") for name in ("warmup", "decay"))
     if warmup is not None and decay is not None and decay != case.ruleset.max_steps - warmup:
         at, message = (
             case.log.points["opt_learning_rate_decay_steps"],
-            "decay steps = max_steps - warmup steps",
+            "decay steps must be max_steps - warmup steps",
         )
         yield case.error(at, decay, case.ruleset.max_steps - warmup, message)
     yield from _schedule(case, base)
@@ -96,10 +96,10 @@ def _schedule(case: Case, base: float | None) -> Iterator[Finding]:
     points = case.log.points
     warmup, decay = (points.get(f"opt_learning_rate_{name}_steps") for name in ("warmup", "decay"))
     if warmup and decay and decay.line < warmup.line:
-        message = "the official checker compares it with warmup steps it has not read yet, and fails"
+        message = "the official checker has not read the warmup steps yet and fails: log them first"
         yield case.error(decay, f"line {decay.line}", f"after line {warmup.line} (warmup)", message)
     if base is not None and base > 0 and not _LOW_LR <= base <= _HIGH_LR:
-        message = "no learning rate that trains this model; published ones are 4e-4 .. 1e-3"
+        message = "the model does not train at this learning rate; published runs use 4e-4 .. 1e-3"
         at = points["opt_base_learning_rate"]
         yield case.warning(at, base, f"{_LOW_LR} .. {_HIGH_LR}", message)
 
@@ -107,7 +107,7 @@ def _schedule(case: Case, base: float | None) -> Iterator[Finding]:
 @rule(
     "C10",
     source="training_rules, definition of the global batch size; Megatron's batch arithmetic.",
-    breaks="batch size 32 with micro batches of 3; accumulation 5.",
+    breaks="batch size 32 with micro batch size 3; batch size 32 with accumulation 5.",
 )
 def batch(case: Case) -> Iterator[Finding]:
     """Global batch size = micro batch size x gradient accumulation x data parallel, all integers."""
@@ -115,10 +115,10 @@ def batch(case: Case) -> Iterator[Finding]:
     accumulation = integer(case.number("gradient_accumulation_steps"))
     micro = integer(case.number("micro_batch_size")) if "micro_batch_size" in case.log.points else 1
     if not gbs or not accumulation or not micro or min(gbs, accumulation, micro) < 1:
-        return  # key_value
+        return  # key_value reports it
     if gbs % (micro * accumulation):
         found = f"{gbs} = {micro} x {accumulation} x {gbs / (micro * accumulation):g}"
-        message = "micro batch size x gradient accumulation x data parallel size, all integers"
+        message = "it must be micro batch size x gradient accumulation x data parallel size, all integers"
         at = case.log.points["global_batch_size"]
         yield case.error(at, found, f"a multiple of {micro * accumulation}", message)
 
@@ -126,76 +126,86 @@ def batch(case: Case) -> Iterator[Finding]:
 @rule(
     "C10",
     source="training_rules and the reference (Llama 3.1 8B); Megatron's arguments.",
-    breaks="tensor parallelism 64; pipeline parallelism 33; expert parallelism 8 of a dense model (warning).",
+    breaks="tensor parallelism 64; pipeline parallelism 33; expert parallelism 8 (warning).",
 )
 def parallelism(case: Case) -> Iterator[Finding]:
-    """The model can be cut as the log says: 32 attention heads, 32 layers, no experts."""
+    """The logged parallelism is possible for the model: 32 attention heads, 32 layers, no experts."""
     if case.ruleset.is_scaled:
         return
     ways = {name: integer(case.number(f"{name}_parallelism")) for name in ("tensor", "pipeline", "expert")}
     points = case.log.points
     if (tensor := ways["tensor"]) and tensor > 0 and _HEADS % tensor:
-        message = f"a divisor of {_HEADS}"
-        yield case.error(points["tensor_parallelism"], tensor, message, "attention heads are not cut")
+        message = "tensor parallelism must not split an attention head"
+        yield case.error(points["tensor_parallelism"], tensor, f"a divisor of {_HEADS}", message)
     if (pipeline := ways["pipeline"]) and pipeline > _LAYERS:
-        message = "a stage holds at least one layer"
+        message = "each pipeline stage needs at least one layer"
         yield case.error(points["pipeline_parallelism"], pipeline, f"<= {_LAYERS}", message)
     if (expert := ways["expert"]) and expert > 1:
-        message = "the model is dense: it has no experts"
+        message = "the model is dense and has no experts: log 1"
         yield case.warning(points["expert_parallelism"], expert, 1, message)
 
 
 @rule(
     "C13",
     source="training_rules, closed table (from scratch; target 3.3).",
-    breaks="init_checkpoint_step 100; target_accuracy 3.4; train_samples below the last samples_count.",
+    breaks="init_checkpoint_step 100; target_accuracy 3.4; train_samples smaller than the last samples_count.",
 )
 def from_scratch(case: Case) -> Iterator[Finding]:
-    """No checkpoint, the rules' target, and enough training samples for what was trained."""
+    """The run starts without a checkpoint, uses the rules' target, and trains on at most train_samples samples."""
     for key, expected in (
         ("init_checkpoint_step", 0),
         ("target_accuracy", case.ruleset.target_log_perplexity),
     ):
         for event in case.of(key):
             if event.value != expected or isinstance(event.value, bool):
-                yield case.error(event, event.value, expected, "fixed by the closed division")
+                yield case.error(
+                    event, event.value, expected, "the closed division fixes this value: train with it"
+                )
         for extra in case.of(key)[1:]:
-            message = f"already on line {case.of(key)[0].line}: rank 0 logs it once"
+            message = f"line {case.of(key)[0].line} has this key already: log it once, on rank 0"
             yield case.error(extra, f"{len(case.of(key))} records", "at most one", message)
     available, used = case.number("train_samples"), case.log.samples_at_stop
     if available is not None and used is not None and available < used:
-        at, message = case.log.points["train_samples"], "more samples were trained on than the data set has"
+        at, message = (
+            case.log.points["train_samples"],
+            "the run trained on more samples than train_samples: log the size of the data set",
+        )
         yield case.error(at, available, f">= {used}", message)
 
 
 @rule(
     "C14",
     source="training_rules, random seeds; mlperf-logging, seed_checker.py.",
-    breaks='the seed by every rank; 7.5; "7"; true; -1; no metadata.file; two seeds (warning).',
+    breaks='the seed from every rank; 7.5; "7"; true; -1; no metadata.file; two seeds (warning).',
 )
 def seed(case: Case) -> Iterator[Finding]:
-    """One seed, logged once, a true integer, with the place it was logged from."""
+    """The seed is logged once, as a non-negative integer, with the file and line that logged it."""
     records = case.of("seed")
     if not records:
-        yield case.error("seed", "absent", "exactly one", "rank 0 logs the seed it used")
+        yield case.error("seed", "absent", "exactly one", "the seed is missing: log it once, on rank 0")
     for event in records:
         if type(event.value) is not int:
-            yield case.error(event, event.value, "an integer", "a seed is a true integer")
+            yield case.error(event, event.value, "an integer", "the seed is not an integer: log an integer")
         elif event.value < 0:
-            yield case.error(event, event.value, ">= 0", "no stock generator takes a negative seed")
+            yield case.error(
+                event,
+                event.value,
+                ">= 0",
+                "random number generators do not take a negative seed: log the seed that was used",
+            )
         if absent := [name for name in ("file", "lineno") if name not in event.metadata]:
-            message = "the official seed checker fails without it; log it through mllogger.event"
+            message = "the official seed checker fails without it: log the seed through mllogger.event"
             yield case.error(event, f"no metadata.{absent[0]}", "file and lineno", message)
     for i, extra in enumerate(records[1:], 1):
         told = next((one for one in records[:i] if _place(one) == _place(extra)), None)
         if told:
-            message = f"already on line {told.line}, from the same place: rank 0 logs it once"
+            message = f"line {told.line} logs the seed already from the same place: log it once, on rank 0"
             yield case.error(extra, f"{len(records)} records", "exactly one", message)
         else:
-            message = f"a seed stands on line {records[0].line}: which one does the run start from?"
+            message = f"line {records[0].line} logs another seed: log only the one that the run starts from"
             yield case.warning(extra, f"{len(records)} records", "exactly one", message)
 
 
 def _place(event: Event) -> tuple[Any, ...]:
-    """A seed and where it was logged: no two records of a submission share all three."""
+    """Returns a seed with its file and line. No two records of a submission may share all three."""
     return repr(event.value), event.metadata.get("file"), event.metadata.get("lineno")

@@ -1,4 +1,4 @@
-"""Rules that hold a submission against the files beside its logs: C19."""
+"""Rules that compare a submission with the other files in its directory: C19."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compliance.runlog import number
 @rule(
     "C19",
     source="mlperf-logging, rcp_checker.py (set_scaling); training_rules, Benchmark Results (scaling.json).",
-    breaks="the factor of earlier logs; a factor where the runs are slower than the reference.",
+    breaks="the factor of earlier logs; a factor although the runs need more samples than the reference.",
 )
 def scaling(packaged: PackagedSubmission) -> Iterator[Finding]:
-    """scaling.json is what the official tools would write for these logs."""
+    """scaling.json holds the factor that the official tools compute from these logs."""
     submission, factor = packaged.submission, packaged.scaling_factor
     gbs = submission.cases[0].log.global_batch_size if submission.cases else None
     done = [case.log.samples_at_stop or 0 for case in submission.cases if case.converged]
@@ -27,9 +27,9 @@ def scaling(packaged: PackagedSubmission) -> Iterator[Finding]:
     try:
         expected = normalisation(gbs, mean)
     except RcpError:
-        return  # rcp
+        return  # the rule rcp reports it
     told = number(factor)
-    near = told is not None and 0 < told < 2 * expected  # an integer beyond any float is none
+    near = told is not None and 0 < told < 2 * expected  # False for an integer that exceeds any float
     if told is None or not near or not math.isclose(told, expected, rel_tol=1e-6):
-        message = "stale, or written by hand: take it away"
+        message = "the factor does not belong to these logs: delete the file, the package checker writes it"
         yield submission.error("scaling.json", factor, f"{expected:.9f}", message)

@@ -1,4 +1,4 @@
-"""Rules on the power readings beside the logs of a result: C19."""
+"""Rules on the power readings of a result: C19."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _READINGS = re.compile(r"(node|sw)_[0-9]+\.txt")
 @rule(
     "C19",
     source="submission_rules, power measurements; mlperf-logging, power_checker.py.",
-    breaks="power/ without result_4/; notes.txt in it; node_1.txt without node_0.txt; two nodes in one run of ten.",
+    breaks="power/ without result_4/; power/notes.txt; node_1.txt without node_0.txt; two nodes in one run of ten.",
 )
 def power(tree: Tree) -> Iterator[Finding]:
-    """power/ holds a directory for each result file, with the readings of all its nodes and switches."""
+    """power/ holds one directory per result file with the readings of all nodes and switches."""
     logs = {match.groups() for entry in tree.entries if (match := _LOG.fullmatch(entry.path))}
     measured: dict[str, dict[str, list[str]]] = {}
     for entry in tree.entries:
         match = _POWER.fullmatch(entry.path)
-        if match is None or entry.kind == "empty":  # an empty directory is a matter of the layout
+        if match is None or entry.kind == "empty":  # the rule layout reports an empty directory
             continue
         place, run, name = match.groups()
         if run and name and _READINGS.fullmatch(name) and (place, run) in logs:
             measured.setdefault(place, {}).setdefault(run, []).append(name)
         else:
-            message = "only the readings of runs lie there: take it away"
+            message = "power/ may only hold readings of runs: move or delete the file"
             yield tree.error(entry.path, entry.kind, "power/result_<i>/node_<k>.txt or sw_<k>.txt", message)
     for place, readings in measured.items():
         runs = sorted(run for where, run in logs if where == place)
@@ -47,14 +47,19 @@ def _readings(
     usual = Counter((count["node"], count["sw"]) for count in counts.values()).most_common(1)[0][0]
     for run in runs:
         if run not in readings:
-            message = "power is measured in every run of a result, or in none"
+            message = "the readings of this run are missing: add them, or delete power/"
             yield tree.error(f"{place}/{run}", "absent", "its readings", message)
             continue
         nodes, switches = counts[run]["node"], counts[run]["sw"]
         expected = {f"node_{k}.txt" for k in range(nodes)} | {f"sw_{k}.txt" for k in range(switches)}
         if odd := sorted(set(readings[run]) - expected):
-            message = "nodes and switches are numbered from 0, without a gap"
+            message = "nodes and switches must be numbered from 0 without a gap: rename the files"
             yield tree.error(f"{place}/{run}/{odd[0]}", odd[0], ", ".join(sorted(expected)[:4]), message)
         elif (nodes, switches) != usual:
             found, most = f"{nodes} nodes, {switches} switches", f"{usual[0]} nodes, {usual[1]} switches"
-            yield tree.error(f"{place}/{run}", found, f"{most}, as in most runs", "one system ran them all")
+            yield tree.error(
+                f"{place}/{run}",
+                found,
+                f"{most}, as in most runs",
+                "the number differs from that of most runs, but one system ran all: add the missing readings",
+            )

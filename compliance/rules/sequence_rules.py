@@ -1,4 +1,4 @@
-"""Rules on the runs of a submission as they follow each other on its system: C22."""
+"""Rules on the order and the gaps of a submission's runs: C22."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from compliance.rule import rule
 from compliance.rule_input import Case, Finding, Runs
 from compliance.rules.curve_rules import rank_correlation
 
-_UNREPORTED = 20  # runs that fit into the gaps; public: at most 5
-_GROWING = 0.95  # rank correlation of the gaps with their order; public: at most 0.92, at 0.15 of a run
-_FEWEST = 5  # gaps that can grow
+_UNREPORTED = 20  # number of runs that fit into the gaps; public results: at most 5
+_GROWING = (
+    0.95  # rank correlation of the gaps with their order; public results: at most 0.92, for gaps of 0.15 runs
+)
+_FEWEST = 5  # fewest gaps to judge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Gap:
-    """Between the end of all runs before and the start of the next one; negative where they overlap."""
+    """The gap between the end of all earlier runs and the start of the next; negative if they overlap."""
 
     case: Case
     start: Event
@@ -28,38 +30,39 @@ class _Gap:
 
 @rule(
     "C22",
-    source="training_rules, Benchmark Results; runs overlap in 4 of 23 public sets, on several equal systems (a note).",
+    source="training_rules, Benchmark Results. A warning: 4 of 23 public results overlap, on several equal systems.",
     breaks="ten runs on one system of eight accelerators that all start within ten minutes (warning).",
 )
 def overlapping(runs: Runs) -> Iterator[Finding]:
-    """The runs of a system follow each other; where they overlap, a reviewer asks how many systems there were."""
+    """The runs of one system do not overlap. If they do, a reviewer asks how many systems ran them."""
     found = [gap for gap in _gaps(runs) if gap.runs < 0 and not _starts_together(gap)]
     if found and not found[0].case.ruleset.is_scaled:
         first = found[0]
-        message = (
-            f"{first.before.parsed.path} was still running: several equal systems? (4 of 23 public sets)"
-        )
+        message = f"{first.before.parsed.path} was still running: state how many equal systems ran the logs"
         told = f"{len(found)} of {len(runs.cases)} runs start before another one ends"
         yield first.case.question(first.start, told, "one run after the other on one system", message)
 
 
 def _starts_together(gap: _Gap) -> bool:
-    """In one millisecond: one run under two names, which C15 tells."""
+    """Whether two runs start in the same millisecond, which C15 reports."""
     return gap.start.time_ms == gap.before.log.run_start_ms
 
 
 @rule(
     "C22",
-    source="training_rules, Benchmark Results (no run is picked); public sets leave room for 5 runs at most.",
-    breaks="room for 45 more runs between ten; gaps that grow from run to run (warning).",
+    source="training_rules, Benchmark Results (no selection of runs); public results leave room for at most 5 runs.",
+    breaks="gaps between ten runs that hold 45 more; gaps that grow from run to run (warning).",
 )
 def gaps(runs: Runs) -> Iterator[Finding]:
-    """Between the runs of a submission there is no room for many that were not submitted."""
+    """The gaps between the runs of a submission are too short for many runs that were not submitted."""
     found = _gaps(runs)
     if not found or found[0].case.ruleset.is_scaled:
         return
     room = sum(int(max(0.0, gap.runs)) for gap in found)
-    last, message = found[-1], "were all runs submitted? picking the best is prohibited"
+    last, message = (
+        found[-1],
+        "the gaps may hide runs, and selecting runs is prohibited: confirm that all were submitted",
+    )
     if room > _UNREPORTED:
         told = f"room for {room} more runs between {len(runs.cases)}"
         longest = max(found, key=lambda gap: gap.runs)
@@ -70,14 +73,14 @@ def gaps(runs: Runs) -> Iterator[Finding]:
 
 
 def _grow(lengths: Sequence[float]) -> bool:
-    """Whether the gaps, as multiples of a run, grow in order, to more than a run and than twice the first."""
+    """Whether the gaps grow in order, and the last exceeds one run and twice the first."""
     first, last = lengths[0], lengths[-1]
     enough = len(lengths) >= _FEWEST and last > max(1.0, 2 * first)
     return enough and rank_correlation(lengths) > _GROWING
 
 
 def _gaps(runs: Runs) -> Sequence[_Gap]:
-    """In the order of time; of finished runs alone."""
+    """Returns the gaps of the finished runs in the order of time."""
     timed = [
         (case.log.run_start_ms, case.log.run_stop_ms, case)
         for case in runs.cases

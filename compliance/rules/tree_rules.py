@@ -1,4 +1,4 @@
-"""The tree of one organisation: systems/, results/, benchmarks/, and nothing that should not be published."""
+"""Rules on an organisation's directory tree: systems/, results/ and benchmarks/ (C19)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from compliance.system_description import Description
 PARTS = ("systems", "results", "benchmarks")
 CHECKSUMS = "SHA256SUMS"
 _TOP_FILES = ("LICENSE", "LICENSE.md", "README.md", CHECKSUMS)
-_OTHERS = (  # beside llama31_8b: benchmark_meta.py, rounds 5.1, 6.0 and 6.1
+_OTHERS = (  # the other benchmarks of rounds 5.1, 6.0 and 6.1, from benchmark_meta.py
     "bert dlrm_dcnv2 gnn rgat gpt3 llama2_70b_lora llama31_405b retinanet stable_diffusion flux1 gpt_oss_20b "
     "deepseekv3_671b qwen35_397b_grpo dlrmv4"
 )
 BENCHMARKS = (BENCHMARK.name, *_OTHERS.split())
 _LEFT_OVER = (".pyc", ".pyo", ".swp", ".swo", ".bak", ".orig", ".rej", ".tmp", ".part", "~")
 _UNPORTABLE = re.compile(r'[\s\x00-\x1f\x7f<>:"|?*\\]')
-_MOST = 50  # violations of one kind that are told one by one
+_MOST = 50  # violations of one kind that are listed one by one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """What is no directory with something in it, by its path inside the organisation's directory."""
+    """A file, a link, or a directory that is empty or unreadable; its path starts in the organisation's directory."""
 
     path: str
     kind: str  # file | link | empty (a directory) | closed (a directory that cannot be read) | special
@@ -41,12 +41,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tree:
-    """What lies below one organisation's directory.
+    """The content of one organisation's directory.
 
     Args:
         descriptions: name of a system -> its description.
         results: name of a system -> its benchmarks.
-        to_be_submitted: not published yet: code and answers are asked for.
+        to_be_submitted: True before publication. The rules then require the code and complete descriptions.
     """
 
     organisation: str
@@ -69,7 +69,7 @@ class Tree:
 
 
 def read(organisation: Path, *, to_be_submitted: bool = False) -> Tree:
-    """Walk a tree; links are not followed."""
+    """Reads a tree. Links are not followed."""
     root = organisation.resolve()
     files = sorted((root / "systems").glob("*.json"))
     described = {
@@ -117,7 +117,7 @@ def _entries(root: Path) -> Iterator[Entry]:
     breaks='no accelerator_model_name; status "available"; accelerators_per_node 8 instead of "8"; a placeholder.',
 )
 def descriptions(tree: Tree) -> Iterator[Finding]:
-    """A system description has all fields, with values the tools can read."""
+    """A system description has all fields, with values that the official tools can read."""
     for description in tree.descriptions.values():
         yield from system_description.faults(description)
 
@@ -131,20 +131,24 @@ def descriptions(tree: Tree) -> Iterator[Finding]:
     breaks="results/box without systems/box.json; systems/old.json without results; results/box/llama31-8b.",
 )
 def pairs(tree: Tree) -> Iterator[Finding]:
-    """systems/ and results/ belong together, one to one, and results are of benchmarks that exist."""
+    """Each system in systems/ has results and each result has a system; every benchmark exists."""
     for name in sorted(set(tree.results) - set(tree.descriptions)):
         yield tree.error(
-            f"results/{name}", "no description", f"systems/{name}.json", "every system is described"
+            f"results/{name}",
+            "no description",
+            f"systems/{name}.json",
+            "the system is not described: add the file",
         )
     for name in sorted(set(tree.descriptions) - set(tree.results)):
-        message = "a description without results: left over, or the directory has another name"
+        message = "the description has no results: delete it, or rename it like the directory of results"
         yield tree.error(f"systems/{name}.json", "no results", f"results/{name}/", message)
     for name, benchmarks in tree.results.items():
         if not benchmarks:
-            yield tree.error(f"results/{name}", "empty", f"{BENCHMARK.name}/", "a system without results")
+            message = "the system has no results: add them or delete the directory"
+            yield tree.error(f"results/{name}", "empty", f"{BENCHMARK.name}/", message)
         for benchmark in benchmarks:
             if benchmark not in BENCHMARKS:
-                message = "no benchmark has this name: nobody would score it"
+                message = "no benchmark has this name, so it is not scored: rename the directory"
                 yield tree.error(f"results/{name}/{benchmark}", benchmark, BENCHMARK.name, message)
 
 
@@ -154,7 +158,7 @@ def pairs(tree: Tree) -> Iterator[Finding]:
     breaks='.DS_Store; __pycache__; a link; an empty power/; a 60 MiB file; "my notes.txt"; results/box.tar.gz.',
 )
 def layout(tree: Tree) -> Iterator[Finding]:
-    """Nothing hidden, linked, empty or foreign lies in the tree."""
+    """The tree holds no hidden files, links, empty directories or unexpected files."""
     told: Counter[str] = Counter()
     for entry in tree.entries:
         for finding in (*_kind(tree, entry), *_name(tree, entry), *_place(tree, entry)):
@@ -165,22 +169,27 @@ def layout(tree: Tree) -> Iterator[Finding]:
     for entry in tree.entries:
         first = folded.setdefault(entry.path.casefold(), entry.path)
         if first != entry.path:
-            message = "two names that differ in case alone are one file on some machines"
+            message = "names that differ only in case are the same file on some machines: rename one"
             yield tree.error(entry.path, f"{entry.path} and {first}", "one of them", message)
 
 
 def _kind(tree: Tree, entry: Entry) -> Iterator[Finding]:
     if entry.kind == "link":
-        message = "replace it by the file: a link leads elsewhere, or nowhere, on the reader's machine"
+        message = "a link does not work on another machine: replace it by the file"
         yield tree.error(entry.path, "a symbolic link", "a file", message)
     elif entry.kind == "empty":
-        message = "take it away: git drops it"
+        message = "git drops empty directories: delete it"
         yield tree.error(entry.path, "an empty directory", "files", message)
     elif entry.kind in ("special", "closed"):
-        found = "no regular file" if entry.kind == "special" else "a directory that cannot be read"
-        yield tree.error(entry.path, found, "a file", "take it away, or make it readable")
+        found = "not a regular file" if entry.kind == "special" else "a directory that cannot be read"
+        yield tree.error(
+            entry.path, found, "a file", "the entry cannot be published: delete it or make it readable"
+        )
     if entry.bytes > LARGEST_FILE_BYTES:
-        found, message = f"{entry.bytes >> 20} MiB", "results repositories refuse large files"
+        found, message = (
+            f"{entry.bytes >> 20} MiB",
+            "results repositories refuse large files: delete it or make it smaller",
+        )
         yield tree.error(entry.path, found, f"<= {LARGEST_FILE_BYTES >> 20} MiB", message)
 
 
@@ -188,68 +197,75 @@ def _name(tree: Tree, entry: Entry) -> Iterator[Finding]:
     parts = entry.path.split("/")
     if any(part.startswith(".") for part in parts):
         yield tree.error(
-            entry.path, "a hidden file", "none", "take it away: the official repo_checker refuses it"
+            entry.path, "a hidden file", "none", "the official repo_checker refuses hidden files: delete it"
         )
     elif "__pycache__" in parts or entry.path.endswith(_LEFT_OVER):
-        yield tree.error(entry.path, "left over by a program", "none", "take it away before it is published")
+        yield tree.error(
+            entry.path, "a temporary file of a program", "none", "it is not part of the submission: delete it"
+        )
     elif _UNPORTABLE.search(entry.path):
-        message = "rename it: the official repo_checker refuses spaces, other machines the rest"
+        message = "the official repo_checker refuses spaces, and other machines refuse such signs: rename it"
         yield tree.error(entry.path, "a name with spaces or signs", "letters, digits, . - _", message)
 
 
 def _place(tree: Tree, entry: Entry) -> Iterator[Finding]:
     parts = entry.path.split("/")
     if parts[0] not in PARTS and entry.path not in _TOP_FILES:
-        message = "only these three belong into an organisation's directory"
+        message = "an organisation's directory may only hold these three: move or delete it"
         yield tree.warning(entry.path, parts[0], "systems/, results/, benchmarks/", message)
     elif entry.kind == "empty":
         return
     elif parts[0] == "results" and len(parts) < 4:
         expected = "results/<system>/<benchmark>/result_<i>.txt"
-        yield tree.error(entry.path, "a file", expected, "nothing else lies there: move it or take it away")
+        yield tree.error(
+            entry.path, "a file", expected, "results/ may only hold result directories: move or delete it"
+        )
     elif parts[0] == "systems" and (len(parts) != 2 or not entry.path.endswith(".json")):
-        message = "only descriptions lie there: move it or take it away"
+        message = "systems/ may only hold system descriptions: move or delete it"
         yield tree.error(entry.path, "a file", "systems/<system>.json", message)
 
 
 @rule(
     "C19",
     source="submission_rules, benchmarks/; training_rules, Source code; repo_checker.py.",
-    breaks="no benchmarks/llama31_8b/implementations; an empty README.md; a README alone.",
+    breaks="no benchmarks/llama31_8b/implementations; an empty README.md; only a README.",
 )
 def implementations(tree: Tree) -> Iterator[Finding]:
-    """The code behind a result is there, with a README that says how it was run."""
+    """The tree holds the code of a result with a README that says how to run it."""
     has_code = any(entry.path.startswith("benchmarks/") for entry in tree.entries)
     if not has_code and not tree.to_be_submitted:
-        return  # some publish results without the code, which says nothing about it
+        return  # some organisations publish results without code, which breaks no rule
     if not any(BENCHMARK.name in benchmarks for benchmarks in tree.results.values()):
         return
     place = f"benchmarks/{BENCHMARK.name}/implementations"
     files = [entry for entry in tree.entries if entry.path.startswith(f"{place}/") and entry.kind == "file"]
     found = sorted({entry.path.split("/")[3] for entry in files if entry.path.count("/") >= 4})
     if not found:
-        message = "a result is submitted with its code; results published without it are for ./run.sh check"
+        message = "the code of the result is missing: add it (./run.sh check accepts published results without code)"
         yield tree.error(place, "absent", "a directory for every implementation", message)
     for name in found:
         mine = [entry for entry in files if entry.path.startswith(f"{place}/{name}/")]
         readme = [entry for entry in mine if entry.path == f"{place}/{name}/README.md"]
         if not readme or not readme[0].bytes:
-            path, message = f"{place}/{name}/README.md", "say how the result was made"
+            path, message = (
+                f"{place}/{name}/README.md",
+                "there is no description of the code: say how to produce the result",
+            )
             yield tree.error(path, "absent or empty", "a README", message)
         if len(mine) < 2:
-            message = "a README alone reproduces nothing"
+            message = "a README alone cannot reproduce a result: add code and configuration"
             yield tree.error(f"{place}/{name}", "no sources", "code and configuration", message)
 
 
 @rule(
     "C19",
     source=(
-        "submission_rules, <system_desc_id>.json metadata (meaningful response required); published ones "
-        "leave gaps."
+        "submission_rules, <system_desc_id>.json metadata (meaningful response required). A warning, because "
+        "published descriptions lack some."
     ),
     breaks="an empty host_networking; no system_type (warnings).",
 )
 def answers(tree: Tree) -> Iterator[Finding]:
-    """A system description answers what the rules ask for."""
+    """A system description has a meaningful response in every field for which the rules require one."""
     for description in tree.descriptions.values() if tree.to_be_submitted else ():
         yield from system_description.unanswered(description)

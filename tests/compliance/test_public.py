@@ -104,7 +104,7 @@ def test_vendors_conventions_are_warnings_that_name_them():
     assert Counter((v.rule, v.severity) for v in warnings) == {("C5", "warning"): 10, ("C1", "warning"): 10}
     messages = {v.rule: v.message for v in warnings}
     assert messages["C5"] == "convention: samples_count one step low (0-based step x global batch size)"
-    assert "untimed record after run_stop, as some vendors log it" in messages["C1"]
+    assert "an untimed record stands after run_stop, as some vendors log it" in messages["C1"]
     assert {v.key for v in warnings if v.rule == "C1"} == {"train_samples"}
 
 

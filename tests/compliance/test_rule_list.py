@@ -316,5 +316,5 @@ def test_a_rule_takes_one_value_and_says_what_has_to_hold():
         return []
 
     for function in (silent, of_two):
-        with pytest.raises(TypeError, match="a rule has a docstring and takes one value"):
+        with pytest.raises(TypeError, match="a rule needs a docstring and exactly one parameter"):
             rule("C1", source="nowhere", breaks="nothing")(function)

@@ -94,7 +94,7 @@ def test_samples_to_target_lie_linearly_between_the_two_evaluations_around_it():
 
 @pytest.mark.parametrize("target", [1.0, 9.0])
 def test_a_target_outside_the_curve_has_no_samples(target):
-    with pytest.raises(ScoreError, match="no two evaluations around it"):
+    with pytest.raises(ScoreError, match="interpolation needs one evaluation above"):
         scoring.samples_to_target(run(), target)
 
 

@@ -59,7 +59,7 @@ def test_honest_runs_are_no_copies_however_few_decimals_they_log(decimals):
 @pytest.mark.parametrize("decimals", DECIMALS)
 def test_a_copy_is_found_however_few_decimals_it_logs(decimals):
     (told,) = told_of_copies(ten(decimals, copy=True))
-    assert told == ("error", "result_7.txt", "16 of 16 values in common")
+    assert told == ("error", "result_7.txt", "16 of 16 values are equal")
 
 
 @pytest.mark.parametrize("decimals", [3, 4])
@@ -72,7 +72,7 @@ def test_a_copy_of_a_part_is_found():
     mine, theirs = positions(logs[7], "eval_accuracy"), positions(logs[2], "eval_accuracy")
     for at, other in list(zip(mine, theirs, strict=True))[3:9]:
         logs[7][at] = {**logs[7][at], "value": logs[2][other]["value"]}
-    assert told_of_copies(logs) == [("error", "result_7.txt", "6 of 16 values in common")]
+    assert told_of_copies(logs) == [("error", "result_7.txt", "6 of 16 values are equal")]
 
 
 def test_values_in_common_at_other_evaluations_are_chance():
@@ -88,7 +88,7 @@ def test_agreement_beyond_chance_and_short_of_certainty_is_a_warning():
     for mine, theirs in zip(*(positions(log, "eval_accuracy") for log in (first, second)), strict=True):
         second[theirs] = {**second[theirs], "value": first[mine]["value"]}
     short = [rounded(2)(log) for log in (first, second)]
-    assert told_of_copies(short) == [("warning", "result_1.txt", "14 of 14 values in common")]
+    assert told_of_copies(short) == [("warning", "result_1.txt", "14 of 14 values are equal")]
 
 
 def test_one_evaluation_in_common_is_chance():
