@@ -8,12 +8,13 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 # Okabe and Ito's palette: told apart with every common colour vision deficiency. The page lightens it on black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -41,6 +42,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
+
+
 def colours() -> Iterator[str]:
     """One for each submission, in their order; after six they come again."""
     while True:
@@ -53,7 +57,7 @@ def short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - tail - 1]}…{name[-tail:]}"
 
 
-def legend(axes: Axes, place: str = "best") -> None:
+def legend(axes: Axes, place: Literal["best", "upper right"] = "best") -> None:
     """Names of the lines: inside the plot where they are few, else below it, on a figure that grows for them.
 
     Args:
@@ -77,17 +81,38 @@ def canvas(title: str, x_label: str = "", y_label: str = "", *, height: float = 
     Args:
         height: in inches; the width is that of half a page, so that a phone shows the letters at their size.
     """
+    with panels(title, x_label, y_label, count=1, columns=1, height=height) as (axes,):
+        yield axes
+
+
+@contextmanager
+def panels(
+    title: str, x_label: str, y_label: str, *, count: int, columns: int, height: float
+) -> Iterator[list[Axes]]:
+    """Several axes with common scales, in rows; the same width as one.
+
+    Args:
+        height: of the figure, in inches.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, height), layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
-        axes = figure.subplots()
-        axes.patch.set_alpha(0)
         # over the names of the rows, too: a title that begins with the axes would be cut off on the right
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        yield axes
+        grid = figure.subplots(-(-count // columns), columns, sharex=True, sharey=True, squeeze=False)
+        every = list(grid.flat)
+        for axes in every[count:]:
+            axes.set_visible(False)
+        for axes in every[:count]:
+            axes.patch.set_alpha(0)
+        if count == 1:
+            every[0].set_xlabel(x_label)
+            every[0].set_ylabel(y_label)
+        else:
+            figure.supxlabel(x_label, fontsize=10)
+            figure.supylabel(y_label, fontsize=10)
+        yield every[:count]
 
 
 def svg(axes: Axes, description: str, name: str) -> str:

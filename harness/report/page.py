@@ -15,11 +15,12 @@ from harness.base.errors import UsageError
 from harness.base.text import number, printable
 from harness.contract import file_names
 from harness.contract.files import replace_json, replace_text
-from harness.report import comparison_json, pair_plots, plots
+from harness.report import comparison_json, loss_plots, pair_plots, plots
 from harness.report import rows as report_rows
 from harness.report.canvas import DARK, MANY, PALETTE
 from harness.report.rows import factors, ratio_cells, summary, whole_runs
 
+_ALL = " Grey: the range of all runs on this page."
 _BUDGET = "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up off the clock."
 
 
@@ -113,10 +114,10 @@ def _figures(submissions: Sequence[Submission], comparison: Comparison) -> list[
     budget = plots.time_budget(submissions)
     return [
         (
-            plots.loss_plot(submissions, against="samples"),
-            f"One line a run; the steep beginning is cut off.{band}",
+            loss_plots.loss_plot(submissions, against="samples"),
+            f"One line a run; the steep beginning is cut off.{band if len(submissions) <= MANY else _ALL}",
         ),
-        (plots.loss_plot(submissions, against="minutes"), "The same over the official clock."),
+        (loss_plots.loss_plot(submissions, against="minutes"), "The same over the official clock."),
         (
             plots.run_results(submissions),
             "Run results. Striped or hollow: dropped by the olympic mean, the line with its value.",

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from harness.analysis.comparison import Pair, Ratios
 from harness.analysis.decomposition import Factor
 from harness.analysis.intervals import Ratio
-from harness.report.canvas import INK, canvas, colours, legend, short, svg
+from harness.report.canvas import INK, THOUSANDS, canvas, colours, legend, short, svg
 
 _FACTORS = (  # they multiply to the first
     ("time to train", Factor.TIME_TO_TRAIN),
@@ -134,9 +134,7 @@ def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
         room = max(*tops, 1e-4)  # nats; of two equal curves nothing has a size
         axes.set_ylim(-1.1 * room, 1.5 * room)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
-        )
+        axes.xaxis.set_major_formatter(THOUSANDS)
         legend(axes)
         ends = ", ".join(f"{pair.submission} {gaps[-1].gap:+.4f}" for pair, gaps, _ in usable)
         return svg(

@@ -1,4 +1,4 @@
-"""Plots of what the runs did: loss, run results, samples to target, where the time went."""
+"""Plots of what the runs did: run results, samples to target, where the time went. Loss curves: loss_plots.py."""
 
 from __future__ import annotations
 
@@ -7,85 +7,14 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
-from matplotlib.ticker import FuncFormatter
 
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
-from compliance.runlog import RunLog
-from harness.analysis import forecast, run_figures
+from harness.analysis import run_figures
 from harness.analysis.submission_loader import Submission
-from harness.report.canvas import INK, MANY, STRIPE, canvas, colours, legend, short, svg
+from harness.report.canvas import INK, MANY, STRIPE, THOUSANDS, canvas, colours, short, svg
 
-_STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
 _BARS = 2  # submissions whose names have room below their bars
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
-
-
-def loss_plot(submissions: Sequence[Submission], *, against: str) -> str:
-    """Validation log perplexity of every run of every submission.
-
-    Args:
-        against: "samples" or "minutes".
-    """
-    label = "training sequences" if against == "samples" else "minutes since run_start"
-    with canvas("Validation log perplexity, every run", label, "nats per token") as axes:
-        if against == "samples":
-            _public_band(axes, submissions)
-        for submission, colour in zip(submissions, colours(), strict=False):
-            for index, run in enumerate(submission.runs):
-                name = short(submission.name) if index == 0 else None
-                xs, ys = _curve(run, against)
-                axes.plot(xs, ys, color=colour, alpha=0.7, lw=1.1, marker=".", ms=3.5, label=name)
-        target = submissions[0].target
-        axes.axhline(target, color=INK, lw=1, ls="--")
-        axes.annotate(f"target {target:g}", (0.01, target), xycoords=axes.get_yaxis_transform(), va="bottom")
-        _frame(axes, submissions, against)
-        runs = ", ".join(f"{len(submission.runs)} runs of {submission.name}" for submission in submissions)
-        text = f"Validation log perplexity against {label}: {runs}; target {target:g}"
-        return svg(axes, text, f"loss-{against}")
-
-
-def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
-    """The part of the plot where runs can be told apart."""
-    curves = [_curve(run, against) for submission in submissions for run in submission.runs]
-    end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
-    seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
-    if seen and max(seen) > min(seen):
-        room = 0.06 * (max(seen) - min(seen))
-        axes.set_ylim(min(*seen, submissions[0].target) - room, max(seen) + room)
-    axes.set_xlim(left=0)
-    if against == "samples":
-        axes.xaxis.set_major_formatter(_THOUSANDS)
-    legend(axes, "upper right")  # curves fall: there they are not
-
-
-def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
-    start = run.run_start_ms or 0
-    xs = [
-        float(one.samples) if against == "samples" else (one.time_ms - start) / 60_000
-        for one in run.evaluations
-    ]
-    return xs, [one.log_perplexity for one in run.evaluations]
-
-
-def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
-    """Where public runs of each of these batch sizes were: 5 to 95 %."""
-    sizes = {one.global_batch_size for one in submissions if one.benchmark == BENCHMARK.name}
-    for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
-        band = forecast.constants().bands.get(size, {})
-        samples = sorted(band)
-        if samples:
-            low, high = [band[one].low for one in samples], [band[one].high for one in samples]
-            axes.fill_between(
-                samples,
-                low,
-                high,
-                color=INK,
-                alpha=0.13,
-                lw=0,
-                hatch=hatch,
-                label=f"public runs, batch {size}: 5–95 %",
-            )
 
 
 def run_results(submissions: Sequence[Submission]) -> str:
@@ -177,7 +106,7 @@ def samples_dots(submissions: Sequence[Submission]) -> str:
         _reference(axes, submissions)
         _name_rows(axes, [submission.name for submission in submissions])
         axes.set_ylim(-len(submissions) + 0.4, 0.75)
-        axes.xaxis.set_major_formatter(_THOUSANDS)
+        axes.xaxis.set_major_formatter(THOUSANDS)
         axes.grid(axis="y", visible=False)
         text = (
             "Samples to target per run: discs interpolated, squares at the evaluation where the run stopped"

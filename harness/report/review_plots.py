@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis import forecast
 from harness.analysis.equal_hardware import Against
-from harness.report.canvas import INK, PALETTE, canvas, short, svg
+from harness.report.canvas import INK, PALETTE, THOUSANDS, canvas, short, svg
 from harness.report.review import Review
 
 _HOUR_MS = 3_600_000
 _STEEP = 0.22  # of the longest run: what is above the loss there is cut off
-_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
 
 
 def timeline(review: Review, name: str) -> str | None:
@@ -52,7 +51,7 @@ def curves(review: Review, name: str) -> str | None:
         low, high = min(*late, target), max(*late, target)
         axes.set_ylim(low - 0.06 * (high - low) - 0.01, high + 0.06 * (high - low) + 0.01)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(_THOUSANDS)
+        axes.xaxis.set_major_formatter(THOUSANDS)
         return svg(axes, f"Log perplexity of {len(drawn)} runs against samples", f"{name}-curves")
 
 
@@ -81,6 +80,6 @@ def against(one: Against, name: str) -> str:
         axes.margins(x=0.08, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         if one.value >= 1000:
-            axes.xaxis.set_major_formatter(_THOUSANDS)
+            axes.xaxis.set_major_formatter(THOUSANDS)
         axes.grid(axis="y", visible=False)
         return svg(axes, f"{one.quantity}: {one.value:.6g}, public systems {one.text}", name)

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from harness.analysis import comparison, public_index, submission_loader
-from harness.report import page, pair_plots, plots
+from harness.report import loss_plots, page, pair_plots, plots
 from tests.harness.logs import write_submission
 
 
@@ -54,7 +54,7 @@ def drawn(monkeypatch):
         found[name] = list(faults(axes.get_figure(root=True)))
         return answer
 
-    for module in (plots, pair_plots):
+    for module in (loss_plots, plots, pair_plots):
         monkeypatch.setattr(module, "svg", looked)
     return found
 
@@ -65,7 +65,9 @@ def published(count):
     return [public_index.submission(entry) for entry in entries[::step][:count]]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8, 41])
+@pytest.mark.parametrize(
+    "count", [1, 2, pytest.param(3, marks=pytest.mark.slow), 4, 8, pytest.param(41, marks=pytest.mark.slow)]
+)
 def test_published_systems(drawn, count):
     submissions = published(count)
     text = page.render(submissions, comparison.compare(submissions))
@@ -74,7 +76,7 @@ def test_published_systems(drawn, count):
     assert len(text) < 1_500_000
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("count", [1, 2, pytest.param(4, marks=pytest.mark.slow), 8])
 def test_proxies_with_long_names(drawn, tmp_path, count):
     for index in range(count):
         ends = [(3.4, 3.2 + 0.01 * index), (3.5, 3.29), (3.35, 3.25)]
