@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Sequence
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.names import unknown_name
 from harness.base.paths import INSTALLED, PROGRAM
 from harness.base.stderr import tell
 
@@ -80,7 +81,9 @@ TRAINING = frozenset(
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=COMMANDS[command][1])
+    parser: argparse.ArgumentParser = importlib.import_module("harness.commands.parser").Parser(
+        prog=f"{PROGRAM} {command}", description=COMMANDS[command][1]
+    )
     importlib.import_module(COMMANDS[command][0]).arguments(parser)
     return parser
 
@@ -103,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         print(_usage(), end="")
         return EXIT_OK
     if command not in COMMANDS:
-        tell(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}")
+        tell(unknown_name("command", command, COMMANDS))
         return 2
     if command in TRAINING and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
         training = f"pipx install 'fourmark[train]', or ./run.sh {command} in a checkout"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
@@ -99,12 +100,19 @@ def select(output: Path, names: Sequence[str]) -> list[Job]:
 
 
 def find(output: Path, name: str) -> Campaign:
-    """A campaign by path, or by its name under `output`."""
+    """A campaign by path, or by its name under `output`.
+
+    Raises:
+        UsageError: no such campaign.
+    """
     path = Path(name)
     if not path.is_dir() and path.name == name:
         path = output / name
     if path.parent.is_dir():
         _unpack_staged(path.parent)
+    if not path.is_dir():
+        known = [made.directory.name for made in reversed(load_all(path.parent))]
+        raise UsageError(f"{path.parent}: {unknown_name('campaign', path.name, known)}")
     return campaign.load(path.resolve())
 
 

@@ -26,10 +26,11 @@ from compliance.rule_input import (
     read_system,
 )
 from compliance.rules import source_rules, tree_rules
-from compliance.ruleset import Choice, Ruleset, RulesetError
+from compliance.ruleset import NAMES, Choice, Ruleset, RulesetError
 from harness.analysis import equal_hardware
 from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.contract import file_names
 from harness.records import attempt
 
@@ -144,10 +145,15 @@ def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
 
 
 def known_ruleset(requested: str | None) -> None:
+    """Refuse a ruleset that does not exist; None is the round's own.
+
+    Raises:
+        UsageError: with the rulesets that exist.
+    """
     try:
         checker.choose(None, requested)
-    except RulesetError as error:
-        raise UsageError(str(error)) from None
+    except RulesetError:
+        raise UsageError(f"--ruleset: {unknown_name('ruleset', requested, NAMES)}") from None
 
 
 def examine(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.base.errors import EXIT_OK, UsageError
+from harness.base.names import unknown_name
 from harness.commands.options import add_json, add_preset, add_profile, add_set, positive
 from harness.config.file import resolve
 from harness.config.profile_choice import BENCHMARK_PROFILE
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     profile = args.profile or (BENCHMARK_PROFILE if args.count else "proxy")
     config = resolve(profile, overrides=args.overrides, preset=args.preset).config
     if args.arm and args.arm not in config.arms:
-        raise UsageError(f"--arm: found {args.arm}; allowed: {', '.join(config.arms)}")
+        raise UsageError(f"--arm: {unknown_name('arm', args.arm, config.arms)}")
     if args.count:
         arms = [args.arm] if args.arm else config.runs.arms
         answer = step_cost.counted(config, arms=arms, as_json=args.json)

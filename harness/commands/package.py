@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     args.ruleset = None if args.ruleset is None else named(args.ruleset)
     if args.ruleset is not None and args.ruleset not in _ROUNDS:
         raise UsageError(
-            f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"
+            f"--ruleset: found {args.ruleset}, not the ruleset of a round; allowed: {', '.join(_ROUNDS)}"
         )
     return _build(args) if args.action == "build" else _verify(args)
 

@@ -6,7 +6,7 @@ import argparse
 
 from harness.base.errors import EXIT_OK, UsageError
 from harness.campaign import store
-from harness.config import rules
+from harness.config import file, rules
 from harness.contract.build import ConfigProblem
 from harness.upload import job_upload, targets
 
@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         rules.check_upload("--to", args.to)
     except ConfigProblem as problem:
-        raise UsageError(str(problem)) from None
+        raise UsageError(file.sentence(problem)) from None
     targets.module(kind)
     output = store.output_directory()
     attempts = [path for name in args.paths for path in job_upload.select(output, name)]

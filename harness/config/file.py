@@ -7,7 +7,6 @@ Order, later wins: dataclass defaults, the file's common sections, its chosen pr
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 import typing
@@ -19,22 +18,22 @@ from typing import Any, Literal
 import yaml
 
 from harness.base.errors import ConfigError
+from harness.base.names import did_you_mean, unknown_name
 from harness.base.paths import BENCHMARK, in_repository
-from harness.base.text import printable
 from harness.config import rules, yaml_lines
 from harness.contract import benchmark, environment
-from harness.contract.build import ConfigProblem, build
+from harness.contract.build import ConfigProblem, UnknownName, build
 from harness.contract.config import Config, to_mapping
 from harness.machine import facts
 
-_INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
+_INTERVAL_STEPS = "set interval_samples: the steps are ceil(interval_samples / global_batch_size)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_RULE = "at most 64 letters, digits, '.', '_' and '-', which also name a directory"
 _CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
 _NO_CONTEXT = (
-    "none; context parallelism is always 1: the attention here, the same for every arm, sees whole sequences, and one "
-    "over divided sequences comes with Transformer Engine's attention on GPUs only; divide parallelism.tensor (with "
-    "sequence_parallel) or parallelism.pipeline instead"
+    "context parallelism is always 1: every arm uses the same attention, which needs whole sequences (attention over "
+    "divided sequences exists in Transformer Engine only, on GPUs); raise parallelism.tensor (with sequence_parallel) "
+    "or parallelism.pipeline instead"
 )
 
 
@@ -155,9 +154,7 @@ def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -
     if not isinstance(choices, Mapping):
         raise ConfigError(f"{file}:{line}: {section}: found {choices!r}; allowed: a mapping of {section}")
     if name not in choices:
-        near = difflib.get_close_matches(name, choices, n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"no {section[:-1]} '{printable(name)}'{meant}; {section}: {', '.join(choices)}")
+        raise ConfigError(unknown_name(section[:-1], name, choices))
     if not _NAME.fullmatch(name):
         where = f"{file}:{document.lines[f'{section}.{name}']}: {section}"
         raise ConfigError(f"{where}: found the name {name!r}; allowed: {_NAME_RULE}")
@@ -232,11 +229,8 @@ class _Tree:
             self.places[path] = Origin(kind="facts", name=known.name, file=facts.FACTS.name)
 
     def message(self, problem: ConfigProblem) -> str:
-        """`where: key: found ..; allowed ..`, with the nearest known place and a suggestion for a misspelt key."""
-        allowed = problem.allowed
-        if problem.found == "an unknown key":
-            allowed = _hint(problem.path.rpartition(".")[2], allowed)
-        return f"{self._place(problem.path).where}: {problem.path}: found {problem.found}; allowed: {allowed}"
+        """Where the nearest key above the problem was written, and what is wrong."""
+        return f"{self._place(problem.path).where}: {sentence(problem)}"
 
     def leaf_origins(self, config: Config) -> dict[str, Origin]:
         """Origin of every leaf of the finished configuration; what nobody wrote is a default."""
@@ -277,13 +271,22 @@ def leaves_of(value: Mapping[str, object], path: str = "") -> list[tuple[str, ob
     return result
 
 
-def _hint(key: str, allowed: str) -> str:
+def sentence(problem: ConfigProblem) -> str:
+    """`key: found ..; allowed: ..`, or `key: no arm ..; arms: ..`, with the name that may have been meant."""
+    if isinstance(problem, UnknownName):
+        if problem.kind == "key" and (reason := _no_such_key(problem.name)):
+            return f"{problem.path}: no such key; {reason}"
+        return f"{problem.path}: {unknown_name(problem.kind, problem.name, problem.names)}"
+    choices = problem.allowed.split(" | ")
+    meant = did_you_mean(problem.found.strip("'"), choices) if len(choices) > 1 else ""
+    return f"{problem.path}: found {problem.found}{meant}; allowed: {problem.allowed}"
+
+
+def _no_such_key(key: str) -> str:
+    """Why there is no such key, for those that readers of other configurations look for; else empty."""
     if key.endswith("interval_steps"):
         return _INTERVAL_STEPS
-    if _CONTEXT.fullmatch(key):
-        return _NO_CONTEXT
-    near = difflib.get_close_matches(key, allowed.split(", "), n=1)
-    return f"{allowed}; did you mean {near[0]}?" if near else allowed
+    return _NO_CONTEXT if _CONTEXT.fullmatch(key) else ""
 
 
 def _kind(path: str) -> Any:

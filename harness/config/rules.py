@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config import checkpoint_rules, recipes_rules
 from harness.contract.benchmark import BENCHMARK, PROXY
-from harness.contract.build import ConfigProblem
+from harness.contract.build import ConfigProblem, UnknownName
 from harness.contract.config import Config
 
 # The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
@@ -63,6 +63,7 @@ _GROUP = 32  # rows that diagnostics look at together
 _LEAST_S = 5.0  # ranks tell one another of themselves every half second, and a machine may be busy
 
 UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
+UPLOAD_KINDS = ("tensorboard", "wandb", "mlflow")
 
 
 def check(config: Config) -> None:
@@ -106,8 +107,10 @@ def _power(config: Config) -> None:
 
 
 def check_upload(path: str, wanted: Sequence[str]) -> None:
-    """Raises ConfigProblem for what is no kind and place of UPLOADS."""
-    if len(wanted) != 2 or wanted[0] not in ("tensorboard", "wandb", "mlflow") or not wanted[1].strip():
+    """Raises ConfigProblem where this is not a kind and a place as UPLOADS lists them."""
+    if wanted and wanted[0] not in UPLOAD_KINDS:
+        raise UnknownName(path, "tracker", wanted[0], UPLOAD_KINDS)
+    if len(wanted) != 2 or not wanted[1].strip():
         raise ConfigProblem(path, f"[{', '.join(wanted)}]", UPLOADS)
     if re.search(r"//[^/]*@", wanted[1]):
         allowed = "an address; the package has variables and files of its own for those"
@@ -159,12 +162,10 @@ def _arms(config: Config) -> None:
         raise ConfigProblem("runs.arms", f"[{', '.join(names)}]", "each arm once")
     for name in names:
         if name not in config.arms:
-            raise ConfigProblem("runs.arms", f"'{name}'", f"names under arms: {', '.join(config.arms)}")
+            raise UnknownName("runs.arms", "arm", name, config.arms)
     for name, arm in config.arms.items():
         if arm.recipe not in config.recipes:
-            raise ConfigProblem(
-                f"arms.{name}.recipe", f"'{arm.recipe}'", f"names under recipes: {', '.join(config.recipes)}"
-            )
+            raise UnknownName(f"arms.{name}.recipe", "recipe", arm.recipe, config.recipes)
 
 
 def _world(config: Config) -> None:

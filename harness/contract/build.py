@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from harness.contract import benchmark
@@ -23,6 +23,20 @@ class ConfigProblem(Exception):
     def __init__(self, path: str, found: str, allowed: str):
         super().__init__(f"{path}: found {found}; allowed: {allowed}")
         self.path, self.found, self.allowed = path, found, allowed
+
+
+class UnknownName(ConfigProblem):
+    """A name that does not exist.
+
+    Args:
+        path: dotted key under which the name stands; of a key, the key itself.
+        kind: what it should be the name of: key, arm or recipe.
+        names: all that exist.
+    """
+
+    def __init__(self, path: str, kind: str, name: str, names: Iterable[str]):
+        self.kind, self.name, self.names = kind, name, tuple(names)
+        super().__init__(path, f"the {kind} '{name}'", ", ".join(self.names))
 
 
 _T = TypeVar("_T")
@@ -93,7 +107,7 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in value:
         if key not in hints:
-            raise ConfigProblem(_join(path, str(key)), "an unknown key", ", ".join(hints))
+            raise UnknownName(_join(path, str(key)), "key", str(key), hints)
     for field in dataclasses.fields(kind):
         if field.name not in value and field.default is dataclasses.MISSING:
             allowed = f"a value ({_type_name(hints[field.name])}); the key is required"

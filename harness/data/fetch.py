@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.base.errors import EnvironmentFailure, UsageError
+from harness.base.names import unknown_name
 from harness.base.stderr import tell
 from harness.contract import file_names
 from harness.contract import files as contract_files
@@ -59,7 +60,9 @@ def datasets(what: str) -> list[Dataset]:
     """
     names = [name.strip() for name in what.split(",") if name.strip()]
     unknown = [name for name in names if name not in WHAT]
-    if unknown or not names:
+    if unknown:
+        raise UsageError(f"--what: {unknown_name('data set', unknown[0], WHAT)}")
+    if not names:
         raise UsageError(f"--what: found '{what}'; allowed: one or more of {', '.join(WHAT)}, with commas")
     return [WHAT[name] for name in names]
 

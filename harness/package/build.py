@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from compliance.rule_input import Violation
 from compliance.rules import tree_rules
 from compliance.system_description import ALSO, FIELDS
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.campaign import campaign
 from harness.check import grouped_text
 from harness.package import archive, eligibility, tree_writer
@@ -140,9 +140,7 @@ def _require_field(name: str) -> None:
             f"--field {name}: found a value; allowed: what the runs were configured with, unchanged"
         )
     if name not in (*FIELDS, *ALSO):
-        near = difflib.get_close_matches(name, [*FIELDS, *ALSO], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--field: found {name!r}; allowed: a field of the system description{hint}")
+        raise UsageError(f"--field: {unknown_name('field', name, [*FIELDS, *ALSO])}")
 
 
 def _traced(violation: Violation, staging: Path, written: Written) -> Violation:

@@ -11,6 +11,7 @@ from rich.table import Table
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.base.text import printable
 from harness.projection import systems
 from harness.projection.step_time import Accelerator, Setup, forecast
@@ -125,9 +126,12 @@ def parse(name: str) -> tuple[Accelerator, int]:
     known = systems.accelerators()
     found = re.fullmatch(r"([1-9]\d{0,4}) ?x ?(\w+)", name.strip(), re.IGNORECASE)
     board = known.get(found[2].upper()) if found else None
-    if found is None or board is None:
-        allowed = f"<number>x<accelerator>, of {', '.join(known)}"
-        raise UsageError(f"project: found {printable(name)!r}; allowed: {allowed}")
+    if found is None:
+        raise UsageError(
+            f"project: found {printable(name)!r}; allowed: <number>x<accelerator>, of {', '.join(known)}"
+        )
+    if board is None:
+        raise UsageError(f"project: {printable(name)}: {unknown_name('accelerator', found[2], known)}")
     return board, int(found[1])
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 import yaml
 
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
+from harness.config.file import sentence
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Arm, Config, GemmFormat, Recipe
 
@@ -131,7 +133,7 @@ def from_file(path: Path) -> list[Cell]:
     try:
         cells = [Cell(name=str(name), recipe=build(Recipe, row, str(name))) for name, row in document.items()]
     except ConfigProblem as problem:
-        raise UsageError(f"{path}: {problem}") from None
+        raise UsageError(f"{path}: {sentence(problem)}") from None
     return cells if BASELINE in document else [*cells, baseline()]
 
 
@@ -145,10 +147,18 @@ NAMES = (*GRIDS, "presets")
 
 
 def cells_of(grid: str, config: Config) -> list[Cell]:
-    """The cells of a named grid, or of a file."""
+    """The cells of a named grid, or of a file.
+
+    Raises:
+        UsageError: neither a grid nor a file has this name.
+    """
     if grid == "presets":
         return presets(config)
-    return GRIDS[grid]() if grid in GRIDS else from_file(Path(grid))
+    if grid in GRIDS:
+        return GRIDS[grid]()
+    if not Path(grid).exists():
+        raise UsageError(f"--grid: {unknown_name('grid', grid, NAMES, more='a YAML file of recipes')}")
+    return from_file(Path(grid))
 
 
 def arms_and_recipes(cells: list[Cell]) -> tuple[dict[str, Arm], dict[str, Recipe]]:
@@ -162,10 +172,10 @@ def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
     Raises:
         UsageError: no cell of that name.
     """
-    known = {cell.name for cell in cells}
+    known = [cell.name for cell in cells]
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise UsageError(f"--cells: found {unknown[0]}; allowed: {', '.join(sorted(known))}")
+        raise UsageError(f"--cells: {unknown_name('cell', unknown[0], known)}")
     return [cell for cell in cells if not names or cell.name in names or cell.name == BASELINE]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from compliance import mllog, runlog
 from harness.base.errors import ConfigError, UsageError
+from harness.base.names import unknown_name
 from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
 from harness.config import rules
+from harness.config.file import sentence
 from harness.config.profile_choice import fit_proxy, require_accelerators
 from harness.contract import file_names
 from harness.contract.build import ConfigProblem
@@ -114,7 +116,7 @@ def study_config(config: Config, cells: list[grid.Cell], *, seeds: int, steps: i
     try:
         rules.check(changed)
     except ConfigProblem as problem:
-        raise ConfigError(f"study: {problem}") from None
+        raise ConfigError(f"study: {sentence(problem)}") from None
     return changed
 
 
@@ -125,12 +127,12 @@ def find(stamp: str, plain: Config, option: str) -> Job:
         UsageError: there is none, says `option`.
     """
     output = Path(plain.runs.output)
-    found = next((job for job in store.load_jobs(output) if job.stamp == stamp), None)
-    if found is None or not (found.directory / file_names.STUDY).exists():
-        raise UsageError(
-            f"{option}: found no study {stamp} in {output}; allowed: the stamp its first line printed"
-        )
-    return found
+    jobs = store.load_jobs(output)
+    studies = {job.stamp: job for job in jobs if (job.directory / file_names.STUDY).exists()}
+    if stamp not in studies:
+        known = unknown_name("study", stamp, reversed(studies), plural=f"studies in {output}")
+        raise UsageError(f"{option}: {known}")
+    return studies[stamp]
 
 
 def curves_of(made: Campaign) -> dict[int, analysis.Curve]:

@@ -204,7 +204,7 @@ def test_a_directory_serves_as_the_network_does(published, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--what", "test"], "--what: found 'test'; allowed: one or more of train, validation, tokenizer"),
+    [(["--what", "test"], "--what: no data set 'test'; data sets: train, validation, tokenizer"),
      (["--offline", "/nowhere"], "--offline: /nowhere is no directory"),
      (["--url", "ftp://x"], "--url: found 'ftp://x'; expected an address such as")],
 )  # fmt: skip

@@ -172,7 +172,7 @@ def test_cells_from_a_file_and_what_is_wrong_with_one(tmp_path, capsys):
             cli.main(["study", "--target", wrong])
     capsys.readouterr()
     assert cli.main(["study", "--cells", "h17"]) == 2
-    assert "--cells: found h17; allowed: " in capsys.readouterr().err
+    assert "--cells: no cell 'h17'; cells: " in capsys.readouterr().err
     path.write_text(
         "mine: {fprop: {format: mxfp4, signs: step}, dgrad: {format: bf16}, wgrad: {format: bf16}}\n"
     )

@@ -219,7 +219,8 @@ def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("[ftp, x]", rules.UPLOADS), ("[wandb]", rules.UPLOADS), ("[mlflow, ' ']", rules.UPLOADS),
+    [("[ftp, x]", "no tracker 'ftp'; trackers: tensorboard"),
+     ("[wandb]", rules.UPLOADS), ("[mlflow, ' ']", rules.UPLOADS),
      ("[mlflow, 'https://me:pw@host/x']", "variables and files of its own")],
 )  # fmt: skip
 def test_a_place_that_is_none_is_refused(wanted, words):
