@@ -1,4 +1,4 @@
-"""Command `bench`: step times of the arms on this machine; with --count what a step costs on GPUs that are not here."""
+"""Command `bench`: times the arms on this machine; --count counts the work of a step on GPUs that are not here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from harness.study import step_cost
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_profile(parser, f"whose model is timed (default proxy) or counted (default {BENCHMARK_PROFILE})")
+    add_profile(
+        parser, f"profile whose model is timed (default proxy) or counted (default {BENCHMARK_PROFILE})"
+    )
     add_set(parser)
     parser.add_argument(
         "--repetitions", type=positive, default=15, help="timed steps per candidate (default 15)"
@@ -21,16 +23,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count",
         action="store_true",
-        help="time nothing: count launches, bytes moved and host waits of a step on fake GPUs of the accelerator",
+        help="do not time; count kernel launches, bytes moved and host waits of one step on simulated GPUs",
     )
-    add_preset(parser, over=f"{BENCHMARK_PROFILE}; with --count")
-    parser.add_argument("--arm", metavar="A", help="with --count: this arm alone (default: all of runs.arms)")
+    add_preset(parser, over=f"{BENCHMARK_PROFILE}; needs --count")
+    parser.add_argument(
+        "--arm", metavar="A", help="with --count: count only this arm (default: all of runs.arms)"
+    )
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     if not args.count and (args.preset or args.arm):
-        raise UsageError("--preset and --arm: allowed with --count alone")
+        raise UsageError("--preset and --arm need --count; add --count")
     profile = args.profile or (BENCHMARK_PROFILE if args.count else "proxy")
     config = resolve(profile, overrides=args.overrides, preset=args.preset).config
     if args.arm and args.arm not in config.arms:

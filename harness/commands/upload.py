@@ -1,4 +1,4 @@
-"""Command `upload`: curves, settings and results of runs that have stopped, for TensorBoard, W&B or MLflow."""
+"""Command `upload`: sends curves, settings and results of stopped runs to TensorBoard, W&B or MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from harness.upload import job_upload, targets
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", metavar="CAMPAIGN|ATTEMPT", help="a name under runs/, or a directory"
+        "paths",
+        nargs="+",
+        metavar="CAMPAIGN|ATTEMPT",
+        help="a campaign or an attempt: a name under runs/, or a directory",
     )
     parser.add_argument("--to", nargs=2, required=True, metavar=("KIND", "PLACE"), help=rules.UPLOADS)
 

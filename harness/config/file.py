@@ -1,7 +1,7 @@
-"""From benchmark.yaml, the aliases and --set to one checked Config that knows where every value was written.
+"""Reads benchmark.yaml, environment aliases and --set into one checked Config, and knows where each value stands.
 
-Order, later wins: dataclass defaults, the file's common sections, its chosen profile, a preset, environment aliases,
---set. The memory of the accelerator comes from machine/facts.yaml where none of them has it.
+Later sources win: dataclass defaults, the file's common sections, the chosen profile, a preset, environment aliases,
+--set. Where none of them gives the accelerator's memory, it comes from machine/facts.yaml.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _NO_CONTEXT = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where a value was written.
+    """The place where a value is written.
 
     Args:
-        kind: which layer of the order above.
-        name: the file's name, the profile's, the variable's, the text after --set, or the row of facts.yaml.
-        line: in the file, for kind file, profile and preset.
+        kind: the kind of source, in the order above.
+        name: name of the file, the profile, the preset or the variable; the text after --set; or the row of facts.yaml.
+        line: line in the file, for kind file, profile and preset.
     """
 
     kind: Literal["default", "file", "profile", "preset", "env", "--set", "facts"]
@@ -96,7 +96,7 @@ def resolve(
         origin = Origin(kind="--set", name=text)
         if not equals or not all(key.strip() for key in path.split(".")):
             raise ConfigError(
-                f"{origin.where}: found no key and value; allowed: key=value, for example runs.count=1"
+                f"{origin.where}: found no key and value; write key=value, for example runs.count=1"
             )
         tree.override(path.strip(), value, origin)
     tree.add_facts()
@@ -120,7 +120,7 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     common = {key: value for key, value in document.value.items() if key not in ("profiles", "presets")}
     if "profile" in common:
         where = f"{file.name}:{document.lines['profile']}"
-        raise ConfigError(f"{where}: profile: found a key; allowed: none, a command takes --profile")
+        raise ConfigError(f"{where}: profile: not a key of the file; choose a profile with --profile")
     tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
     layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
     if preset is not None:
@@ -134,20 +134,20 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
 
 
 def _require_the_benchmark(document: yaml_lines.Document, profile: str, preset: str, file: str) -> None:
-    """The presets are systems for the benchmark itself, not for a scaled one."""
+    """The presets are systems that train the benchmark itself, not the proxy."""
     chosen = _choice(document, "profiles", profile, file)
     if chosen.get("benchmark") != benchmark.BENCHMARK.name:
         raise ConfigError(
             f"--preset {preset}: found the profile {profile}; "
-            f"allowed: {benchmark.BENCHMARK.name}, whose systems these are, or another profile of this benchmark"
+            f"allowed: {benchmark.BENCHMARK.name} or another profile of this benchmark"
         )
 
 
 def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -> Mapping[str, object]:
-    """What stands under `profiles.NAME` or `presets.NAME`.
+    """The mapping under `profiles.NAME` or `presets.NAME`.
 
     Raises:
-        ConfigError: no such name, or one that cannot be part of a directory's name.
+        ConfigError: no such name, or a name that a directory cannot have.
     """
     choices = document.value.get(section)
     line = document.lines.get(section, 1)
@@ -177,7 +177,7 @@ def _line(
 
 
 class _Tree:
-    """Nested values under construction, and the origin of every key in them, sections included."""
+    """A nested mapping under construction, and the origin of every key in it, sections included."""
 
     def __init__(self, file: str):
         self.value: dict[str, object] = {}
@@ -185,7 +185,7 @@ class _Tree:
         self.root = Origin(kind="file", name=file, line=1, file=file)
 
     def merge(self, source: Mapping[str, object], path: str, origin_of: Callable[[str], Origin]) -> None:
-        """Lay a mapping over the tree: mappings merge, everything else replaces."""
+        """Lay a mapping over the tree: mappings are merged, all other values are replaced."""
         for key, value in source.items():
             child = f"{path}.{key}" if path else key
             self.places[child] = origin_of(child)
@@ -198,10 +198,10 @@ class _Tree:
     def override(self, path: str, text: str, origin: Origin) -> None:
         """Set one key from text."""
         if path == "profile":
-            raise ConfigError(
-                f"{origin.where}: profile: found a key; allowed: none, a command takes --profile"
-            )
-        if _kind(path) is str:  # as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
+            raise ConfigError(f"{origin.where}: profile: not a key; choose a profile with --profile")
+        if (
+            _kind(path) is str
+        ):  # taken as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
             value: object = text
         else:
             try:
@@ -219,7 +219,10 @@ class _Tree:
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
 
     def add_facts(self) -> None:
-        """The memory of the accelerator that is named, where nobody wrote it; 0, unknown, for one without a row."""
+        """Set the memory of the named accelerator where no source gives it.
+
+        0 (unknown) for one without a row in facts.yaml.
+        """
         path = "system.accelerator_memory_gib"
         if not isinstance(self._get("system"), dict) or self._get(path) is not None:
             return
@@ -233,7 +236,7 @@ class _Tree:
         return f"{self._place(problem.path).where}: {sentence(problem)}"
 
     def leaf_origins(self, config: Config) -> dict[str, Origin]:
-        """Origin of every leaf of the finished configuration; what nobody wrote is a default."""
+        """Origin of every leaf of the finished configuration; a value that no source gives has kind `default`."""
         default = Origin(kind="default")
         leaves = (path for path, _ in leaves_of(to_mapping(config)) if path != "profile")
         return {path: self.places.get(path, default) for path in leaves}
@@ -258,12 +261,12 @@ class _Tree:
     def _put(self, path: str, value: object) -> None:
         above, _, last = path.rpartition(".")
         section = self._get(above) if above else self.value
-        assert isinstance(section, dict)  # merge makes every section before what stands in it
+        assert isinstance(section, dict)  # merge creates every section before its contents
         section[last] = value
 
 
 def leaves_of(value: Mapping[str, object], path: str = "") -> list[tuple[str, object]]:
-    """Every value of a nested mapping that is not itself a mapping, with its dotted path, in order."""
+    """Every value of a nested mapping that is not a mapping itself, with its dotted path, in order."""
     result: list[tuple[str, object]] = []
     for key, item in value.items():
         child = f"{path}.{key}" if path else key
@@ -283,14 +286,14 @@ def sentence(problem: ConfigProblem) -> str:
 
 
 def _no_such_key(key: str) -> str:
-    """Why there is no such key, for those that readers of other configurations look for; else empty."""
+    """Why there is no such key, for keys that other projects' configurations have; otherwise empty."""
     if key.endswith("interval_steps"):
         return _INTERVAL_STEPS
     return _NO_CONTEXT if _CONTEXT.fullmatch(key) else ""
 
 
 def _kind(path: str) -> Any:
-    """Type of the field a dotted path names, None for a path that names none."""
+    """Type of the field at a dotted path; None for a path without a field."""
     kind: Any = Config
     for key in path.split("."):
         if dataclasses.is_dataclass(kind):

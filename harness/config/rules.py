@@ -1,4 +1,4 @@
-"""Combinations of values that cannot run, or that the rules forbid: each a small function over the Config."""
+"""Rules about combinations of values that cannot run or that the benchmark forbids, each a small function."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ _NOT_NEGATIVE = {
     "checkpoint": "every_steps",
 }
 
-_GROUP = 32  # rows that diagnostics look at together
-_LEAST_S = 5.0  # ranks tell one another of themselves every half second, and a machine may be busy
+_GROUP = 32  # diagnostics read rows in groups of this size
+_LEAST_S = 5.0  # ranks report to one another every half second, and a machine may be busy
 
 UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
 UPLOAD_KINDS = ("tensorboard", "wandb", "mlflow")
@@ -88,7 +88,7 @@ def _signs(config: Config) -> None:
     for keys, zero, allowed in ((_POSITIVE, False, "a number > 0"), (_NOT_NEGATIVE, True, "a number >= 0")):
         for path in (f"{section}.{name}" for section, names in keys.items() for name in names.split()):
             value = value_of(config, path)
-            # written so that .nan and .inf fail as well
+            # written so that NaN and infinity fail too
             if value is not None and not (0 <= value < float("inf") and (value or zero)):
                 raise ConfigProblem(path, str(value), allowed)
     for path in ("optimizer.beta1", "optimizer.beta2"):
@@ -102,7 +102,7 @@ def _signs(config: Config) -> None:
 
 def _power(config: Config) -> None:
     every_s = config.power.sample_s
-    if every_s and not 0.2 <= every_s <= 60:  # vendors average over a second
+    if every_s and not 0.2 <= every_s <= 60:  # vendors report means over a second
         raise ConfigProblem("power.sample_s", str(every_s), "0 (none), or 0.2 to 60 seconds; 1.0 is usual")
 
 
@@ -139,9 +139,9 @@ def _text(config: Config) -> None:
 
 
 def _benchmark(config: Config) -> None:
-    """Also the open division trains the benchmark on C4 (training_rules, Data)."""
+    """The open division too trains the benchmark on C4 (training_rules, Data)."""
     if not config.benchmark.is_scaled and config.data.corpus != "c4":
-        allowed = f"{PROXY.name} with the corpus {config.data.corpus}: a log names what was trained"
+        allowed = f"{PROXY.name}, because the corpus is {config.data.corpus} and a log names what was trained"
         raise ConfigProblem("benchmark", config.benchmark.name, allowed)
 
 
@@ -257,7 +257,8 @@ def _closed_division(config: Config) -> None:
             raise ConfigProblem(
                 path,
                 str(value_of(config, path)),
-                f"{fixed}, fixed by the closed division (training_rules, {BENCHMARK.name}); or system.division: open",
+                f"{fixed}, which the closed division fixes (training_rules, "
+                f"{BENCHMARK.name}); or set system.division: open",
             )
 
 
@@ -290,10 +291,13 @@ def _diagnostics_numbers(config: Config) -> None:
 
 
 def _diagnostics_linears(config: Config) -> None:
-    """Only our linears show their operands."""
+    """Diagnostics can read only the operands of our own linears."""
     for name in config.runs.arms if config.diagnostics.every_steps else ():
         if config.arms[name].transformer_engine != "none":
-            allowed = f"0 with the arm {name}: Transformer Engine's linears show no operands"
+            allowed = (
+                f"0 with the arm {name}, because diagnostics cannot read the "
+                "operands of Transformer Engine's linears"
+            )
             raise ConfigProblem("diagnostics.every_steps", str(config.diagnostics.every_steps), allowed)
 
 

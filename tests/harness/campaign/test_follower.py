@@ -119,7 +119,7 @@ def test_a_node_ends_with_the_code_of_a_first_node_that_failed(tmp_path, error, 
 
 
 def test_a_node_whose_first_one_never_begins_says_so(tmp_path):
-    with pytest.raises(EnvironmentFailure, match=r"no sign of the first node .* the same MASTER_ADDR"):
+    with pytest.raises(EnvironmentFailure, match=r"has not started within .* the same MASTER_ADDR"):
         follower.follow(tmp_path, PLACE, **{**QUICK, "patience_s": 0.2})
 
 
@@ -170,7 +170,7 @@ def test_the_sign_of_an_earlier_job_is_not_believed(tmp_path):
     with first_node(tmp_path, lambda beacon: None):
         pass
     assert nodes.read(nodes.path_of(tmp_path, PLACE)).state == "ended"
-    with pytest.raises(EnvironmentFailure, match="no sign of the first node"):
+    with pytest.raises(EnvironmentFailure, match="has not started within"):
         follower.follow(tmp_path, PLACE, **{**QUICK, "patience_s": 0.3})
 
 
@@ -184,7 +184,7 @@ def test_a_node_that_comes_back_waits_for_the_next_attempt(tmp_path, capsys):
 
     with first_node(tmp_path, act):
         assert follower.follow(tmp_path, PLACE, command=script(TRAINS), **QUICK) == 0
-    assert not joined(first) and joined(second) and "was joined before" in capsys.readouterr().err
+    assert not joined(first) and joined(second) and "joined this attempt before" in capsys.readouterr().err
 
 
 def test_a_node_with_another_version_refuses_to_train(tmp_path):
