@@ -162,8 +162,9 @@ def _get(one: Wanted, source: Source, patience_s: Sequence[float]) -> None:
     if found != one.file.md5:
         one.part.unlink()
         raise EnvironmentFailure(
-            f"{source.where(one.dataset, one.file)}: gives MD5 {found}; published is {one.file.md5}: another --url, "
-            "or ask whoever serves it"
+            f"{source.where(one.dataset, one.file)}: gives MD5 {found}; published "
+            f"is {one.file.md5}; use another --url, "
+            "or ask the operator of this one"
         )
     one.part.replace(one.path)
     contract_files.sync_directory(one.path.parent)

@@ -99,12 +99,12 @@ BAD_FILES = {
     "proxy under the benchmark's name": (
         "benchmark: llama31_8b_proxy",
         "benchmark: llama31_8b",
-        "benchmark: found llama31_8b; allowed: llama31_8b_proxy with the corpus python: a log names what was trained",
+        "benchmark: found llama31_8b; allowed: llama31_8b_proxy, because the corpus is python and a log names what was trained",
     ),
     "key twice": (
         "train_prefix: train",
         "train_prefix: train\n      train_prefix: again",
-        "profiles.proxy.data.train_prefix: found the key a second time; allowed: once (first on line {before})",
+        "profiles.proxy.data.train_prefix: found the key twice, first on line {before}; remove one",
     ),
 }
 
@@ -171,7 +171,7 @@ def test_a_misspelt_section_is_met_with_the_right_one(monkeypatch, capsys):
 
 def test_an_option_without_a_value_is_refused(monkeypatch, capsys):
     message = plan_fails(monkeypatch, capsys, SAMPLE, "--set", "runs.count")
-    assert message == "--set runs.count: found no key and value; allowed: key=value, for example runs.count=1"
+    assert message == "--set runs.count: found no key and value; write key=value, for example runs.count=1"
 
 
 def test_an_alias_that_does_not_fit_names_the_variable(monkeypatch, capsys):

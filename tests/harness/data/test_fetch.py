@@ -205,7 +205,7 @@ def test_a_directory_serves_as_the_network_does(published, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--what", "test"], "--what: no data set 'test'; data sets: train, validation, tokenizer"),
-     (["--offline", "/nowhere"], "--offline: /nowhere is no directory"),
+     (["--offline", "/nowhere"], "--offline: /nowhere is not a directory"),
      (["--url", "ftp://x"], "--url: found 'ftp://x'; expected an address such as")],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_told(options, message, capsys, tmp_path):

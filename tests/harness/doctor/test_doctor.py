@@ -263,7 +263,7 @@ def test_an_engine_that_failed_its_probe_is_a_warning_with_the_reason():
     )
     finding = software._probes(_precision(probes=(wrong, right)))
     assert finding.verdict == "warn" and finding.fix
-    assert "passed over: torch block-scaled (mxfp4 H16): NotImplementedError: no FBGEMM" in finding.found
+    assert "not used: torch block-scaled (mxfp4 H16): NotImplementedError: no FBGEMM" in finding.found
     assert "right: triton dot_scaled (mxfp4 H16)" in finding.found
     assert software._probes(_precision(probes=(right,))).verdict == "ok"
     assert software._probes(_precision(probed=False)).verdict == "unknown"

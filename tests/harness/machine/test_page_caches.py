@@ -52,8 +52,8 @@ def test_a_machine_that_drops_them_is_not_refused(monkeypatch):
     ("answer", "profile", "verdict", "words"),
     [
         (FREE, "llama31_8b", "ok", "everything can be dropped (/proc/sys/vm/drop_caches)"),
-        (STUCK, "llama31_8b", "fail", "data files can be dropped, no more"),
-        (STUCK, "proxy", "ok", "data files can be dropped, no more"),
+        (STUCK, "llama31_8b", "fail", "only the caches of the data files can be dropped"),
+        (STUCK, "proxy", "ok", "only the caches of the data files can be dropped"),
         (Caches(way=None, fix="Linux", data_files=False), "proxy", "warn", "cannot be dropped on this system"),
     ],
 )  # fmt: skip
