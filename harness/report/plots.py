@@ -1,4 +1,4 @@
-"""Plots of what the runs did: loss, run results, samples to target, where the time went."""
+"""Plots of the runs: loss, run results, samples to target, and the time budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from harness.analysis import forecast, run_figures
 from harness.analysis.submission_loader import Submission
 from harness.report.canvas import INK, MANY, STRIPE, canvas, colours, legend, short, svg
 
-_STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
+_STEEP = (
+    0.22  # losses before this share of the longest run are cut off, because they would hide all differences
+)
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
 
 
@@ -45,7 +47,7 @@ def loss_plot(submissions: Sequence[Submission], *, against: str) -> str:
 
 
 def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
-    """The part of the plot where runs can be told apart."""
+    """The part of the plot in which runs differ visibly."""
     curves = [_curve(run, against) for submission in submissions for run in submission.runs]
     end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
     seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
@@ -68,7 +70,7 @@ def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
 
 
 def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
-    """Where public runs of each of these batch sizes were: 5 to 95 %."""
+    """Range of public runs at each of these batch sizes, from 5 to 95 %."""
     sizes = {one.global_batch_size for one in submissions if one.benchmark == BENCHMARK.name}
     for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
         band = forecast.constants().bands.get(size, {})
@@ -88,7 +90,7 @@ def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 
 def run_results(submissions: Sequence[Submission]) -> str:
-    """Run results with those that the olympic mean drops marked; bars for a few submissions, dots for many."""
+    """Run results, with those marked that the olympic mean drops: bars for a few submissions, dots for many."""
     drawn = _bars if len(submissions) <= MANY else _dots
     means = ", ".join(
         f"{row.name} {minutes:.3f}" for row in submissions if (minutes := run_figures.time_to_train_min(row))
@@ -121,7 +123,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _bars(submissions: Sequence[Submission], text: str) -> str:
-    """The dropped ones striped, the olympic mean as a line."""
+    """Dropped run results striped, the olympic mean as a line."""
     with canvas("Run results and olympic mean", "", "minutes") as axes:
         position, ticks = 0, []
         for submission, colour in zip(submissions, colours(), strict=False):
@@ -146,14 +148,14 @@ def _bars(submissions: Sequence[Submission], text: str) -> str:
 
 
 def _fill(bars: BarContainer, colour: str, *, striped: bool = False) -> None:
-    """Solid bars, or some of stripes alone, which print and grey eyes tell apart too."""
+    """Solid bars or striped bars, which also differ in grey and in print."""
     for bar in bars:
         bar.set(facecolor="none" if striped else colour, edgecolor=colour, linewidth=0.8)
         bar.set_hatch(STRIPE if striped else None)
 
 
 def _dropped(submission: Submission, runs: int) -> set[int]:
-    """Of the sorted run results; a run that did not converge has taken the place of the slowest."""
+    """Which of the sorted run results are dropped; a run that did not converge counts as the slowest."""
     if runs < 3:
         return set()
     return {0} if run_figures.one_failed(submission) else {0, runs - 1}
@@ -165,7 +167,9 @@ def samples_dots(submissions: Sequence[Submission]) -> str:
     with canvas("Samples to the target, every run", "training sequences", height=height) as axes:
         for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
             stops, exact = run_figures.stop_samples(submission), run_figures.target_samples(submission)
-            for stop, runs in Counter(stops).items():  # a few places, for runs stop on the evaluation grid
+            for stop, runs in Counter(
+                stops
+            ).items():  # runs stop on the evaluation grid, so there are few places
                 axes.plot([stop], [-row + 0.15], "s", mfc="none", color=colour, ms=7)
                 if runs > 1 and len(submissions) <= MANY:
                     _beside(axes, f"×{runs}", (stop, -row + 0.15))
@@ -189,7 +193,7 @@ def _beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
 
 
 def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
-    """The reference's mean, where all submissions have one batch size."""
+    """The mean of the reference, if all submissions have one batch size."""
     sizes = {one.global_batch_size for one in submissions}
     if len(sizes) != 1 or submissions[0].benchmark != BENCHMARK.name:
         return
@@ -202,7 +206,7 @@ def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 
 def time_budget(submissions: Sequence[Submission]) -> str | None:
-    """Minutes of training and of evaluation on the clock, of start-up before it; None where no log says."""
+    """Minutes of training, of evaluation, and of start-up before the clock; None where no log has them."""
     rows = [(submission, run_figures.of(submission)) for submission in submissions]
     usable = [(one, row, row.evaluation_share) for one, row in rows if row.evaluation_share is not None]
     if not usable:

@@ -99,7 +99,8 @@ BAD_FILES = {
     "proxy under the benchmark's name": (
         "benchmark: llama31_8b_proxy",
         "benchmark: llama31_8b",
-        "benchmark: found llama31_8b; allowed: llama31_8b_proxy, because the corpus is python and a log names what was trained",
+        "benchmark: found llama31_8b; allowed: llama31_8b_proxy, because the corpus is python "
+        "and a log names what was trained",
     ),
     "key twice": (
         "train_prefix: train",
