@@ -32,7 +32,7 @@ def require_ours(paths: Sequence[str | Path]) -> None:
         names = dict.fromkeys(place.name for place in others)
         if others and not ours and names.keys() <= set(tree_rules.BENCHMARKS):
             raise UsageError(
-                f"{printable(tree)}: found results of {', '.join(names)} alone; "
+                f"{printable(tree)}: found only results of {', '.join(names)}; "
                 f"only {BENCHMARK.name} is judged here"
             )
 

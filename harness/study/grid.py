@@ -1,4 +1,4 @@
-"""Cells of a study: a name, and the recipe that trains under it."""
+"""Cells of a study: a name, and the recipe that trains under this name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cell:
     Args:
         stabiliser: row of the paper's table: none | stochastic | random hadamard | hadamard | "" (a reference).
         scope: which GEMMs are MXFP4: F, FD or FDW; the others are FP8.
-        claimed: extra tokens the paper reports, in percent; None where it does not converge or says nothing.
+        claimed: extra tokens that the paper reports, in percent; None where it reports none or no convergence.
     """
 
     name: str
@@ -49,7 +49,7 @@ def mxfp4(scope: str, four: GemmFormat = _MXFP4) -> Recipe:
 
 
 def paper() -> list[Cell]:
-    """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 to hold them against."""
+    """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 as references."""
     claims = {"F": (8.0, 9.0), "FD": (10.0, 11.0), "FDW": (26.0, 27.0)}
     rows = {
         "none": ("none", _MXFP4),
@@ -75,7 +75,7 @@ def paper() -> list[Cell]:
     return [*cells, *references, baseline()]
 
 
-# what the paper's ladder says, pair by pair: docs/study.md names them as the test of agreement
+# the paper's claims, pair by pair; docs/study.md takes them as the test of agreement
 CONTRASTS = (
     ("none-fdw", "none-f"),
     ("h16-fdw", "none-fdw"),
@@ -117,15 +117,15 @@ def baseline() -> Cell:
 
 
 def from_file(path: Path) -> list[Cell]:
-    """Cells from YAML: {name: {fprop: {format: ..}, dgrad: .., wgrad: ..}}; fp8 is added where it is missing.
+    """Cells from YAML: {name: {fprop: {format: ..}, dgrad: .., wgrad: ..}}. fp8 is added where it is missing.
 
     Raises:
-        UsageError: no such file, or a recipe that cannot be.
+        UsageError: no such file, or an impossible recipe.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: found no YAML file ({error})") from None
+        raise UsageError(f"{path}: not a YAML file of cells ({error})") from None
     if not isinstance(document, Mapping) or not document:
         raise UsageError(
             f"{path}: found {type(document).__name__}; allowed: names of cells with their recipes"
@@ -162,12 +162,12 @@ def cells_of(grid: str, config: Config) -> list[Cell]:
 
 
 def arms_and_recipes(cells: list[Cell]) -> tuple[dict[str, Arm], dict[str, Recipe]]:
-    """What the configuration calls them; the baseline comes last."""
+    """The arms and recipes of the configuration; the baseline comes last."""
     return {cell.name: Arm(recipe=cell.name) for cell in cells}, {cell.name: cell.recipe for cell in cells}
 
 
 def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
-    """The named cells, and the baseline; without names all.
+    """The named cells and the baseline; without names, all cells.
 
     Raises:
         UsageError: no cell of that name.
@@ -180,7 +180,7 @@ def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
 
 
 def describe(cell: Cell) -> str:
-    """What differs from the plain formats, for a line of text."""
+    """One line about the options that differ from the plain formats."""
     parts = []
     for field in dataclasses.fields(cell.recipe):
         value = getattr(cell.recipe, field.name)
@@ -192,7 +192,7 @@ def describe(cell: Cell) -> str:
 
 
 def _options(gemm: GemmFormat) -> list[str]:
-    """What differs from the format's own."""
+    """Options that differ from the format's defaults."""
     values = [(field, getattr(gemm, field.name)) for field in dataclasses.fields(gemm)]
     return [
         f"{field.name}={value}"

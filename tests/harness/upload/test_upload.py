@@ -145,7 +145,7 @@ def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
     assert cli.main(["upload", str(place), "--to", "tensorboard", str(tmp_path / "tb")]) == 2
     said = capsys.readouterr().err
     assert (
-        "found a log without run_stop: the run still trains, or was cut off; allowed: runs that have stopped"
+        "found a log without run_stop, because the run still trains or was killed; wait until it has stopped"
         in said
     )
     assert not (tmp_path / "tb").exists()
