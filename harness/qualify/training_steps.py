@@ -54,7 +54,7 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
     yield from _alike(bench, arm, answer)
     yield _formats(arm, answer)
     known = {claim.claim: claim for claim in _on_gpu(arm, answer, config)} if bench.on_gpu else {}
-    why = f"not reached: the trial ended during {answer.stage}" if bench.on_gpu else NO_GPU
+    why = f"not reached: the trial ended while {answer.stage}" if bench.on_gpu else NO_GPU
     for claim in _names(arm).values():
         yield known.get(claim, Claim(claim=claim, verdict=Verdict.OPEN, found=why))
     yield from _troubles(bench, arm, answer, ended)

@@ -147,7 +147,7 @@ def test_ranks_here_are_stopped_when_the_attempt_ends_on_the_first_node(tmp_path
     with first_node(tmp_path, lambda beacon: training(beacon, directory, lambda: joined(directory))):
         began = time.monotonic()
         assert follower.follow(tmp_path, PLACE, command=script(hangs), **QUICK) == 0
-    assert time.monotonic() - began < 10 and "its ranks here were stopped" in capsys.readouterr().err
+    assert time.monotonic() - began < 10 and "its ranks on this node were stopped" in capsys.readouterr().err
     (mark,) = joined(directory)
     assert not psutil.pid_exists(int(mark.name.removeprefix("joined_")))
 

@@ -59,7 +59,7 @@ def test_a_launch_file_of_a_system_has_its_nodes_and_trains_by_its_preset(capsys
     assert cli.main(["launch", "--emit", "slurm", "--preset", "mi355x_8x8"]) == 0
     text = capsys.readouterr().out
     assert "#SBATCH --nodes=8" in text and "--preset mi355x_8x8" in text
-    with pytest.raises(ConfigError, match=r"--nodes 8: .*; --preset has systems of many nodes"):
+    with pytest.raises(ConfigError, match=r"--nodes 8: .*; choose a --preset with this number of nodes"):
         launch_files.render("slurm", nodes=8)
 
 

@@ -239,7 +239,7 @@ def test_what_is_no_configuration_is_refused_with_a_line(source):
     ],
 )
 def test_the_closed_division_fixes_what_the_rules_fix(option, allowed):
-    with pytest.raises(ConfigError, match=f"allowed: {allowed}, fixed by the closed division") as caught:
+    with pytest.raises(ConfigError, match=f"allowed: {allowed}, which the closed division fixes") as caught:
         resolve("llama31_8b", overrides=[option], aliases={})
     assert str(caught.value).startswith(f"--set {option}: ")
     resolve("llama31_8b", overrides=[option, "system.division=open"], aliases={})

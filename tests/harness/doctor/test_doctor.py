@@ -98,7 +98,7 @@ def test_a_check_that_hangs_is_left_alone(late):
 def test_what_there_is_no_time_for_is_said():
     hangs = Check(name="stuck", ask=lambda _: time.sleep(60) or [], patience_s=30)
     _, second = examine(patient(), [hangs, Check(name="this", ask=lambda _: [fine()])], budget_s=1.5)
-    assert second.verdict == "unknown" and "the time is used up" in second.found
+    assert second.verdict == "unknown" and "no time was left" in second.found
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_there_is_no_time_for_is_said():
         (["no-such-program"], "No such file"),
         (["sh", "-c", "echo broken >&2; exit 3"], "sh: broken"),
         (["sh", "-c", "exit 3"], "exit status 3"),
-        (["sleep", "60"], "said nothing within 1 s"),
+        (["sleep", "60"], "did not end within 1 s"),
     ],
 )
 def test_a_program_that_does_not_answer_is_an_answer(program, why):
@@ -128,7 +128,7 @@ def test_text_of_a_machine_cannot_move_the_cursor():
 
 
 def test_a_sum_that_takes_too_long_fails(monkeypatch):
-    monkeypatch.setattr(software, "_ask", lambda *_: (None, "said nothing within 55 s"))
+    monkeypatch.setattr(software, "_ask", lambda *_: (None, "did not end within 55 s"))
     (finding,) = software.all_reduce(patient())
     assert finding.verdict == "fail" and "said nothing" in finding.found and finding.fix
 
@@ -141,7 +141,7 @@ def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
     with sleeper.open("a") as file:
         file.write("time.sleep(600)\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert "said nothing within 15 s" in ask_program([*torchrun, str(sleeper)], timeout_s=15).why
+    assert "did not end within 15 s" in ask_program([*torchrun, str(sleeper)], timeout_s=15).why
     ranks = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
 

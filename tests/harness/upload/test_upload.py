@@ -107,7 +107,7 @@ def test_tensorboard_files_name_no_host_and_an_upload_is_not_repeated(job, insta
     )
     assert not private(files[0].read_text()) and WITHHELD in files[0].read_text()
     assert cli.main(["upload", names[0], "--to", "tensorboard", str(tmp_path / "tb")]) == 2
-    assert "found an upload of this run; allowed: a place without it" in capsys.readouterr().err
+    assert "this run was uploaded here before; choose another place or remove it" in capsys.readouterr().err
 
 
 def test_wandb_is_told_to_withhold_and_gets_every_step_once(job, installed, tmp_path, capsys):
@@ -155,7 +155,7 @@ def test_a_job_that_trains_another_run_is_not_disturbed(job, installed, monkeypa
     trained = job.campaigns[1].directory
     monkeypatch.setattr(lock, "trainers", lambda directory: [4242] if directory == trained else [])
     for name in (job.campaigns[0].directory.name, str(attempt_of(job.campaigns[0]))):
-        with pytest.raises(UsageError, match=r"found processes that train this job \(4242\)"):
+        with pytest.raises(UsageError, match=r"processes still train this job \(4242\)"):
             job_upload.select(store.output_directory(), name)
 
 
