@@ -197,4 +197,4 @@ def _wrong(path: str, found: Any, allowed: str) -> ValueError:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"found {text}; allowed: a number of JSON, which is finite")
+    raise ValueError(f"found {text}; allowed: JSON, which has no such number")

@@ -244,7 +244,7 @@ def test_a_requeued_job_meets_at_its_new_first_node(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"MASTER_ADDR": "a", "MASTER_PORT": "1"}, "NODE_RANK: found nothing"),
+        ({"MASTER_ADDR": "a", "MASTER_PORT": "1"}, "NODE_RANK: not set"),
         ({"MASTER_ADDR": "a", "MASTER_PORT": "ssh", "NODE_RANK": "1"}, "MASTER_PORT: found 'ssh'"),
     ],
 )

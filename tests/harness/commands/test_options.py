@@ -111,5 +111,5 @@ def test_the_suite_leaves_the_launchers_out(monkeypatch):
     monkeypatch.setattr(test_command.subprocess, "run", lambda line, **_: lines.append(line) or done)
     assert cli.main(["test", "--slow"]) == 0
     assert "not slurm and not docker" in lines[0][lines[0].index("-m", 2) + 1]
-    with pytest.raises(UsageError, match="--slow beside"):
+    with pytest.raises(UsageError, match="--slow cannot go"):
         test_command.main(argparse.Namespace(slow=True, slurm=True, docker=False, pytest=[]))

@@ -93,8 +93,8 @@ BAD_FILES = {
     "recipe that Transformer Engine does not have": (
         "fp8: {recipe: fp8-hybrid}",
         "fp8: {recipe: fp8-hybrid, transformer_engine: mxfp8}",
-        "arms.fp8.recipe: found 'fp8-hybrid'; allowed: one with format mxfp8, scale_rule rceil in all GEMMs and "
-        "nothing else: Transformer Engine's mxfp8 scaling",
+        "arms.fp8.recipe: found 'fp8-hybrid'; allowed: a recipe with format mxfp8, scale_rule rceil in all "
+        "GEMMs and no other option, as Transformer Engine's mxfp8 scaling",
     ),
     "proxy under the benchmark's name": (
         "benchmark: llama31_8b_proxy",

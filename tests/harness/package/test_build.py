@@ -198,7 +198,7 @@ def test_of_more_than_ten_runs_the_median_window_is_scored_and_the_others_are_ke
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("cooling", "found 'cooling'; allowed: name=value"),
+        ("cooling", "found 'cooling'; write name=value"),
         ("colling=air", "did you mean cooling?"),
         ("accelerators_per_node=4", "what the runs were configured with"),
     ],
