@@ -20,8 +20,7 @@ from harness.commands.options import add_json, add_ruleset, require_page
 _SWITCHES = {
     "--all": "PATH is a results repository; print one line per result and the totals",
     "--skip-official": "run only our own checks, not the official checker",
-    "--rebuilt": "the log was rebuilt from published key events: skip C3, C11, C19, "
-    "C23, evaluation times and line numbers",
+    "--rebuilt": "for logs rebuilt from published key events: skip C3, C11, C19, C23, evaluation times",
     "--review": "print a dossier for reviewers: timeline, curves, speed compared with equal hardware, notes",
     "--rules": "print all rules and stop",
 }
@@ -32,9 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_ruleset(parser, NAMES, default="the ruleset of the logs' round")
     for option, wording in _SWITCHES.items():
         parser.add_argument(option, action="store_true", help=wording)
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write the dossier as one self-contained HTML page"
-    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the dossier as an HTML page")
     add_json(parser)
 
 
@@ -43,9 +40,7 @@ def main(args: argparse.Namespace) -> int:
         print(rules_page.page(), end="")
         return EXIT_OK
     if not args.paths:
-        raise UsageError(
-            "check: PATH is missing; name a log, a directory, a campaign or a package, or use --rules"
-        )
+        raise UsageError("check: PATH is missing; name a log, directory, campaign or package")
     if (args.review or args.html) and (args.all or args.json):
         raise UsageError("--review and --html cannot go with --all or --json; leave those out")
     require_page(args.html)

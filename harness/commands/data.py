@@ -14,17 +14,12 @@ from harness.contract import environment
 from harness.data import ensure, fetch, raw_c4
 from harness.data.published import METADATA, WHAT
 
-_ACTIONS = (
-    "fetch the published C4 tokens; build the proxy's corpus or, with "
-    "--input, tokens from raw C4; verify the files"
-)
+_ACTIONS = "fetch published tokens; build the proxy's corpus or, with --input, tokens from raw C4; verify"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["fetch", "build", "verify"], help=_ACTIONS)
-    add_profile(
-        parser, f"profile whose data is meant (default {PROXY_PROFILE}; for fetch {BENCHMARK_PROFILE})"
-    )
+    add_profile(parser, f"profile of the data (default {PROXY_PROFILE}; fetch: {BENCHMARK_PROFILE})")
     add_set(parser)
     parser.add_argument("--force", action="store_true", help="build: replace existing data")
     depth = parser.add_mutually_exclusive_group()
@@ -33,23 +28,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     depth.add_argument("--fast", action="store_true", help=fast)
     depth.add_argument("--full", action="store_true", help=full)
     get = parser.add_argument_group("fetch")
-    get.add_argument(
-        "--to", metavar="DIR", help="directory for the data (default: data.directory of the profile)"
-    )
+    get.add_argument("--to", metavar="DIR", help="directory (default: data.directory of the profile)")
     get.add_argument("--what", default=",".join(WHAT), help=f"default {','.join(WHAT)}")
     get.add_argument("--offline", metavar="DIR", help="copy from a directory instead of the network")
-    get.add_argument(
-        "--url", default=METADATA, help="address of the .uri and .md5 files (default: MLCommons)"
-    )
+    get.add_argument("--url", default=METADATA, help="address of .uri and .md5 files (default: MLCommons)")
     raw = parser.add_argument_group("build from raw C4")
-    raw.add_argument(
-        "--input", nargs="+", metavar="FILE", help="raw C4 files c4-train.*.json.gz: names or a pattern"
-    )
+    raw.add_argument("--input", nargs="+", metavar="FILE", help="c4-train.*.json.gz: names or a pattern")
     raw.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or its directory")
     raw.add_argument("--out", metavar="PREFIX", help="write PREFIX.bin and PREFIX.idx")
-    raw.add_argument(
-        "--workers", type=int, default=environment.cores(), help="processes (default: all cores)"
-    )
+    raw.add_argument("--workers", type=int, default=environment.cores(), help="processes (default: cores)")
     end = "token that ends every document (default: none, as published)"
     raw.add_argument("--append-eod", metavar="TOKEN", help=end)
 

@@ -35,13 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F.json",
         help="fields of the system description, from a JSON object in a file",
     )
-    verifying = commands.add_parser(
-        "verify", help="verify a tree: DIR/<submitter>, or DIR with several trees"
-    )
+    verifying = commands.add_parser("verify", help="verify DIR/<submitter>, or a DIR of several")
     verifying.add_argument("tree", type=Path, metavar="TREE")
-    wording = (
-        "a tree of an earlier round; print what changed in descriptions and code, and which logs are equal"
-    )
+    wording = "a tree of an earlier round; print changes of descriptions and code, and equal logs"
     verifying.add_argument("--previous", type=Path, metavar="TREE", help=wording)
     add_ruleset(building, _ROUNDS, default="the newest")
     add_ruleset(verifying, _ROUNDS, default="the ruleset of the logs' round")

@@ -30,12 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     half = "half, which is the baseline's after half of its steps (default: 4.2 for the proxy, else half)"
     add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
     add_set(parser)
-    add(
-        "--jobs",
-        type=positive,
-        metavar="N",
-        help="number of runs at the same time (default: one per GPU; without GPUs, one per core)",
-    )
+    add("--jobs", type=positive, metavar="N", help="runs at the same time (default: one per GPU or core)")
     add("--resume", metavar="JOB", help="continue the study with this stamp, or analyse it again")
     pool = "do not train; analyse these finished studies together"
     add("--pool", nargs="+", action="extend", metavar="JOB", help=pool)
