@@ -54,7 +54,8 @@ def test_a_machine_that_drops_them_is_not_refused(monkeypatch):
         (FREE, "llama31_8b", "ok", "all caches can be dropped (/proc/sys/vm/drop_caches)"),
         (STUCK, "llama31_8b", "fail", "only the caches of the data files can be dropped"),
         (STUCK, "proxy", "ok", "only the caches of the data files can be dropped"),
-        (Caches(way=None, fix="Linux", data_files=False), "proxy", "warn", "the caches cannot be dropped on this system"),
+        (Caches(way=None, fix="Linux", data_files=False), "proxy", "warn",
+         "the caches cannot be dropped on this system"),
     ],
 )  # fmt: skip
 def test_the_doctor_says_what_a_run_would(monkeypatch, answer, profile, verdict, words):
