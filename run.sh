@@ -26,7 +26,7 @@ layer_of() {
     esac
 }
 
-# A copy of the pins, written last, says that a layer is there; the wider ones hold the light one.
+# A layer is complete when a copy of the pins exists, which is written last. Wider layers contain the light one.
 ready() {
     local stamp
     [[ -x $venv/bin/python ]] || return 1
@@ -52,7 +52,7 @@ find_python() {
     fail "found no Python >= 3.10 ($seen); install one and put it on PATH as python3"
 }
 
-# An environment without a finished layer is made anew; a finished one is only added to.
+# An environment without a finished layer is created again; packages are added to a finished one.
 make_venv() {
     local option=()
     if compgen -G "$venv/.[clpt]*" >/dev/null && [[ -x $venv/bin/python ]]; then return; fi # .complete: of earlier versions
@@ -60,17 +60,17 @@ make_venv() {
         option=(--system-site-packages)
     say "virtual environment in $venv ($("$python" --version))"
     "$python" -m venv --clear ${option[@]+"${option[@]}"} "$venv" >&2 ||
-        fail "$python cannot make a virtual environment (Debian and Ubuntu: apt install python3-venv)"
+        fail "$python cannot create a virtual environment; on Debian and Ubuntu: apt install python3-venv"
 }
 
-# In a shared checkout somebody else's environment is used, never changed.
+# In a shared checkout the environment of another user is used and never changed.
 may_write() {
     local place=$venv
     [[ -e $venv ]] || place=$root
-    [[ -w $place ]] || fail "$place belongs to $(stat -c %U "$place" 2>/dev/null || echo another user), and what this \
-command needs is not in it; ask them to run './run.sh setup', or clone the repository for yourself"
+    [[ -w $place ]] || fail "$place belongs to $(stat -c %U "$place" 2>/dev/null || echo another user), and lacks \
+what this command needs; ask them to run './run.sh setup', or clone the repository for yourself"
     [[ ! -e $venv/bin/python || -x $venv/bin/python ]] ||
-        fail "$venv/bin/python cannot be executed by you; clone the repository for yourself"
+        fail "you cannot execute $venv/bin/python; clone the repository for yourself"
 }
 
 set_up() {
@@ -90,11 +90,11 @@ case ${1:-} in
         ;;
 esac
 layer=$(layer_of "$@")
-# qualify needs no environment of ours on a node, or in a container, whose Python brings what it imports.
+# qualify needs no .venv on a node, or in a container, whose Python has the packages that it imports.
 if [[ ${1:-} == qualify ]] && ! ready train; then
     find_python
     if "$python" -c 'import torch, triton, numpy, yaml, megatron.core, mlperf_logging' 2>/dev/null; then
-        say "$python brings all that qualify needs: no .venv is made"
+        say "using $python, which has all packages that qualify needs"
         export PYTHONSAFEPATH=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
         exec "$python" -m harness "$@"
     fi
@@ -118,7 +118,7 @@ fi
 if [[ ${1:-} == test && ! -d $venv/transformer_engine_sources ]]; then
     "$venv/bin/python" -m pip --disable-pip-version-check -qq install --target "$venv/transformer_engine_sources" \
         transformer_engine==2.20.2 pydantic==2.13.0 >&2 ||
-        say "without Transformer Engine's Python sources: tests/submission/te will be skipped"
+        say "Transformer Engine's Python sources cannot be installed; tests/submission/te will be skipped"
 fi
 
 # Safe path: a yaml.py in the caller's directory must not shadow ours (Python 3.11 and later).

@@ -6,5 +6,5 @@ from harness.cli import main
 if __name__ == "__main__":
     gc.set_threshold(
         50_000
-    )  # a log is thousands of records that stay: looking for cycles among them takes longer than reading them
+    )  # a log is thousands of records that all stay alive: searching them for cycles takes longer than reading them
     sys.exit(main(sys.argv[1:]))

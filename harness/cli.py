@@ -1,4 +1,4 @@
-"""Command line: one subcommand per module, imported only when asked for: `check` never pays for `run`."""
+"""Command line: one module per subcommand. Only the module of the given command is imported, so `check` starts fast."""
 
 from __future__ import annotations
 
@@ -8,84 +8,93 @@ import importlib.util
 from collections.abc import Sequence
 
 from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.names import unknown_name
 from harness.base.paths import INSTALLED, PROGRAM
 from harness.base.stderr import tell
 
 COMMANDS = {
     "main": (
         "harness.commands.main",
-        "the main job (what ./run.sh does without arguments): every arm, checked, compared, reported",
+        "the main job, also without arguments: trains every arm, checks, compares and reports",
     ),
-    "plan": ("harness.commands.plan", "every derived number and where each value comes from; needs no GPU"),
+    "plan": (
+        "harness.commands.plan",
+        "print every setting, where it comes from, and every derived number; needs no GPU",
+    ),
     "doctor": (
         "harness.commands.doctor",
-        "is this node fit to train? a line per check; or which of many nodes",
+        "check whether this node, or each of several nodes, is fit to train",
     ),
-    "data": ("harness.commands.data", "fetch | build | verify the training data"),
-    "run": ("harness.commands.run", "start campaigns: --profile, --arm, --runs, --set key=value"),
-    "status": ("harness.commands.status", "how far the campaigns are"),
-    "serve": ("harness.commands.serve", "campaigns in a browser of this machine, while they train"),
+    "data": ("harness.commands.data", "fetch, build or verify the training data"),
+    "run": ("harness.commands.run", "train: choose --profile, --preset, --arm, --runs, --set key=value"),
+    "status": ("harness.commands.status", "show the progress of all campaigns"),
+    "serve": ("harness.commands.serve", "show campaigns in a browser of this machine while they train"),
     "follow": (
         "harness.commands.follow",
-        "on every node of a job but the first: train what that one trains",
+        "join a job of several nodes; run it on every node but the first",
     ),
     "launch": (
         "harness.commands.launch",
-        "--emit KIND: a launch file for torchrun, Slurm, containers or Kubernetes",
+        "write a launch file for torchrun, Slurm, containers or Kubernetes: --emit KIND",
     ),
-    "resume": ("harness.commands.resume", "continue an interrupted campaign"),
+    "resume": ("harness.commands.resume", "continue an interrupted job"),
     "check": (
         "harness.commands.check",
         "check a log, a campaign, a package or (--all) a results repository against a ruleset",
     ),
-    "score": ("harness.commands.score", "run results and olympic mean"),
+    "score": ("harness.commands.score", "compute run results and their olympic mean"),
     "rcp": (
         "harness.commands.rcp",
-        "convergence against the reference points, normalised score; plan --gbs N",
+        "test convergence against the reference points and normalise the score; plan --gbs N",
     ),
-    "compare": ("harness.commands.compare", "A against the baseline B: time, speed and convergence"),
-    "results": ("harness.commands.results", "published submissions: index TREE --out F, list"),
+    "compare": (
+        "harness.commands.compare",
+        "compare submissions with a baseline: time, speed and convergence",
+    ),
+    "results": ("harness.commands.results", "list published submissions, or index a results repository"),
     "study": (
         "harness.commands.study",
-        "the same training under many recipes, paired by seed: gaps and their intervals",
+        "train many recipes with the same seeds and compare their losses",
     ),
     "diagnose": (
         "harness.commands.diagnose",
-        "what quantising did to every GEMM of runs that were looked at: campaigns or attempts, side by side",
+        "show the quantisation error of every GEMM in runs trained with diagnostics",
     ),
     "project": (
         "harness.commands.project",
-        "time to train on other hardware, with error bars and what they rest on",
+        "predict the time to train on other hardware, with error bars",
     ),
     "upload": (
         "harness.commands.upload",
-        "curves of runs that have stopped: --to tensorboard DIR | wandb PROJECT | mlflow URI",
+        "upload the curves of finished runs: --to tensorboard DIR | wandb PROJECT | mlflow URI",
     ),
-    "package": ("harness.commands.package", "build a submission tree from campaigns, or verify anybody's"),
-    "kernels": ("harness.commands.kernels", "verify | prove | bench | quantize: the MXFP4 kernels"),
+    "package": ("harness.commands.package", "build a submission tree from campaigns, or verify a tree"),
+    "kernels": ("harness.commands.kernels", "verify, prove or time the MXFP4 kernels, or quantise a file"),
     "bench": (
         "harness.commands.bench",
-        "step-time ratios of the precision arms, and of Megatron to bare PyTorch",
+        "compare step times of the precision arms, and of Megatron with plain PyTorch",
     ),
     "qualify": (
         "harness.commands.qualify",
-        "what is proven on this node, in minutes: engines, kernels, speed, two-layer trainings; one page",
+        "test engines, kernels, speed and short trainings on this node, in minutes; one page",
     ),
-    "test": ("harness.commands.test", "the whole test suite"),
+    "test": ("harness.commands.test", "run the test suite"),
     "completion": (
         "harness.commands.completion",
-        "a script that completes commands, options and names in your shell",
+        "print a script with which your shell completes commands, options and names",
     ),
 }
 
 
 TRAINING = frozenset(
     ("main", "run", "resume", "follow", "study", "kernels", "bench")
-)  # commands that need torch
+)  # these commands need torch
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {command}", description=COMMANDS[command][1])
+    parser: argparse.ArgumentParser = importlib.import_module("harness.commands.parser").Parser(
+        prog=f"{PROGRAM} {command}", description=COMMANDS[command][1]
+    )
     importlib.import_module(COMMANDS[command][0]).arguments(parser)
     parser.set_defaults(every_command=COMMANDS)  # `completion` lists them; commands do not import this file
     return parser
@@ -96,24 +105,24 @@ def _usage() -> str:
     rows += (
         ""
         if INSTALLED
-        else f"\n  {'setup':<10} make or update .venv and start nothing; commands do it by themselves when they need it"
+        else f"\n  {'setup':<10} make or update .venv only; every command does this by itself when needed"
     )
     head = f"usage: {PROGRAM} [command] [options]    no command: the main job"
-    return f"{head}\n\n{rows}\n\n{PROGRAM} COMMAND --help says more.\n"
+    return f"{head}\n\n{rows}\n\n{PROGRAM} COMMAND --help lists the options of a command.\n"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code; a user's mistake is one line on stderr, never a traceback."""
+    """Run one command and return its exit code. A mistake of the user prints one line on stderr, never a traceback."""
     command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("main", argv)
     if argv and argv[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
         return EXIT_OK
     if command not in COMMANDS:
-        tell(f"unknown command '{command}'; allowed: {', '.join(COMMANDS)}")
+        tell(unknown_name("command", command, COMMANDS))
         return 2
     if command in TRAINING and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
         training = f"pipx install 'fourmark[train]', or ./run.sh {command} in a checkout"
-        tell(f"{command}: found no torch; expected the packages that train: {training}")
+        tell(f"{command}: torch is not installed; install the training packages: {training}")
         return EXIT_ENVIRONMENT
     module = importlib.import_module(COMMANDS[command][0])
     try:

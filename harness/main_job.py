@@ -19,11 +19,11 @@ from harness.data import ensure
 from harness.machine import page_caches
 from harness.upload import job_upload
 
-_SHOWN = 5  # violations; `check` shows them all
+_SHOWN = 5  # violations that are printed; `check` prints all
 
 
 def start(config: Config, say: Callable[[str], None]) -> int:
-    """Everything a job is, from its data to its report; returns the exit code.
+    """Run the whole job, from the data to the report; returns the exit code.
 
     Args:
         say: takes each line of the answer.
@@ -37,7 +37,7 @@ def start(config: Config, say: Callable[[str], None]) -> int:
 
 
 def conclude(job: Job, say: Callable[[str], None]) -> int:
-    """Judge a finished job.
+    """Check, compare and report a finished job.
 
     Args:
         say: takes each line of the answer.
@@ -45,7 +45,7 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
     Returns:
         EXIT_OK when every run reached the target and no check failed, else EXIT_FAILED.
     """
-    # scipy and matplotlib take seconds that need not pass before the training begins
+    # importing scipy and matplotlib takes seconds, which the training need not wait for
     from harness.analysis import comparison, submission_loader
     from harness.report import page as report_page
 
@@ -61,7 +61,7 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
 
 
 def _check(made: Campaign, say: Callable[[str], None]) -> list[Violation]:
-    """Say what the logs of a campaign are; returns the errors."""
+    """Print how the runs of a campaign ended and which rules they violate; returns the errors."""
     ruleset = checker.load(checker.choose(made.config.benchmark.name, None).name)
     violations = checker.check_directory([made.result(run.index) for run in made.runs], ruleset)
     errors = [violation for violation in violations if violation.severity == "error"]
@@ -72,5 +72,5 @@ def _check(made: Campaign, say: Callable[[str], None]) -> list[Violation]:
         found = f"{error.rule} {error.key}: found {error.found!r}, expected {error.expected}"
         say(f"  {error.file}:{error.line}: {found}; {error.message}")
     if len(errors) > _SHOWN:
-        say(f"  and {len(errors) - _SHOWN} more: ./run.sh check {made.directory}")
+        say(f"  and {len(errors) - _SHOWN} more; to see them: ./run.sh check {made.directory}")
     return errors

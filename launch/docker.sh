@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# llama31_8b on 1 node, docker; made by: ./run.sh launch --emit docker --nodes 1
+# llama31_8b on 1 node, docker; written by: ./run.sh launch --emit docker --nodes 1
 # From the repository:
 #     IMAGE=.. DATADIR=/where/the/tokens/are launch/docker.sh
-# Started again with the same LOGDIR, it continues its campaign.
+# When started again with the same LOGDIR, it continues its campaign.
 # shellcheck disable=SC2016 # text in single quotes is expanded in the container
 set -euo pipefail
 cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
-# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# AMD's v6.0 submission also sets (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; not tried by us):
 # export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
 # export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 for name in DATADIR LOGDIR; do [[ ${!name} == /* ]] || export "$name=$PWD/${!name}"; done
-mkdir -p "$DATADIR" "$LOGDIR" # before an engine makes them, as root
+mkdir -p "$DATADIR" "$LOGDIR" # otherwise the container engine creates them as root
 IMAGE=${IMAGE:?an image with torch for these GPUs}
-gpus=() # none here: none for the container
+gpus=() # this machine has none
 if [[ -e /dev/kfd ]]; then
     gpus=(--device=/dev/kfd --device=/dev/dri --security-opt=seccomp=unconfined)
     gpus+=(--group-add="$(stat -c %g /dev/kfd)")
@@ -23,8 +23,8 @@ elif compgen -G "/dev/nvidia[0-9]*" >/dev/null; then
     gpus=(--gpus=all)
 fi
 in=(docker run --rm --init --network=host --ipc=host --stop-timeout=60)
-# what an engine may refuse, and WITHOUT leaves out: caches are dropped before runs, which the closed division demands;
-# memory is locked for RDMA; OpenMP's threads have stacks
+# An engine may refuse these options; WITHOUT leaves them out. They allow dropping caches before runs, as the closed
+# division requires, locking memory for RDMA, and stacks for OpenMP's threads.
 for option in --privileged --ulimit=memlock=-1 --ulimit=stack=67108864; do
     [[ " ${WITHOUT-} " == *" $option "* ]] || in+=("$option")
 done
@@ -32,7 +32,7 @@ in+=(--user="$(id -u):$(id -g)" --env=HOME=/tmp)
 for name in DATADIR LOGDIR NEXP SEED DGXSYSTEM GPUS_PER_NODE GPU_MAX_HW_QUEUES \
     "${!NCCL_@}" "${!RCCL_@}" "${!GLOO_@}" "${!PYTORCH_@}" "${!TORCH_@}" \
     "${!CUDA_@}" "${!HSA_@}" "${!HIP_@}" "${!ROCR_@}"; do
-    [[ $name == *_@(HOME|PATH|VERSION) ]] || in+=(--env="$name") # those of the image are right
+    [[ $name == *_@(HOME|PATH|VERSION) ]] || in+=(--env="$name") # the image's own values are right
 done
 for directory in "$PWD" "$DATADIR" "$LOGDIR"; do
     in+=(--volume="$directory:$directory")
@@ -41,7 +41,7 @@ in+=("${gpus[@]}" --workdir="$PWD" "$IMAGE")
 
 status=0
 "${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
-if ((status == 125)); then # the engine's own
+if ((status == 125)); then # the engine itself failed
     echo "launch: docker run: it started no container, and says above why; where privileges or rlimits are refused:" >&2
     echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # in it: why they are there" >&2
     exit 3

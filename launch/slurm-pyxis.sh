@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# llama31_8b on 2 nodes, Slurm with pyxis; made by: ./run.sh launch --emit slurm-pyxis --nodes 2
+# llama31_8b on 2 nodes, Slurm with pyxis; written by: ./run.sh launch --emit slurm-pyxis --nodes 2
 # From the repository, on a file system that every node sees:
 #     IMAGE=docker://.. DATADIR=/tokens sbatch --account=.. --partition=.. --time=4:00:00 launch/slurm-pyxis.sh
-# Preempted, requeued or out of time, it continues its campaign. Scheduler variables end in this file.
+# When preempted, requeued or out of time, it continues its campaign. Only this file reads scheduler variables.
 #SBATCH --job-name=fourmark
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -17,20 +17,20 @@
 set -euo pipefail
 cd "${FOURMARK:-$SLURM_SUBMIT_DIR}"
 
-fail() { # command, what it answered, what to do
+fail() { # arguments: a command, its answer, what to do
     printf 'launch: %s: %s; %s\n' "$@" >&2
     exit 3
 }
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
-export LOGDIR=${LOGDIR:-$PWD/runs/slurm_$SLURM_JOB_ID} # of this job alone: it finds its campaign again
+export LOGDIR=${LOGDIR:-$PWD/runs/slurm_$SLURM_JOB_ID} # one directory per job, in which it finds its campaign again
 export NNODES=$SLURM_JOB_NUM_NODES GPUS_PER_NODE=8 MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>&1) || true
 [[ $names =~ ^([A-Za-z0-9][A-Za-z0-9._-]*)($'\n'|$) ]] ||
     fail "scontrol show hostnames $SLURM_JOB_NODELIST" "answered '$names', not a name a line" "ask who runs this Slurm"
 MASTER_ADDR=${BASH_REMATCH[1]}
 mkdir -p "$LOGDIR"
-# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# AMD's v6.0 submission also sets (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; not tried by us):
 # export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
 # export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 
@@ -40,7 +40,7 @@ on=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=0)
 on+=(--container-image="${IMAGE:?an image with torch for these GPUs}" --container-name="fourmark_$SLURM_JOB_ID")
 on+=(--container-mounts="$PWD:$PWD,$DATADIR:$DATADIR,$LOGDIR:$LOGDIR" --container-workdir="$PWD")
 on+=(--no-container-mount-home --container-writable)
-names= # what the user set goes before what the image sets, but for its places and versions
+names= # the user's variables override the image's, except for its paths and versions
 for name in "${!NCCL_@}" "${!RCCL_@}" "${!GLOO_@}" "${!PYTORCH_@}" "${!TORCH_@}" \
     "${!CUDA_@}" "${!HSA_@}" "${!HIP_@}" "${!ROCR_@}"; do
     [[ $name == *_@(HOME|PATH|VERSION) ]] || names+=,$name
@@ -48,8 +48,8 @@ done
 on+=(${names:+"--container-env=${names#,}"})
 
 again=
-trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1 # nearly out of time: the run closes its log
-"${on[@]}" --nodes=1 --ntasks=1 ./run.sh setup || # makes .venv, once
+trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1 # little time is left: the run closes its log
+"${on[@]}" --nodes=1 --ntasks=1 ./run.sh setup || # creates .venv, once
     fail "${on[*]} ./run.sh setup" "status $? (its words are above)" "mend what they name, and submit again"
 for ((node = 0; node < NNODES; node++)); do echo "no answer" >"$LOGDIR/doctor_$node.json"; done
 "${on[@]}" bash -c './run.sh doctor --quick --json --profile llama31_8b >"$LOGDIR/doctor_$SLURM_NODEID.json"' || true

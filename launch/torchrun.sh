@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# llama31_8b on 1 node, torchrun; made by: ./run.sh launch --emit torchrun --nodes 1
+# llama31_8b on 1 node, torchrun; written by: ./run.sh launch --emit torchrun --nodes 1
 # From the repository:
 #     DATADIR=/where/the/tokens/are launch/torchrun.sh
-# Started again with the same LOGDIR, it continues its campaign. The harness starts torchrun.
+# When started again with the same LOGDIR, it continues its campaign. The harness starts torchrun.
 set -euo pipefail
 cd "${FOURMARK:-$PWD}"
 
 export DATADIR=${DATADIR:-$PWD/data/c4}
 export GPUS_PER_NODE=8 LOGDIR=${LOGDIR:-$PWD/runs/launched_$(date +%Y%m%d-%H%M%S)}
-# AMD's v6.0 submission sets besides (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; untried by us):
+# AMD's v6.0 submission also sets (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; not tried by us):
 # export HSA_NO_SCRATCH_RECLAIM=1 HIP_FORCE_DEV_KERNARG=1 GPU_MAX_HW_QUEUES=2 NCCL_MIN_P2P_NCHANNELS=32
 # export TORCH_NCCL_HIGH_PRIORITY=1 TORCH_BLAS_PREFER_HIPBLASLT=1
 mkdir -p "$LOGDIR"

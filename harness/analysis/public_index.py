@@ -20,6 +20,7 @@ from harness.analysis import submission_loader
 from harness.analysis.run_figures import HYPERPARAMETERS
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError, UserError
+from harness.base.names import did_you_mean
 from harness.base.stderr import tell
 from harness.base.text import printable
 from harness.contract import file_names
@@ -221,8 +222,10 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
         return found[0]
     shown = printable(name)
     if not found:
+        names_of_all = [text for one in entries for text in (one.system, one.key)]
         raise UsageError(
-            f"--public: found no system named '{shown}'; ./run.sh results list shows the {len(entries)} there are"
+            f"--public: no system '{shown}'{did_you_mean(name, names_of_all)}; "
+            f"./run.sh results list shows all {len(entries)}"
         )
     names = ", ".join(printable(one.key) for one in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""

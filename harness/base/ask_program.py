@@ -12,7 +12,7 @@ _CLOSING_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Of a program: `why` is empty when it ended with status 0."""
+    """The result of a program: `why` says why it failed, and is empty when it exited with status 0."""
 
     out: str
     why: str = ""
@@ -25,7 +25,7 @@ def ask_program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """What a program says on stdout; a missing, failing or silent one is an answer too."""
+    """Run a program and return its stdout. A missing, failing or hanging program raises nothing: `why` says it."""
     try:
         process = subprocess.Popen(
             command,
@@ -43,7 +43,7 @@ def ask_program(
         out, said = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         _end(process)
-        return Answer(out="", why=f"{command[0]} said nothing within {timeout_s:.0f} s")
+        return Answer(out="", why=f"{command[0]} did not end within {timeout_s:.0f} s")
     if process.returncode:
         words = (said.strip() or out.strip()).splitlines()
         why = f"{command[0]}: {words[-1] if words else f'exit status {process.returncode}'}"
@@ -52,7 +52,7 @@ def ask_program(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Asked first: torchrun ends its ranks then, which are in sessions of their own."""
+    """Terminate, then kill. After SIGTERM torchrun can still end its ranks, which have sessions of their own."""
     process.terminate()
     try:
         process.communicate(timeout=_CLOSING_S)

@@ -1,4 +1,4 @@
-"""Errors a user can act on. Each carries the exit code that the command line returns (see README, Exit codes)."""
+"""Errors that a user can act on. Each has the exit code that the command line returns (README, Exit codes)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A path, name or option that cannot be used."""
+    """A path, name or option cannot be used."""
 
 
 class ConfigError(UserError):
-    """A value of benchmark.yaml, --set or an environment alias that cannot be used."""
+    """A value of benchmark.yaml, --set or an environment alias cannot be used."""
 
 
 class EnvironmentFailure(UserError):
@@ -31,6 +31,6 @@ class EnvironmentFailure(UserError):
 
 
 class TrainingFailed(UserError):
-    """A run ended in a way no result can come from."""
+    """A run ended without a result."""
 
     exit_code = EXIT_TRAINING

@@ -1,8 +1,8 @@
 """The paths of the repository and of benchmark.yaml, and the rule for relative paths.
 
-A path on the command line belongs to the caller's directory, a path in the configuration (benchmark.yaml, an alias,
---set) to the repository; run.sh never changes directory. Installed from a wheel there is no repository: every path
-belongs to the caller's directory.
+A path on the command line is relative to the caller's directory. A path in the configuration (benchmark.yaml, an alias,
+--set) is relative to the repository. run.sh never changes the directory. In an installed wheel there is no repository,
+and every path is relative to the caller's directory.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ PROGRAM = "fourmark" if INSTALLED else "./run.sh"
 
 
 def in_repository(path: str) -> str:
-    """A configured path as an absolute one: `~` expanded, relative to the repository, without one to the caller."""
+    """A path of the configuration, absolute: `~` is expanded, and a relative path starts as the module says."""
     return str((Path.cwd() if INSTALLED else ROOT) / Path(path).expanduser())

@@ -1,4 +1,4 @@
-"""Writes to standard error: messages and progress. Standard output belongs to the answers of commands."""
+"""Writes messages and progress to standard error. Standard output holds only the answers of commands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def tell(text: object) -> None:
-    """Write one line, at once."""
+    """Write one line and flush it."""
     print(text, file=sys.stderr, flush=True)
 
 
 def stream() -> TextIO:
-    """The stream itself, for a line that is rewritten in place."""
+    """The stream itself, for a line that is overwritten in place."""
     return sys.stderr
 
 
@@ -25,6 +25,6 @@ def is_terminal() -> bool:
 
 def console() -> Console:
     """A rich console on standard error."""
-    from rich.console import Console  # takes a while that commands without progress need not wait for
+    from rich.console import Console  # slow to import; commands without progress do not need it
 
     return Console(stderr=True)

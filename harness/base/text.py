@@ -1,4 +1,4 @@
-"""Formats numbers, and text that strangers wrote, for terminals, tables and spreadsheets."""
+"""Formats numbers, and text from files of unknown origin, for terminals, tables and spreadsheets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A figure for a table cell: thousands separated, a dash where there is none."""
+    """A number for a table cell, with thousands separated; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -21,14 +21,14 @@ def plural(count: int, noun: str) -> str:
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """A spreadsheet must not take a stranger's name for a formula; nothing is an empty cell."""
+    """A cell that a spreadsheet cannot take for a formula; None becomes an empty cell."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else value
 
 
 def printable(content: object, limit: int = 200) -> str:
-    """Text of a log as a terminal may show it: control, bidirectional and half characters as escapes."""
+    """Text that is safe on a terminal: control, bidirectional and surrogate characters are escaped."""
     text = "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(content)[:limit]
     )
@@ -36,6 +36,6 @@ def printable(content: object, limit: int = 200) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the cells are file names and figures, bars would break it."""
+    """A Markdown table. A bar in a cell would break the table and is replaced."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in lines) + "\n"

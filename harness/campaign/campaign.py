@@ -1,4 +1,7 @@
-"""Campaigns: the runs of one arm, one directory and one state file; a job is its arms. Values, and their files."""
+"""Campaigns: the runs of one arm, in one directory with one state file. The campaigns of all arms are a job.
+
+This file holds the values and reads and writes their files.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from harness.contract.typed_json import RowError
 from harness.records import attempt
 
 _SCHEMA = 1
-_SEEDS = 2**31  # Megatron and NumPy take 31 bits
+_SEEDS = 2**31  # upper bound of seeds: Megatron and NumPy take 31 bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +28,9 @@ class Run:
     """One training of a campaign.
 
     Args:
-        attempts: how many were started; each has its directory.
-        outcome: success | aborted, once promoted.
-        reason: one that makes a result, once promoted.
+        attempts: number of attempts that were started; each has its own directory.
+        outcome: success | aborted, set when the run is promoted.
+        reason: why the training ended, set when the run is promoted.
     """
 
     index: int
@@ -41,9 +44,9 @@ class Run:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Campaign:
     directory: Path
-    job: str  # the stamp all arms of a job share
+    job: str  # the stamp that all arms of a job share
     arm: str
-    arms: tuple[str, ...]  # of the job; the last one is the baseline
+    arms: tuple[str, ...]  # all arms of the job; the last one is the baseline
     config: Config
     runs: tuple[Run, ...]
 
@@ -68,7 +71,7 @@ class Campaign:
 
 
 def draw_seeds(config: Config) -> dict[str, list[int]]:
-    """Seeds of every run of every arm, distinct except between arms that share theirs."""
+    """Seeds of every run of every arm. All seeds differ, except that arms with paired seeds share theirs."""
     arms, count = config.runs.arms, config.runs.count
     if config.runs.seed is not None:
         if config.runs.paired_seeds:
@@ -85,7 +88,7 @@ def draw_seeds(config: Config) -> dict[str, list[int]]:
 
 
 def save(campaign: Campaign) -> None:
-    """Replace campaign.json; the caller holds the campaign's lock or has just made its directory."""
+    """Replace campaign.json. The caller holds the campaign's lock, or has just created its directory."""
     document = {
         "schema": _SCHEMA,
         "job": campaign.job,
@@ -99,15 +102,17 @@ def save(campaign: Campaign) -> None:
 
 
 def load(directory: Path) -> Campaign:
-    """Read a campaign as it was last written.
+    """Read a campaign from its directory.
 
     Raises:
-        UsageError: no campaign, or one of a version this program does not know.
+        UsageError: no campaign, or one that an unknown version wrote.
     """
     path = directory / file_names.CAMPAIGN
     document = files.read_json(path)
     if not isinstance(document, dict):
-        raise UsageError(f"{directory}: found no {file_names.CAMPAIGN}; allowed: a directory under runs/")
+        raise UsageError(
+            f"{directory}: found no {file_names.CAMPAIGN}; name a campaign: a directory under runs/"
+        )
     if document.get("schema") != _SCHEMA:
         raise UsageError(f"{path}: schema: found {document.get('schema')!r}; allowed: {_SCHEMA}")
     try:
@@ -120,15 +125,17 @@ def load(directory: Path) -> Campaign:
             runs=tuple(typed_json.from_plain(Run, run) for run in document["runs"]),
         )
     except ConfigProblem as problem:
-        raise UsageError(f"{path}: {problem}; written by another version") from None
+        raise UsageError(f"{path}: {problem}; another version wrote this file, use that version") from None
     except (KeyError, TypeError, RowError) as error:
-        raise UsageError(f"{path}: not a campaign this version can read ({error})") from None
+        raise UsageError(
+            f"{path}: this version cannot read this campaign ({error}); use the version that wrote it"
+        ) from None
 
 
 def settle(campaign: Campaign) -> Campaign:
-    """Bring campaign.json and result_<i>.txt to what the attempts' files say. Nothing may be training.
+    """Bring campaign.json and result_<i>.txt up to date with the attempts' files. No attempt may be training.
 
-    An attempt that ended by the rules is promoted; a run whose attempts all met an accident is pending again.
+    An attempt that ended by the rules is promoted. A run whose attempts all ended otherwise becomes pending again.
     """
     settled = campaign
     for run in campaign.runs:
@@ -149,14 +156,14 @@ def _settled_run(campaign: Campaign, run: Run) -> Run:
         return dataclasses.replace(
             run, state="promoted", attempts=count, outcome=result.outcome, reason=result.reason
         )
-    if published:  # its attempt was deleted; what is recorded stands
+    if published:  # the attempt's directory was deleted; the recorded result stays
         return dataclasses.replace(run, state="promoted")
     state = "failed" if run.state == "failed" else "pending"
     return dataclasses.replace(run, state=state, attempts=count, outcome=None, reason=None)
 
 
 def begin_attempt(campaign: Campaign, run: Run) -> tuple[Campaign, Path]:
-    """Directory of a new attempt at a run, ready for the training to start in."""
+    """Create the directory of a new attempt, ready for the training to start in."""
     latest = campaign.last_attempt(run.index)
     count = (attempt.number(latest) if latest else 0) + 1
     directory = campaign.run_directory(run.index) / file_names.attempt(count)
@@ -168,6 +175,6 @@ def begin_attempt(campaign: Campaign, run: Run) -> tuple[Campaign, Path]:
 
 
 def stamp_order(stamp: str) -> tuple[str, int]:
-    """Sorts stamps by age: `20261121-031500-2` is the second job of its second."""
+    """Key that sorts stamps by age: `20261121-031500-2` is the second job that started in that second."""
     date, clock, *suffix = stamp.split("-")
     return f"{date}-{clock}", int(suffix[0]) if suffix else 1

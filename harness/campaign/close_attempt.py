@@ -1,4 +1,4 @@
-"""Closes what a training left open that could not close it itself: its log, and the word on how it ended."""
+"""Completes the files of a training that died before it could: its log, and the record of how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.contract.ending import EXIT_CODES, Ending, Reason
 from harness.records import attempt
 from harness.records.metrics import Tail
 
-# torchrun's summary: which process failed first, and of what
+# the part of torchrun's summary that says which process failed first, and why
 _FIRST = re.compile(
     r"^Root Cause .*?^  rank\s+: (?P<rank>\d+) .*?^  exitcode\s+: (?P<code>-?\d+)(?P<rest>.*)", re.M | re.S
 )
@@ -25,13 +25,13 @@ _INTERVALS = {"block_start": "block_stop", "eval_start": "eval_stop"}
 
 
 def close(directory: Path, *, code: int | None) -> None:
-    """Make an attempt of which no process lives say that it ended. One that said so itself is left as it is.
+    """Record the end of an attempt that has no living process. If the attempt recorded its end, nothing changes.
 
     Args:
-        code: exit status of its launcher, None where that was stopped from outside.
+        code: exit status of the launcher; None where a signal from outside stopped it.
     """
     if not (directory / file_names.STDOUT).exists():
-        return  # it never began
+        return  # it never started
     (directory / file_names.RESERVE).unlink(missing_ok=True)
     if attempt.ending(directory) is None:
         ending = Ending(reason=Reason.INTERRUPTED, message="stopped from outside")
@@ -40,7 +40,7 @@ def close(directory: Path, *, code: int | None) -> None:
 
 
 def add_evidence(directory: Path, sentences: Sequence[str]) -> None:
-    """Append to the message of an attempt that ended."""
+    """Append text to the message of an attempt that has ended."""
     last = attempt.ending(directory)
     if last is not None and sentences:
         message = "; ".join([last.message or last.reason, *sentences])
@@ -53,23 +53,25 @@ def _write(directory: Path, ending: Ending) -> None:
 
 
 def _death(directory: Path, code: int) -> Ending:
-    """Of a training that could not say how it ended: by its exit status, and by what torchrun says of its ranks."""
+    """The ending of a training that recorded none, from its exit status and torchrun's summary of the ranks."""
     said = (directory / file_names.STDOUT).read_text(encoding="utf-8", errors="replace")
     first = _FIRST.search(said)
     if EXIT_CODES[Reason.DISK_FULL] in (code, int(first["code"]) if first else code) or _is_full(directory):
         rank = f"rank {first['rank']}" if first else "the training"
-        return Ending(reason=Reason.DISK_FULL, message=f"{rank} met a full disk, before it could say where")
+        return Ending(
+            reason=Reason.DISK_FULL, message=f"{rank} found the disk full and could not record where"
+        )
     if first is None:
-        message = f"the training ended without a word, exit status {code}"
+        message = f"the training ended without a message, exit status {code}"
         return Ending(reason=Reason.LOST_RANK, message=message)
     number = _SIGNAL.search(first["rest"])
     of = f"was killed by {number[1]}" if number else f"ended with exit status {first['code']}"
-    message = f"rank {first['rank']} {of}, before it could say why"
+    message = f"rank {first['rank']} {of}, without a message"
     return Ending(reason=Reason.LOST_RANK, message=message, ranks=(int(first["rank"]),))
 
 
 def _is_full(directory: Path) -> bool:
-    """A disk without room for a log may also have killed a rank by a signal: SIGBUS where its pages have no room."""
+    """Whether the disk is full. SIGBUS counts too: it kills a rank that maps a page for which the disk has no room."""
     return shutil.disk_usage(directory).free < _ROOM_BYTES
 
 
@@ -80,7 +82,7 @@ def _samples(directory: Path) -> int:
 
 
 def _close_log(path: Path, *, samples: int) -> None:
-    """Stop what has started: the open interval, then the run. A log that never started a run stays as it is."""
+    """Append the ends of the open interval and of the run. Nothing is added to a log without run_start."""
     try:
         keys = [event.key for event in mllog.read(path).events]
     except FileNotFoundError:
@@ -88,10 +90,10 @@ def _close_log(path: Path, *, samples: int) -> None:
     if "run_start" not in keys or "run_stop" in keys:
         return
     if not path.read_bytes().endswith(b"\n"):
-        with path.open("ab") as file:  # a record that was cut off keeps its line
+        with path.open("ab") as file:  # an incomplete last record stays on a line of its own
             file.write(b"\n")
     from harness.contract.events import (
-        Events,  # numpy comes with it, and most trainings close their logs themselves
+        Events,  # imports numpy, which is not needed where a training has closed its log itself
     )
 
     events = Events(path, writes=True, append=True)

@@ -1,4 +1,4 @@
-"""Trains on every node but the first what the first node's campaigns train, until that one ends."""
+"""Runs on every node but the first: joins each training of the first node, until the first node ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from harness.machine.power import recorder
 from harness.records import attempt, lock, run_environment
 
 _POLL_S = 1.0
-_SILENCE_S = 120.0  # the first node speaks every 5 s; a network file system may show it a minute late
-_CLOSING_S = 15.0  # for this node's ranks, after the first node's have ended
+_SILENCE_S = 120.0  # the first node writes every 5 s; a network file system may show it a minute late
+_CLOSING_S = 15.0  # time for this node's ranks to end after the first node's have ended
 
 
 class FirstNodeEnded(UserError):
-    """The first node did not end well; this one ends the same way."""
+    """The first node ended with an error; this node ends with the same exit code."""
 
     def __init__(self, sign: Sign):
         super().__init__(printable(f"the first node ended: {sign.why}"))
@@ -41,17 +41,17 @@ class FirstNodeEnded(UserError):
 
 
 class FirstNodeLost(UserError):
-    """The first node fell silent. Starting all nodes again continues the campaign, hence not one of the final codes."""
+    """The first node stopped writing. The exit code is not final: starting all nodes again continues the campaign."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 class _LeftAlone(Exception):
-    """The attempt that is joined here trains no longer on the first node."""
+    """The first node no longer trains the attempt that this node has joined."""
 
 
 class Watcher:
-    """The first node as it is seen from here. A sign that was there before counts only after it has changed."""
+    """Watches the first node's file. A file from before this process started counts only after it has changed."""
 
     def __init__(self, path: Path, *, poll_s: float = _POLL_S):
         self._path, self._poll_s = path, poll_s
@@ -59,7 +59,7 @@ class Watcher:
         self._changed_at, self.begun = self._looked_at, False
 
     def look(self) -> Sign | None:
-        """What the first node says, None before it has said anything."""
+        """What the first node last wrote; None before it has written anything."""
         now = time.monotonic()
         if now - self._looked_at >= self._poll_s:
             self._looked_at, sign = now, campaign_nodes.read(self._path)
@@ -84,16 +84,16 @@ def follow(
     """Join every attempt of the first node, one after the other.
 
     Args:
-        output: the directory of the campaigns, which every node sees.
-        command: makes the training's command line; the tests put a script in Megatron's place.
+        output: the directory of the campaigns, shared by all nodes.
+        command: builds the training's command line; tests replace Megatron by a script.
 
     Returns:
-        EXIT_OK when the first node has ended well.
+        EXIT_OK when the first node has ended without an error.
 
     Raises:
-        FirstNodeEnded: it ended otherwise.
-        FirstNodeLost: it fell silent.
-        EnvironmentFailure: it never began, or is unlike this node.
+        FirstNodeEnded: it ended with an error.
+        FirstNodeLost: it stopped writing.
+        EnvironmentFailure: it never started, or its software differs from this node's.
         Interrupted: SIGINT or SIGTERM.
     """
     path = campaign_nodes.path_of(output, place)
@@ -116,15 +116,16 @@ def _silence(path: Path, watcher: Watcher) -> UserError:
     if watcher.begun:
         found = f"{path}: the first node has been silent for {watcher.silent_s:.0f} s"
         return FirstNodeLost(
-            f"{found}; it is lost, or the shared file system is; ./run.sh resume there, follow here"
+            f"{found}; the node or the shared file system has failed; start ./run.sh "
+            "resume there and ./run.sh follow here"
         )
-    found = f"{path}: no sign of the first node for {watcher.silent_s:.0f} s"
-    wanted = "./run.sh run there, with the same MASTER_ADDR, MASTER_PORT and shared LOGDIR"
-    return EnvironmentFailure(f"{found}; allowed: {wanted}")
+    found = f"{path}: the first node has not started within {watcher.silent_s:.0f} s"
+    wanted = "start ./run.sh run there, with the same MASTER_ADDR, MASTER_PORT and shared LOGDIR"
+    return EnvironmentFailure(f"{found}; {wanted}")
 
 
 def _company(watcher: Watcher, joined: Sign, silence_s: float) -> Callable[[], None]:
-    """Raises when the first node trains something else, after a while that lets both sides close."""
+    """Raise when the first node no longer trains this attempt, after the time that both nodes need to end ranks."""
     left_at: list[float] = []
 
     def watch() -> None:
@@ -138,18 +139,20 @@ def _company(watcher: Watcher, joined: Sign, silence_s: float) -> Callable[[], N
 
 
 def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], None]) -> None:
-    """Train one attempt together with the first node; how it ended is that node's to say."""
+    """Train one attempt together with the first node, which decides how the attempt ended."""
     config = dataclasses.replace(_config(directory), launch=place)
     nodes = config.parallelism.nodes
     if place.node_rank >= nodes:
         raise UsageError(
-            f"environment NODE_RANK: found {place.node_rank}; allowed: 1 to {nodes - 1}, as the job has it"
+            f"environment NODE_RANK: found {place.node_rank}; allowed: 1 to {nodes - 1}, the nodes of this job"
         )
     mine = directory / file_names.node(place.node_rank)
     try:
         mine.mkdir()
-    except FileExistsError:  # this node joined it before and was started again: those ranks cannot come back
-        tell(f"{directory}: was joined before; waiting for the next attempt")
+    except (
+        FileExistsError
+    ):  # this node joined the attempt before and was restarted: its former ranks are gone
+        tell(f"{directory}: this node joined this attempt before; waiting for the next attempt")
         return
     _require_likeness(directory, mine)
     require_accelerators(config)
@@ -168,10 +171,13 @@ def _join(directory: Path, place: Launch, command: Command, watch: Callable[[], 
                 watch=watch,
             )
         except _LeftAlone:
-            tell(f"{directory}: ended on the first node; its ranks here were stopped")
+            tell(f"{directory}: the attempt ended on the first node; its ranks on this node were stopped")
             return
     if code:
-        tell(f"{directory}: exit status {code} here; the first node decides\n{attempt.last_words(mine)}")
+        tell(
+            f"{directory}: exit status {code} here; the first node decides how the "
+            f"attempt ended\n{attempt.last_words(mine)}"
+        )
 
 
 def _config(directory: Path) -> Config:
@@ -179,14 +185,16 @@ def _config(directory: Path) -> Config:
     try:
         return attempt_rows.read_config(path).config
     except ConfigProblem as problem:
-        raise EnvironmentFailure(f"{path}: {problem}; written by another version, or not shared") from None
+        raise EnvironmentFailure(
+            f"{path}: {problem}; use the same version on all nodes and a shared directory"
+        ) from None
 
 
 def _require_likeness(directory: Path, mine: Path) -> None:
-    """Another version on another node trains something else, without an error.
+    """Refuse a node whose software differs: it would train something else without any error.
 
     Raises:
-        EnvironmentFailure: a package or the commit differs from the first node's.
+        EnvironmentFailure: the version of a package, or the commit, differs from the first node's.
     """
     here = run_environment.describe()
     run_environment.write(mine, here)
@@ -194,12 +202,12 @@ def _require_likeness(directory: Path, mine: Path) -> None:
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             found = f"{name}: found {ours.get(name)} on this node, {theirs.get(name)} on the first"
-            raise EnvironmentFailure(printable(f"{found}; allowed: the same on every node"))
+            raise EnvironmentFailure(printable(f"{found}; install the same on every node"))
 
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Between runs SIGTERM ends this process as Ctrl-C does. While a run trains, process.train has its own handlers."""
+    """Make SIGTERM end this process like Ctrl-C between runs. During a run the handlers of process.train apply."""
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a running campaign can expect, in numbers and in words: band of public runs, samples and time to target."""
+"""Forecast of a running campaign, as numbers and text: band of public runs, samples and time to the target."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from harness.analysis.forecast import Band, Outlook
 from harness.contract.config import Config
 from harness.records.metrics import Evaluation, duration
 
-_IN_SIGHT = 10  # times the samples trained: no curve says more about what comes later
+# a forecast of more than this many times the samples trained is not shown: the curve is too short for it
+_IN_SIGHT = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """Advice about one run.
+    """Forecast for one run. It informs; nothing acts on it.
 
     Args:
-        band: where public runs of this batch size were at the last evaluation; None where there are too few.
+        band: losses of public runs of this batch size at the last evaluation; None where there are too few runs.
         reference_samples: mean of the reference convergence point; None for the proxy and above batch size 128.
-        time_to_target_s: from now; None without a prediction or a speed.
-        error_s: of that time, from the error of the samples; None without calibration.
+        time_to_target_s: from now; None where the prediction or the speed is unknown.
+        error_s: error of that time, from the error of the samples; None without calibration.
     """
 
     band: Band | None
@@ -35,7 +36,7 @@ class View:
 def look(
     evaluations: Sequence[Evaluation], config: Config, *, samples: int, samples_per_s: float | None
 ) -> View:
-    """The outlook of a run that has trained `samples` samples."""
+    """The forecast for a run that has trained `samples` samples."""
     size = config.batch.global_batch_size
     found = forecast.predict(
         evaluations,
@@ -76,7 +77,7 @@ def loss(last: Evaluation, target: float, view: View) -> str:
 
 
 def way(view: View) -> str:
-    """`target near 176,400 samples +-4.5 % (reference 178,859), in about 43 min +-4 min`, or why it cannot be said."""
+    """`target near 176,400 samples +-4.5 % (reference 178,859), in about 43 min +-4 min`, or why not."""
     found = view.outlook
     if found.samples is None:
         return found.why
@@ -90,7 +91,7 @@ def way(view: View) -> str:
 
 
 def memory(memory_bytes: object) -> str | None:
-    """`78.1 GiB`; None for what is no number of bytes."""
+    """`78.1 GiB`; None where the value is not a number of bytes."""
     if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes <= 0:
         return None
     return f"{memory_bytes / 2**30:.1f} GiB"

@@ -1,8 +1,8 @@
 """Renders the files that start this benchmark under a launcher or scheduler.
 
-Everything that is a scheduler's own ends in that file: it tells each node NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT
-and GPUS_PER_NODE, torchrun tells each rank RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and no rank reads
-anything else of where it runs.
+Only that file knows the scheduler. It gives each node NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT
+and GPUS_PER_NODE; torchrun gives each rank RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. A rank reads no
+other variable about its place.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _PORT = 29500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """A launcher.
+    """One kind of launch file.
 
     Args:
         template: under harness/campaign/templates.
-        nodes: of the reference file in launch/.
+        nodes: number of nodes in the reference file of launch/.
     """
 
     template: str
@@ -57,10 +57,10 @@ def render(
     preset: str | None = None,
     overrides: Sequence[str] = (),
 ) -> str:
-    """The launch file.
+    """The text of the launch file.
 
     Raises:
-        ConfigError: the configuration cannot run on so many nodes.
+        ConfigError: the configuration cannot run on this number of nodes.
     """
     parallel = [f"parallelism.nodes={nodes}", f"launch.master_port={_PORT}", "launch.node_rank=0"]
     config = _resolved(profile, [*overrides, *parallel], preset, nodes)
@@ -78,7 +78,7 @@ def render(
         title=f"{config.benchmark.name} on {nodes} node{'s' * (nodes > 1)}",
         made_by=shlex.join(made_by if overrides or preset or profile != BENCHMARK_PROFILE else made_by[:6]),
         nodes=nodes,
-        follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the file's
+        follows=nodes > 1 or "slurm" in name,  # sbatch --nodes overrides the number in the file
         benchmark=not config.benchmark.is_scaled,
         data=_data_directory(config),
         gpus=config.parallelism.gpus_per_node,
@@ -90,16 +90,16 @@ def render(
 
 
 def _resolved(profile: str, overrides: Sequence[str], preset: str | None, nodes: int) -> Config:
-    """What the nodes will resolve, DATADIR left to them: the file asks for it where it runs."""
+    """The configuration as the nodes will resolve it. DATADIR is left out: the launch file reads it where it runs."""
     aliases = {path: said for path, said in alias_overrides().items() if path != "data.directory"}
     try:
         return resolve(profile, overrides=overrides, preset=preset, aliases=aliases).config
     except ConfigError as error:
-        raise ConfigError(f"--nodes {nodes}: {error}; --preset has systems of many nodes") from None
+        raise ConfigError(f"--nodes {nodes}: {error}; choose a --preset with this number of nodes") from None
 
 
 def _data_directory(config: Config) -> str:
-    """The profile's own, as a word of the shell: where the tokens are when DATADIR does not say it."""
+    """The profile's data directory, quoted for the shell. It holds where DATADIR is not set."""
     directory = Path(config.data.directory)
     if directory.is_relative_to(ROOT):
         return "$PWD/" + _inside_quotes([directory.relative_to(ROOT).as_posix()])
@@ -107,15 +107,15 @@ def _data_directory(config: Config) -> str:
 
 
 def _inside_quotes(words: Sequence[str]) -> str:
-    """Words of a command that itself stands between single quotes.
+    """Words of a command that is itself inside single quotes.
 
     Raises:
-        UsageError: a word needs a quote there.
+        UsageError: a word would need quotes.
     """
     for word in words:
         if "'" in word or not word.isprintable():
             raise UsageError(
-                f"--set: found {word!r}; allowed: no quotes and one line; write it into benchmark.yaml"
+                f"--set: found {word!r}; allowed: one line without quotes; write this value into benchmark.yaml"
             )
     return " ".join(word if shlex.quote(word) == word else '"' + _escaped(word) + '"' for word in words)
 

@@ -1,9 +1,9 @@
-"""How the nodes of one job find each other: the launch variables, and the sign that the first node gives the others.
+"""How the nodes of a job find each other: from launch variables, and from a file that the first node writes.
 
-The first node keeps the campaign, its clock and its files; the others only train. They learn what to train from one
-file in the directory of the campaigns, which all nodes share. Its name is the rendezvous (address and port), so that
-jobs which share a directory do not meet; its sequence number rises while the first node lives, so that nobody compares
-clocks of two machines.
+The first node keeps the campaign, its clock and its files; the other nodes only train. They learn what to train from
+one file in the directory of the campaigns, which all nodes share. Its name is the rendezvous (address and port), so
+that the files of two jobs in one directory differ. Its sequence number rises while the first node lives, so that no
+node compares clocks of two machines.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _ATTEMPT = re.compile(rf"[^/]+/{file_names.RUN}\d+/{file_names.ATTEMPT}\d+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sign:
-    """What the first node says.
+    """State of the first node, as it writes it.
 
     Args:
-        session: of the process that says it; a resumed job has another.
+        session: identifies the process that wrote it; a resumed job has another one.
         state: waiting (between runs) | training | ended.
-        attempt: that trains, relative to the directory of the campaigns.
-        code: exit code of the first node, once ended; `why` is its last word.
+        attempt: directory of the attempt in training, relative to the directory of the campaigns.
+        code: exit code of the first node when it has ended; `why` is its last message.
     """
 
     session: str
@@ -46,7 +46,7 @@ class Sign:
 
 
 class Beacon:
-    """The first node's side; on a job of one node it writes nothing."""
+    """Writes the first node's state; for a job of one node it writes nothing."""
 
     def __init__(self, path: Path | None):
         self._path, self._written_at = path, 0.0
@@ -54,7 +54,7 @@ class Beacon:
 
     @contextlib.contextmanager
     def training(self, attempt: Path) -> Iterator[None]:
-        """While an attempt trains."""
+        """Write that an attempt trains, inside the context."""
         if self._path is not None:
             self._show(state="training", attempt=attempt.relative_to(self._path.parent).as_posix())
         try:
@@ -63,7 +63,7 @@ class Beacon:
             self._show(state="waiting", attempt=None)
 
     def beat(self) -> None:
-        """Called often; writes every few seconds."""
+        """Call this often; it writes every few seconds."""
         if time.monotonic() - self._written_at > _BEAT_S:
             self._show()
 
@@ -80,10 +80,10 @@ class Beacon:
 
 @contextlib.contextmanager
 def lit(config: Config, output: Path) -> Iterator[Beacon]:
-    """The beacon of a job, which in the end says how the job ended.
+    """The beacon of a job. On exit it writes how the job ended.
 
     Args:
-        output: the directory of the campaigns, which every node sees.
+        output: the directory of the campaigns, shared by all nodes.
     """
     beacon = Beacon(path_of(output, config.launch) if config.parallelism.nodes > 1 else None)
     try:
@@ -91,7 +91,7 @@ def lit(config: Config, output: Path) -> Iterator[Beacon]:
     except BaseException as error:
         code = error.exit_code if isinstance(error, UserError) else EXIT_TRAINING
         code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else code
-        with contextlib.suppress(OSError):  # a full disk: the others find out by its silence
+        with contextlib.suppress(OSError):  # on a full disk the other nodes notice that the beacon stops
             beacon.ended(code, (str(error) or type(error).__name__).splitlines()[0])
         raise
     beacon.ended(EXIT_OK)
@@ -103,7 +103,7 @@ def path_of(output: Path, launch: Launch) -> Path:
 
 
 def read(path: Path) -> Sign | None:
-    """The sign, None where there is none or one of another version."""
+    """The first node's state; None where there is no file, or one of another version."""
     sign = typed_json.read(Sign, path)
     if sign is not None and sign.state == "training" and not _ATTEMPT.fullmatch(str(sign.attempt)):
         return None
@@ -111,18 +111,16 @@ def read(path: Path) -> Sign | None:
 
 
 def here() -> Launch:
-    """This node's place, as MASTER_ADDR, MASTER_PORT and NODE_RANK say it.
+    """The rank and address of this node, from MASTER_ADDR, MASTER_PORT and NODE_RANK.
 
     Raises:
-        UsageError: one is missing or no number.
+        UsageError: a variable is missing or is not a number.
     """
     given = environment.alias_overrides()
     names = {path: name for name, path in environment.ALIASES.items()}
     for path in _LAUNCH:
         if path not in given:
-            raise UsageError(
-                f"environment {names[path]}: found nothing; allowed: the same as on the first node"
-            )
+            raise UsageError(f"environment {names[path]}: not set; set it to the first node's value")
     for path in _LAUNCH[1:]:
         if not re.fullmatch(r"\d{1,5}", given[path][1]):
             raise UsageError(f"environment {names[path]}: found {given[path][1]!r}; allowed: a number")
@@ -131,7 +129,7 @@ def here() -> Launch:
 
 
 def placed(config: Config) -> Config:
-    """A campaign's configuration where it runs now: a requeued job has another first node than the one it began on."""
+    """The campaign's configuration with this node's place. A requeued job may have another first node than before."""
     if not all(path in environment.alias_overrides() for path in _LAUNCH):
         return config
     return dataclasses.replace(config, launch=here())

@@ -1,4 +1,4 @@
-"""One training process: started, watched, interrupted, and never left behind."""
+"""Starts, watches, interrupts and ends one training process; no process of a training is left behind."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from harness.records import lock
 
 _POLL_S = 0.1
 _LEAVING_S = (
-    120.0  # for a training that has said how it ended: destroying process groups, ending interpreters
+    120.0  # after a training has recorded its end, it still destroys process groups and ends interpreters
 )
-_CLOSING_S = 30.0  # an interrupted run writes run_stop, after the step or collective it is in
+_CLOSING_S = 30.0  # an interrupted run writes run_stop after the step or collective that it is in
 _TERMINATING_S = 5.0
 
 
 class Interrupted(UserError):
-    """Stopped from outside; nothing is lost but the attempt that ran."""
+    """The training was stopped from outside. Only the current attempt is lost."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 class Signals:
-    """Counts SIGINT and SIGTERM instead of obeying them: the training is stopped first."""
+    """Counts SIGINT and SIGTERM instead of ending this process, so that the training can be stopped first."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -62,16 +62,16 @@ def train(
     lock_descriptor: int,
     watch: Callable[[], None],
 ) -> int:
-    """Run the training to its end, or stop it when this process is told to stop.
+    """Run the training to its end, or stop it when this process receives a signal.
 
     Args:
         watch: called about ten times a second.
 
     Returns:
-        The exit status of the command; no process of it lives any more.
+        The exit status of the command. None of its processes is alive.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came.
+        Interrupted: SIGINT or SIGTERM arrived.
     """
     with Signals() as signals, (attempt / file_names.STDOUT).open("xb") as log:
         process = _start(command, environment, lock_descriptor, log)
@@ -90,7 +90,7 @@ def train(
 
 
 class _Overdue:
-    """Whether a training has said how it ended, and has not left for long: it would keep its accelerators."""
+    """Whether a training has recorded its end but its processes still run, and so keep the accelerators occupied."""
 
     def __init__(self, attempt: Path, *, patience_s: float = _LEAVING_S, look_every_s: float = 2.0):
         self._attempt, self._patience_s, self._every_s = attempt, patience_s, look_every_s
@@ -111,16 +111,16 @@ def _start(
         command,
         cwd=ROOT,
         env=dict(environment),
-        stdin=lock_descriptor,  # harness/records/lock.py: every rank inherits it
+        stdin=lock_descriptor,  # every rank inherits the lock (harness/records/lock.py)
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # the terminal's Ctrl-C comes to us alone; we pass it on once
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which passes it on once
         preexec_fn=die_with_this_process(),
     )
 
 
 def _interrupt(process: subprocess.Popen[bytes], signals: Signals) -> None:
-    """Ask, insist, and give up waiting; a second Ctrl-C is the user giving up waiting."""
+    """Send SIGINT, wait, send SIGTERM, wait, and give up. A second Ctrl-C skips the waiting."""
     asked = signals.count
     for number, patience_s in ((signal.SIGINT, _CLOSING_S), (signal.SIGTERM, _TERMINATING_S)):
         _signal_group(process, number)
@@ -131,11 +131,12 @@ def _interrupt(process: subprocess.Popen[bytes], signals: Signals) -> None:
 
 
 def _leave_nothing(process: subprocess.Popen[bytes], campaign: Path, *, patience_s: float) -> None:
-    """End whatever still trains: ranks are in sessions of their own, and their launcher may have been killed."""
+    """End every process of the training. Ranks have sessions of their own, and their launcher may already be dead."""
     if process.poll() is None:
         _signal_group(process, signal.SIGKILL)
         process.wait()
-    until = time.monotonic() + patience_s  # the kernel has told them; they close their log
+    # the kernel has sent them a signal at the launcher's death; they need time to close their log
+    until = time.monotonic() + patience_s
     while (ranks := lock.trainers(campaign)) and time.monotonic() < until:
         time.sleep(_POLL_S)
     for pid in ranks:

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar per run on a terminal, elsewhere one line per evaluation."""
+"""Shows progress on stderr: one bar per run on a terminal, otherwise one line per evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.contract.attempt_rows import Status
 from harness.contract.config import Config
 from harness.records.metrics import Evaluation, Tail, duration
 
-_LONGEST = 400  # characters of a warning
+_LONGEST = 400  # characters of a warning that are shown
 
 
 class Progress(Protocol):
@@ -25,13 +25,13 @@ class Progress(Protocol):
         """A run called `name` starts in `attempt`."""
 
     def poll(self) -> None:
-        """Look at the files of the run; cheap, called often."""
+        """Read the files of the run. This is cheap and is called often."""
 
     def end(self, outcome: str) -> None:
-        """The run is over."""
+        """The run has ended."""
 
     def close(self) -> None:
-        """The job is over."""
+        """The job has ended."""
 
 
 def for_this_terminal() -> Progress:
@@ -39,7 +39,7 @@ def for_this_terminal() -> Progress:
 
 
 class Lines:
-    """One plain line per evaluation."""
+    """Prints one plain line per evaluation."""
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
         self._name, self._config, self._attempt = name, config, attempt
@@ -74,7 +74,7 @@ def line(
     samples_per_s: float | None,
     status: Status,
 ) -> str:
-    """The last of these evaluations in words."""
+    """One line of text about the last of these evaluations."""
     last, target = evaluations[-1], config.evaluation.target_log_perplexity
     view = forecast_text.look(evaluations, config, samples=last.samples, samples_per_s=samples_per_s)
     speed = None if samples_per_s is None else f"{samples_per_s:.1f} samples/s"
@@ -90,7 +90,7 @@ def line(
 
 
 class Bars:
-    """A bar per run, filled by samples up to the step limit."""
+    """Shows a bar per run, filled by samples up to the step limit."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -124,7 +124,7 @@ class Bars:
 
 
 def describe(tail: Tail, config: Config, *, status: Status, running: bool = True) -> str:
-    """A run in one line: state, samples, last evaluation, speed, time left, memory."""
+    """One line about a run: state, samples, last evaluation, speed, time left, memory."""
     speed = tail.samples_per_s
     view = forecast_text.look(tail.evaluations, config, samples=tail.samples, samples_per_s=speed)
     parts = [status.state]
@@ -147,5 +147,5 @@ def describe(tail: Tail, config: Config, *, status: Status, running: bool = True
 
 
 def _status(attempt: Path) -> Status:
-    """What the training said last; starting before it spoke."""
+    """The training's last status; `starting` before it has written one."""
     return attempt_rows.read_status(attempt) or Status()

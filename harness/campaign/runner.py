@@ -1,4 +1,4 @@
-"""Runs a job to its end: every run of every arm, each in a fresh attempt, each result promoted once."""
+"""Runs a job to its end: trains every run of every arm, each in a new attempt, and promotes each result once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.machine.power import recorder
 from harness.machine.power.recorder import Meter
 from harness.records import attempt, lock
 
-_ATTEMPTS = 3  # a training that fails three times in a row is not unlucky
+_ATTEMPTS = 3  # a training that fails three times in a row does not fail by chance
 _RESUME = "./run.sh resume continues"
 
 Command = Callable[[Config, Path], list[str]]
@@ -40,11 +40,11 @@ class Trainer(Protocol):
 def run_job(
     job: Job, *, command: Command = torchrun.command, wait_s: float = lock.ORPHANS_DIE_WITHIN_S
 ) -> Job:
-    """Train what is left of a job. Arms take turns, so that a drifting machine meets all of them.
+    """Train the runs that a job lacks. The arms alternate, so that a slow drift of the machine affects all of them.
 
     Args:
-        command: makes the training's command line; the tests put a script in Megatron's place.
-        wait_s: patience with the processes of a killed harness.
+        command: builds the training's command line; tests replace Megatron by a script.
+        wait_s: how long to wait for the processes of a killed harness.
 
     Raises:
         UsageError: another process trains this job, or this is not its first node.
@@ -97,7 +97,7 @@ def _trainer(
 
 
 def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) -> Campaign:
-    """Attempts at one run until one ends by the rules."""
+    """Start attempts at one run until one ends by the rules."""
     for failures in range(_ATTEMPTS):
         again = f" (attempt {failures + 1} of {_ATTEMPTS})" if failures else ""
         made, directory = campaign.begin_attempt(made, made.runs[index])
@@ -105,7 +105,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         began_s, code = gpu_errors.now_s(), None
         try:
             code = train(made, directory)
-        finally:  # an interrupted run may have ended by the rules a moment before
+        finally:  # an interrupted run may have ended by the rules just before the signal
             close_attempt.close(directory, code=code)
             made = campaign.settle(made)
             progress.end(made.runs[index].outcome or "no result")
@@ -114,7 +114,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         close_attempt.add_evidence(directory, gpu_errors.found(since_s=began_s))
         last = attempt.ending(directory)
         if last is not None and last.reason is Reason.DISK_FULL:
-            raise EnvironmentFailure(f"{_where_full(directory, last)}; free some, then {_RESUME}")
+            raise EnvironmentFailure(f"{_where_full(directory, last)}; free disk space, then {_RESUME}")
         if last is not None and last.reason is Reason.INTERRUPTED:
             raise Interrupted("the training was stopped by a signal")
     campaign.save(made.with_run(dataclasses.replace(made.runs[index], state="failed")))
@@ -122,7 +122,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
 
 
 def _where_full(directory: Path, last: Ending) -> str:
-    """With the training's own words, which may name the file that met the full disk."""
+    """The directory and the training's message, which may name the file that could not be written."""
     said = f" ({last.message})" if last.message else ""
     return f"{directory}: no space left on device{said}"
 
@@ -132,14 +132,14 @@ def _failure(made: Campaign, index: int, directory: Path, code: int | None) -> s
     why = f"exit status {code}"
     if last is not None:
         why = last.message or last.reason
-    head = f"{made.arm} run {index} failed {_ATTEMPTS} times: {why}; after mending it, {_RESUME}"
+    head = f"{made.arm} run {index} failed {_ATTEMPTS} times: {why}; fix the cause, then {_RESUME}"
     return f"{head}\nlast lines of {directory / file_names.STDOUT}:\n{attempt.last_words(directory)}"
 
 
 def _require_first_node(config: Config) -> None:
     rank = config.launch.node_rank
     if rank:
-        words = "campaigns are kept by the first node, the others take ./run.sh follow"
+        words = "only the first node runs this command; start ./run.sh follow on the others"
         raise UsageError(f"launch.node_rank: found {rank}; allowed: 0, {words}")
 
 
@@ -154,8 +154,8 @@ def _progress() -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _words_for_the_user(job: Job) -> Iterator[None]:
-    """Turn what may strike anywhere into one line: interruption and a full disk."""
-    # for the time between runs; while one trains, process.train has handlers of its own
+    """Turn an interruption or a full disk, wherever it occurs, into an error of one line."""
+    # handlers for the time between runs; during a run those of process.train apply
     before = signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         yield
@@ -165,7 +165,9 @@ def _words_for_the_user(job: Job) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         where = error.filename or job.directory
-        raise EnvironmentFailure(f"{where}: no space left on device; free some, then {_RESUME}") from None
+        raise EnvironmentFailure(
+            f"{where}: no space left on device; free disk space, then {_RESUME}"
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,4 +1,4 @@
-"""What `status` says of campaigns: values whose fields are the keys of `status --json`, and a line per run."""
+"""The answer of `status`: dataclasses whose fields are the keys of `status --json`, and a line of text per run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from harness.records.metrics import Tail
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """Advice about the samples and the time to the target; nothing acts on it.
+    """Forecast of the samples and the time to the target. It informs; nothing acts on it.
 
     Args:
-        error_pct, error_s: nine of ten held-out public runs were closer; None without calibration.
-        why: what the figure rests on, or why there is none.
+        error_pct, error_s: the forecast was closer for nine of ten held-out public runs; None without calibration.
+        why: the basis of the forecast, or why there is none.
     """
 
     samples_to_target: float | None
@@ -36,11 +36,11 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
-    """One run; without an attempt it has trained nothing.
+    """One run. A run without an attempt has trained nothing.
 
     Args:
         state: pending | running | stopped | promoted | failed.
-        phase: what the training says it is doing.
+        phase: state in the training's status.json.
         public_band: log perplexity of public runs at the last evaluation.
         reference_samples: mean of the reference convergence point.
         prediction: None for a run that has ended.
@@ -68,7 +68,7 @@ class CampaignRow:
     """One campaign.
 
     Args:
-        processes: process ids that train it.
+        processes: ids of the processes that train it.
     """
 
     campaign: str
@@ -82,7 +82,7 @@ class CampaignRow:
 
 
 def describe(made: Campaign) -> CampaignRow:
-    """How far a campaign is, from its files."""
+    """The progress of a campaign, from its files."""
     trainers = lock.trainers(made.directory)
     return CampaignRow(
         campaign=made.directory.name,
@@ -97,7 +97,7 @@ def describe(made: Campaign) -> CampaignRow:
 
 
 def _describe_run(made: Campaign, run: Run, *, training: bool) -> RunRow:
-    # its processes are gone; ./run.sh resume decides from its files
+    # the processes are gone; ./run.sh resume decides from the files how the run ended
     state = "stopped" if run.state == "running" and not training else run.state
     row = RunRow(
         index=run.index,
@@ -121,7 +121,7 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> RunRow:
         row,
         phase=status.state if status else None,
         samples=tail.samples,
-        log_perplexity=loss if loss is not None and math.isfinite(loss) else None,  # NaN is no JSON
+        log_perplexity=loss if loss is not None and math.isfinite(loss) else None,  # JSON has no NaN
         samples_per_s=tail.samples_per_s,
         memory_bytes=status.memory_bytes if status else None,
         public_band=view.band,
@@ -143,7 +143,7 @@ def _prediction(view: View) -> Prediction:
 
 
 def table(campaigns: Sequence[CampaignRow]) -> list[str]:
-    """The same for people: a line per campaign, a line per run."""
+    """The same as text: a line per campaign, then a line per run."""
     lines = []
     for one in campaigns:
         done = sum(run.state == "promoted" for run in one.runs)

@@ -1,4 +1,4 @@
-"""Jobs: one campaign per arm, created together or not at all."""
+"""Jobs: one campaign per arm; either all campaigns of a job are created, or none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
@@ -31,21 +32,21 @@ class Job:
 
     @property
     def directory(self) -> Path:
-        """The first arm's campaign: where the report goes."""
+        """The directory of the first arm's campaign, which also holds the report."""
         return self.campaigns[0].directory
 
 
 def output_directory() -> Path:
-    """Where campaigns are looked for: runs.output of benchmark.yaml, or LOGDIR; NNODES is no matter here."""
+    """The directory of all campaigns: runs.output of benchmark.yaml, or LOGDIR. Other aliases are not read."""
     aliases = {path: said for path, said in environment.alias_overrides().items() if path == "runs.output"}
     return Path(resolve("proxy", aliases=aliases).config.runs.output)
 
 
 def create(config: Config) -> Job:
-    """Draw the seeds and make the campaign directories, empty of runs.
+    """Draw the seeds and create the campaign directories, without runs.
 
-    The directories are staged under a hidden name. Renaming the staged directory decides that the job exists; a kill
-    after that is mended by `load_all`, a kill before it leaves an inert hidden directory.
+    The directories are first created under a hidden name. Renaming that directory makes the job exist. After a kill
+    later than this, `load_all` completes the job; a kill before this leaves an unused hidden directory.
     """
     output = Path(config.runs.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -74,13 +75,13 @@ def read_all(output: Path) -> list[Campaign]:
     """The same without writing anything."""
     found = []
     for path in output.glob(f"[0-9]*/{file_names.CAMPAIGN}"):
-        with contextlib.suppress(UsageError):  # another version's campaign is not this one's business
+        with contextlib.suppress(UsageError):  # a campaign of another version is skipped
             found.append(campaign.load(path.parent))
     return sorted(found, key=lambda made: (campaign.stamp_order(made.job), made.arms.index(made.arm)))
 
 
 def load_jobs(output: Path) -> list[Job]:
-    """The same, by job."""
+    """All readable jobs, oldest first."""
     jobs: dict[str, list[Campaign]] = {}
     for made in load_all(output):
         jobs.setdefault(made.job, []).append(made)
@@ -88,7 +89,7 @@ def load_jobs(output: Path) -> list[Job]:
 
 
 def select(output: Path, names: Sequence[str]) -> list[Job]:
-    """Jobs to resume: those of the named campaigns, else the newest one that has runs or its report left.
+    """The jobs to resume: those of the named campaigns, or the newest job that lacks runs or its report.
 
     Raises:
         UsageError: no such campaign, or nothing to resume.
@@ -96,7 +97,7 @@ def select(output: Path, names: Sequence[str]) -> list[Job]:
     if not names:
         unfinished = [job for job in load_jobs(output) if not (job.finished and job.reported)]
         if not unfinished:
-            raise UsageError(f"{output}: found no campaign with runs left; ./run.sh starts a new one")
+            raise UsageError(f"{output}: found no campaign with runs left; start a new one with ./run.sh")
         return unfinished[-1:]
     wanted = [find(output, name) for name in names]
     places = dict.fromkeys((made.directory.parent, made.job) for made in wanted)
@@ -104,17 +105,24 @@ def select(output: Path, names: Sequence[str]) -> list[Job]:
 
 
 def find(output: Path, name: str) -> Campaign:
-    """A campaign by path, or by its name under `output`."""
+    """A campaign by path, or by its name under `output`.
+
+    Raises:
+        UsageError: no such campaign.
+    """
     path = Path(name)
     if not path.is_dir() and path.name == name:
         path = output / name
     if path.parent.is_dir():
         _unpack_staged(path.parent)
+    if not path.is_dir():
+        known = [made.directory.name for made in reversed(load_all(path.parent))]
+        raise UsageError(f"{path.parent}: {unknown_name('campaign', path.name, known)}")
     return campaign.load(path.resolve())
 
 
 def _claim_stamp(output: Path) -> tuple[str, Path]:
-    """A stamp nobody has, and the hidden directory that claims it."""
+    """A stamp that no other job has, and the hidden directory that reserves it."""
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
     for stamp in _suffixed(now):
         staging = output / f".{stamp}.part"
@@ -122,7 +130,7 @@ def _claim_stamp(output: Path) -> tuple[str, Path]:
             staging.mkdir()
         except FileExistsError:
             continue
-        # looked for after the claim: whoever had this stamp before has renamed its claim by now
+        # Look only after the reservation: another process with the same stamp has renamed its directory by now.
         if not (output / f".{stamp}").exists() and not any(output.glob(f"{stamp}_*")):
             return stamp, staging
         staging.rmdir()
@@ -138,7 +146,7 @@ def _suffixed(stamp: str) -> Iterator[str]:
 
 
 def _unpack_staged(output: Path) -> None:
-    """Move the campaigns of complete staged jobs into place; several processes may do so at once."""
+    """Move the campaigns of completely staged jobs into place. Several processes may do this at the same time."""
     for staged in output.glob(".[0-9]*"):
         if staged.suffix == ".part":
             continue

@@ -1,4 +1,4 @@
-"""How a training is started: the command line and the environment, and what this machine has to offer."""
+"""How a training is started: the command line, the environment and the threads of a rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.machine.accelerators import accelerators, nvidia_devices
 
 
 def command(config: Config, attempt: Path) -> list[str]:
-    """Command that trains the run described by `attempt`/config.json on this node."""
+    """The command that trains the run described by `attempt`/config.json on this node."""
     parallel, launch = config.parallelism, config.launch
     if parallel.nodes == 1 and launch.master_port == 0:
         rendezvous = ["--standalone"]
@@ -24,7 +24,7 @@ def command(config: Config, attempt: Path) -> list[str]:
         *("--nnodes", str(parallel.nodes), "--nproc-per-node", str(parallel.gpus_per_node)),
         *rendezvous,
         *(["--numa-binding", "node"] if _trains_on_gpus() and numa.can_bind() else []),
-        *("--max-restarts", "0"),  # a second attempt gets a directory of its own
+        *("--max-restarts", "0"),  # a second attempt needs a directory of its own
         *("-m", "submission", "--attempt", str(attempt)),
     ]
 

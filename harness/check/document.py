@@ -1,4 +1,4 @@
-"""The document of `check --json`, which other people's scripts read: the fields are its keys, in its order."""
+"""The document of `check --json`, which scripts of other people read: the fields are its keys, in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.check.log_directory import Checked, verdict_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OfficialVerdicts:
-    """What the official tools say.
+    """Verdicts of the official tools.
 
     Args:
         version: of mlperf-logging.
         compliance_checker: log -> pass | fail.
-        package_checker: pass | fail | not run, the worst of the packages.
+        package_checker: pass | fail | not run; the worst of all packages.
     """
 
     version: str
@@ -31,11 +31,11 @@ class OfficialVerdicts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """The verdict on everything that was named.
+    """The verdict on all paths that were named.
 
     Args:
         not_checked: directories with results of other benchmarks.
-        verdict: pass, needs review or fail; ok and the exit code say whether an error stands.
+        verdict: pass, needs review or fail; ok and the exit code say whether there is an error.
     """
 
     ok: bool
@@ -49,7 +49,7 @@ class Document:
 
 
 def all_ok(checked: Sequence[Checked], packages: Sequence[Oracle]) -> bool:
-    """Whether no error stands, ours or an official tool's."""
+    """Whether there is no error, of ours or of an official tool."""
     return all(one.ok for one in checked) and all(oracle.verdict != "fail" for oracle in packages)
 
 
@@ -84,7 +84,7 @@ def _worst(verdicts: Sequence[str]) -> str:
 
 
 def _names(paths: Sequence[Path]) -> dict[str, str]:
-    """What a file is called in the document: its name, where that is unique, else its path."""
+    """How the document names each file: by its name where that is unique, otherwise by its path."""
     names = [path.name for path in paths]
     unique = len(set(names)) == len(names)
     return {str(path): path.name if unique else str(path) for path in paths}

@@ -1,4 +1,4 @@
-"""The words of `check`: why this ruleset, then a line per rule and message, the worst first, and the verdict."""
+"""The text of `check`: why this ruleset, one line per rule and message, the worst first, and the verdict."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from compliance.ruleset import NAMES
 from harness.base.text import plural, printable
 from harness.check.log_directory import Checked
 
-WORDS = {"fail": "FAIL", "needs review": "REVIEW", "pass": "ok"}  # of verdicts, the worst first
-ORDER = ("error", "review", "warning")  # of what is found, the worst first
-COLOURS = {  # of a line's first word
+WORDS = {"fail": "FAIL", "needs review": "REVIEW", "pass": "ok"}  # words for the verdicts, the worst first
+ORDER = ("error", "review", "warning")  # severities, the worst first
+COLOURS = {  # colours of a line's first word
     "FAIL": "bold red",
     "REVIEW": "bold magenta",
     "ok": "green",
@@ -27,14 +27,14 @@ COLOURS = {  # of a line's first word
     "review": "magenta",
     "warning": "yellow",
 }
-_PLACE = re.compile(r"\S*(?:/|result_)\S*")  # a file, named inside of a message
+_PLACE = re.compile(r"\S*(?:/|result_)\S*")  # a file name inside a message
 _NUMBER = re.compile(r"\d[\d.,]*")
 _ABSOLUTE = re.compile(r"(?<![\w./])/[^\s:;,]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """Violations of one rule with one message, wherever they stand; told by the first of them."""
+    """Violations of one rule with one message, in all their places; the first one is shown."""
 
     violations: tuple[Violation, ...]
 
@@ -44,9 +44,9 @@ class Kind:
 
 
 def kinds(violations: Sequence[Violation]) -> list[Kind]:
-    """Violations by rule, key and message: errors, what a reviewer decides, warnings; the most frequent first.
+    """Violations grouped by rule, key and message: errors, questions for a reviewer, warnings; the most frequent first.
 
-    Files and numbers inside of a message do not tell kinds apart.
+    Messages that differ only in files and numbers are of one kind.
     """
     grouped: dict[tuple[str, ...], list[Violation]] = {}
     for one in violations:
@@ -57,14 +57,14 @@ def kinds(violations: Sequence[Violation]) -> list[Kind]:
 
 
 def word_of(violation: Violation) -> str:
-    """Its severity; a warning that a reviewer decides about is told apart."""
+    """The word for its severity; a warning that a reviewer decides has a word of its own."""
     return "review" if violation.review and violation.severity == "warning" else violation.severity
 
 
 def lines(
     checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
 ) -> list[str]:
-    """The verdicts on several directories and packages, and what was left aside."""
+    """The verdicts on several directories and packages, and what was not checked."""
     reasons = dict.fromkeys(map(reason, checked))
     told = [
         line
@@ -75,12 +75,12 @@ def lines(
 
 
 def reason(checked: Checked) -> str:
-    """By which ruleset, and from what that was chosen."""
+    """Which ruleset applies, and why."""
     return f"ruleset {checked.ruleset}: {checked.ruleset_why}"
 
 
 def _directory(checked: Checked) -> list[str]:
-    """One directory: how many, what is wrong, what the official checker says."""
+    """One directory: the counts, what is wrong, and the official checker's verdict."""
     counts = counted(checked.violations)
     place = checked.paths[0] if checked.one_log else checked.directory
     head = f"{WORDS[checked.verdict]:<4} {shown(str(place))}: {plural(len(checked.paths), 'log')}: {counts}"
@@ -88,13 +88,13 @@ def _directory(checked: Checked) -> list[str]:
 
 
 def notes(checked: Checked) -> list[str]:
-    """A line for each kind of violation, and for what the official checker says."""
+    """A line for each kind of violation, and for each message of the official checker."""
     told = grouped(checked.violations, checked.directory, checked.paths)
     return [*told, *_official(checked)]
 
 
 def counted(violations: Sequence[Violation]) -> str:
-    """How many of each severity."""
+    """The number of violations of each severity."""
     errors = sum(one.severity == "error" for one in violations)
     review = sum(word_of(one) == "review" for one in violations)
     told = f" ({review} for a reviewer)" if review else ""
@@ -105,8 +105,8 @@ def grouped(violations: Sequence[Violation], base: Path, logs: Sequence[Path] = 
     """A line for each kind of violation.
 
     Args:
-        base: files below it are named from there.
-        logs: of which violations are counted in "3 of 10 logs".
+        base: directory from which files are named.
+        logs: logs in which violations are counted, as in "3 of 10 logs".
     """
     return [f"  {_told(kind, base)}; {_places(kind, base, logs)}" for kind in kinds(violations)]
 
@@ -121,7 +121,7 @@ def _told(kind: Kind, base: Path) -> str:
 
 
 def _places(kind: Kind, base: Path, logs: Sequence[Path]) -> str:
-    """Where it stands: in how many of the logs, or at how many places, and the first of them."""
+    """The places of a violation: in how many logs, or at how many places, and the first one."""
     first, known = kind.first, set(map(str, logs))
     where = _below(first.file, base) + (f":{first.line}" if first.line else "")
     files = {one.file for one in kind.violations}
@@ -133,7 +133,7 @@ def _places(kind: Kind, base: Path, logs: Sequence[Path]) -> str:
 
 
 def _official(checked: Checked) -> list[str]:
-    """What the official checker says, once for all logs of which it says the same; the worst first."""
+    """Messages of the official checker, each once for all logs that have it; the worst first."""
     notes: dict[tuple[bool, str], list[Official]] = {}
     for verdict in checked.official:
         notes.setdefault((verdict.as_expected, verdict.note), []).append(verdict)
@@ -145,7 +145,7 @@ def _official(checked: Checked) -> list[str]:
 
 
 def left_aside(places: Sequence[str]) -> list[str]:
-    """Results of other benchmarks."""
+    """Results of other benchmarks, which are not checked."""
     why = f"another benchmark than {BENCHMARK.name}"
     return [f"not checked: {shown(place)}: {why}" for place in places]
 
@@ -156,7 +156,7 @@ def package(oracle: Oracle) -> str:
 
 
 def _totals(checked: Sequence[Checked]) -> list[str]:
-    """Logs that pass, by ruleset."""
+    """Number of logs that pass, by ruleset."""
     names = dict.fromkeys(one.ruleset for one in checked)
     return [_total(name, [one for one in checked if one.ruleset == name]) for name in names]
 
@@ -168,7 +168,7 @@ def _total(ruleset: str, checked: Sequence[Checked]) -> str:
     paths = [str(path) for one in checked for path in one.paths]
     passed = sum(path not in refused for path in paths)
     tool = f"; official tools: mlperf-logging {compliance_checker.version()}" if verdicts else ""
-    hint = f"; --ruleset judges by another round: {', '.join(NAMES)}" if passed < len(paths) else ""
+    hint = f"; --ruleset chooses another ruleset: {', '.join(NAMES)}" if passed < len(paths) else ""
     failed = sum(one.verdict == "fail" for one in checked) if passed == len(paths) else 0
     beside = (
         f", and {'it fails' if len(checked) == 1 else f'{failed} directories fail'} for what lies beside them"
@@ -190,12 +190,12 @@ def _what(violation: Violation, base: Path, more: str = "") -> str:
 
 
 def _message(text: str, base: Path) -> str:
-    """With the paths inside of it as short as the others."""
+    """The message, with its paths shortened like the others."""
     return printable(_ABSOLUTE.sub(lambda match: _below(match[0], base), text), limit=400)
 
 
 def _below(file: str, base: Path) -> str:
-    """Named from the directory that the verdict is on, where it lies in it."""
+    """The path from the directory that was judged, if it lies in it."""
     path = Path(file)
     if path == base:
         return "this directory"
@@ -203,6 +203,6 @@ def _below(file: str, base: Path) -> str:
 
 
 def shown(path: str) -> str:
-    """Relative to where the user stands, where that is shorter."""
+    """The path from the current directory, if that is shorter."""
     relative = os.path.relpath(Path(path))
     return printable(min(path, relative, key=len), limit=400)

@@ -26,20 +26,21 @@ from compliance.rule_input import (
     read_system,
 )
 from compliance.rules import source_rules, tree_rules
-from compliance.ruleset import Choice, Ruleset, RulesetError
+from compliance.ruleset import NAMES, Choice, Ruleset, RulesetError
 from harness.analysis import equal_hardware
 from harness.analysis.submission_loader import ResultSet, result_files, result_sets
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.contract import file_names
 from harness.records import attempt
 
 
 def verdict_of(violations: Sequence[Violation], *, ok: bool, tools: Sequence[bool] = ()) -> str:
-    """pass, needs review or fail; a reviewer may accept what is wrong in files that come with a reason.
+    """pass, needs review or fail. A reviewer may accept defects in files that come with a reason.
 
     Args:
-        ok: nothing is wrong, notes for a reviewer aside.
-        tools: whether each official verdict that no violation explains is as expected.
+        ok: whether there is no defect, apart from notes for a reviewer.
+        tools: whether the official verdicts are as expected, apart from those that a violation explains.
     """
     errors = [one for one in violations if one.severity == "error"]
     if not all(tools) or not all(one.review for one in errors) or not (ok or errors):
@@ -53,12 +54,12 @@ class Checked:
 
     directory: Path
     ruleset: str
-    ruleset_why: str  # from what it was chosen
+    ruleset_why: str  # why this ruleset was chosen
     paths: tuple[Path, ...]
     cases: tuple[Case, ...]
     violations: tuple[Violation, ...]
     official: tuple[Official, ...] = ()
-    one_log: bool = False  # a log was named, not its directory
+    one_log: bool = False  # the path named one log, not its directory
 
     @property
     def ok(self) -> bool:
@@ -75,7 +76,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Earlier:
-    """The runs of a result directory that was checked before."""
+    """The runs of a result directory that was checked earlier."""
 
     organisation: Path
     cases: tuple[Case, ...]
@@ -84,7 +85,7 @@ class Earlier:
 def judge(
     paths: Sequence[str], requested: str | None, *, skip_official: bool, rebuilt: bool = False
 ) -> tuple[list[Checked], list[Oracle]]:
-    """Our verdicts and the official ones on everything the paths name, and the official one on each package.
+    """Our verdict and the official one on every path, and the official package checker's on each package.
 
     Args:
         rebuilt: the logs are rebuilt from published key events (compliance/key_events.py).
@@ -94,7 +95,7 @@ def judge(
     """
     if skip_official:
         return examine(paths, requested, skip_official=True, rebuilt=rebuilt), []
-    with ThreadPoolExecutor(1) as beside_us:  # the package checker takes longer than all of ours
+    with ThreadPoolExecutor(1) as beside_us:  # the package checker takes longer than all of our checks
         asked = beside_us.submit(_ask_package_checker, paths, requested)
         checked = examine(paths, requested, skip_official=True, rebuilt=rebuilt)
         packages = asked.result()
@@ -103,7 +104,7 @@ def judge(
 
 
 def _ask_package_checker(paths: Sequence[str], requested: str | None) -> dict[Path, Oracle]:
-    """The official package checker about every path that is a package."""
+    """Run the official package checker on every path that is a package."""
     trees = [path for path in map(Path, paths) if path.is_dir() and repository.result_directories(path)]
     names = {tree: checker.load(chosen_for_package(tree, requested).name).official for tree in trees}
     return {
@@ -123,10 +124,10 @@ def chosen_for_package(tree: Path, requested: str | None) -> Choice:
 
 
 def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
-    """With the official verdict on each log.
+    """Add the official verdict on each log.
 
     Args:
-        clean: packages whose ten of ten logs the official package checker has passed with --werror.
+        clean: packages whose ten logs have all passed the official package checker with --werror.
     """
     place = repository.holder(checked.directory)
     if place and place.organisation in clean:
@@ -144,16 +145,21 @@ def with_official(checked: Checked, clean: Collection[Path] = ()) -> Checked:
 
 
 def known_ruleset(requested: str | None) -> None:
+    """Refuse a ruleset that does not exist. None stands for the ruleset of the logs' round.
+
+    Raises:
+        UsageError: no such ruleset; the message lists those that exist.
+    """
     try:
         checker.choose(None, requested)
-    except RulesetError as error:
-        raise UsageError(str(error)) from None
+    except RulesetError:
+        raise UsageError(f"--ruleset: {unknown_name('ruleset', requested, NAMES)}") from None
 
 
 def examine(
     paths: Sequence[str], requested: str | None = None, *, skip_official: bool = False, rebuilt: bool = False
 ) -> list[Checked]:
-    """Check everything the paths name, directory by directory.
+    """Check everything that the paths name, directory by directory.
 
     Raises:
         UsageError: a path that is no log, a ruleset that does not exist.
@@ -175,7 +181,10 @@ def examine(
 
 
 def beside(checked: Checked, organisation: Path, before: list[Earlier]) -> Checked:
-    """With what this result shares with earlier ones, which it joins: of its organisation, and of others."""
+    """Add what this result shares with earlier ones, of its own organisation and of others.
+
+    Then count it as earlier.
+    """
     own = [earlier.cases for earlier in before if earlier.organisation == organisation]
     foreign = [case for earlier in before if earlier.organisation != organisation for case in earlier.cases]
     systems = [TwoSystems(first=cases, second=checked.cases) for cases in own]
@@ -212,14 +221,14 @@ def examined(
 
 def chosen(group: ResultSet, requested: str | None) -> Choice:
     """The ruleset of the round that these logs belong to, unless another one is requested."""
-    inside = group.kind == "results"  # there the directory says which benchmark it is, not the log
+    inside = group.kind == "results"  # in a package the directory names the benchmark, not the log
     benchmark = BENCHMARK.name if inside else checker.benchmark_of(group.logs)
     started = next((run.run_start_ms for run in group.runs if run.run_start_ms is not None), None)
     return checker.choose(benchmark, requested, path=group.directory, run_start_ms=started)
 
 
 def _packaged(submission: Submission, place: ResultDirectory) -> PackagedSubmission:
-    """With the files around a result directory."""
+    """Add the files around a result directory."""
     code = repository.code_of(place.organisation)
     found = repository.sources(code, source_rules.caller_names(submission.cases)) if code else None
     return PackagedSubmission(
@@ -231,7 +240,7 @@ def _packaged(submission: Submission, place: ResultDirectory) -> PackagedSubmiss
 
 
 def _in_campaign(submission: Submission) -> list[Violation]:
-    """What the proofs of our own runs say about the precision they log."""
+    """Compare the precision that our own runs log with their proofs."""
     found: list[Violation] = []
     for case in submission.cases:
         path = Path(case.parsed.path)
@@ -239,13 +248,13 @@ def _in_campaign(submission: Submission) -> list[Violation]:
         try:
             proof = json.loads((attempts[-1] / file_names.PROOF).read_bytes()) if attempts else None
         except (OSError, ValueError):
-            continue  # a run without proof: package build asks for it
+            continue  # a run without proof; package build requires one
         found += checker.check_proof(ProvenRun(case=case, proof=proof))
     return found
 
 
 def _outliers(submission: Submission) -> list[Violation]:
-    """What lies far outside of the public systems with the hardware that the description names."""
+    """Values far outside of those of public systems with the hardware that the description names."""
     system = submission.system
     if system is None or any(case.ruleset.is_scaled for case in submission.cases):
         return []

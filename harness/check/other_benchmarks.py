@@ -1,4 +1,4 @@
-"""Results of other benchmarks in a tree: named as not checked; a tree that holds nothing else is refused."""
+"""Results of other benchmarks in a tree are listed as not checked. A tree with nothing else is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.base.text import printable
 
 
 def not_checked(paths: Sequence[str | Path]) -> list[str]:
-    """Every results/<system>/<benchmark> below the paths that is none of ours, in their order."""
+    """Every results/<system>/<benchmark> below the paths that belongs to another benchmark, in their order."""
     trees = [Path(path) for path in paths]
     homes = dict.fromkeys(home for tree in trees for home in repository.organisations(tree))
     return [str(place) for home in homes for place in _others(home)]
@@ -23,7 +23,7 @@ def require_ours(paths: Sequence[str | Path]) -> None:
     """Refuse a tree whose results are all of other benchmarks.
 
     Raises:
-        UsageError: one line that names them.
+        UsageError: one line that names those benchmarks.
     """
     for tree in map(Path, paths):
         homes = list(repository.organisations(tree))
@@ -32,7 +32,7 @@ def require_ours(paths: Sequence[str | Path]) -> None:
         names = dict.fromkeys(place.name for place in others)
         if others and not ours and names.keys() <= set(tree_rules.BENCHMARKS):
             raise UsageError(
-                f"{printable(tree)}: found results of {', '.join(names)} alone; "
+                f"{printable(tree)}: found only results of {', '.join(names)}; "
                 f"only {BENCHMARK.name} is judged here"
             )
 

@@ -1,4 +1,4 @@
-"""Every result directory of a results repository, one after the other, as `check --all TREE` shows them."""
+"""Checks every result directory of a results repository, one after the other, for `check --all TREE`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from harness.check.log_directory import Checked, Earlier, beside, examined
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Element:
-    """A result directory in the JSON list of `check --all`: the fields are its keys, in its order.
+    """A result directory in the JSON list of `check --all`; the fields are its keys, in order.
 
     Args:
-        files: logs.
+        files: number of logs.
         time_to_train_min: olympic mean before normalisation, unverified.
-        official_pass: logs that the official checker passes; None where it was not asked.
+        official_pass: number of logs that the official checker passes; None where it was not run.
         not_checked: directories with the organisation's results of other benchmarks.
     """
 
@@ -47,7 +47,7 @@ class Element:
 def checked(
     paths: Sequence[str], requested: str | None, *, skip_official: bool, rebuilt: bool = False
 ) -> Iterator[Checked]:
-    """The verdict on every result directory below the paths, as each is done.
+    """The verdict on every result directory below the paths, each as soon as it is known.
 
     Args:
         rebuilt: the logs are rebuilt from published key events (compliance/key_events.py).
@@ -74,12 +74,12 @@ def checked(
 
 
 def _without_records(earlier: Earlier) -> Earlier:
-    """What is kept of another organisation's runs: a repository has hundreds."""
+    """A checked run without its records, to save memory: a repository has hundreds of runs."""
     return replace(earlier, cases=tuple(checker.without_records(case) for case in earlier.cases))
 
 
 def element(checked: Checked) -> Element:
-    """The verdict on a result directory."""
+    """The verdict on a result directory, for the JSON list."""
     passed = sum(verdict.verdict == "pass" for verdict in checked.official)
     return Element(
         directory=str(checked.directory),
@@ -97,7 +97,7 @@ def element(checked: Checked) -> Element:
 
 
 def line(element: Element) -> str:
-    """The same for people."""
+    """The same as a line of text."""
     counted = Counter((word_of(violation), violation.rule) for violation in element.violations)
     told = [
         f"{severity} {rule} x {count}"
@@ -116,7 +116,10 @@ def line(element: Element) -> str:
 def answer(
     found: Iterable[Checked], paths: Sequence[str], *, as_json: bool
 ) -> Iterator[tuple[list[str], bool]]:
-    """Lines for every result as it is done, and whether it passes; what was left aside and the totals come last."""
+    """A line for every result as soon as it is checked, and whether it passes.
+
+    Unchecked directories and totals come last.
+    """
     done: list[Element] = []
     rulesets: set[str] = set()
     for checked in found:
@@ -125,13 +128,14 @@ def answer(
         text = ("," if done else "[") + json.dumps(asdict(one), indent=1) if as_json else ""
         yield [text] if as_json else [*head, line(one)], one.ok
         rulesets.add(one.ruleset)
-        done.append(replace(one, violations=()))  # a repository has hundreds
+        # without violations, to save memory: a repository has hundreds of results
+        done.append(replace(one, violations=()))
     last = [*left_aside(other_benchmarks.not_checked(paths)), _total(done)]
     yield ["]"] if as_json else last, True
 
 
 def _total(elements: Sequence[Element]) -> str:
-    """How many results there are, and how many of them pass."""
+    """How many results there are, and how many pass."""
     verdicts = Counter(element.verdict for element in elements)
     logs = sum(element.files for element in elements)
     review = f"{verdicts['needs review']} need review, " if verdicts["needs review"] else ""

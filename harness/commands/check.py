@@ -1,4 +1,4 @@
-"""Command `check`: logs, campaigns, packages and whole repositories against a ruleset and the official checker."""
+"""Command `check`: checks logs, campaigns, packages and repositories by a ruleset and with the official checker."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from harness.commands.coloured_lines import show
 from harness.commands.options import add_json, add_ruleset, require_page
 
 _SWITCHES = {
-    "--all": "PATH is a results repository: a line per result, then the totals",
-    "--skip-official": "our own check alone, without the official checker",
-    "--rebuilt": "rebuilt from published key events: no C3, C11, C19, C23, evaluation times, line numbers",
-    "--review": "a dossier for the reviewer of a submission: timeline, curves, speed beside equal hardware, notes",
-    "--rules": "print the rule reference and stop",
+    "--all": "PATH is a results repository; print one line per result and the totals",
+    "--skip-official": "run only our own checks, not the official checker",
+    "--rebuilt": "for logs rebuilt from published key events: skip C3, C11, C19, C23, evaluation times",
+    "--review": "print a dossier for reviewers: timeline, curves, speed compared with equal hardware, notes",
+    "--rules": "print all rules and stop",
 }
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", metavar="PATH", help="a log, a directory, a campaign, a package")
-    add_ruleset(parser, NAMES, default="that of the logs' round")
+    add_ruleset(parser, NAMES, default="the ruleset of the logs' round")
     for option, wording in _SWITCHES.items():
         parser.add_argument(option, action="store_true", help=wording)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the dossier also as a self-contained page")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the dossier as an HTML page")
     add_json(parser)
 
 
@@ -40,9 +40,9 @@ def main(args: argparse.Namespace) -> int:
         print(rules_page.page(), end="")
         return EXIT_OK
     if not args.paths:
-        raise UsageError("check: found no PATH; allowed: a log, a directory, a campaign, a package; --rules")
+        raise UsageError("check: PATH is missing; name a log, directory, campaign or package")
     if (args.review or args.html) and (args.all or args.json):
-        raise UsageError("--review, --html: found --all or --json; allowed: PATH of one submission, as text")
+        raise UsageError("--review and --html cannot go with --all or --json; leave those out")
     require_page(args.html)
     known_ruleset(args.ruleset)
     other_benchmarks.require_ours(args.paths)
@@ -58,7 +58,7 @@ def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
     else:
         show(grouped_text.lines(checked, packages, others), grouped_text.COLOURS)
     if args.review or args.html:
-        from harness.report import (  # matplotlib takes a second that others need not wait for
+        from harness.report import (  # importing matplotlib takes a second, which other checks need not wait for
             review,
             review_page,
         )
@@ -70,7 +70,7 @@ def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
 
 
 def _repository(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
-    """A line, or an element of one JSON list, per result directory, as each is done."""
+    """Print each result directory as soon as it is checked: a line, or an element of one JSON list."""
     checked = results_repository.checked(args.paths, args.ruleset, **how)
     ok = True
     for lines, passed in results_repository.answer(checked, args.paths, as_json=args.json):

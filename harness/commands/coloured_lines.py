@@ -1,4 +1,4 @@
-"""Prints lines, on a terminal with their first word in a colour."""
+"""Prints lines; on a terminal the first word of a line is coloured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 
 def show(lines: Sequence[str], colours: Mapping[str, str]) -> None:
-    """Print to stdout, at once.
+    """Print the lines to stdout and flush.
 
     Args:
         colours: first word -> a style of rich; other lines stay plain.
@@ -15,7 +15,7 @@ def show(lines: Sequence[str], colours: Mapping[str, str]) -> None:
     if not sys.stdout.isatty():
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         return
-    from rich.console import Console  # a file or a pipe need not wait for it
+    from rich.console import Console  # slow to import; output to a file or a pipe does not need it
     from rich.text import Text
 
     console = Console(soft_wrap=True)

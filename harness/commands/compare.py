@@ -1,4 +1,4 @@
-"""Command `compare`: submissions against the last one, as a table and words, as JSON, or as a page."""
+"""Command `compare`: compares submissions with the last one; prints a table, or JSON, or writes a page."""
 
 from __future__ import annotations
 
@@ -20,37 +20,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help="campaigns, packages, directories of logs, logs; the last named is the baseline",
+        help="campaigns, packages, directories of logs, or logs; the last one is the baseline",
     )
     parser.add_argument(
         "--public",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="published systems, by any part of round/organisation/system that is unique; after the paths",
+        help="published systems, each by a unique part of round/organisation/system; they come after the paths",
     )
     parser.add_argument(
         "--index",
         type=Path,
         default=public_index.SHIPPED,
         metavar="FILE",
-        help="index that --public reads (default: the shipped one)",
+        help="the index that --public reads (default: the shipped one)",
     )
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write a self-contained page, its .json and its .csv"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write a self-contained HTML page, with a .json and a .csv file",
     )
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     if not args.paths and not args.public:
-        raise UsageError("compare: found nothing to compare; allowed: PATH .., --public NAME ..")
+        raise UsageError("compare: nothing to compare; name PATH .., or --public NAME ..")
     require_page(args.html)
     found = [submission_loader.load(path) for path in args.paths]
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
     compared = comparison.compare(loaded)
     if args.html:
-        from harness.report import page  # matplotlib takes a second that the table need not wait for
+        from harness.report import (
+            page,  # importing matplotlib takes a second, which the table need not wait for
+        )
 
         page.write(loaded, compared, args.html)
     if args.json:

@@ -1,4 +1,4 @@
-"""Command `data`: fetch, build or verify the tokens of either profile."""
+"""Command `data`: fetches, builds or verifies the tokens of a profile."""
 
 from __future__ import annotations
 
@@ -14,34 +14,30 @@ from harness.contract import environment
 from harness.data import ensure, fetch, raw_c4
 from harness.data.published import METADATA, WHAT
 
-_ACTIONS = (
-    "fetch the published C4, build the proxy's corpus or (--input) tokens from raw C4, verify the files"
-)
+_ACTIONS = "fetch published tokens; build the proxy's corpus or, with --input, tokens from raw C4; verify"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["fetch", "build", "verify"], help=_ACTIONS)
-    add_profile(parser, f"whose data (default {PROXY_PROFILE}; fetch: {BENCHMARK_PROFILE})")
+    add_profile(parser, f"profile of the data (default {PROXY_PROFILE}; fetch: {BENCHMARK_PROFILE})")
     add_set(parser)
-    parser.add_argument("--force", action="store_true", help="build: replace what is there")
+    parser.add_argument("--force", action="store_true", help="build: replace existing data")
     depth = parser.add_mutually_exclusive_group()
-    fast = "verify names, sizes and structure (default for C4)"
-    full = "verify every byte too (default for the proxy)"
+    fast = "verify only names, sizes and structure (default for C4)"
+    full = "also verify every byte (default for the proxy)"
     depth.add_argument("--fast", action="store_true", help=fast)
     depth.add_argument("--full", action="store_true", help=full)
     get = parser.add_argument_group("fetch")
-    get.add_argument("--to", metavar="DIR", help="directory to fill (default: data.directory of the profile)")
+    get.add_argument("--to", metavar="DIR", help="directory (default: data.directory of the profile)")
     get.add_argument("--what", default=",".join(WHAT), help=f"default {','.join(WHAT)}")
     get.add_argument("--offline", metavar="DIR", help="copy from a directory instead of the network")
-    get.add_argument("--url", default=METADATA, help="where the .uri and .md5 files lie (default MLCommons)")
+    get.add_argument("--url", default=METADATA, help="address of .uri and .md5 files (default: MLCommons)")
     raw = parser.add_argument_group("build from raw C4")
-    raw.add_argument("--input", nargs="+", metavar="FILE", help="c4-train.*.json.gz, names or a pattern")
-    raw.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or the directory that holds one")
-    raw.add_argument("--out", metavar="PREFIX", help="writes PREFIX.bin and PREFIX.idx")
-    raw.add_argument(
-        "--workers", type=int, default=environment.cores(), help="processes (default: all cores)"
-    )
-    end = "end every document with this token (published: none)"
+    raw.add_argument("--input", nargs="+", metavar="FILE", help="c4-train.*.json.gz: names or a pattern")
+    raw.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or its directory")
+    raw.add_argument("--out", metavar="PREFIX", help="write PREFIX.bin and PREFIX.idx")
+    raw.add_argument("--workers", type=int, default=environment.cores(), help="processes (default: cores)")
+    end = "token that ends every document (default: none, as published)"
     raw.add_argument("--append-eod", metavar="TOKEN", help=end)
 
 
@@ -52,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
         return _build_raw(args)
     config = resolve(args.profile or PROXY_PROFILE, overrides=args.overrides).config
     if args.action == "build" and not ensure.build(config, force=args.force):
-        tell(f"{config.data.directory}: already built; --force replaces it")
+        tell(f"{config.data.directory}: the data exists already; --force builds it again")
     full = args.full or (config.data.corpus != "c4" and not args.fast)
     problems = ensure.verify(config, full=full, report=tell)
     print("\n".join(problems or [ensure.summary(config, full=full)]))
@@ -72,7 +68,7 @@ def _fetch(args: argparse.Namespace) -> int:
 def _build_raw(args: argparse.Namespace) -> int:
     values = {name: getattr(args, name) for name in ("input", "tokenizer", "out", "workers", "append_eod")}
     if missing := [name for name in ("input", "tokenizer", "out") if values[name] is None]:
-        raise UsageError(f"data build from raw C4: missing --{', --'.join(missing)}")
+        raise UsageError(f"data build from raw C4: missing options; add --{', --'.join(missing)}")
     code, built = raw_c4.build(raw_c4.Order(**values, force=args.force))
     if built:
         print(built)

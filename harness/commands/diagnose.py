@@ -1,4 +1,4 @@
-"""Command `diagnose`: what quantising did to every GEMM of trained runs, side by side."""
+"""Command `diagnose`: shows the quantisation error of every GEMM in trained runs, side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.study.quantisation import figures, looks
 from harness.study.quantisation.figures import Attempt
 from harness.study.quantisation.tables import tables
 
-_WIDTH = 140  # of what a file or a pipe gets
+_WIDTH = 140  # columns of the output to a file or a pipe
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="campaigns or attempts trained with diagnostics.every_steps above 0",
     )
     add_json(parser)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a self-contained page")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a self-contained HTML page")
 
 
 def main(args: argparse.Namespace) -> int:
     attempts = [figures.attempt(one) for one in looks.load(args.paths)]
     if args.html:
-        # matplotlib takes a second that the table need not wait for
+        # importing matplotlib takes a second, which the table need not wait for
         from harness.study.quantisation import page
 
         page.write(args.html, attempts)
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def show(attempts: Sequence[Attempt], console: Console) -> None:
-    """Tables; names come from files that anybody wrote, so rich must not read them as markup."""
+    """Print tables. Names come from files of unknown origin, so rich must not read them as markup."""
     for title, header, rows in tables(attempts):
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for name in header:

@@ -1,4 +1,4 @@
-"""Command `doctor`: is this node fit to train? A line per check: verdict, what was found, what is expected, the fix."""
+"""Command `doctor`: checks whether a node is fit to train. Each line has the verdict, the finding and the fix."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="NODE.json",
-        help="what --json said on several nodes: good and bad",
+        help="outputs of doctor --json from several nodes, to tell good nodes from bad ones",
     )
-    add_profile(parser, "what the node is to train (default: what ./run.sh would choose)")
+    add_profile(parser, "profile that the node shall train (default: the one that ./run.sh would choose)")
     add_preset(parser, over="the profile")
     add_set(parser)
-    parser.add_argument("--quick", action="store_true", help="less than 60 s: smaller reads, writes and sums")
     parser.add_argument(
-        "--hosts", type=Path, metavar="FILE", help="ask these hosts over ssh, one name per line"
+        "--quick", action="store_true", help="end within 60 s, with smaller reads, writes and all-reduces"
+    )
+    parser.add_argument(
+        "--hosts",
+        type=Path,
+        metavar="FILE",
+        help="check these hosts over ssh; the file has one name per line",
     )
     add_json(parser)
 
@@ -40,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _several(args: argparse.Namespace) -> int:
     if args.nodes and args.hosts:
-        raise UsageError("doctor: found NODE.json and --hosts; allowed: one of them")
+        raise UsageError("doctor: NODE.json and --hosts cannot go together; leave one out")
     named = {"--profile": args.profile, "--preset": args.preset}
     options = [word for option, name in named.items() if name for word in (option, name)]
     options += ["--quick"] * args.quick

@@ -1,4 +1,4 @@
-"""Command `follow`: on every node but the first, joins the trainings of the first node until that node ends."""
+"""Command `follow`: runs on every node but the first, and joins the first node's trainings until that node ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1800.0,
         metavar="S",
-        help="seconds to wait for the first node to begin (default 1800)",
+        help="seconds to wait for the first node to start (default 1800)",
     )
 
 
@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> int:
     place = nodes.here()
     if place.node_rank == 0:
         raise UsageError(
-            "environment NODE_RANK: found 0; allowed: 1 or more, the first node takes ./run.sh run"
+            "environment NODE_RANK: found 0; allowed: 1 or more; on the first node start ./run.sh run"
         )
     with follower.terminated_like_interrupted():
         return follower.follow(store.output_directory(), place, patience_s=args.patience)

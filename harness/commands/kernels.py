@@ -1,4 +1,4 @@
-"""Command `kernels`: hands over to the kernels package, which runs as a process of its own."""
+"""Command `kernels`: starts `python -m kernels` as a process and hands the arguments over."""
 
 from __future__ import annotations
 

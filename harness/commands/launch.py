@@ -16,12 +16,15 @@ from harness.config.profile_choice import BENCHMARK_PROFILE
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--emit", required=True, choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
     parser.add_argument(
-        "--nodes", type=positive, metavar="N", help="default: the preset's, else as in launch/"
+        "--nodes",
+        type=positive,
+        metavar="N",
+        help="number of nodes (default: of the preset; without a preset, of the file in launch/)",
     )
     add_preset(parser, over=BENCHMARK_PROFILE)
-    add_profile(parser, f"what is trained (default {BENCHMARK_PROFILE})", default=BENCHMARK_PROFILE)
+    add_profile(parser, f"profile to train (default {BENCHMARK_PROFILE})", default=BENCHMARK_PROFILE)
     add_set(parser)
-    parser.add_argument("--out", type=Path, metavar="F", help="a new file (default: stdout)")
+    parser.add_argument("--out", type=Path, metavar="F", help="a new file to write (default: stdout)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         with args.out.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"--out: found {args.out}, which exists; allowed: a new file") from None
+        raise UsageError(f"--out: {args.out} exists already; name a new file") from None
     if kind.file.endswith(".sh"):
         args.out.chmod(0o755)
     tell(args.out)

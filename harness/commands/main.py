@@ -1,4 +1,4 @@
-"""Command `main`, what ./run.sh does without arguments: the profile that fits this machine, every arm of it."""
+"""Command `main`, which ./run.sh runs without arguments: trains every arm of the profile that fits this machine."""
 
 from __future__ import annotations
 

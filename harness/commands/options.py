@@ -1,4 +1,4 @@
-"""Options that several commands take: each is declared here once."""
+"""Options that several commands share; each is declared here once."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, defaul
 
 
 def require_page(path: Path | None) -> None:
-    """Refuse a page that cannot be written, before there is anything to write.
+    """Refuse a page that cannot be written, before any work is done.
 
     Raises:
         UsageError: a directory, or a file in one that does not exist.
     """
     if path and (path.is_dir() or not path.parent.is_dir()):
-        raise UsageError(f"--html: found {path}; allowed: a file in a directory that exists")
+        raise UsageError(f"--html: found {path}; allowed: a file in an existing directory")
 
 
 def positive(text: str) -> int:

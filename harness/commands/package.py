@@ -1,4 +1,4 @@
-"""Command `package`: build a submission tree from campaigns, or verify anybody's."""
+"""Command `package`: builds a submission tree from campaigns, or verifies a tree."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ _ROUNDS = [name for name in NAMES if name != "proxy"]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="build | verify")
-    wording = "a tree from finished campaigns, in place only if every check passes"
+    wording = "build a tree from finished campaigns; it is written only if every check passes"
     building = commands.add_parser("build", help=wording)
     building.add_argument(
-        "campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a directory under runs/"
+        "campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a campaign: a directory under runs/"
     )
-    wording = "the tree is made as DIR/<submitter>"
+    wording = "write the tree to DIR/<submitter>"
     building.add_argument("--out", type=Path, required=True, metavar="DIR", help=wording)
     wording = "a field of the system description, for example cooling=liquid; may be repeated"
     building.add_argument("--field", action="append", default=[], metavar="name=value", help=wording)
-    building.add_argument("--fields", type=Path, metavar="F.json", help="the same from a JSON object")
-    verifying = commands.add_parser("verify", help="check a tree: DIR/<submitter>, or DIR with several")
+    building.add_argument(
+        "--fields",
+        type=Path,
+        metavar="F.json",
+        help="fields of the system description, from a JSON object in a file",
+    )
+    verifying = commands.add_parser("verify", help="verify DIR/<submitter>, or a DIR of several")
     verifying.add_argument("tree", type=Path, metavar="TREE")
-    wording = "a tree of an earlier round: what changed in descriptions and code, and which logs are the same"
+    wording = "a tree of an earlier round; print changes of descriptions and code, and equal logs"
     verifying.add_argument("--previous", type=Path, metavar="TREE", help=wording)
     add_ruleset(building, _ROUNDS, default="the newest")
-    add_ruleset(verifying, _ROUNDS, default="that of the logs' round")
+    add_ruleset(verifying, _ROUNDS, default="the ruleset of the logs' round")
     for one in (building, verifying):
         add_json(one)
 
@@ -45,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     args.ruleset = None if args.ruleset is None else named(args.ruleset)
     if args.ruleset is not None and args.ruleset not in _ROUNDS:
         raise UsageError(
-            f"--ruleset: found '{args.ruleset}'; allowed: {', '.join(_ROUNDS)}, a package's rounds"
+            f"--ruleset: found {args.ruleset}, not the ruleset of a round; allowed: {', '.join(_ROUNDS)}"
         )
     return _build(args) if args.action == "build" else _verify(args)
 
@@ -58,7 +63,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """The tree of one organisation, or of several below a directory."""
+    """Verify the tree of one organisation, or of several below a directory."""
     documents, ok = [], True
     other_benchmarks.require_ours([args.tree])
     for organisation in verify.organisations(args.tree):

@@ -1,4 +1,4 @@
-"""Command `plan`: every configured value with its origin, every derived number with its formula, and what to mind."""
+"""Command `plan`: prints every setting with its origin, every derived number with its formula, and warnings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.config.profile_choice import BENCHMARK_PROFILE, choose_profile
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_profile(parser, "default: the one that fits this machine")
+    add_profile(parser, "profile to plan (default: the one that fits this machine)")
     add_preset(parser, over=BENCHMARK_PROFILE)
     add_set(parser)
     add_json(parser)
@@ -39,5 +39,5 @@ def main(args: argparse.Namespace) -> int:
 
 def _console() -> Console:
     console = Console()
-    # a pipe has no width: a fixed one keeps every row on one line for grep
+    # a pipe has no width; with a fixed width each row stays on one line, for grep
     return console if console.is_terminal else Console(width=160)

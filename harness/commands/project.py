@@ -1,4 +1,4 @@
-"""Command `project`: step time and time to train on named systems, from a model checked on public ones."""
+"""Command `project`: predicts step time and time to train on named systems; the model is checked on public systems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "systems",
         nargs="*",
         metavar="SYSTEM",
-        help="such as 8xMI355X or 72xGB300 (default: eight of each known)",
+        help="for example 8xMI355X or 72xGB300 (default: eight of each known accelerator)",
     )
     parser.add_argument(
         "--gbs",
@@ -33,14 +33,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of the linear layers (default: the narrowest that runs natively)",
+        help="precision of the linear layers (default: the narrowest that the accelerator computes natively)",
     )
     parser.add_argument(
-        "--attention", choices=("bf16", "fp8"), help="default: fp8 with nvfp4, as the public runs; else bf16"
+        "--attention",
+        choices=("bf16", "fp8"),
+        help="precision of attention (default: fp8 with nvfp4, as in the public runs; else bf16)",
     )
     parser.add_argument("--tensor", type=int, default=1, metavar="N", help="tensor parallel size")
     parser.add_argument(
-        "--context", type=int, metavar="N", help="context parallel size (default: what the batch needs)"
+        "--context",
+        type=int,
+        metavar="N",
+        help="context parallel size (default: the size that the batch needs)",
     )
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="pipeline parallel size")
     add_json(parser)

@@ -1,4 +1,4 @@
-"""Command `qualify`: what this project claims of GPUs, proven on this node in minutes, on one page."""
+"""Command `qualify`: tests on this node, in minutes, what this project claims of GPUs; writes one page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from harness.qualify.answer import Verdict
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=_minutes, default=8.0, help="how long it may take (default 8)")
+    parser.add_argument("--minutes", type=_minutes, default=8.0, help="time limit in minutes (default 8)")
     parser.add_argument(
-        "--gpus", type=positive, metavar="N", help="how many to train on (default: all; on a CPU: ranks, 1)"
+        "--gpus",
+        type=positive,
+        metavar="N",
+        help="number of GPUs to train on (default: all); on a CPU the number of ranks (default 1)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="of the page (default: a new one under runs/)"
+        "--out", type=Path, metavar="DIR", help="directory of the page (default: a new one under runs/)"
     )
     add_json(parser)
 

@@ -1,4 +1,4 @@
-"""Command `rcp`: is a submission's convergence plausible against the reference, and what does it do to the score?"""
+"""Command `rcp`: compares convergence with the reference convergence points, and normalises the score."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from harness.commands.options import add_json
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="logs, directories, campaigns; or: plan --gbs N"
+        "paths", nargs="+", metavar="PATH", help="logs, directories or campaigns; or: plan --gbs N"
     )
     parser.add_argument(
-        "--gbs", type=int, metavar="N", help="with plan: the global batch size of a campaign to come"
+        "--gbs", type=int, metavar="N", help="with plan: the global batch size of a planned campaign"
     )
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     if (args.paths == ["plan"]) != (args.gbs is not None):
-        raise UsageError("rcp: --gbs goes with plan alone; allowed: rcp PATH .., or rcp plan --gbs N")
+        raise UsageError("rcp: `plan` and --gbs need each other; use rcp PATH .., or rcp plan --gbs N")
     if args.gbs is not None:
         return _plan(args.gbs, as_json=args.json)
     verdicts = [judge(group) for group in result_sets(args.paths)]
@@ -45,7 +45,7 @@ def _plan(size: int, *, as_json: bool) -> int:
     mean, smallest = reference.reference_mean_samples, reference.smallest_mean_samples
     print(f"global batch size {size}: the reference needs {mean:,.2f} samples")
     print(f"  a mean below {smallest:,.2f} fails; between the two the score is multiplied by")
-    print(f"  {mean:,.2f} / mean; at or above the reference it stays as it is")
+    print(f"  {mean:,.2f} / mean; at or above the reference the score is unchanged")
     return EXIT_OK
 
 
@@ -58,7 +58,7 @@ def _report(verdict: Verdict) -> list[str]:
     lines = [f"{head}, {bounds}"]
     if verdict.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
-        lines.append(f"  of {verdict.runs} runs the ten consecutive ones with the median score: {names}")
+        lines.append(f"  scored: the ten consecutive runs with the median score, of {verdict.runs}: {names}")
     if verdict.mean_samples is not None:
         margin = verdict.margin_pct or 0.0
         where = f"{abs(margin):.1f} % {'above' if margin >= 0 else 'below'} the smallest that passes"

@@ -1,4 +1,4 @@
-"""Command `results`: published submissions as a small table of derived numbers, and the index that `compare` reads."""
+"""Command `results`: lists published submissions, and builds the index that `compare --public` reads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from harness.report import index_table
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
-    index = actions.add_parser("index", help="parse training_results repositories into an index")
+    index = actions.add_parser("index", help="build an index from training_results repositories")
     index.add_argument(
         "trees",
         nargs="+",
         type=Path,
         metavar="TREE",
-        help="a repository training_results_vX.Y, or a folder of them",
+        help="a repository training_results_vX.Y, or a folder with several",
     )
     index.add_argument(
         "--out", type=Path, metavar="FILE", help="write the index (.json) or the table alone (.csv)"
     )
-    listing = actions.add_parser("list", help="the systems that compare --public knows")
+    listing = actions.add_parser("list", help="list the systems that compare --public knows")
     listing.add_argument(
-        "--index", type=Path, default=public_index.SHIPPED, metavar="FILE", help="another index"
+        "--index",
+        type=Path,
+        default=public_index.SHIPPED,
+        metavar="FILE",
+        help="read this index instead of the shipped one",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
+from harness.base.text import plural
 from harness.campaign import store
 from harness.campaign.runner import run_job
 from harness.config.profile_choice import require_accelerators
@@ -20,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "campaigns",
         nargs="*",
         metavar="CAMPAIGN",
-        help="directories or names under runs/ (default: the newest job with runs left)",
+        help="campaigns: directories or names under runs/ (default: the newest unfinished job)",
     )
 
 
@@ -28,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     worst = EXIT_OK
     for job in store.select(store.output_directory(), args.campaigns):
         left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
-        tell(f"job {job.stamp}: {left} runs left")
+        tell(f"job {job.stamp}: {plural(left, 'run')} left")
         config = job.campaigns[0].config
         if left:
             require_accelerators(config)

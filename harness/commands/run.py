@@ -1,4 +1,4 @@
-"""Command `run`: campaigns of a chosen profile, checked, compared and reported like the main job."""
+"""Command `run`: trains the campaigns of a chosen profile, then checks, compares and reports like the main job."""
 
 from __future__ import annotations
 

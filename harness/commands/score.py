@@ -1,4 +1,4 @@
-"""Command `score`: run results and olympic mean of logs."""
+"""Command `score`: computes run results and their olympic mean from logs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def _report(scored: Score) -> list[str]:
     lines.append(f"  {olympic}, mean samples at stop {_cell(samples, 1)}")
     if scored.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in scored.window)
-        lines.append(f"  of {len(scored.runs)} runs the ten consecutive ones with the median score: {names}")
+        lines.append(
+            f"  scored: the ten consecutive runs with the median score, of {len(scored.runs)}: {names}"
+        )
     if scored.unreadable_records:
         lines.append(f"  unreadable records: {scored.unreadable_records}")
     lines += [f"  copies of one log: {', '.join(map(printable, names))}" for names in scored.copies]

@@ -1,4 +1,4 @@
-"""Command `status`: how far the campaigns are, from their files alone."""
+"""Command `status`: shows the progress of campaigns, from their files alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from harness.commands.options import add_json
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "campaigns", nargs="*", metavar="CAMPAIGN", help="directories or names under runs/ (default: all)"
+        "campaigns",
+        nargs="*",
+        metavar="CAMPAIGN",
+        help="campaigns: directories or names under runs/ (default: all)",
     )
     add_json(parser)
 
@@ -26,5 +29,5 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"campaigns": [asdict(row) for row in rows]}, indent=1))
     else:
-        print("\n".join(status_rows.table(rows)) or f"no campaigns in {output}; ./run.sh starts one")
+        print("\n".join(status_rows.table(rows)) or f"no campaigns in {output}; start one with ./run.sh")
     return EXIT_OK

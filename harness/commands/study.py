@@ -1,4 +1,4 @@
-"""Command `study`: the same training under many recipes, paired by seed, and what the differences are."""
+"""Command `study`: trains many recipes with the same seeds, and compares their losses."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _UNSAID = -1.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--grid", default="paper", metavar="G", help=f"{' | '.join(grid.NAMES)} | a YAML file of recipes")
-    only = "only these cells of the grid; fp8 is always there"
+    only = "train only these cells of the grid, and fp8"
     add("--cells", nargs="+", action="extend", metavar="C", help=only)
-    add("--seeds", type=positive, default=3, help="runs per cell, paired over cells (default 3)")
+    add("--seeds", type=positive, default=3, help="runs per cell; the cells share the seeds (default 3)")
     add("--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)")
-    add_profile(parser, "proxy | study (one GPU) | any other (default proxy)", default="proxy")
-    half = "half: what the baseline has after half of its steps (default: proxy 4.2, else half)"
+    add_profile(parser, "proxy, study (one GPU) or any other profile (default proxy)", default="proxy")
+    half = "half, which is the baseline's after half of its steps (default: 4.2 for the proxy, else half)"
     add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
     add_set(parser)
-    add("--jobs", type=positive, metavar="N", help="runs side by side (default: one per GPU, or per core)")
-    add("--resume", metavar="JOB", help="continue, or analyse again, the study with this stamp")
-    pool = "no training: analyse these finished studies together"
+    add("--jobs", type=positive, metavar="N", help="runs at the same time (default: one per GPU or core)")
+    add("--resume", metavar="JOB", help="continue the study with this stamp, or analyse it again")
+    pool = "do not train; analyse these finished studies together"
     add("--pool", nargs="+", action="extend", metavar="JOB", help=pool)
-    add("--table", type=Path, metavar="CSV", help="no training: analyse a study.csv, ours or anybody's")
+    add("--table", type=Path, metavar="CSV", help="do not train; analyse this study.csv")
     add("--list", action="store_true", help="print the cells and stop")
     add_json(parser)
 
@@ -70,10 +70,10 @@ def _outcome(args: argparse.Namespace, plain: Config, cells: list[Cell]) -> Outc
 
 
 def _target(text: str) -> float | None:
-    """Log perplexity; None for half."""
+    """Log perplexity in nats; None for `half`."""
     if text == "half":
         return None
     value = float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or nats above 0")
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or a number above 0 (nats)")
     return value

@@ -1,4 +1,4 @@
-"""Command `upload`: curves, settings and results of runs that have stopped, for TensorBoard, W&B or MLflow."""
+"""Command `upload`: sends curves, settings and results of stopped runs to TensorBoard, W&B or MLflow."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import argparse
 
 from harness.base.errors import EXIT_OK, UsageError
 from harness.campaign import store
-from harness.config import rules
+from harness.config import file, rules
 from harness.contract.build import ConfigProblem
 from harness.upload import job_upload, targets
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", metavar="CAMPAIGN|ATTEMPT", help="a name under runs/, or a directory"
+        "paths",
+        nargs="+",
+        metavar="CAMPAIGN|ATTEMPT",
+        help="a campaign or an attempt: a name under runs/, or a directory",
     )
     parser.add_argument("--to", nargs=2, required=True, metavar=("KIND", "PLACE"), help=rules.UPLOADS)
 
@@ -23,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         rules.check_upload("--to", args.to)
     except ConfigProblem as problem:
-        raise UsageError(str(problem)) from None
+        raise UsageError(file.sentence(problem)) from None
     targets.module(kind)
     output = store.output_directory()
     attempts = [path for name in args.paths for path in job_upload.select(output, name)]

@@ -1,4 +1,4 @@
-"""Rules about checkpoints: development alone, and only one that this configuration can go on from."""
+"""Rules about checkpoints: only development runs write them, and a run resumes only from one that fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANIFEST = file_names.CHECKPOINT_MANIFEST
 
 
 def notes(config: Config) -> list[str]:
-    """What a plan should say about checkpoints."""
+    """Notes about checkpoints for `plan`."""
     said, settings = [], config.checkpoint
     if settings.every_steps:
         size = config.model.parameters * (12 + {"bf16": 2, "fp32": 4}[config.model.dtype])
@@ -29,8 +29,8 @@ def notes(config: Config) -> list[str]:
     if settings.resume:
         found = _manifest(config)
         said.append(
-            f"checkpoint: goes on after step {found.step} ({found.samples:,} samples) of an "
-            f"{printable(found.arm)} run, seed {found.seed}; no result"
+            f"checkpoint: resumes after step {found.step} ({found.samples:,} samples) of an "
+            f"{printable(found.arm)} run, seed {found.seed}; such a run is no result"
         )
     return said
 
@@ -52,7 +52,7 @@ def _resumable(config: Config) -> None:
 
 
 def _manifest(config: Config) -> CheckpointManifest:
-    """What the checkpoint says of itself, when it is whole."""
+    """The manifest of a whole checkpoint; otherwise ConfigProblem."""
     directory = Path(in_repository(config.checkpoint.resume))
     if not directory.is_dir():
         raise _problem(config, "no such directory")
@@ -81,7 +81,7 @@ def _manifest(config: Config) -> CheckpointManifest:
 
 
 def _same_run(config: Config, found: CheckpointManifest) -> None:
-    """Seed and corpus decide the data order."""
+    """The resumed run must have the checkpoint's seed and corpus, which decide the order of the data."""
     seed, runs = found.seed, config.runs
     if runs.seed != seed:
         said = "null" if runs.seed is None else str(runs.seed)
@@ -96,7 +96,7 @@ def _same_run(config: Config, found: CheckpointManifest) -> None:
         )
     data = dataclasses.replace(config.data, directory=in_repository(config.data.directory))
     if not (Path(data.directory) / f"{data.train_prefix}.bin").exists():
-        return  # said, or built, by the check of the data; the training compares again
+        return  # The check of the data names a missing corpus, or builds it; the training compares again.
     if corpus_fingerprint(data) != found.corpus:
         allowed = f"the corpus of the checkpoint, {printable(found.corpus)} (bytes, SHA-256 of the first MiB)"
         raise ConfigProblem("data.directory", f"{data.directory} with {corpus_fingerprint(data)}", allowed)

@@ -1,4 +1,4 @@
-"""Numbers that follow from the configuration, each with its formula, and notes on what the rules say about it."""
+"""Numbers that follow from the configuration, each with its formula, and notes about the rules."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.contract.config import Config
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A number nobody configures.
+    """A number that is derived, not configured.
 
     Args:
-        name: what it is called in the log or in Megatron.
-        formula: how it follows from configured values.
+        name: its name in the log or in Megatron.
+        formula: its formula, in configured values.
     """
 
     name: str
@@ -23,9 +23,9 @@ class Derived:
 
 
 def tflop_per_sequence(config: Config) -> float:
-    """Training arithmetic of one sequence, in 1e12 operations: forward, and twice that for backward.
+    """Operations to train on one sequence, in 1e12: the forward pass, and twice as many for the backward pass.
 
-    6 * (weights in matrix products) * tokens, the output head included and the embedding look-up not, plus causal
+    6 * (weights in matrix products) * tokens, with the output head and without the embedding look-up, plus causal
     attention 6 * layers * hidden * tokens^2 (scores and values, half of the square). Llama 3.1 8B: 421.65; the
     reference's 421.59 counts the head with 128,000 rows, without the 256 special tokens.
     """
@@ -78,7 +78,7 @@ def derived(config: Config) -> list[Derived]:
 
 
 def lint(config: Config) -> list[str]:
-    """What the rules would say about a result of this configuration, beyond what is refused outright."""
+    """Notes on what the rules say about a result of this configuration, where the configuration is not refused."""
     notes = checkpoint_rules.notes(config)
     if config.benchmark.is_scaled:
         name = config.benchmark.name
@@ -98,4 +98,4 @@ def lint(config: Config) -> list[str]:
         notes.append("system.division: open; fixed hyperparameters are not enforced")
     if config.system.submitter == "reference" or config.system.name == "unnamed_system":
         notes.append("system: submitter or name is still the placeholder; both go into every log")
-    return notes or ["nothing to mind"]
+    return notes or ["no notes"]

@@ -1,13 +1,12 @@
-"""From benchmark.yaml, the aliases and --set to one checked Config that knows where every value was written.
+"""Reads benchmark.yaml, environment aliases and --set into one checked Config, and knows where each value stands.
 
-Order, later wins: dataclass defaults, the file's common sections, its chosen profile, a preset, environment aliases,
---set. The memory of the accelerator comes from machine/facts.yaml where none of them has it.
+Later sources win: dataclass defaults, the file's common sections, the chosen profile, a preset, environment aliases,
+--set. Where none of them gives the accelerator's memory, it comes from machine/facts.yaml.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import re
 import typing
@@ -19,33 +18,33 @@ from typing import Any, Literal
 import yaml
 
 from harness.base.errors import ConfigError
+from harness.base.names import did_you_mean, unknown_name
 from harness.base.paths import BENCHMARK, in_repository
-from harness.base.text import printable
 from harness.config import rules, yaml_lines
 from harness.contract import benchmark, environment
-from harness.contract.build import ConfigProblem, build
+from harness.contract.build import ConfigProblem, UnknownName, build
 from harness.contract.config import Config, to_mapping
 from harness.machine import facts
 
-_INTERVAL_STEPS = "none; derived: ceil(interval_samples / global_batch_size); never configured"
+_INTERVAL_STEPS = "set interval_samples: the steps are ceil(interval_samples / global_batch_size)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_RULE = "at most 64 letters, digits, '.', '_' and '-', which also name a directory"
 _CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
 _NO_CONTEXT = (
-    "none; context parallelism is always 1: the attention here, the same for every arm, sees whole sequences, and one "
-    "over divided sequences comes with Transformer Engine's attention on GPUs only; divide parallelism.tensor (with "
-    "sequence_parallel) or parallelism.pipeline instead"
+    "context parallelism is always 1: every arm uses the same attention, which needs whole sequences (attention over "
+    "divided sequences exists in Transformer Engine only, on GPUs); raise parallelism.tensor (with sequence_parallel) "
+    "or parallelism.pipeline instead"
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where a value was written.
+    """The place where a value is written.
 
     Args:
-        kind: which layer of the order above.
-        name: the file's name, the profile's, the variable's, the text after --set, or the row of facts.yaml.
-        line: in the file, for kind file, profile and preset.
+        kind: the kind of source, in the order above.
+        name: name of the file, the profile, the preset or the variable; the text after --set; or the row of facts.yaml.
+        line: line in the file, for kind file, profile and preset.
     """
 
     kind: Literal["default", "file", "profile", "preset", "env", "--set", "facts"]
@@ -97,7 +96,7 @@ def resolve(
         origin = Origin(kind="--set", name=text)
         if not equals or not all(key.strip() for key in path.split(".")):
             raise ConfigError(
-                f"{origin.where}: found no key and value; allowed: key=value, for example runs.count=1"
+                f"{origin.where}: found no key and value; write key=value, for example runs.count=1"
             )
         tree.override(path.strip(), value, origin)
     tree.add_facts()
@@ -131,7 +130,7 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     common = {key: value for key, value in document.value.items() if key not in ("profiles", "presets")}
     if "profile" in common:
         where = f"{file.name}:{document.lines['profile']}"
-        raise ConfigError(f"{where}: profile: found a key; allowed: none, a command takes --profile")
+        raise ConfigError(f"{where}: profile: not a key of the file; choose a profile with --profile")
     tree.merge(common, "", lambda path: _line(document, "file", (), path, file.name))
     layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
     if preset is not None:
@@ -145,29 +144,27 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
 
 
 def _require_the_benchmark(document: yaml_lines.Document, profile: str, preset: str, file: str) -> None:
-    """The presets are systems for the benchmark itself, not for a scaled one."""
+    """The presets are systems that train the benchmark itself, not the proxy."""
     chosen = _choice(document, "profiles", profile, file)
     if chosen.get("benchmark") != benchmark.BENCHMARK.name:
         raise ConfigError(
             f"--preset {preset}: found the profile {profile}; "
-            f"allowed: {benchmark.BENCHMARK.name}, whose systems these are, or another profile of this benchmark"
+            f"allowed: {benchmark.BENCHMARK.name} or another profile of this benchmark"
         )
 
 
 def _choice(document: yaml_lines.Document, section: str, name: str, file: str) -> Mapping[str, object]:
-    """What stands under `profiles.NAME` or `presets.NAME`.
+    """The mapping under `profiles.NAME` or `presets.NAME`.
 
     Raises:
-        ConfigError: no such name, or one that cannot be part of a directory's name.
+        ConfigError: no such name, or a name that a directory cannot have.
     """
     choices = document.value.get(section)
     line = document.lines.get(section, 1)
     if not isinstance(choices, Mapping):
         raise ConfigError(f"{file}:{line}: {section}: found {choices!r}; allowed: a mapping of {section}")
     if name not in choices:
-        near = difflib.get_close_matches(name, choices, n=1)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"no {section[:-1]} '{printable(name)}'{meant}; {section}: {', '.join(choices)}")
+        raise ConfigError(unknown_name(section[:-1], name, choices))
     if not _NAME.fullmatch(name):
         where = f"{file}:{document.lines[f'{section}.{name}']}: {section}"
         raise ConfigError(f"{where}: found the name {name!r}; allowed: {_NAME_RULE}")
@@ -190,7 +187,7 @@ def _line(
 
 
 class _Tree:
-    """Nested values under construction, and the origin of every key in them, sections included."""
+    """A nested mapping under construction, and the origin of every key in it, sections included."""
 
     def __init__(self, file: str):
         self.value: dict[str, object] = {}
@@ -198,7 +195,7 @@ class _Tree:
         self.root = Origin(kind="file", name=file, line=1, file=file)
 
     def merge(self, source: Mapping[str, object], path: str, origin_of: Callable[[str], Origin]) -> None:
-        """Lay a mapping over the tree: mappings merge, everything else replaces."""
+        """Lay a mapping over the tree: mappings are merged, all other values are replaced."""
         for key, value in source.items():
             child = f"{path}.{key}" if path else key
             self.places[child] = origin_of(child)
@@ -211,10 +208,10 @@ class _Tree:
     def override(self, path: str, text: str, origin: Origin) -> None:
         """Set one key from text."""
         if path == "profile":
-            raise ConfigError(
-                f"{origin.where}: profile: found a key; allowed: none, a command takes --profile"
-            )
-        if _kind(path) is str:  # as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
+            raise ConfigError(f"{origin.where}: profile: not a key; choose a profile with --profile")
+        if (
+            _kind(path) is str
+        ):  # taken as it is: YAML would cut "/data #1" at the comment and read 2024 as a number
             value: object = text
         else:
             try:
@@ -232,7 +229,10 @@ class _Tree:
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
 
     def add_facts(self) -> None:
-        """The memory of the accelerator that is named, where nobody wrote it; 0, unknown, for one without a row."""
+        """Set the memory of the named accelerator where no source gives it.
+
+        0 (unknown) for one without a row in facts.yaml.
+        """
         path = "system.accelerator_memory_gib"
         if not isinstance(self._get("system"), dict) or self._get(path) is not None:
             return
@@ -242,14 +242,11 @@ class _Tree:
             self.places[path] = Origin(kind="facts", name=known.name, file=facts.FACTS.name)
 
     def message(self, problem: ConfigProblem) -> str:
-        """`where: key: found ..; allowed ..`, with the nearest known place and a suggestion for a misspelt key."""
-        allowed = problem.allowed
-        if problem.found == "an unknown key":
-            allowed = _hint(problem.path.rpartition(".")[2], allowed)
-        return f"{self._place(problem.path).where}: {problem.path}: found {problem.found}; allowed: {allowed}"
+        """Where the nearest key above the problem was written, and what is wrong."""
+        return f"{self._place(problem.path).where}: {sentence(problem)}"
 
     def leaf_origins(self, config: Config) -> dict[str, Origin]:
-        """Origin of every leaf of the finished configuration; what nobody wrote is a default."""
+        """Origin of every leaf of the finished configuration; a value that no source gives has kind `default`."""
         default = Origin(kind="default")
         leaves = (path for path, _ in leaves_of(to_mapping(config)) if path != "profile")
         return {path: self.places.get(path, default) for path in leaves}
@@ -274,12 +271,12 @@ class _Tree:
     def _put(self, path: str, value: object) -> None:
         above, _, last = path.rpartition(".")
         section = self._get(above) if above else self.value
-        assert isinstance(section, dict)  # merge makes every section before what stands in it
+        assert isinstance(section, dict)  # merge creates every section before its contents
         section[last] = value
 
 
 def leaves_of(value: Mapping[str, object], path: str = "") -> list[tuple[str, object]]:
-    """Every value of a nested mapping that is not itself a mapping, with its dotted path, in order."""
+    """Every value of a nested mapping that is not a mapping itself, with its dotted path, in order."""
     result: list[tuple[str, object]] = []
     for key, item in value.items():
         child = f"{path}.{key}" if path else key
@@ -287,17 +284,26 @@ def leaves_of(value: Mapping[str, object], path: str = "") -> list[tuple[str, ob
     return result
 
 
-def _hint(key: str, allowed: str) -> str:
+def sentence(problem: ConfigProblem) -> str:
+    """`key: found ..; allowed: ..`, or `key: no arm ..; arms: ..`, with the name that may have been meant."""
+    if isinstance(problem, UnknownName):
+        if problem.kind == "key" and (reason := _no_such_key(problem.name)):
+            return f"{problem.path}: no such key; {reason}"
+        return f"{problem.path}: {unknown_name(problem.kind, problem.name, problem.names)}"
+    choices = problem.allowed.split(" | ")
+    meant = did_you_mean(problem.found.strip("'"), choices) if len(choices) > 1 else ""
+    return f"{problem.path}: found {problem.found}{meant}; allowed: {problem.allowed}"
+
+
+def _no_such_key(key: str) -> str:
+    """Why there is no such key, for keys that other projects' configurations have; otherwise empty."""
     if key.endswith("interval_steps"):
         return _INTERVAL_STEPS
-    if _CONTEXT.fullmatch(key):
-        return _NO_CONTEXT
-    near = difflib.get_close_matches(key, allowed.split(", "), n=1)
-    return f"{allowed}; did you mean {near[0]}?" if near else allowed
+    return _NO_CONTEXT if _CONTEXT.fullmatch(key) else ""
 
 
 def _kind(path: str) -> Any:
-    """Type of the field a dotted path names, None for a path that names none."""
+    """Type of the field at a dotted path; None for a path without a field."""
     kind: Any = Config
     for key in path.split("."):
         if dataclasses.is_dataclass(kind):

@@ -1,8 +1,8 @@
-"""Memory of one accelerator, predicted from the configuration alone.
+"""Predicts the memory of one accelerator from the configuration alone.
 
-Exact where Megatron allocates by formula (weights, gradient buffer, optimizer) and where autograd keeps tensors that
-the model names (activations); an allowance for what allocators and libraries take. tests/submission/test_memory.py
-holds weights, gradients, optimizer and activations against a built model.
+The prediction is exact where Megatron allocates by formula (weights, gradient buffer, optimizer) and where autograd
+keeps tensors that the model names (activations). Allocators and libraries get an allowance.
+tests/submission/test_memory.py compares weights, gradients, optimizer and activations with a built model.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from harness.contract.config import Config
 
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
-_USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
+_USABLE = 0.95  # share of the memory that the driver reports; the rest is lost to fragmentation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes of the rank that needs most, the first pipeline stage."""
+    """Memory in bytes of the ranks that need most: those of the first pipeline stage."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
-    head: int  # logits and their gradient at the loss; 0 where another stage holds them
-    quantised_weights: int  # kept from micro batch to micro batch
-    working: int  # the largest layer's operands while they are multiplied
+    head: int  # logits and their gradient at the loss; 0 where another pipeline stage has them
+    quantised_weights: int  # quantised weights, kept between micro batches
+    working: int  # operands of the largest layer during its GEMMs
     libraries: int
 
     @property
@@ -38,17 +38,17 @@ class Memory:
 
 
 def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
-    """What the first pipeline stage needs at its peak.
+    """Peak memory of a rank of the first pipeline stage.
 
     Args:
-        on_gpu: False for the CPU, where torch's RMSNorm keeps two FP32 copies and nothing else is allocated.
+        on_gpu: False for a CPU, where torch's RMSNorm keeps two FP32 copies and libraries need no allowance.
     """
     parallel, model = config.parallelism, config.model
     width = 2 if model.dtype == "bf16" else 4
     weights = local_parameters(config)
     shards = parallel.data if parallel.distributed_optimizer else 1
     tokens = config.batch.micro_batch_size * model.sequence_length
-    # micro batches whose activations the first stage holds; interleaving holds a little more
+    # number of micro batches whose activations the first stage holds; interleaving adds a little
     in_flight: float = min(parallel.pipeline, config.micro_batches)
     if parallel.virtual_pipeline > 1:
         in_flight += (parallel.pipeline - 1) / parallel.virtual_pipeline
@@ -67,10 +67,10 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
 
 
 def local_parameters(config: Config) -> int:
-    """Weights of the first pipeline stage on one tensor-parallel rank; norms are not divided."""
+    """Weights of the first pipeline stage on one tensor-parallel rank; tensor parallelism does not divide norms."""
     model, parallel = config.model, config.parallelism
     layers = model.layers // parallel.pipeline
-    ends = 2 if parallel.pipeline == 1 else 1  # the embedding, and the head where it is on the same stage
+    ends = 2 if parallel.pipeline == 1 else 1  # the embedding, and the head if it is on the same stage
     matrices = layers * layer_matrices(config) + ends * model.vocab_size * model.hidden_size
     norms = (2 * layers + (1 if ends == 2 else 0)) * model.hidden_size
     return matrices // parallel.tensor + norms
@@ -85,14 +85,14 @@ def layer_matrices(config: Config) -> int:
 
 
 def activation_bytes(config: Config, *, on_gpu: bool) -> int:
-    """What autograd keeps of the layers of one stage for one micro batch."""
+    """Tensors that autograd keeps for the layers of one stage and one micro batch."""
     model, parallel = config.model, config.parallelism
     width = 2 if model.dtype == "bf16" else 4
     tokens, layers = config.batch.micro_batch_size * model.sequence_length, model.layers // parallel.pipeline
     hidden, tensor = model.hidden_size, parallel.tensor
-    around = tensor if parallel.sequence_parallel else 1  # what lies between the parallel regions
+    around = tensor if parallel.sequence_parallel else 1  # divides the tensors between the parallel regions
     if parallel.recompute == "full":
-        # each layer's input, and one layer's activations while it runs again
+        # each layer's input, and the activations of the one layer that is recomputed
         return layers * width * hidden * tokens // around + _layer_activations(config, tokens, on_gpu=on_gpu)
     return layers * _layer_activations(config, tokens, on_gpu=on_gpu)
 
@@ -112,7 +112,10 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
 
 
 def _quantised_weights(config: Config) -> int:
-    """Both orientations of the layers' weights as BF16 values (emulation, the dearest), kept over micro batches."""
+    """Quantised weights kept between micro batches, in both orientations.
+
+    Counted as BF16, as emulation (the largest) keeps them.
+    """
     if config.micro_batches == 1:
         return 0
     recipe = config.recipes[config.arms[config.runs.arms[0]].recipe]
@@ -122,15 +125,15 @@ def _quantised_weights(config: Config) -> int:
 
 
 def _working(config: Config, tokens: int) -> int:
-    """The widest linear's output, its gradient and its two quantised orientations."""
+    """The output of the widest linear, its gradient, and that gradient quantised in both orientations."""
     return 4 * 2 * tokens * 2 * config.model.ffn_hidden_size // config.parallelism.tensor
 
 
 def require_fit(config: Config) -> None:
-    """Refuse a configuration that cannot fit into the accelerator's memory, where that is known.
+    """Refuse a configuration that cannot fit into the accelerator's memory, if that is known.
 
     Raises:
-        ConfigError: what is needed, what there is, and the nearest configuration that fits.
+        ConfigError: the memory that is needed, the memory that exists, and the nearest configuration that fits.
     """
     have = config.system.accelerator_memory_gib * _USABLE
     need = predicted(config).total / _GIB
@@ -145,7 +148,7 @@ def require_fit(config: Config) -> None:
 
 
 def variants(config: Config) -> Iterator[tuple[str, Config]]:
-    """Changes that save memory, the cheapest in speed first."""
+    """Changes that save memory, beginning with the one that costs the least speed."""
     half = config.batch.micro_batch_size // 2
     changes: list[dict[str, object]] = [{"parallelism.gradient_reduce": "bf16"}]
     while half >= 1:

@@ -1,4 +1,4 @@
-"""What `plan` says: every configured value with its origin, every derived number with its formula, and what to mind."""
+"""The answer of `plan`: every setting with its origin, every derived number with its formula, and notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.contract.config import Config, to_mapping
 
 
 def document(resolved: Resolved) -> dict[str, Any]:
-    """The plan as plain data."""
+    """The plan as plain data, for --json."""
     config = resolved.config
     values = {
         path: {"value": value, "origin": asdict(resolved.origins[path])}
@@ -31,7 +31,7 @@ def document(resolved: Resolved) -> dict[str, Any]:
 
 
 def renderables(resolved: Resolved) -> Iterator[str | Table]:
-    """The same for people: lines and tables, in order."""
+    """The plan as text: lines and tables, in order."""
     config = resolved.config
     yield f"profile {config.profile}"
     yield _configured_table(config, resolved.origins)
@@ -80,7 +80,7 @@ def _memory_line(config: Config, origin: Origin) -> str:
 
 
 def describe(origin: Origin) -> str:
-    """An origin as the plan prints it."""
+    """An origin, as the plan prints it."""
     if origin.line is not None:
         return f"{origin.kind} {origin.file}:{origin.line}"
     if origin.kind == "facts":
@@ -90,5 +90,5 @@ def describe(origin: Origin) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, (tuple, list)):
-        return f"\\[{', '.join(map(str, value))}]"  # rich reads a bare bracket as markup
+        return f"\\[{', '.join(map(str, value))}]"  # rich would read an unescaped bracket as markup
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Which profile this machine trains, and whether its accelerators suffice."""
+"""Chooses the profile that this machine trains, and checks that its accelerators suffice."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.machine import torch_gpus
 from harness.machine.accelerators import accelerators
 
 PROXY_PROFILE = "proxy"
-BENCHMARK_PROFILE = BENCHMARK.name  # benchmark.yaml calls it as the benchmark is called
-_TOY = "the same code at toy scale, a proof of function and no result"
+BENCHMARK_PROFILE = BENCHMARK.name  # the profile has the name of the benchmark
+_TOY = "the same code at toy scale, which shows that it works and gives no result"
 
 
 def choose_profile(asked: str | None, *, overrides: Sequence[str], preset: str | None = None) -> str:
-    """The profile that a command takes: the one that is asked for, a preset's, else the one that fits this machine.
+    """The profile of a command: the named one; with a preset, the benchmark; otherwise the one that fits this machine.
 
-    What nobody asked for is told on stderr, with its reason.
+    A choice that the user did not make is printed on stderr, with its reason.
     """
     if asked is not None:
         return asked
@@ -35,20 +35,20 @@ def choose_profile(asked: str | None, *, overrides: Sequence[str], preset: str |
 
 
 def fitting_profile(overrides: Sequence[str]) -> tuple[str, str]:
-    """The benchmark where its data and a GPU are, else the proxy; and why."""
+    """The benchmark where a GPU and its data exist, otherwise the proxy; and the reason."""
     gpus = accelerators()
     if not gpus:
         return PROXY_PROFILE, f"this machine has no GPU: {_TOY}"
     wanted = resolve(BENCHMARK_PROFILE, overrides=overrides).config
     absent = [path.name for path in _token_files(wanted) if not path.exists()]
     if absent:
-        found = f"{gpus} GPUs are here, but {', '.join(absent)} not in {wanted.data.directory} (DATADIR)"
+        found = f"{gpus} GPUs are here, but {wanted.data.directory} (DATADIR) lacks {', '.join(absent)}"
         return PROXY_PROFILE, f"{found}: {_TOY}"
     return BENCHMARK_PROFILE, f"{gpus} GPUs and the data in {wanted.data.directory} are here"
 
 
 def fit_proxy(config: Config, gpus: int) -> Config:
-    """The proxy is made for two ranks; on a machine with a single GPU it takes one, with twice the micro batches."""
+    """Fit the proxy, which is made for two ranks, to a machine with one GPU: one rank, with twice the micro batches."""
     wanted = config.parallelism.gpus_per_node
     if not config.benchmark.is_scaled or not 0 < gpus < wanted:
         return config
@@ -57,7 +57,9 @@ def fit_proxy(config: Config, gpus: int) -> Config:
 
 
 def require_accelerators(config: Config) -> None:
-    """The proxy also runs without any GPU; the benchmark does not. Nothing trains on the CPU beside a GPU unasked.
+    """Refuse a profile that needs more GPUs than this machine has. The proxy also trains without a GPU.
+
+    On a machine with GPUs nothing trains on the CPU, unless the user hides the GPUs.
 
     Raises:
         EnvironmentFailure: fewer GPUs than ranks on this node, or than torch can use.
@@ -71,9 +73,7 @@ def require_accelerators(config: Config) -> None:
     if not found:
         return
     if config.benchmark.is_scaled and environment.gpus_are_hidden():
-        tell(
-            f"training on the CPU: {found} GPUs are here, and the environment hides them (CUDA_VISIBLE_DEVICES)"
-        )
+        tell(f"training on the CPU, because the environment hides the {found} GPUs (CUDA_VISIBLE_DEVICES)")
         return
     usable = torch_gpus.ask()
     if usable.devices < wanted:

@@ -1,4 +1,4 @@
-"""Rules about precision recipes: which options a format has, and whether the model consists of whole blocks."""
+"""Rules about precision recipes: which options a format has, and whether every GEMM consists of whole blocks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from harness.contract.build import ConfigProblem
 from harness.contract.config import Config, GemmFormat, Recipe
 
 _GEMMS = ("fprop", "dgrad", "wgrad")
-_BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # elements that share a scale
+_BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # number of elements that share a scale
 
 _FP8 = (GemmFormat(format="fp8"), "format fp8")
 _MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
-# Transformer Engine's scalings: what they multiply
+# Transformer Engine's scalings, and the format that each multiplies
 _SCALINGS = {"delayed": _FP8, "tensorwise": _FP8, "mxfp8": _MXFP8}
 
 
@@ -50,7 +50,10 @@ def _whole_blocks(config: Config) -> None:
 
 
 def _transformer_engine(config: Config) -> None:
-    """An arm on Transformer Engine's FP8 has the recipe that this is, so that the proof compares like with like."""
+    """An arm that runs Transformer Engine's FP8 must have exactly that recipe.
+
+    So the proof compares equal things.
+    """
     for name, arm in config.arms.items():
         if arm.transformer_engine == "none":
             continue
@@ -59,7 +62,8 @@ def _transformer_engine(config: Config) -> None:
             raise ConfigProblem(
                 f"arms.{name}.recipe",
                 f"'{arm.recipe}'",
-                f"one with {text} in all GEMMs and nothing else: Transformer Engine's {arm.transformer_engine} scaling",
+                f"a recipe with {text} in all GEMMs and no other option, as Transformer "
+                f"Engine's {arm.transformer_engine} scaling",
             )
         if arm.backend not in ("auto", "native"):
             allowed = "auto or native: Transformer Engine emulates nothing"
@@ -85,7 +89,7 @@ def _layers_and_switches(config: Config) -> None:
 
 
 def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
-    """GEMM -> key to change, length along which its operands are cut into blocks, what that is."""
+    """GEMM -> the key to change, the length along which its operands are cut into blocks, and what that length is."""
     model, tensor = config.model, config.parallelism.tensor
     heads = model.hidden_size // model.attention_heads
     qkv = model.hidden_size + 2 * heads * model.query_groups

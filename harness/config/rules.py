@@ -1,4 +1,4 @@
-"""Combinations of values that cannot run, or that the rules forbid: each a small function over the Config."""
+"""Rules about combinations of values that cannot run or that the benchmark forbids, each a small function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config import checkpoint_rules, recipes_rules
 from harness.contract.benchmark import BENCHMARK, PROXY
-from harness.contract.build import ConfigProblem
+from harness.contract.build import ConfigProblem, UnknownName
 from harness.contract.config import Config
 
 # The closed division fixes these for llama31_8b (training_rules v6.0, closed table; reference small_llm_pretraining).
@@ -59,10 +59,11 @@ _NOT_NEGATIVE = {
     "checkpoint": "every_steps",
 }
 
-_GROUP = 32  # rows that diagnostics look at together
-_LEAST_S = 5.0  # ranks tell one another of themselves every half second, and a machine may be busy
+_GROUP = 32  # diagnostics read rows in groups of this size
+_LEAST_S = 5.0  # ranks report to one another every half second, and a machine may be busy
 
 UPLOADS = "tensorboard DIR | wandb PROJECT | mlflow URI"
+UPLOAD_KINDS = ("tensorboard", "wandb", "mlflow")
 
 
 def check(config: Config) -> None:
@@ -87,7 +88,7 @@ def _signs(config: Config) -> None:
     for keys, zero, allowed in ((_POSITIVE, False, "a number > 0"), (_NOT_NEGATIVE, True, "a number >= 0")):
         for path in (f"{section}.{name}" for section, names in keys.items() for name in names.split()):
             value = value_of(config, path)
-            # written so that .nan and .inf fail as well
+            # written so that NaN and infinity fail too
             if value is not None and not (0 <= value < float("inf") and (value or zero)):
                 raise ConfigProblem(path, str(value), allowed)
     for path in ("optimizer.beta1", "optimizer.beta2"):
@@ -101,13 +102,15 @@ def _signs(config: Config) -> None:
 
 def _power(config: Config) -> None:
     every_s = config.power.sample_s
-    if every_s and not 0.2 <= every_s <= 60:  # vendors average over a second
+    if every_s and not 0.2 <= every_s <= 60:  # vendors report means over a second
         raise ConfigProblem("power.sample_s", str(every_s), "0 (none), or 0.2 to 60 seconds; 1.0 is usual")
 
 
 def check_upload(path: str, wanted: Sequence[str]) -> None:
-    """Raises ConfigProblem for what is no kind and place of UPLOADS."""
-    if len(wanted) != 2 or wanted[0] not in ("tensorboard", "wandb", "mlflow") or not wanted[1].strip():
+    """Raises ConfigProblem where this is not a kind and a place as UPLOADS lists them."""
+    if wanted and wanted[0] not in UPLOAD_KINDS:
+        raise UnknownName(path, "tracker", wanted[0], UPLOAD_KINDS)
+    if len(wanted) != 2 or not wanted[1].strip():
         raise ConfigProblem(path, f"[{', '.join(wanted)}]", UPLOADS)
     if re.search(r"//[^/]*@", wanted[1]):
         allowed = "an address; the package has variables and files of its own for those"
@@ -136,9 +139,9 @@ def _text(config: Config) -> None:
 
 
 def _benchmark(config: Config) -> None:
-    """Also the open division trains the benchmark on C4 (training_rules, Data)."""
+    """The open division too trains the benchmark on C4 (training_rules, Data)."""
     if not config.benchmark.is_scaled and config.data.corpus != "c4":
-        allowed = f"{PROXY.name} with the corpus {config.data.corpus}: a log names what was trained"
+        allowed = f"{PROXY.name}, because the corpus is {config.data.corpus} and a log names what was trained"
         raise ConfigProblem("benchmark", config.benchmark.name, allowed)
 
 
@@ -159,12 +162,10 @@ def _arms(config: Config) -> None:
         raise ConfigProblem("runs.arms", f"[{', '.join(names)}]", "each arm once")
     for name in names:
         if name not in config.arms:
-            raise ConfigProblem("runs.arms", f"'{name}'", f"names under arms: {', '.join(config.arms)}")
+            raise UnknownName("runs.arms", "arm", name, config.arms)
     for name, arm in config.arms.items():
         if arm.recipe not in config.recipes:
-            raise ConfigProblem(
-                f"arms.{name}.recipe", f"'{arm.recipe}'", f"names under recipes: {', '.join(config.recipes)}"
-            )
+            raise UnknownName(f"arms.{name}.recipe", "recipe", arm.recipe, config.recipes)
 
 
 def _world(config: Config) -> None:
@@ -256,7 +257,8 @@ def _closed_division(config: Config) -> None:
             raise ConfigProblem(
                 path,
                 str(value_of(config, path)),
-                f"{fixed}, fixed by the closed division (training_rules, {BENCHMARK.name}); or system.division: open",
+                f"{fixed}, which the closed division fixes (training_rules, "
+                f"{BENCHMARK.name}); or set system.division: open",
             )
 
 
@@ -289,10 +291,13 @@ def _diagnostics_numbers(config: Config) -> None:
 
 
 def _diagnostics_linears(config: Config) -> None:
-    """Only our linears show their operands."""
+    """Diagnostics can read only the operands of our own linears."""
     for name in config.runs.arms if config.diagnostics.every_steps else ():
         if config.arms[name].transformer_engine != "none":
-            allowed = f"0 with the arm {name}: Transformer Engine's linears show no operands"
+            allowed = (
+                f"0 with the arm {name}, because diagnostics cannot read the "
+                "operands of Transformer Engine's linears"
+            )
             raise ConfigProblem("diagnostics.every_steps", str(config.diagnostics.every_steps), allowed)
 
 

@@ -1,4 +1,4 @@
-"""YAML as nested values with the line of every key: what a message needs to say where a value stands."""
+"""Reads YAML into nested values and the line of every key, so that a message can say where a value stands."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _DEEPEST = 12  # an anchor may contain itself; no real configuration is this dee
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A mapping, and for every dotted key in it the line it stands on."""
+    """A mapping, and the line of every dotted key in it."""
 
     value: Mapping[str, object]
     lines: Mapping[str, int]
 
 
 def read(source: bytes, name: str) -> Document:
-    """Parse a YAML mapping with the safe types; `name` opens every message.
+    """Parse a YAML mapping with the safe types; messages begin with `name`.
 
     Raises:
-        ConfigError: not UTF-8, not YAML, a key twice, a key that is not text, or no mapping at the top.
+        ConfigError: not UTF-8, not YAML, a repeated key, a key that is not text, or no mapping at the top.
     """
     try:
         text = source.decode("utf-8-sig")
@@ -79,7 +79,7 @@ def _mapping(
         child = f"{path}.{key}" if path else key
         if key in result:
             raise ConfigError(
-                f"{name}:{line}: {child}: found the key a second time; allowed: once (first on line {lines[child]})"
+                f"{name}:{line}: {child}: found the key twice, first on line {lines[child]}; remove one"
             )
         lines[child] = line
         result[key] = _value(value_node, child, loader, lines, name)
@@ -91,7 +91,7 @@ def _value(node: yaml.Node, path: str, loader: yaml.SafeLoader, lines: dict[str,
         return _mapping(node, path, loader, lines, name)
     try:
         return loader.construct_object(node, deep=True)
-    except ValueError as error:  # a date that does not exist
+    except ValueError as error:  # for example a date that does not exist
         raise ConfigError(
             f"{name}:{node.start_mark.line + 1}: {path}: found {getattr(node, 'value', '')!r}: {error}"
         ) from None

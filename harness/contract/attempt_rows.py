@@ -17,7 +17,7 @@ ENDED = "ended"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunIdentity:
-    """Which run of which campaign an attempt trains; `campaign` is its directory's name."""
+    """The run and campaign that an attempt belongs to; `campaign` is the name of the campaign's directory."""
 
     arm: str = ""
     index: int = 0
@@ -27,7 +27,7 @@ class RunIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptConfig:
-    """config.json: all that a training is told. Tools that only need the configuration leave the run empty."""
+    """config.json: everything that a training receives. Tools that need only the configuration leave the run empty."""
 
     config: Config
     run: RunIdentity = dataclasses.field(default_factory=RunIdentity)
@@ -38,11 +38,11 @@ def write_config(path: Path, told: AttemptConfig) -> None:
 
 
 def read_config(path: Path) -> AttemptConfig:
-    """What a training is told.
+    """Read what a training receives.
 
     Raises:
         OSError: no such file.
-        ConfigProblem: not such a file; or a configuration of another version, which would train something else.
+        ConfigProblem: another kind of file, or a configuration of another version, which would train something else.
     """
     document = files.read_json(path)
     if not isinstance(document, dict) or "config" not in document:
@@ -51,7 +51,7 @@ def read_config(path: Path) -> AttemptConfig:
 
 
 def read_identity(path: Path) -> RunIdentity:
-    """Which run a config.json is of, also where its configuration is another version's."""
+    """Read which run a config.json belongs to, even if another version wrote its configuration."""
     document = files.read_json(path)
     return _identity(document.get("run") if isinstance(document, dict) else None)
 
@@ -65,13 +65,13 @@ def _identity(value: object) -> RunIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """status.json: what a training last said of itself.
+    """status.json: the last status that a training wrote.
 
     Args:
         state: starting | warmup | resuming | indexing | training | evaluating | saving | ended.
         samples: sequences trained on; `step` optimizer steps done.
-        outcome: success | aborted, once ended.
-        memory_bytes: peak of the first rank: of its accelerator, else of its process.
+        outcome: success | aborted, when it has ended.
+        memory_bytes: peak memory of the first rank: of its accelerator; on a CPU, of its process.
     """
 
     state: str = "starting"
@@ -85,37 +85,40 @@ class Status:
 
     @property
     def ending(self) -> Ending | None:
-        """How the training ended; None while it has not said so."""
+        """How the training ended; None while it has not written that."""
         if self.state != ENDED or self.reason is None or self.outcome != self.reason.outcome:
             return None
         return Ending(reason=self.reason, message=self.message)
 
     def ended(self, ending: Ending) -> Status:
-        """The last status of a training that ended so."""
+        """The last status of a training with this ending."""
         said = {"outcome": ending.outcome, "reason": ending.reason, "message": ending.message}
         return dataclasses.replace(self, state=ENDED, **said)  # type: ignore[arg-type]
 
 
 def write_status(attempt: Path, status: Status) -> None:
-    """The end is kept for good; what comes before it is written by a training on the clock, which waits for no disk."""
+    """Write the status.
+
+    The final one is synced to disk; earlier ones are not, because a timed run must not wait for disks.
+    """
     files.replace_json(attempt / file_names.STATUS, typed_json.to_plain(status), sync=status.state == ENDED)
 
 
 def read_status(attempt: Path) -> Status | None:
-    """None before the training spoke, and where its file is torn."""
+    """Read the status; None before the training has written one, or where the file is incomplete."""
     return typed_json.read(Status, attempt / file_names.STATUS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProvenGemm:
-    """What one GEMM of one layer ran, counted.
+    """What ran as one GEMM of one layer, with its count.
 
     Args:
         gemm: fprop | dgrad | wgrad.
         rounding: nearest, or stochastic and the operands.
-        prescale: factor of the left operand before it is quantised; block_rows: rows that share a scale.
+        prescale: factor of the left operand before it is quantised; block_rows: number of rows that share a scale.
         backend: native | emulated | reference.
-        calls: of one rank, since step `from_step`.
+        calls: number of calls on one rank since step `from_step`.
     """
 
     layer: str
@@ -135,11 +138,11 @@ class ProvenGemm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineProbe:
-    """One engine or attention kernel, tried on this device on a small input against the specification.
+    """Trial of one engine or attention kernel on this device: a small input, compared with the specification.
 
     Args:
         what: format, elements and transform; or `attention`.
-        failure: what it raised or how its numbers differ; empty where it is right.
+        failure: the exception, or how its numbers differ; empty where it is right.
     """
 
     engine: str
@@ -149,12 +152,12 @@ class EngineProbe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """proof.json: what every GEMM of a run really ran.
+    """proof.json: what ran as every GEMM of a run.
 
     Args:
-        verified: the counts are those that recipe and steps demand.
-        attention, norm: who computes them; None where nobody does.
-        probes: the engines that were tried before the first step; those with a failure were passed over.
+        verified: whether the counts are those that recipe and steps require.
+        attention, norm: the implementation of each; None where the model has none.
+        probes: the engines that were tried before the first step; those with a failure were not used.
     """
 
     recipe: str
@@ -171,5 +174,5 @@ def write_proof(attempt: Path, proof: Proof) -> None:
 
 
 def read_proof(attempt: Path) -> Proof | None:
-    """None where the run left none, or one of another kind."""
+    """Read the proof; None where the run left none, or the file has another format."""
     return typed_json.read(Proof, attempt / file_names.PROOF)

@@ -1,6 +1,6 @@
-"""The benchmark that is trained here, and its scaled proxy: name, quality target, runs and evaluation, each once.
+"""The benchmark and its scaled proxy: name, quality target, number of runs and evaluation, each stated once.
 
-compliance judges logs by values of its own (compliance/benchmark.py), lest it agree with a mistake in these;
+compliance judges logs by its own values (compliance/benchmark.py), so that a mistake here does not spread to it;
 tests/test_benchmark.py holds the two equal.
 """
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Benchmark:
-    """What the rules fix for everybody who runs a benchmark.
+    """What the rules fix for everyone who runs a benchmark.
 
     Args:
-        name: submission_benchmark of the log, and the name of the directory of results.
+        name: submission_benchmark in the log, and the name of the results directory.
         target_log_perplexity: nats per token.
         lower_is_better: the direction in which the target is reached.
-        runs: of a valid score; 0: any number.
+        runs: number of runs of a valid score; 0: any number.
         evaluation_interval_samples: training sequences from one evaluation to the next, before they are rounded up to
             whole steps.
         evaluation_sequences: validation sequences of one evaluation.
-        is_scaled: the proxy at toy scale, whose logs are no result.
+        is_scaled: whether it is the proxy at toy scale, whose logs are no results.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Benchmark:
     is_scaled: bool = False
 
     def reached(self, log_perplexity: float, target: float) -> bool:
-        """Whether an evaluation is at the target or beyond it; the target may be another than the benchmark's."""
+        """Whether an evaluation reaches the target, which may differ from the benchmark's."""
         return log_perplexity <= target if self.lower_is_better else log_perplexity >= target
 
 

@@ -1,23 +1,23 @@
-"""Values of declared types from plain data, or the key that is wrong. A leaf: submission imports it too."""
+"""Builds values of declared types from plain data, or names the key that is wrong. submission imports this file too."""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from harness.contract import benchmark
 
 
 class ConfigProblem(Exception):
-    """A value that cannot be used; the caller knows where it was written and says so.
+    """A value cannot be used. The caller knows where it was written and adds that to the message.
 
     Args:
         path: dotted key, for example `batch.global_batch_size`.
-        found: what stands there, as text.
-        allowed: what may stand there, and what to do.
+        found: the value that was found, as text.
+        allowed: the allowed values, and what to do.
     """
 
     def __init__(self, path: str, found: str, allowed: str):
@@ -25,14 +25,28 @@ class ConfigProblem(Exception):
         self.path, self.found, self.allowed = path, found, allowed
 
 
+class UnknownName(ConfigProblem):
+    """A name does not exist.
+
+    Args:
+        path: dotted key that holds the name; for an unknown key, the key itself.
+        kind: what the name should name, for example key, arm or recipe.
+        names: all existing names.
+    """
+
+    def __init__(self, path: str, kind: str, name: str, names: Iterable[str]):
+        self.kind, self.name, self.names = kind, name, tuple(names)
+        super().__init__(path, f"the {kind} '{name}'", ", ".join(self.names))
+
+
 _T = TypeVar("_T")
 
 
 def build(kind: type[_T], value: Any, path: str) -> _T:
-    """Build a value of a frozen dataclass from plain data, or say which key is wrong.
+    """Build a value of a frozen dataclass from plain data.
 
     Raises:
-        ConfigProblem: wrong type, unknown or missing key.
+        ConfigProblem: the key that is unknown or missing, or whose value has the wrong type.
     """
     built: _T = _build(kind, value, path)
     return built
@@ -46,7 +60,7 @@ def _build(kind: Any, value: Any, path: str) -> Any:
         return _build_dataclass(kind, value, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
-        # bool is an int to Python: `hadamard: false` must not pass for 0
+        # bool is a subclass of int: `hadamard: false` must not count as 0
         if isinstance(value, bool) or value not in arguments:
             raise ConfigProblem(path, repr(value), " | ".join(map(str, arguments)))
         return value
@@ -66,12 +80,17 @@ def _build(kind: Any, value: Any, path: str) -> Any:
 
 
 def _key(kind: Any, key: Any, path: str) -> Any:
-    """YAML reads the name 16 as a number, which is text where names are asked for."""
+    """A key as text. YAML reads the name 16 as a number."""
     return build(int, key, path) if kind is int else str(key)
 
 
 def _build_union(kinds: Sequence[Any], value: Any, path: str) -> Any:
-    """Of one kind, or of several plain ones such as `str | int | float`."""
+    """A value of one type, or of one of several plain types such as `str
+
+    int
+
+    float`.
+    """
     if value is None or (len(kinds) > 1 and type(value) in kinds):
         return value
     if len(kinds) > 1:
@@ -93,7 +112,7 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     hints = typing.get_type_hints(kind)
     for key in value:
         if key not in hints:
-            raise ConfigProblem(_join(path, str(key)), "an unknown key", ", ".join(hints))
+            raise UnknownName(_join(path, str(key)), "key", str(key), hints)
     for field in dataclasses.fields(kind):
         if field.name not in value and field.default is dataclasses.MISSING:
             allowed = f"a value ({_type_name(hints[field.name])}); the key is required"
@@ -102,7 +121,7 @@ def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
 
 
 def _benchmark(value: Any, path: str) -> benchmark.Benchmark:
-    """A benchmark is written as its name."""
+    """A benchmark, which is written as its name."""
     if not isinstance(value, str) or value not in benchmark.BY_NAME:
         raise ConfigProblem(path, repr(value), " | ".join(benchmark.BY_NAME))
     return benchmark.BY_NAME[value]

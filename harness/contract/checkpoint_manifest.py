@@ -1,4 +1,4 @@
-"""fourmark.json: what a checkpoint is made of; written last: a directory without it is no whole checkpoint."""
+"""fourmark.json, the manifest of a checkpoint. It is written last: a directory without it is not a whole checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SCHEMA = 1
 class CheckpointManifest:
     """Args:
     samples: sequences trained on; `step` optimizer steps.
-    fixed: dotted key -> value of all that a resumed run must share.
+    fixed: dotted key -> value, for every setting that a resumed run must share.
     corpus: fingerprint of the training tokens.
-    layout: what decides which rank draws which random numbers.
-    files: path below the checkpoint -> bytes; `bytes` is their sum.
+    layout: the settings that decide which rank draws which random numbers.
+    files: path below the checkpoint -> size in bytes; `bytes` is their sum.
     """
 
     schema: int
@@ -42,7 +42,7 @@ def write(directory: Path, manifest: CheckpointManifest) -> None:
 
 
 def read(directory: Path) -> CheckpointManifest:
-    """What a checkpoint says of itself.
+    """Read the manifest of a checkpoint.
 
     Raises:
         OSError: no checkpoint.
@@ -53,10 +53,10 @@ def read(directory: Path) -> CheckpointManifest:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether the manifest is there, which is written when everything else is."""
+    """Whether the manifest exists, which is written after everything else."""
     return (directory / file_names.CHECKPOINT_MANIFEST).exists()
 
 
 def written_ns(directory: Path) -> int:
-    """When a whole checkpoint was written, by the clock of its file system."""
+    """When a whole checkpoint was written, in nanoseconds of its file system's clock."""
     return (directory / file_names.CHECKPOINT_MANIFEST).stat().st_mtime_ns

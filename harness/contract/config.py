@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, built once, passed down as values. A leaf: submission imports it too."""
+"""The configuration: frozen dataclasses, built once and passed down as values. submission imports this file too."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from harness.contract.benchmark import Benchmark
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """Who submits what; goes into the log and the system description."""
+    """The submitter and the system, for the log and the system description."""
 
     submitter: str  # submission_org
     name: str  # submission_platform
     division: Literal["closed", "open"] = "closed"
     status: Literal["onprem", "cloud", "preview", "research"] = "onprem"
     accelerator: str = ""  # model of one accelerator, for plan and the system description
-    accelerator_memory_gib: float = 0.0  # as its driver reports it; 0: unknown, nothing is refused
+    # as its driver reports it; 0: unknown, then no configuration is refused for memory
+    accelerator_memory_gib: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, from the architecture alone."""
+        """Number of weights, computed from the architecture."""
         head = self.hidden_size // self.attention_heads
         attention = self.hidden_size * (2 * self.hidden_size + 2 * head * self.query_groups)
         layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
@@ -54,14 +55,14 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the tokens lie: `<directory>/<prefix>.bin` and `.idx`, Megatron's indexed format."""
+    """Location of the tokens: `<directory>/<prefix>.bin` and `.idx`, Megatron's indexed format."""
 
     directory: str
     train_prefix: str
     valid_prefix: str
     corpus: Literal[
         "python", "machine", "c4"
-    ]  # built here of the standard library, or of a machine; or published
+    ]  # built here, from the standard library or from the machine's files; or published
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """AdamW; the benchmark fixes every one of these."""
+    """AdamW; the benchmark fixes all of these values."""
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -126,13 +127,13 @@ class Parallelism:
 
     @property
     def data(self) -> int:
-        """Data-parallel size: ranks that hold a copy of the same weights."""
+        """Data-parallel size: number of ranks that hold a copy of the same weights."""
         return self.world_size // (self.tensor * self.pipeline)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warmup:
-    """Steps on synthetic data before run_start; every state is restored afterwards (training_rules, Run Results)."""
+    """Steps on synthetic data before run_start; afterwards all state is restored (training_rules, Run Results)."""
 
     train_steps: int = 2
     eval_steps: int = 1
@@ -140,22 +141,25 @@ class Warmup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Saved states of a development run; the closed division has none."""
+    """Checkpoints of a development run; the closed division allows none."""
 
-    every_steps: int = 0  # optimizer steps between two of them; 0: never
-    keep: int = 2  # the last ones of a run that stay
-    directory: str = ""  # "": checkpoints/ in the attempt's own
+    every_steps: int = 0  # optimizer steps between two checkpoints; 0: none
+    keep: int = 2  # number of checkpoints of a run that are kept, the last ones
+    directory: str = ""  # "": checkpoints/ in the attempt's directory
     resume: str = ""  # directory of the checkpoint to start from
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watchdog:
-    """When a training is ended that cannot end itself, and when a rank is called slow; docs/watchdog.md."""
+    """When a training that hangs is ended, and when a rank counts as slow; docs/watchdog.md."""
 
-    init_s: float = 1200.0  # until the first step is done: patience instead of the next two; 0: endless
-    hang_s: float = 300.0  # without a forward pass, a step or an evaluation; 0: endless
-    silence_s: float = 60.0  # without a sign of life from a rank's process; 0: endless
-    straggler_ratio: float = 1.5  # of its forward passes to the median of like ranks; 0: never called slow
+    init_s: float = (
+        1200.0  # seconds until the first step is done; replaces the next two limits until then; 0: no limit
+    )
+    hang_s: float = 300.0  # seconds without a forward pass, a step or an evaluation; 0: no limit
+    silence_s: float = 60.0  # seconds without a heartbeat of a rank's process; 0: no limit
+    # time of a rank's forward passes divided by the median of like ranks; 0: no rank counts as slow
+    straggler_ratio: float = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,23 +167,29 @@ class Runs:
     count: int  # runs per arm
     arms: tuple[str, ...]  # the last one is the baseline
     output: str = "runs"
-    upload: tuple[str, ...] = ()  # once the last run has stopped: kind and place, or nothing
+    upload: tuple[
+        str, ...
+    ] = ()  # kind and place to upload to after the last run has stopped; empty: no upload
     paired_seeds: bool = True  # run i of every arm has the same seed: same initialisation, same data order
-    seed: int | None = None  # None: drawn from the system's randomness; run i then takes seed + i
+    seed: int | None = None  # None: drawn from the system's randomness; otherwise run i takes seed + i
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GemmFormat:
-    """Format and operand transforms of one GEMM; kernels.recipe turns it into what runs."""
+    """Format and operand transforms of one GEMM; kernels.recipe turns them into the code that runs."""
 
     format: Literal["bf16", "fp8", "fp8-row", "mxfp8", "mxfp4", "nvfp4"]
     scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # MX: block maximum to E8M0 scale
-    hadamard: Literal[0, 16, 32, 64, 128] = 0  # block formats: points of the transform, 0 for none
-    signs: Literal["none", "fixed", "step"] = "none"  # of the transform: drawn once, or for every step
-    stochastic: Literal["none", "gradients", "all"] = "none"  # operands rounded by chance
-    prescale: float = 1.0  # elements hold this times the value
-    weight_rows: Literal[1, 16, 32] = 1  # rows of a weight's block; 32 (nvfp4: 16) for square blocks
-    gain: float = 1.0  # the product is multiplied by it
+    hadamard: Literal[0, 16, 32, 64, 128] = 0  # for block formats: points of the transform, 0 for none
+    signs: Literal["none", "fixed", "step"] = (
+        "none"  # random signs of the transform: drawn once, or for every step
+    )
+    stochastic: Literal["none", "gradients", "all"] = "none"  # which operands are rounded stochastically
+    prescale: float = 1.0  # elements are multiplied by this before they are quantised
+    weight_rows: Literal[1, 16, 32] = (
+        1  # rows that share a scale in a weight; 32 (nvfp4: 16) makes square blocks
+    )
+    gain: float = 1.0  # factor of the product
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,18 +197,18 @@ class Recipe:
     fprop: GemmFormat
     dgrad: GemmFormat
     wgrad: GemmFormat
-    bf16_first_layers: int = 0  # transformer layers that stay in BF16, from the input
-    bf16_last_layers: int = 0  # and before the output
-    switch_step: int = 0  # optimizer steps after which the recipe is left for another
-    switch_to: str = ""  # its name under `recipes`
+    bf16_first_layers: int = 0  # number of transformer layers in BF16, counted from the input
+    bf16_last_layers: int = 0  # number of transformer layers in BF16, counted from the output
+    switch_step: int = 0  # optimizer steps after which another recipe takes over; 0: never
+    switch_to: str = ""  # that recipe's name under `recipes`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
     recipe: str  # a name under `recipes`
-    # who may multiply; auto: the best there is
+    # the engines that may multiply; auto: the best that is available
     backend: Literal["auto", "native", "emulated", "reference"] = "auto"
-    # its own FP8 linears with this scaling, in the place of ours
+    # use Transformer Engine's FP8 linears with this scaling instead of ours
     transformer_engine: Literal["none", "delayed", "tensorwise", "mxfp8"] = "none"
 
 
@@ -211,21 +221,21 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Power:
-    """Sampling of what this machine draws while a run trains; informative, no measurement by anybody's rules."""
+    """Sampling of this machine's power during a run. It informs and is not an MLPerf Power measurement."""
 
     sample_s: float = 0.0  # seconds between samples; 0: none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnostics:
-    """What quantising does to every GEMM's numbers, looked at on some steps (docs/diagnostics.md)."""
+    """Measurement of what quantising does to the operands of every GEMM, on some steps (docs/diagnostics.md)."""
 
-    every_steps: int = 0  # optimizer steps from one look to the next; 0: none
-    consecutive_steps: int = 1  # of a look: 2 give the errors' correlation from one step to the next
-    rows: int = 1024  # of an operand and of a product that are looked at, at most; 0: all
+    every_steps: int = 0  # optimizer steps between two measurements; 0: none
+    consecutive_steps: int = 1  # steps per measurement; 2 give the correlation of the errors between steps
+    rows: int = 1024  # the largest number of rows of an operand or product that is measured; 0: all
 
     def looks_at(self, step: int) -> bool:
-        """Whether this optimizer step, counted from 1, is looked at."""
+        """Whether this optimizer step, counted from 1, is measured."""
         return step >= self.every_steps > 0 and step % self.every_steps < self.consecutive_steps
 
 
@@ -234,7 +244,7 @@ class Config:
     """One resolved profile."""
 
     profile: str  # a name under `profiles` of benchmark.yaml
-    benchmark: Benchmark  # what the log says was trained; its name in benchmark.yaml and config.json
+    benchmark: Benchmark  # the benchmark that the log names; benchmark.yaml and config.json hold its name
     system: System
     model: Model
     data: Data
@@ -255,7 +265,7 @@ class Config:
 
     @property
     def closed_benchmark(self) -> bool:
-        """Whether the closed division's rules bind a run: nothing of it is scaled or free."""
+        """Whether the closed division's rules apply: the division is closed and the benchmark is not scaled."""
         return not self.benchmark.is_scaled and self.system.division == "closed"
 
     @property
@@ -274,17 +284,20 @@ class Config:
 
     @property
     def train_samples(self) -> int:
-        """Training sequences the data set is built for."""
+        """Number of training sequences for which the data set is built."""
         return self.schedule.max_steps * self.batch.global_batch_size
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """Plain dictionaries and lists, as written into config.json."""
+    """Plain dictionaries and lists, as in config.json."""
     return dataclasses.asdict(config) | {"benchmark": config.benchmark.name}
 
 
 def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
-    """Dotted path -> value of everything that a resumed run shares with the one before; layout and recipe are free."""
+    """Dotted path -> value of every setting that a resumed run must share with the run before.
+
+    Layout and recipe may differ.
+    """
     sections = {
         name: dataclasses.asdict(getattr(config, name)) for name in ("model", "schedule", "optimizer")
     }
@@ -296,7 +309,7 @@ def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
 
 
 def corpus_fingerprint(data: Data) -> str:
-    """Size of the training tokens and SHA-256 of their first MiB: tells one corpus from another in a moment."""
+    """Size of the training tokens and SHA-256 of their first MiB, which quickly tell one corpus from another."""
     path = Path(data.directory) / f"{data.train_prefix}.bin"
     with path.open("rb") as file:
         return f"{path.stat().st_size}-{hashlib.sha256(file.read(1 << 20)).hexdigest()[:16]}"

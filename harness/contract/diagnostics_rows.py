@@ -1,4 +1,4 @@
-"""diagnostics.jsonl: a line per optimizer step that was looked at, in it a row per layer and GEMM."""
+"""diagnostics.jsonl: one line per measured optimizer step, with one row per layer and GEMM."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Operand:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gradient:
-    """Error E of a whole step's weight gradient G, its part across G (rest), and both against earlier looks.
+    """Error E of a step's weight gradient G, the part of E orthogonal to G (rest), and both against earlier steps.
 
     Args:
         error, bias: <E, E> / <G, G> and <E, G> / <G, G>.
-        looks: so far, this one with it.
-        lags: steps since an earlier look -> cosines of E, of rest, of G to theirs then.
-        mean: cosines to the sum of all earlier directions; None at the first look.
+        looks: number of measurements so far, this one included.
+        lags: steps since an earlier measurement -> cosines of E, of rest and of G with those of that step.
+        mean: cosines with the sum of all earlier directions; None at the first measurement.
         sum: length of the sum of all directions.
     """
 
@@ -61,17 +61,17 @@ class Look:
 
 
 def to_line(look: Look) -> str:
-    """The look with its line end.
+    """The measurement as a line, with its line end.
 
     Raises:
-        ValueError: a figure is NaN or infinite; those are None.
+        ValueError: a figure is NaN or infinite; such figures must be None.
     """
     content = {"step": look.step, "samples": look.samples, "rows": [to_plain(row) for row in look.rows]}
     return json.dumps(content, allow_nan=False) + "\n"
 
 
 def to_plain(row: Row) -> Mapping[str, Any]:
-    """A row as it stands in the line; one that follows no gradient has no such key."""
+    """A row as plain data; a row without gradient lacks that key."""
     plain = {"layer": row.layer, "gemm": row.gemm, "format": row.format, "transform": row.transform}
     sides = {"left": _plain_operand(row.left), "right": _plain_operand(row.right)}
     followed = {} if row.gradient is None else {"gradient": _plain_gradient(row.gradient)}
@@ -94,11 +94,11 @@ def _plain_gradient(gradient: Gradient) -> Mapping[str, Any]:
 
 
 def from_line(line: str | bytes) -> Look:
-    """A look.
+    """Read a measurement from a line.
 
     Raises:
-        ValueError: not such a line: which key, what was found, what is allowed.
-        RecursionError: nested deeper than any such line.
+        ValueError: another kind of line; the message gives the key, what was found and what is allowed.
+        RecursionError: the JSON is nested too deep.
     """
     return _look(json.loads(line, parse_constant=_no_constant))
 
@@ -139,10 +139,10 @@ def _operand(value: Any, name: str) -> Operand:
 
 
 def gradient_of(value: Any) -> Gradient:
-    """From the plain form of a gradient.
+    """Read a gradient from plain data.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a gradient.
     """
     _mapping(value, "gradient")
     numbers = _numbers(value, ("error", "bias"), "gradient", nothing=False)

@@ -1,4 +1,4 @@
-"""How a training ended: one reason, one sentence, the ranks that caused it; and the exit status that says it."""
+"""How a training ended: one reason, one sentence, the ranks that caused it, and the exit status for each reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """Why a training ended; the values stand in status.json and campaign.json."""
+    """Why a training ended. The values are written into status.json and campaign.json."""
 
     TARGET = "target"
     STEP_LIMIT = "step_limit"
@@ -31,7 +31,10 @@ class Reason(str, Enum):
 
     @property
     def is_result(self) -> bool:
-        """A run that does not converge is a run result too; every other end is an accident."""
+        """Whether the end makes a run result.
+
+        A run that does not converge is one too; every other end is an accident.
+        """
         return self in (Reason.TARGET, Reason.STEP_LIMIT, Reason.NOT_FINITE)
 
 
@@ -41,7 +44,7 @@ class Ending:
 
     Args:
         message: one sentence for people.
-        ranks: that caused it, as far as that is known.
+        ranks: the ranks that caused it, if they are known.
     """
 
     reason: Reason
@@ -54,8 +57,9 @@ class Ending:
         return self.reason.outcome
 
 
-ACCIDENT = 1  # exit status of a rank for a reason that has no status of its own
-# Exit statuses of a rank. A rank that met a full disk may be unable to write anything: its exit status says it then.
+ACCIDENT = 1  # exit status of a rank for all reasons without a status of their own
+# Exit statuses of a rank. On a full disk a rank may be unable to write anything; its exit status still gives the
+# reason.
 EXIT_CODES: Mapping[Reason, int] = {
     Reason.TARGET: 0,
     Reason.STEP_LIMIT: 1,
@@ -64,13 +68,13 @@ EXIT_CODES: Mapping[Reason, int] = {
     Reason.DISK_FULL: errno.ENOSPC,
 }
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-FULL_DISK = os.strerror(errno.ENOSPC)  # as every program of this system writes it
+FULL_DISK = os.strerror(errno.ENOSPC)  # the text that every program of this system prints
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk, or a quota that is used up, is this error or what led to it.
+    """Whether this error, or a cause of it, is a full disk or an exhausted quota.
 
-    Libraries raise errors of their own whose text holds the system's; everything else is told by its errno.
+    Libraries raise their own errors with the system's text in them; all other errors have an errno.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

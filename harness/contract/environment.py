@@ -1,4 +1,4 @@
-"""The process environment, read here alone. A leaf: submission imports it too."""
+"""Reads the process environment; no other file does. submission imports this file too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Names submitters expect (MLCommons reference scripts) and the configuration field each one overrides.
+# Variables that submitters know from the MLCommons reference scripts, and the configuration field that each overrides.
 ALIASES: Mapping[str, str] = {
     "DATADIR": "data.directory",
     "LOGDIR": "runs.output",
@@ -20,7 +20,7 @@ ALIASES: Mapping[str, str] = {
     "GPUS_PER_NODE": "parallelism.gpus_per_node",
 }
 
-# CPU training touches fresh megabytes every step; returning them to the kernel costs more than the arithmetic
+# CPU training touches new megabytes in every step; returning them to the kernel would cost more than the arithmetic
 # (docs/engineering.md, page faults).
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
@@ -33,7 +33,7 @@ ALLOCATOR, GRAPH_REGISTER = "PYTORCH_CUDA_ALLOC_CONF", "NCCL_GRAPH_REGISTER"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """Who this process is, as torchrun says it: known before any process group exists."""
+    """Rank of this process and number of ranks, from torchrun; known before a process group exists."""
 
     rank: int
     local_rank: int
@@ -41,7 +41,7 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> Ranks:
-        """Read RANK, LOCAL_RANK and WORLD_SIZE; without a launcher this is the only process."""
+        """Read RANK, LOCAL_RANK and WORLD_SIZE. Without a launcher this is the only process."""
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         values = {name: os.environ.get(name, default) for name, default in zip(names, "001", strict=True)}
         return Ranks(**{name.lower(): int(value) for name, value in values.items()})
@@ -53,20 +53,20 @@ def alias_overrides() -> dict[str, tuple[str, str]]:
 
 
 def gpus_are_hidden() -> bool:
-    """Whether somebody hid every GPU from this process and its children, as one does to compute on the CPU."""
+    """Whether the user has hidden all GPUs from this process and its children, in order to compute on the CPU."""
     names = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
     return any(os.environ.get(name) in ("", "-1") for name in names)
 
 
 def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False) -> dict[str, str]:
-    """Environment of the training processes: this one's, less the aliases, with threads and allocator set.
+    """Environment of the training processes: this process's without the aliases, with threads and allocator set.
 
     Args:
-        on_nvidia: CUDA's allocator may grow its segments, which ROCm's cannot everywhere.
+        on_nvidia: whether the GPUs are NVIDIA's; only CUDA's allocator can expand its segments everywhere.
     """
     environment = {key: value for key, value in os.environ.items() if key not in ALIASES}
     environment.update(PYTHONUNBUFFERED="1", OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
-    # Megatron's DDP warns without it on GPUs older than Blackwell: one queue keeps communication in order.
+    # Megatron's DDP warns without it on GPUs older than Blackwell; with one queue communication stays in order.
     environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if "expandable_segments:True" in environment.get(ALLOCATOR, ""):
         # below sm_100 NCCL cannot register such memory with CUDA graphs; Megatron asserts it, reading this name alone
@@ -80,11 +80,13 @@ def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False)
 
 
 def _set_cuda_allocator(environment: dict[str, str]) -> None:
-    """Expandable segments, unless the user chose otherwise: 8192 tokens a pass leave large holes between others.
+    """Use expandable segments, unless the user chose otherwise.
 
-    torch reads the second name since 2.9 and the first before; Megatron, which refuses some of its options beside
-    expandable segments, reads the first alone. Below sm_100 NCCL must not register buffers of CUDA graphs that lie in
-    such segments (Megatron asserts it, an illegal access otherwise).
+    Passes of 8192 tokens leave large holes between fixed ones.
+
+    torch reads the second name since 2.9 and the first name before. Megatron reads only the first name, and refuses
+    some of its options beside expandable segments. Below sm_100 NCCL must not register buffers of CUDA graphs that lie
+    in such segments (Megatron asserts it, an illegal access otherwise).
     """
     first, second = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
     chosen = environment.get(second) or environment.get(first) or "expandable_segments:True"
@@ -94,7 +96,7 @@ def _set_cuda_allocator(environment: dict[str, str]) -> None:
 
 
 def worker_environment(worker: int, gpus: int) -> dict[str, str]:
-    """Environment of a worker of a study: this one's, and one of the GPUs it may see."""
+    """Environment of a study's worker: this process's, with the GPU that it may use."""
     environment = dict(os.environ)
     if gpus:
         seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -104,10 +106,10 @@ def worker_environment(worker: int, gpus: int) -> dict[str, str]:
 
 
 def pip_environment(options: Mapping[str, str]) -> dict[str, str]:
-    """Environment of pip for .venv: without constraints, targets and demands that are meant for other environments.
+    """Environment of pip for .venv, without constraints, targets and options that are meant for other environments.
 
     Args:
-        options: of pip's configuration files, which are not read, those that hold here too.
+        options: options to keep from pip's configuration files, which pip does not read here.
     """
     foreign = (
         "CONSTRAINT",
@@ -128,14 +130,14 @@ def pip_environment(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def pip_constraint() -> str:
-    """The constraint file that a vendor's container sets for every pip; empty where none is set."""
+    """The constraint file that a vendor's container sets for every pip; empty where there is none."""
     return os.environ.get("PIP_CONSTRAINT", "")
 
 
 def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
-    """Environment of a command of the kernels package: training's allocator, and Triton's interpreter without a GPU."""
+    """Environment of a command of kernels: the training's allocator; without a GPU, Triton's interpreter."""
     environment = dict(os.environ)
-    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "0")  # unset, Triton 3.9 warns
+    environment.setdefault("TRITON_DEFAULT_FP_FUSION", "0")  # Triton 3.9 warns if this is not set
     if on_cpu:
         environment.update(_MALLOC)
         if command == "verify":
@@ -144,14 +146,14 @@ def kernels_environment(command: str, *, on_cpu: bool) -> dict[str, str]:
 
 
 def numerics_variables() -> dict[str, str]:
-    """Variables that change numerics, for environment.json."""
+    """Variables that change numerics, recorded in environment.json."""
     libraries = ("TORCH_", "PYTORCH_", "NVTE_", "NCCL_", "RCCL_", "TRITON_", "OMP_", "MKL_")
     prefixes = (*libraries, "CUDA_", "HIP_", "HSA_", "ROCR_")
     return {key: value for key, value in sorted(os.environ.items()) if key.startswith(prefixes)}
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

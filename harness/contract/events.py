@@ -1,4 +1,4 @@
-"""The MLLOG writer: one file, one rank, through mlperf_logging.mllog. A leaf: submission imports it too."""
+"""The MLLOG writer: one file, written by one rank through mlperf_logging.mllog. submission imports this file too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mlperf_logging.mllog.mllog import MLLogger
 
 
 class Events:
-    """Writes the records of one run; every other rank holds one that writes nothing.
+    """Writes the records of one run. On every other rank it writes nothing.
 
     Args:
-        path: a file that must not exist: mllog itself would append a second run to it.
+        path: a file that must not exist, because mllog would append a second run to it.
         writes: True on rank 0 alone, the rank taken from the launcher (facts: eight published logs carry eight
             init_start lines because the rank was asked for before the process group existed).
-        append: to the log of a run whose own writer is dead (harness/campaign/close_attempt.py).
+        append: continue the log of a run whose own writer is dead (harness/campaign/close_attempt.py).
 
     Raises:
         FileExistsError: the file exists.
@@ -28,7 +28,9 @@ class Events:
         if not writes:
             return
         handler = _SyncedFile(path, mode="a" if append else "x", encoding="utf-8")
-        channel = logging.Logger(f"events.{path}", level=logging.INFO)  # unregistered: no global state
+        channel = logging.Logger(
+            f"events.{path}", level=logging.INFO
+        )  # not registered, so there is no global state
         channel.addHandler(handler)
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         self._logger = MLLogger(logger=channel, default_stack_offset=3, root_dir=root)
@@ -48,7 +50,7 @@ class Events:
 
 
 class _SyncedFile(logging.FileHandler):
-    """A record that was written survives a kill and a power cut."""
+    """Syncs each record to disk, so that it survives a kill and a power cut."""
 
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)

@@ -1,4 +1,4 @@
-"""Names of the files and directories that one process writes and another one reads: each is spelled here alone."""
+"""Names of the files and directories that one process writes and another reads; each is written here only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CAMPAIGN = "campaign.json"
 CAMPAIGN_LOCK = ".lock"
 REPORT = "report.html"
 STUDY = "study.json"
-RESULTS = "result_*.txt"  # glob of the promoted logs
+RESULTS = "result_*.txt"  # pattern of the promoted logs
 
 # in an attempt's directory
 CONFIG = "config.json"
@@ -20,20 +20,25 @@ STATUS = "status.json"
 PROOF = "proof.json"
 DIAGNOSTICS = "diagnostics.jsonl"
 STDOUT = "stdout.log"
-TRIAL = "trial.json"  # of a trial of `qualify`
-POWER = "power.jsonl"  # of another node: in its node_<rank>
+TRIAL = "trial.json"  # written by a trial of `qualify`
+POWER = "power.jsonl"  # for other nodes it is in node_<rank>
 CHECKPOINTS = "checkpoints"
-INDEX_CACHE = "index_cache"  # Megatron's, removed when the training ends
-RESERVE = ".reserve"  # room for the last words of a training that meets a full disk
+INDEX_CACHE = "index_cache"  # written by Megatron, removed when the training ends
+RESERVE = ".reserve"  # reserves space for the last records of a training on a full disk
 
 # of a checkpoint, a corpus and a build of raw C4
 CHECKPOINT_MANIFEST = "fourmark.json"
 CORPUS_MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-BUILD_RECORD = "build.json"  # behind PREFIX and a dot
+BUILD_RECORD = "build.json"  # its name follows PREFIX and a dot
 FETCH_RECORD = "fetch.json"
 
-RUN, ATTEMPT, NODE, CHECKPOINT = "run_", "attempt_", "node_", "step_"  # directories: a number follows
+RUN, ATTEMPT, NODE, CHECKPOINT = (
+    "run_",
+    "attempt_",
+    "node_",
+    "step_",
+)  # prefixes of directories; a number follows
 _RESULT = "result_"
 
 
@@ -42,12 +47,12 @@ def run(index: int) -> str:
 
 
 def attempt(number: int) -> str:
-    """Counted from 1."""
+    """Name of the attempt's directory; attempts are counted from 1."""
     return f"{ATTEMPT}{number}"
 
 
 def node(rank: int) -> str:
-    """Directory in an attempt for what another node than the first leaves."""
+    """Directory in an attempt for the files of a node other than the first."""
     return f"{NODE}{rank}"
 
 
@@ -65,12 +70,12 @@ def result(index: int) -> str:
 
 
 def result_index(name: str) -> int | None:
-    """The i of result_<i>.txt, as published also 01; None for another name."""
+    """The i of result_<i>.txt; published logs may write it as 01. None for another name."""
     digits = name.removeprefix(_RESULT).removesuffix(".txt")
     known = name == f"{_RESULT}{digits}.txt" and digits.isascii() and digits.isdigit() and len(digits) <= 6
     return int(digits) if known else None
 
 
 def run_of(log: Path) -> Path:
-    """The directory run_<i> of the run whose promoted log is `log`, result_<i>.txt of the same campaign."""
+    """The directory run_<i> of the run whose promoted log `log` is result_<i>.txt of the same campaign."""
     return log.parent / log.stem.replace(_RESULT, RUN)

@@ -1,4 +1,4 @@
-"""Files that are either not there or whole, whatever kills this process, and whatever the power does."""
+"""Writes files so that each is either absent or complete, even after a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def replace_json(path: Path, content: Any, *, sync: bool = True) -> None:
-    """Write or replace a JSON document; one writer at a time, as the campaign's lock guarantees."""
+    """Write or replace a JSON document. There is only one writer at a time, because of the campaign's lock."""
     replace_text(path, json.dumps(content, indent=1) + "\n", sync=sync)
 
 
@@ -20,7 +20,7 @@ def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
 
     Args:
         sync: whether to wait until the disk has it. Without, a power cut may leave the old content, the new one or
-            none; for a file that is written often inside a timed run.
+            none; this suits a file that is written often inside a timed run.
     """
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
@@ -37,7 +37,7 @@ def publish(source: Path, target: Path) -> None:
     """Copy `source` to `target` in one step.
 
     Raises:
-        FileExistsError: `target` is there already; it keeps its bytes.
+        FileExistsError: `target` exists; it is not changed.
     """
     part = target.with_name(f".{target.name}.part")
     with part.open("wb") as file:
@@ -45,10 +45,10 @@ def publish(source: Path, target: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     try:
-        os.link(part, target)  # unlike a rename it fails when the target exists
+        os.link(part, target)  # unlike a rename, a link fails when the target exists
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: the lock keeps other writers away
+    except OSError:  # the file system has no hard links; the campaign's lock keeps other writers out
         if target.exists():
             raise FileExistsError(errno.EEXIST, "exists already", str(target)) from None
         part.replace(target)
@@ -57,7 +57,7 @@ def publish(source: Path, target: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make names in a directory durable; a file system that cannot is left alone."""
+    """Make the names in a directory durable; a file system that cannot do this is ignored."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -67,7 +67,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The document, or None when it is missing or no JSON."""
+    """The document; None when the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line per optimizer step, evaluation, checkpoint, slow rank and engine passed over, by `kind`."""
+"""metrics.jsonl: one line per optimizer step, evaluation, checkpoint, slow rank and unused engine, told by `kind`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from harness.contract.typed_json import RowError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainRow:
-    """An optimizer step; figures that nobody wrote are NaN.
+    """An optimizer step. A figure that was not written is NaN.
 
     Args:
-        samples: sequences trained on, this step's with them.
+        samples: sequences trained on, those of this step included.
         loss: mean over the tokens of the step; lr: learning rate.
         step_s: seconds of the step.
     """
@@ -47,11 +47,11 @@ class EvaluationRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRow:
-    """A checkpoint that was saved, or loaded before the run began.
+    """A checkpoint that was saved, or that was loaded before the run started.
 
     Args:
         what: saved | resumed from.
-        bytes: of all its files; None where it was loaded.
+        bytes: size of all its files; None where it was loaded.
     """
 
     what: str = ""
@@ -64,10 +64,10 @@ class CheckpointRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StragglerRow:
-    """A rank that was slow at this evaluation and the one before it.
+    """A rank that was slow at the last two evaluations.
 
     Args:
-        ratio: of its time to the median of ranks on its pipeline stage.
+        ratio: its time divided by the median of the ranks of its pipeline stage.
         pass_s: mean seconds of its forward passes.
     """
 
@@ -80,7 +80,7 @@ class StragglerRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRow:
-    """An engine that was passed over before the first step, because it raised or multiplied wrongly here."""
+    """An engine that was not used, because it failed or multiplied wrongly in a trial before the first step."""
 
     engine: str = ""
     what: str = ""
@@ -104,7 +104,7 @@ def to_line(row: MetricsRow) -> str:
 
 
 def from_plain(value: object) -> MetricsRow | None:
-    """The row that a line's JSON holds; None for a kind of another version, and for what is no row."""
+    """The row of a line's JSON; None for an unknown kind, and for anything that is not a row."""
     kind = _KINDS.get(str(value.get("kind"))) if isinstance(value, Mapping) else None
     try:
         return None if kind is None else typed_json.from_plain(kind, value)
@@ -113,14 +113,14 @@ def from_plain(value: object) -> MetricsRow | None:
 
 
 def from_lines(text: bytes) -> Iterator[MetricsRow]:
-    """The rows of whole lines; what is no row is skipped."""
+    """The rows of whole lines; a line that is not a row is skipped."""
     for value in typed_json.lines(text):
         if (row := from_plain(value)) is not None:
             yield row
 
 
 def read(path: Path) -> Iterator[MetricsRow]:
-    """The rows of a file, of which the last line may be torn; nothing where it is missing."""
+    """The rows of a file, whose last line may be incomplete; empty where the file is missing."""
     try:
         text = path.read_bytes()
     except OSError:

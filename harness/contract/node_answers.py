@@ -1,4 +1,4 @@
-"""What the training's software says of a node: JSON lines of submission/tools/preflight.py and usable_gpus.py."""
+"""What the training's software reports about a node: JSON lines of submission/tools/preflight.py and usable_gpus.py."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from harness.contract.attempt_rows import EngineProbe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecisionAnswer:
-    """Device, libraries, peer access, and the engine of every GEMM of every arm that is to run.
+    """Device, libraries, peer access, and the engine of every GEMM of every arm that will run.
 
     Args:
-        devices: GPUs that torch sees.
+        devices: number of GPUs that torch sees.
         cuda, hip: version that torch was built for.
         without_peer_access: pairs of GPUs that cannot read each other's memory, for example 0-1.
         arms: arm -> GEMM -> backend and engine, or `none: ` and why.
-        why_no_gpu: why torch can use no GPU; empty where it can.
-        probes: engines and attention kernels that were tried to find these; empty without `probed`.
+        why_no_gpu: why torch can use no GPU; empty if it can.
+        probes: the trials of engines and attention kernels behind this answer; empty without `probed`.
     """
 
     device: str
@@ -39,7 +39,7 @@ class PrecisionAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineAnswer:
-    """Every engine with every format it takes on this platform, and every attention kernel, tried once."""
+    """Every engine with every format that it takes on this platform, and every attention kernel, each tried once."""
 
     platform: str
     probes: tuple[EngineProbe, ...]
@@ -47,7 +47,7 @@ class EngineAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuAnswer:
-    """GPUs that torch can use; where there are none, why."""
+    """Number of GPUs that torch can use; if there are none, why."""
 
     devices: int
     why: str = ""
@@ -55,10 +55,10 @@ class GpuAnswer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AllReduceAnswer:
-    """Speed of a sum over all ranks of a node.
+    """Speed of an all-reduce over all ranks of a node.
 
     Args:
-        bytes: of the tensor.
+        bytes: size of the tensor.
         bus_GBps: bytes of the tensor per second, times 2 (n - 1) / n, what each rank must send whatever the algorithm,
             so that it compares with the speed of a link.
     """

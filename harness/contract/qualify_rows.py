@@ -1,6 +1,6 @@
-"""What the processes that `qualify` starts answer: trial.json of a training, JSON lines of the kernels' tools.
+"""Answers of the processes that `qualify` starts: trial.json of a training, JSON lines of the kernels' tools.
 
-kernels imports nothing of ours: its tools print rows with these fields, which tests hold equal.
+kernels imports nothing of ours, so its tools print these fields themselves; tests check that they are equal.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from harness.contract.attempt_rows import EngineProbe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialAnswer:
-    """A few steps of the real executor on this machine; written again whenever it knows more.
+    """A few steps of the real executor on this machine. The file is written again whenever there is more to report.
 
     Args:
-        stage: what it was doing when this was written; `done` at the end.
-        loss, step_s: of every timed step, in order; evaluation_loss after them.
+        stage: what the trial did when this was written; `done` at the end.
+        loss, step_s: values of every timed step, in order; evaluation_loss is measured after them.
         peak_bytes, reserved_bytes: of the accelerator's memory, by tensors and by torch's allocator; None on a CPU.
         gemms: GEMM -> backend and engine, from the proof; `proven` when its counts are those of recipe and steps.
         calls: kinds of work on the accelerator in one step -> how many; waits: calls that waited for it -> how many;
@@ -28,7 +28,7 @@ class TrialAnswer:
         sync_sites: lines that made the host wait in one step -> how often, as torch's synchronisation warnings say.
         sync_failure: where a step stopped when waiting was an error, known waits excepted; empty where it did not; None
             where it was not tried.
-        trouble: what went wrong without ending the trial.
+        trouble: errors that did not end the trial.
     """
 
     stage: str = "starting"
@@ -56,7 +56,7 @@ class TrialAnswer:
 
     @property
     def launches(self) -> int | None:
-        """Kernels, copies and fills of one step."""
+        """Number of kernels, copies and fills of one step."""
         return None if self.calls is None else sum(self.calls.values())
 
 
@@ -65,7 +65,7 @@ def write_trial(attempt: Path, answer: TrialAnswer) -> None:
 
 
 def read_trial(attempt: Path) -> TrialAnswer | None:
-    """None before it said anything."""
+    """Read the trial; None before it has written anything."""
     return typed_json.read(TrialAnswer, attempt / file_names.TRIAL)
 
 
@@ -74,10 +74,10 @@ class ComparedRow:
     """One kernel with one quantizer against the specification, or one engine's products.
 
     Args:
-        of: how many such rows all slices print together.
-        moved: elements that differ where the order of a sum is free.
-        difference: the first one, located; None where there is none.
-        seconds: compilation included.
+        of: number of such rows of all slices together.
+        moved: number of elements that differ because the order of a sum is not fixed.
+        difference: the first difference and its place; None where there is none.
+        seconds: duration, compilation included.
     """
 
     twin: str
@@ -96,7 +96,7 @@ class SpeedRow:
 
     Args:
         group: copy | quantise | matrix | product.
-        share: of the copy's bytes per second, or of the BF16 matrix rate; None for these two themselves.
+        share: fraction of the copy's bytes per second, or of the BF16 matrix rate; None for these two themselves.
     """
 
     group: str

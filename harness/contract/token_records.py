@@ -1,4 +1,4 @@
-"""What the builders of tokens say: the corpus's manifest.json, and the lines of a build of raw C4 on stdout."""
+"""Records of the token builders: the corpus's manifest.json, and the stdout lines of a build from raw C4."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TokenFile:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
     """Args:
-    sequences: of the corpus's sequence length; the builder, which knows no length, leaves 0.
+    sequences: number of sequences of the corpus's length; the builder does not know the length and writes 0.
     """
 
     documents: int
@@ -30,10 +30,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusManifest:
-    """The builder prints what it knows; the harness adds lengths and files and writes it into the corpus.
+    """manifest.json. The builder prints the fields that it knows; the harness adds lengths and files and writes it.
 
     Args:
-        python: version whose texts these are.
+        python: version of the Python whose texts these are.
         source_sha256: digest of names and contents of all documents.
         splits, files: by name.
     """
@@ -51,10 +51,10 @@ def write_manifest(directory: Path, manifest: CorpusManifest) -> None:
 
 
 def read_manifest(directory: Path) -> CorpusManifest:
-    """The manifest of a corpus.
+    """Read the manifest of a corpus.
 
     Raises:
-        OSError: none there.
+        OSError: there is none.
         RowError: not a manifest.
     """
     text = (directory / file_names.CORPUS_MANIFEST).read_bytes()
@@ -63,13 +63,13 @@ def read_manifest(directory: Path) -> CorpusManifest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """How far a build of raw C4 is, a line a checkpoint.
+    """Progress of a build from raw C4, one line per checkpoint.
 
     Args:
-        continued_at: documents that an interrupted build left; alone in the first line.
-        fraction: of the input's bytes.
-        new_tokens: since this process began; tokens_per_s: over them.
-        workers: told when it has finished.
+        continued_at: number of documents that an interrupted build had written; the only field of the first line.
+        fraction: share of the input's bytes that is done.
+        new_tokens: tokens since this process started; tokens_per_s: their speed.
+        workers: number of processes, set in the last line.
     """
 
     continued_at: int | None = None
@@ -83,16 +83,16 @@ class BuildReport:
 
 
 def to_line(report: BuildReport) -> str:
-    """What a line does not speak of is left out of it."""
+    """The line, without the fields that are not set."""
     silent = typed_json.to_plain(BuildReport())
     said = typed_json.to_plain(report)
     return json.dumps({key: value for key, value in said.items() if value != silent[key]})
 
 
 def from_line(line: str) -> BuildReport:
-    """A line of the builder's stdout.
+    """Read a line of the builder's stdout.
 
     Raises:
-        RowError: no such line.
+        RowError: another kind of line.
     """
     return typed_json.from_text(BuildReport, line)

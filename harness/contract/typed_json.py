@@ -22,26 +22,26 @@ _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class RowError(ValueError):
-    """A value that is not what a file of this kind holds: at which key, what was found, what is allowed."""
+    """A value does not fit a file of this kind: the key, what was found, what is allowed."""
 
     def __init__(self, found: object, allowed: str, path: str = ""):
         super().__init__(f"{path or 'row'}: found {str(found)[:60]!r}; allowed: {allowed}")
         self._found, self._allowed, self._path = found, allowed, path
 
     def below(self, key: object) -> RowError:
-        """The same error, seen from the row that holds this value at `key`."""
+        """The same error, with the path seen from the row that holds this value at `key`."""
         return RowError(self._found, self._allowed, f"{key}.{self._path}" if self._path else str(key))
 
 
 class NoJson(RowError):
-    """A text that is no JSON: torn, or of another kind."""
+    """A text is not JSON: it is incomplete, or of another kind."""
 
     def __init__(self, text: str | bytes):
         super().__init__(text if isinstance(text, str) else text.decode("utf-8", "replace"), "JSON")
 
 
 def to_plain(value: object) -> Any:
-    """What json.dumps takes: dataclasses become dictionaries with their fields in order."""
+    """Data that json.dumps accepts; dataclasses become dictionaries with their fields in order."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, float):
@@ -69,13 +69,13 @@ def from_text(kind: type[T], text: str | bytes) -> T:
     """A dataclass from JSON.
 
     Raises:
-        RowError: no JSON, or not of this kind.
+        RowError: not JSON, or JSON of another kind.
     """
     return from_plain(kind, _parsed(text))
 
 
 def read(kind: type[T], path: Path) -> T | None:
-    """A dataclass from a file, or None when the file is missing, torn or of another kind."""
+    """A dataclass from a file; None when the file is missing, incomplete or of another kind."""
     try:
         return from_text(kind, path.read_bytes())
     except (OSError, RowError):
@@ -83,7 +83,7 @@ def read(kind: type[T], path: Path) -> T | None:
 
 
 def lines(text: bytes) -> Iterator[Any]:
-    """What each line of JSON lines holds. One that is no JSON is skipped: of a killed process it is the last one."""
+    """The value of each JSON line. A line that is not JSON is skipped: a killed process may leave such a last line."""
     for line in text.splitlines():
         try:
             yield _parsed(line)
@@ -100,7 +100,7 @@ def _parsed(text: str | bytes) -> Any:
 
 @functools.cache
 def _reader(kind: Any) -> Callable[[Any], Any]:
-    """Reads values of one type; made once for each type, because heartbeats of a thousand ranks are read a second."""
+    """A reader for values of one type. It is cached per type, because a thousand heartbeats may be read each second."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return lambda value: value

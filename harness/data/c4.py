@@ -1,4 +1,4 @@
-"""The MLCommons-prepared C4 in a directory: are these the published files?"""
+"""The MLCommons-prepared C4 in a directory: checks whether its files are the published ones."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _FETCH = "./run.sh data fetch"
 
 
 def token_files(config: Config) -> list[Path]:
-    """The four files a run reads: .bin and .idx for training, .bin and .idx for validation."""
+    """The four files that a run reads: .bin and .idx for training, .bin and .idx for validation."""
     directory = Path(config.data.directory)
     prefixes = (config.data.train_prefix, config.data.valid_prefix)
     return [directory / f"{prefix}.{end}" for prefix in prefixes for end in ("bin", "idx")]
 
 
 def problems(config: Config, *, full: bool, report: Callable[[str], None] | None = None) -> list[str]:
-    """What is wrong, one line each: names, sizes and structure; `full` compares every byte with the published MD5.
+    """What is wrong, one line each: names, sizes and structure. `full` also compares every byte with the published MD5.
 
     Raises:
-        EnvironmentFailure: files are missing, or for `full` the published manifest.
+        EnvironmentFailure: files are missing; for `full`, the published manifest is missing.
     """
     tokens = token_files(config)
     missing = [path for path in tokens if not path.is_file()]
@@ -53,7 +53,7 @@ def problems(config: Config, *, full: bool, report: Callable[[str], None] | None
 
 
 def summary(config: Config, *, full: bool) -> str:
-    """What is known of files without a problem."""
+    """One line about files without a problem."""
     how = (
         "contents as published (MD5)" if full else "names, sizes and structure as published; --full reads all"
     )

@@ -1,4 +1,4 @@
-"""Makes the tokens of either profile usable: builds what can be built, verifies the rest."""
+"""Makes the tokens of a profile ready for use: builds the proxy's corpus, verifies other data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from harness.data import proxy
 
 
 def ensure(config: Config) -> None:
-    """Make the data usable before a run: build a missing proxy corpus, check names and sizes of any other.
+    """Make the data ready before a run: build the proxy's corpus if it is missing, check names and sizes of other data.
 
     Raises:
-        EnvironmentFailure: missing, damaged or made for another configuration; says what to do.
+        EnvironmentFailure: the data is missing, damaged or built for another configuration; the message says what to
+            do.
     """
     if config.data.corpus != "c4" and not proxy.exists(config):
         build(config, force=False)
     problems = verify(config, full=False)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise EnvironmentFailure(f"{problems[0]}{more}; ./run.sh data verify says all")
+        raise EnvironmentFailure(f"{problems[0]}{more}; ./run.sh data verify lists all problems")
 
 
 def verify(config: Config, *, full: bool, report: Callable[[str], None] | None = None) -> list[str]:
@@ -36,7 +37,7 @@ def verify(config: Config, *, full: bool, report: Callable[[str], None] | None =
 
 
 def summary(config: Config, *, full: bool) -> str:
-    """What is known of data without a problem."""
+    """One line about data without a problem."""
     if config.data.corpus == "c4":
         return data_c4.summary(config, full=full)
     return proxy.summary(config, full=full)
@@ -46,10 +47,10 @@ def build(config: Config, *, force: bool) -> bool:
     """Build the proxy's corpus.
 
     Returns:
-        False where one is already there and stays.
+        False if a corpus exists already; it is kept.
 
     Raises:
-        UsageError: this data is published, not built.
+        UsageError: the profile reads published data, which is not built.
     """
     if config.data.corpus == "c4":
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Fetches the published data, verified against its manifest, from where an earlier attempt ended."""
+"""Fetches the published data and verifies it against its manifest; an interrupted fetch continues where it ended."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.base.errors import EnvironmentFailure, UsageError
+from harness.base.names import unknown_name
 from harness.base.stderr import tell
 from harness.contract import file_names
 from harness.contract import files as contract_files
@@ -32,14 +33,20 @@ from harness.data.source import Folder, Interruption, Source, Web, is_address
 from harness.data.verify import md5
 
 _CHUNK = 1 << 20
-_LOOK_BYTES = 1 << 22  # between two looks of the meter
-_SPARE_BYTES = 1 << 28  # a full disk ends more than this command
-_PATIENCE = (1.0, 4.0, 16.0, 60.0, 60.0)  # seconds before further attempts, as long as none brings a byte
+_LOOK_BYTES = 1 << 22  # bytes between two updates of the meter
+_SPARE_BYTES = 1 << 28  # kept free, because a full disk stops more than this command
+_PATIENCE = (
+    1.0,
+    4.0,
+    16.0,
+    60.0,
+    60.0,
+)  # seconds before each further attempt, until an attempt brings a byte
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file to get."""
+    """A file to fetch."""
 
     dataset: Dataset
     file: File
@@ -55,24 +62,26 @@ def datasets(what: str) -> list[Dataset]:
     """The data sets that a list with commas names.
 
     Raises:
-        UsageError: it names none, or one that is not published.
+        UsageError: the list is empty, or a name is not a published data set.
     """
     names = [name.strip() for name in what.split(",") if name.strip()]
     unknown = [name for name in names if name not in WHAT]
-    if unknown or not names:
+    if unknown:
+        raise UsageError(f"--what: {unknown_name('data set', unknown[0], WHAT)}")
+    if not names:
         raise UsageError(f"--what: found '{what}'; allowed: one or more of {', '.join(WHAT)}, with commas")
     return [WHAT[name] for name in names]
 
 
 def source_of(*, offline: str | None, url: str) -> Source:
-    """Where the files come from: a directory, or else an address.
+    """The source of the files: a directory or a server.
 
     Raises:
-        UsageError: neither.
+        UsageError: neither a directory nor an address.
     """
     if offline:
         if not Path(offline).is_dir():
-            raise UsageError(f"--offline: {offline} is no directory")
+            raise UsageError(f"--offline: {offline} is not a directory")
         return Folder(Path(offline))
     if not is_address(url):
         raise UsageError(f"--url: found '{url}'; expected an address such as {METADATA}")
@@ -82,10 +91,10 @@ def source_of(*, offline: str | None, url: str) -> Source:
 def fetch(
     datasets: Sequence[Dataset], directory: Path, source: Source, *, patience_s: Sequence[float] = _PATIENCE
 ) -> list[Wanted]:
-    """Get every wanted file that is not there yet.
+    """Fetch every wanted file that is missing.
 
     Raises:
-        EnvironmentFailure: no network, too little space, or content that is not the published one.
+        EnvironmentFailure: no network, too little disk space, or content that differs from the published one.
     """
     manifests = {dataset.manifest: dataset for dataset in datasets}
     texts = {name: source.manifest(dataset) for name, dataset in manifests.items()}
@@ -114,7 +123,7 @@ def _wanted(dataset: Dataset, manifest: str, directory: Path, source: Source) ->
     try:
         found = files(dataset, read_manifest(manifest))
     except ManifestError as error:
-        raise EnvironmentFailure(f"{dataset.manifest}: {error} (a login or a proxy in between?)") from None
+        raise EnvironmentFailure(f"{dataset.manifest}: {error}; check for a login page or a proxy") from None
     return [Wanted(dataset, file, directory / file.target, source.size(dataset, file)) for file in found]
 
 
@@ -132,7 +141,7 @@ def _require_space(directory: Path, wanted: Sequence[Wanted]) -> None:
 
 
 def _get(one: Wanted, source: Source, patience_s: Sequence[float]) -> None:
-    """Bring one file into place, whole and verified."""
+    """Fetch one file, verify it and move it into place."""
     one.path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(_Bytes(one.path.name, one.size)) as meter:
         if one.path.exists():
@@ -144,8 +153,8 @@ def _get(one: Wanted, source: Source, patience_s: Sequence[float]) -> None:
             )
         resumed = one.part.exists()
         found = _fill(one, source, meter, patience_s)
-        if found != one.file.md5 and resumed:  # which byte is wrong nobody can say
-            tell(f"{one.part}: what was there is damaged; fetching it anew")
+        if found != one.file.md5 and resumed:  # it is unknown which byte is wrong
+            tell(f"{one.part}: the bytes of the earlier attempt are damaged; fetching the file again")
             one.part.unlink()
             meter.close()
             meter.restart()
@@ -153,15 +162,16 @@ def _get(one: Wanted, source: Source, patience_s: Sequence[float]) -> None:
     if found != one.file.md5:
         one.part.unlink()
         raise EnvironmentFailure(
-            f"{source.where(one.dataset, one.file)}: gives MD5 {found}; published is {one.file.md5}: another --url, "
-            "or ask whoever serves it"
+            f"{source.where(one.dataset, one.file)}: gives MD5 {found}; published "
+            f"is {one.file.md5}; use another --url, "
+            "or ask the operator of this one"
         )
     one.part.replace(one.path)
     contract_files.sync_directory(one.path.parent)
 
 
 def _fill(one: Wanted, source: Source, meter: _Bytes, patience_s: Sequence[float]) -> str:
-    """Append to the part what it lacks; the MD5 of the whole."""
+    """Append the missing bytes to the partial file; returns the MD5 of the whole."""
     digest, failures = hashlib.md5(usedforsecurity=False), 0
     with _own(one.part) as file:
         if file.seek(0, os.SEEK_END) > one.size:
@@ -193,17 +203,17 @@ def _fill(one: Wanted, source: Source, meter: _Bytes, patience_s: Sequence[float
 
 @contextlib.contextmanager
 def _own(part: Path) -> Iterator[IO[bytes]]:
-    """The part of a file, for one process at a time."""
+    """Open the partial file of one file, locked for this process."""
     with part.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{part}: another process fetches it; wait for that one") from None
+            raise UsageError(f"{part}: another process is fetching this file; wait for it") from None
         yield file
 
 
 class _Bytes:
-    """A meter in bytes."""
+    """A progress meter in bytes."""
 
     def __init__(self, name: str, size: int):
         self._name, self._size = name, size

@@ -1,4 +1,4 @@
-"""How far a long job with a known end is: one line that is rewritten on a terminal, elsewhere a line per 5 %."""
+"""Shows the progress of a long job: one line that is overwritten on a terminal, otherwise one line per 5 %."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import TextIO
 from harness.base import stderr
 from harness.records.metrics import duration
 
-_EVERY_S = 0.5  # between two looks of the line on a terminal
-_STEPS = 20  # lines of a whole job where there is no terminal
+_EVERY_S = 0.5  # seconds between two updates on a terminal
+_STEPS = 20  # number of lines for a whole job where stderr is not a terminal
 
 
 class Meter:
-    """Progress of one job on stderr; time to the end from the share done since the meter began."""
+    """Progress of one job on stderr. The remaining time is computed from the share done since the meter started."""
 
     def __init__(self, name: str, *, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
         self._name, self._out, self._clock = name, out or stderr.stream(), clock
         self._terminal = self._out.isatty()
         self._began, self._told = clock(), -_EVERY_S
-        self._first: float | None = None  # share there was before: a continued job has not been that fast
+        self._first: float | None = (
+            None  # the share that was done before the start: a continued job was not that fast
+        )
         self._step, self._width = 0, 0
 
     def show(self, share: float, text: str) -> None:
-        """Tell that `share` of the whole, 0 to 1, is done; `text` says it in the job's own units."""
+        """Show that `share` of the whole, 0 to 1, is done; `text` says the same in the job's own units."""
         now = self._clock()
         if self._first is None:
             self._first, self._began = share, now

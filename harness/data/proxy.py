@@ -1,4 +1,4 @@
-"""The proxy's corpus: built from what every Python installation carries, verified against its own manifest."""
+"""The proxy's corpus: built from the files of every Python installation, verified against its own manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.contract.typed_json import RowError
 from harness.data.verify import problems_of_files, problems_of_split, sha256
 
 _BUILD = "./run.sh data build"
-_BUILDING, _LOCK = ".building", ".lock"  # in the corpus's directory
+_BUILDING, _LOCK = ".building", ".lock"  # both are in the corpus's directory
 _WHOSE = {
     "python": "Python's standard library (a few seconds)",
     "machine": "the sources and documentation on this machine (minutes)",
@@ -33,7 +33,7 @@ def exists(config: Config) -> bool:
 
 
 def problems(config: Config, *, digests: bool, report: Callable[[str], None] | None = None) -> list[str]:
-    """What is wrong, one line each; sizes come before contents, which take longer.
+    """What is wrong, one line each. Sizes are checked before contents, which take longer.
 
     Raises:
         EnvironmentFailure: there is no corpus.
@@ -50,15 +50,18 @@ def problems(config: Config, *, digests: bool, report: Callable[[str], None] | N
 
 
 def build(config: Config, *, force: bool) -> bool:
-    """Build the corpus in a directory inside its own and move its files up, the manifest that makes them one last.
+    """Build the corpus in a directory inside its own, then move its files up.
 
-    Not beside it: a container sees of its parent only this directory, as a mount, which nothing can replace.
+    The manifest, which makes it valid, is last.
+
+    The build is inside the directory, because a container may mount only this directory, and a mount cannot be
+    replaced.
 
     Returns:
-        False where a corpus is already there and stays.
+        False if a corpus exists already; it is kept.
 
     Raises:
-        UsageError: the directory holds something that is not ours.
+        UsageError: the directory holds files that no build wrote.
         EnvironmentFailure: the building process failed.
     """
     directory = Path(config.data.directory)
@@ -66,7 +69,7 @@ def build(config: Config, *, force: bool) -> bool:
     with _only_builder(directory):
         if exists(config) and not force:
             return False
-        # one that a killed build left is made anew
+        # a build that was killed has left this; it starts again
         fresh = directory / _BUILDING
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
@@ -77,7 +80,7 @@ def build(config: Config, *, force: bool) -> bool:
 
 
 def summary(config: Config, *, full: bool) -> str:
-    """What a corpus without problems holds."""
+    """One line about a corpus without problems."""
     manifest = _manifest(config)
     how = "verified" if full else "names, sizes and structure verified"
     size = sum(file.bytes for file in manifest.files.values())
@@ -123,7 +126,10 @@ def _write_manifest(directory: Path, config: Config, built: CorpusManifest) -> N
 
 
 def _replace(directory: Path, fresh: Path) -> None:
-    """Put what was built in place of what is there; a process that dies between leaves no manifest, so no corpus."""
+    """Replace the old corpus by the new one.
+
+    If the process dies meanwhile there is no manifest, so there is no corpus.
+    """
     (directory / file_names.CORPUS_MANIFEST).unlink(missing_ok=True)
     for path in directory.iterdir():
         if path.is_dir() and path != fresh:
@@ -137,7 +143,10 @@ def _replace(directory: Path, fresh: Path) -> None:
 
 @contextlib.contextmanager
 def _only_builder(directory: Path) -> Iterator[None]:
-    """Two jobs that start at once build one corpus; the kernel drops the lock of a process that dies."""
+    """Lock the directory, so that two jobs that start together build one corpus.
+
+    The lock of a dead process is released.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -145,7 +154,7 @@ def _only_builder(directory: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(directory: Path, config: Config) -> None:
-    """Only what a build has written may be replaced: data.directory could name anybody's directory."""
+    """Refuse to replace files that no build wrote: data.directory could name any directory of the user."""
     if not directory.exists():
         return
     ours = {file_names.CORPUS_MANIFEST, file_names.TOKENIZER, "cache", _BUILDING, _LOCK}
@@ -159,7 +168,7 @@ def _refuse_foreign(directory: Path, config: Config) -> None:
     foreign = sorted(path.name for path in directory.iterdir() if path.name not in ours)
     if foreign:
         raise UsageError(
-            f"{directory}: found {foreign[0]}, which no build wrote; allowed: an empty or new data.directory"
+            f"{directory}: found {foreign[0]}, which no build wrote; choose an empty or new data.directory"
         )
 
 
@@ -170,17 +179,20 @@ def _manifest_path(config: Config) -> Path:
 def _manifest(config: Config) -> CorpusManifest:
     path = _manifest_path(config)
     if not path.exists():
-        raise EnvironmentFailure(f"{path.parent}: no corpus here; {_BUILD} makes it")
+        raise EnvironmentFailure(f"{path.parent}: found no corpus; build it with {_BUILD}")
     try:
         return token_records.read_manifest(path.parent)
     except RowError as error:
         raise EnvironmentFailure(
-            f"{path}: not a manifest ({error}); {_BUILD} --force makes it anew"
+            f"{path}: not a manifest ({error}); build the corpus again with {_BUILD} --force"
         ) from None
 
 
 def _problems_of_settings(config: Config, manifest: CorpusManifest) -> Iterator[str]:
-    path, remedy = _manifest_path(config), f"{_BUILD} --force, or another data.directory"
+    path, remedy = (
+        _manifest_path(config),
+        f"build it again with {_BUILD} --force, or choose another data.directory",
+    )
     if manifest.vocab_size != config.model.vocab_size:
         yield (
             f"{path}: found a corpus of vocabulary {manifest.vocab_size}; "

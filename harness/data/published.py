@@ -1,4 +1,4 @@
-"""What MLCommons publishes for llama31_8b, and where: names, sizes and manifests.
+"""What MLCommons publishes for llama31_8b: addresses, names, sizes and manifests.
 
 The layout is that of the MLCommons R2 downloader: `<metadata>/<dataset>.uri` holds the address of the files, the
 manifest `<metadata>/<dataset>.md5` their digests and names (reference README, small_llm_pretraining/nemo).
@@ -13,13 +13,13 @@ from pathlib import PurePosixPath
 from harness.base.text import printable
 
 METADATA = "https://training.mlcommons-storage.org/metadata"
-# The script whose protocol this is; it is not run. git show 14849b1:mlc-r2-downloader.sh | sha256sum
+# The script that defines this protocol. We do not run it. git show 14849b1:mlc-r2-downloader.sh | sha256sum
 DOWNLOADER = {
     "script": "https://github.com/mlcommons/r2-downloader/blob/main/mlc-r2-downloader.sh",
     "commit": "14849b1399178c723fc0c0b4bcfaeb19da59c959",
     "sha256": "382b0a4fe1b139c58651d3498e0433194e5f49aa99bc9047b884eeaf2fc0bb7c",
 }
-TRAIN_PREFIX = "c4-train.en_6_text_document"  # training reads shard 6 of 8 alone
+TRAIN_PREFIX = "c4-train.en_6_text_document"  # training reads only shard 6 of 8
 VALID_PREFIX = "c4-validation-91205-samples.en_text_document"
 TRAIN_BYTES = 83_976_774_280
 VALID_DOCUMENTS = 91_205
@@ -28,7 +28,7 @@ TOKEN_TYPE = "int32"
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One manifest and what of it is wanted."""
+    """One manifest, and which of its files are wanted."""
 
     name: str
     folder: str  # below the data directory
@@ -49,7 +49,7 @@ class File:
 
 
 _C4 = "llama-3-1-8b-preprocessed-c4-dataset"
-# The tokenizer's data set mirrors the whole model repository, 30 GB of weights included.
+# The tokenizer's data set mirrors the whole model repository, with 30 GB of weights.
 WHAT = {
     "train": Dataset(_C4, "", (f"{TRAIN_PREFIX}.bin", f"{TRAIN_PREFIX}.idx")),
     "validation": Dataset(_C4, "", (f"{VALID_PREFIX}.bin", f"{VALID_PREFIX}.idx")),
@@ -59,18 +59,18 @@ WHAT = {
         ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     ),
 }
-_TERMS = ("LICENSE", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.md")  # taken where the manifest has them
+_TERMS = ("LICENSE", "LICENSE.txt", "NOTICE.txt", "USE_POLICY.md")  # also fetched if the manifest lists them
 
 
 class ManifestError(Exception):
-    """A text that is not the manifest it should be."""
+    """A text is not the manifest that it should be."""
 
 
 def read_manifest(text: str) -> dict[str, str]:
-    """Path -> MD5 of a manifest as md5sum writes it.
+    """Read a manifest in md5sum's format: path -> MD5.
 
     Raises:
-        ManifestError: another text, such as the page of a login or a proxy.
+        ManifestError: another text, for example the page of a login or a proxy.
     """
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -80,17 +80,17 @@ def read_manifest(text: str) -> dict[str, str]:
         path = PurePosixPath(match[2]) if match else PurePosixPath("/")
         if not match or path.is_absolute() or ".." in path.parts or not match[2].isprintable():
             raise ManifestError(
-                f"line {number}: found '{printable(line, 60)}'; expected a MD5 and a relative path"
+                f"line {number}: found '{printable(line, 60)}'; expected an MD5 and a relative path"
             )
         found[match[2]] = match[1].lower()
     return found
 
 
 def files(dataset: Dataset, manifest: dict[str, str]) -> list[File]:
-    """The files of a data set that are wanted, in the order of their names; the terms of use come with them.
+    """The wanted files of a data set, in the order of their names, and its terms of use.
 
     Raises:
-        ManifestError: the manifest lacks one, or has two of the same name.
+        ManifestError: the manifest lacks a wanted file, or lists a name twice.
     """
     by_name: dict[str, list[str]] = {}
     for path in manifest:

@@ -1,4 +1,4 @@
-"""Makes tokens of raw C4: starts the builder as a process and shows how far it is."""
+"""Builds tokens from raw C4: starts the builder as a process and shows its progress."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.contract import environment, file_names, token_records
 from harness.contract.token_records import BuildReport
 from harness.data.progress_meter import Meter
 
-_END_S = 10.0  # an interrupted builder writes its last checkpoint
+_END_S = 10.0  # an interrupted builder needs this long to write its last checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """What is to be built.
+    """What to build.
 
     Args:
         input: names or patterns of c4-train.*.json.gz.
         tokenizer: a tokenizer.json, or the directory that holds one.
-        out: writes out.bin and out.idx.
+        out: prefix of the files to write, out.bin and out.idx.
         append_eod: token that ends every document.
     """
 
@@ -43,10 +43,10 @@ def build(order: Order) -> tuple[int, str]:
     """Build the tokens.
 
     Returns:
-        The exit code, and what was built; nothing where the builder failed, which said why.
+        The exit code, and a line about the result. The line is empty if the builder failed, which has printed why.
 
     Raises:
-        UsageError: an order that cannot be built.
+        UsageError: this order cannot be built.
     """
     command = [sys.executable, "-m", "submission.corpus.c4_build", *_options(order)]
     env = environment.training_environment(threads=1, on_cpu=False)
@@ -95,29 +95,32 @@ def _options(order: Order) -> list[str]:
 
 
 def _inputs(patterns: Sequence[str]) -> Iterator[Path]:
-    """The files in the order of their documents: as given, a pattern's by name."""
+    """The input files in the order of their documents: as given; the files of a pattern by name."""
     seen: set[Path] = set()
     for pattern in patterns:
         found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(pattern)))
         found = [path for path in found if path.is_file()]
         if not found:
-            raise UsageError(f"--input: no file is called {printable(pattern)}")
+            raise UsageError(f"--input: no file matches {printable(pattern)}")
         for path in found:
             if path in seen:
-                raise UsageError(f"--input: {path} is named twice")
+                raise UsageError(f"--input: {path} is named twice; name it once")
             seen.add(path)
             yield path
 
 
 def _show(meter: Meter, told: BuildReport) -> None:
     if told.continued_at is not None:
-        tell(f"continuing behind document {told.continued_at:,}")
+        tell(f"continuing after document {told.continued_at:,}")
         return
     meter.show(told.fraction, f"{told.tokens:,} tokens, {told.tokens_per_s:,.0f} tokens/s")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """Ctrl-C has reached the builder too; one that does not end is ended, which costs no more than a checkpoint."""
+    """Wait for the builder, which Ctrl-C has reached too.
+
+    If it does not end it is killed; only work since a checkpoint is lost.
+    """
     try:
         process.wait(_END_S)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):

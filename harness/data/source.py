@@ -1,4 +1,4 @@
-"""Where published files come from: a web server that speaks the downloader's protocol, or a directory."""
+"""Sources of the published files: a web server that speaks the downloader's protocol, or a directory."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _MANIFEST_BYTES = 1 << 24
 
 
 class Interruption(Exception):
-    """The source failed in a way that may pass: try again from where the data ended."""
+    """The source failed in a way that may pass; continue from where the data ended."""
 
 
 class Source(Protocol):
-    """Somewhere the published files lie."""
+    """A place that holds the published files."""
 
     def manifest(self, dataset: Dataset) -> str:
-        """The text of its manifest."""
+        """The text of the manifest."""
 
     def size(self, dataset: Dataset, file: File) -> int:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
 
     def read(self, dataset: Dataset, file: File, start: int) -> Iterator[bytes]:
-        """Its bytes from `start` on.
+        """The bytes of a file from `start` on.
 
         Raises:
-            Interruption: they ended early.
+            Interruption: the data ended early.
         """
 
     def where(self, dataset: Dataset, file: File) -> str:
-        """For messages and the record."""
+        """The address of a file, for messages and the record."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect leads to a login page, not to data."""
+    """Refuses redirects: they lead to a login page, not to data."""
 
     def redirect_request(self, *args: object, **kwargs: object) -> None:
         return None
@@ -54,11 +54,11 @@ class Web:
     """The server of MLCommons, or a mirror with the same layout."""
 
     def __init__(self, metadata: str, *, timeout_s: float = 60.0, waits_s: tuple[float, ...] = (1.0, 4.0)):
-        """Nothing is asked of the server yet.
+        """Create the source; the server is not asked yet.
 
         Args:
-            metadata: address below which the .uri and .md5 files lie.
-            waits_s: pauses before further attempts at a small answer.
+            metadata: address of the directory with the .uri and .md5 files.
+            waits_s: pauses in seconds before further attempts to read a small file.
         """
         self._metadata, self._timeout_s, self._waits_s = metadata.rstrip("/"), timeout_s, waits_s
         self._bases: dict[str, str] = {}
@@ -71,7 +71,7 @@ class Web:
         with self._patiently(urllib.request.Request(where, method="HEAD")) as answer:
             length = answer.headers["Content-Length"]
         if not (length or "").isdecimal():
-            raise EnvironmentFailure(f"{where}: the server does not say how large this is")
+            raise EnvironmentFailure(f"{where}: the server does not report the size")
         return int(length)
 
     def read(self, dataset: Dataset, file: File, start: int) -> Iterator[bytes]:
@@ -79,7 +79,9 @@ class Web:
         if start:
             request.add_header("Range", f"bytes={start}-")
         with self._open(request) as answer:
-            skip = start if answer.status == 200 else 0  # that server knows no ranges
+            skip = (
+                start if answer.status == 200 else 0
+            )  # a server without range requests sends the file from its start
             while data := self._some(request, answer):
                 skipped = min(skip, len(data))
                 skip -= skipped
@@ -113,12 +115,12 @@ class Web:
             return self._open(request)
         except Interruption as error:
             raise EnvironmentFailure(
-                f"{error}; on a machine without network: ./run.sh data fetch --offline DIR copies from a directory"
+                f"{error}; without network copy from a directory: ./run.sh data fetch --offline DIR"
             ) from None
 
     def _some(self, request: urllib.request.Request, answer: http.client.HTTPResponse) -> bytes:
         try:
-            return answer.read1(_CHUNK)  # what has come: on a slow line a megabyte is long
+            return answer.read1(_CHUNK)  # returns what has arrived: on a slow line a megabyte takes long
         except (OSError, http.client.HTTPException) as error:
             raise Interruption(f"{request.full_url}: {error or type(error).__name__}") from None
 
@@ -139,13 +141,13 @@ class Web:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is the address of a web server's directory."""
+    """Whether a text is the address of a directory on a web server."""
     parts = urllib.parse.urlsplit(text)
     return parts.scheme in ("http", "https") and bool(parts.netloc) and len(text.split()) == 1
 
 
 class Folder:
-    """A directory that holds the files and their manifests anywhere below it, as the downloader leaves them."""
+    """A directory that holds the files and their manifests at any depth, as the downloader leaves them."""
 
     def __init__(self, directory: Path):
         self._directory = directory

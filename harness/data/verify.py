@@ -1,4 +1,4 @@
-"""What a directory of tokens must hold: pure checks of files against their manifest and their index."""
+"""Checks token files against their manifest and their index."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MAGIC = b"MMIDIDX\x00\x00"  # Megatron's indexed format, megatron/core/datasets
 _HEAD_BYTES = len(_MAGIC) + 25
 _TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
 _CHUNK = 1 << 22
-_AT_ONCE = 1 << 20  # numbers
+_AT_ONCE = 1 << 20  # numbers that are read at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an .idx file says about its .bin."""
+    """The content of an .idx file about its .bin."""
 
     documents: int
     tokens: int
     bin_bytes: int
-    token_type: str  # numpy's name
+    token_type: str  # in numpy's words
 
 
 def read_index(path: Path) -> Index:
-    """Read Megatron's index; memory does not grow with it.
+    """Read Megatron's index. The memory for this does not grow with the file.
 
     Raises:
-        ValueError: not such a file, or one that contradicts itself.
+        ValueError: not an index, or an index that contradicts itself.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -56,7 +56,7 @@ def read_index(path: Path) -> Index:
 
 
 def problems_of_index(path: Path) -> Iterator[str]:
-    """Whether every sequence begins where the one before it ends, and documents follow each other; reads it all."""
+    """Whether each sequence starts where the last one ends, and documents follow each other. Reads the whole index."""
     with path.open("rb") as lengths, path.open("rb") as starts, path.open("rb") as ends:
         head = lengths.read(_HEAD_BYTES)
         _, code, sequences, boundaries = struct.unpack("<QBQQ", head[len(_MAGIC) :])
@@ -84,7 +84,7 @@ def problems_of_index(path: Path) -> Iterator[str]:
 
 
 def _numbers(file: IO[bytes], count: int, kind: type[np.integer]) -> Iterator[np.ndarray]:
-    """The next `count` numbers of a file, some at a time."""
+    """The next `count` numbers of a file, in pieces."""
     width = np.dtype(kind).itemsize
     while count:
         data = file.read(min(count, _AT_ONCE) * width)
@@ -95,12 +95,12 @@ def _numbers(file: IO[bytes], count: int, kind: type[np.integer]) -> Iterator[np
 
 
 def sha256(path: Path, read: Callable[[int], None] | None = None) -> str:
-    """Digest of a file, in pieces; `read` hears the size of each."""
+    """SHA-256 of a file, read in pieces; `read` is called with the size of each piece."""
     return _digest(path, hashlib.sha256(), read)
 
 
 def md5(path: Path, read: Callable[[int], None] | None = None) -> str:
-    """The digest that MLCommons publishes; says that a file is whole, not whom it is from."""
+    """MD5 of a file, as MLCommons publishes it. It shows that a file is complete, not who wrote it."""
     return _digest(path, hashlib.md5(usedforsecurity=False), read)
 
 
@@ -120,7 +120,7 @@ def problems_of_files(
     digests: bool,
     read: Callable[[int], None] | None = None,
 ) -> Iterator[str]:
-    """Each file that is missing, has another size or, where the size is right, another content."""
+    """Each file that is missing, or has another size or, if the size is right, other content."""
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():
@@ -132,7 +132,7 @@ def problems_of_files(
 
 
 def problems_of_split(prefix: Path, *, sequence_length: int, least_sequences: int) -> Iterator[str]:
-    """Whether an index describes its .bin and the split holds enough sequences."""
+    """Whether an index describes its .bin, and the split holds enough sequences."""
     binary, index_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
     try:
         index, size = read_index(index_path), binary.stat().st_size
@@ -141,6 +141,6 @@ def problems_of_split(prefix: Path, *, sequence_length: int, least_sequences: in
         return
     if size != index.bin_bytes:
         yield f"{binary}: found {size:,} bytes; expected {index.bin_bytes:,}, as its .idx describes"
-    sequences = (index.tokens - 1) // sequence_length  # a label more than tokens
+    sequences = (index.tokens - 1) // sequence_length  # a sequence needs one more token, the last label
     if sequences < least_sequences:
         yield f"{binary}: found {sequences:,} sequences of {sequence_length} tokens; expected {least_sequences:,}"

@@ -1,4 +1,4 @@
-"""What a check of the node is, and how it is asked: it cannot hang and it cannot crash, whatever the machine lacks."""
+"""Defines a check of the node and runs it. A check cannot hang or crash the doctor, whatever the machine lacks."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Finding:
 
     Args:
         found: what this machine has.
-        expected: what it should have; empty where anything goes.
-        fix: what to do about it; empty for ok.
+        expected: what it should have; empty where anything is allowed.
+        fix: how to repair it; empty for ok.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patient:
-    """What is examined: this node for this configuration.
+    """What is examined: this node, for this configuration.
 
     Args:
-        gpus: accelerators that the kernel shows.
-        needs_gpus: the profile does not ask without them.
-        root: of the file system, for tests.
+        gpus: number of accelerators that the kernel reports.
+        needs_gpus: whether the profile cannot train without them.
+        root: root of the file system; tests set it.
     """
 
     config: Config
@@ -49,7 +49,7 @@ class Patient:
     root: Path = Path("/")
 
     def text(self, path: str) -> str:
-        """A file of /proc or /sys, empty where it is not there or not ours to read."""
+        """A file of /proc or /sys; empty where it does not exist or cannot be read."""
         try:
             return (self.root / path).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
@@ -58,11 +58,11 @@ class Patient:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """A question, and how long the machine may think about it.
+    """A question, and how long the machine may take to answer.
 
     Args:
         ask: one or more findings; may raise and may block.
-        late: verdict when no answer comes in time: fail where the training would hang at the same place.
+        late: verdict without an answer in time: fail where the training would hang at the same place.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Check:
 
 
 def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> list[Finding]:
-    """Ask every check, one after the other: they measure, and would measure one another."""
+    """Run every check, one after the other, because checks measure and would disturb one another."""
     until = time.monotonic() + budget_s
     findings: list[Finding] = []
     for check in checks:
@@ -82,27 +82,25 @@ def examine(patient: Patient, checks: Sequence[Check], *, budget_s: float) -> li
 
 def _ask(check: Check, patient: Patient, patience_s: float) -> Sequence[Finding]:
     if patience_s < 1:
-        return [_unknown(check, "not asked: the time is used up", "./run.sh doctor without --quick")]
+        return [_unknown(check, "not run: no time was left", "./run.sh doctor without --quick")]
     answers: list[Sequence[Finding]] = []
 
     def listen() -> None:
         try:
             answers.append(check.ask(patient))
-        except Exception as error:  # a machine is stranger than any list of exceptions
+        except Exception as error:  # a machine fails in more ways than a list of exceptions can name
             answers.append(
                 [_unknown(check, f"the check failed: {type(error).__name__}: {error}", "report it")]
             )
 
-    thread = threading.Thread(target=listen, daemon=True)  # a dead file system blocks in the kernel
+    thread = threading.Thread(target=listen, daemon=True)  # a dead file system blocks inside the kernel
     thread.start()
     thread.join(patience_s)
     if answers:
         return answers[0]
     found = f"no answer within {patience_s:.0f} s"
     return [
-        Finding(
-            name=check.name, verdict=check.late, found=found, fix="find out what hangs (dmesg, mount, ps)"
-        )
+        Finding(name=check.name, verdict=check.late, found=found, fix="find what hangs (dmesg, mount, ps)")
     ]
 
 

@@ -1,4 +1,4 @@
-"""The accelerators, as their vendor's tool tells of them."""
+"""Checks of the accelerators, from the reports of their vendor's tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.machine import facts
 from harness.machine.accelerators import Gpu, inventory
 
 _THROTTLED = ["nvidia-smi", "--query-gpu=clocks_throttle_reasons.active", "--format=csv,noheader"]
-# bits of clocks_throttle_reasons.active that mean damage, not idleness or a power cap: NVML nvmlClocksEventReasons
+# bits of clocks_throttle_reasons.active that mean a defect, not idleness or a power cap: NVML nvmlClocksEventReasons
 _SLOWED = {0x8: "hardware slowdown", 0x40: "hardware thermal slowdown", 0x80: "hardware power brake"}
 _BUSY_MIB = 1024.0
 _HOT_C = 85.0
@@ -22,7 +22,7 @@ def checks() -> list[Check]:
 
 
 def ask(patient: Patient) -> Sequence[Finding]:
-    """Model, count, driver, memory, clocks, ECC and power."""
+    """Check model, number, driver, memory, clocks, ECC and power."""
     if not patient.gpus:
         return [absent(patient)]
     gpus, why = inventory(patient.root)
@@ -35,26 +35,28 @@ def ask(patient: Patient) -> Sequence[Finding]:
 def absent(patient: Patient) -> Finding:
     wanted = patient.config.parallelism.gpus_per_node
     if patient.needs_gpus:
-        fix = "load the driver (lsmod), give the container its devices; or --profile proxy"
+        fix = "load the driver (lsmod), pass the devices to the container, or use --profile proxy"
         return Finding(name="gpu", verdict="fail", found="none", expected=f"{wanted}", fix=fix)
-    found = "none; the proxy runs instead: the same code on CPU at toy scale, FP8 and MXFP4 emulated"
-    return Finding(name="gpu", verdict="ok", found=found, expected="none needed by the proxy")
+    found = "none; the proxy runs instead: the same code on the CPU at toy scale, with FP8 and MXFP4 emulated"
+    return Finding(name="gpu", verdict="ok", found=found, expected="the proxy needs none")
 
 
 def _models(patient: Patient, gpus: Sequence[Gpu]) -> Finding:
     wanted, names = patient.config.parallelism.gpus_per_node, sorted({gpu["name"] for gpu in gpus})
     found = f"{len(gpus)} x {' and '.join(names)}"
     if any(gpu["mig.mode.current"] == "Enabled" for gpu in gpus):
-        fix = "nvidia-smi -mig 0 (as root, with nothing running)"
+        fix = "nvidia-smi -mig 0 (as root, when no process uses the GPU)"
         return Finding(
             name="gpu", verdict="fail", found=f"{found}, partitioned (MIG)", expected="whole GPUs", fix=fix
         )
     if len(names) > 1:
-        return Finding(name="gpu", verdict="fail", found=found, expected="one model", fix="take another node")
+        return Finding(
+            name="gpu", verdict="fail", found=found, expected="GPUs of one model", fix="use another node"
+        )
     enough, expected = len(gpus) >= wanted, f"at least {wanted}"
-    if enough or not patient.needs_gpus:  # the proxy takes what there is
+    if enough or not patient.needs_gpus:  # the proxy uses the GPUs that exist
         return Finding(name="gpu", verdict="ok", found=found, expected=expected if patient.needs_gpus else "")
-    fix = f"GPUS_PER_NODE={len(gpus)} if that is all; else look for the others in dmesg and lspci"
+    fix = f"set GPUS_PER_NODE={len(gpus)} if there are no more; otherwise look for the others in dmesg and lspci"
     return Finding(name="gpu", verdict="fail", found=found, expected=expected, fix=fix)
 
 
@@ -69,7 +71,7 @@ def _memory(gpus: Sequence[Gpu]) -> Finding:
     busy = [gpu["index"] for gpu in gpus if _number(gpu["memory.used"]) > _BUSY_MIB]
     total = sorted({round(_number(gpu["memory.total"]) / 1024) for gpu in gpus})
     found = f"{'/'.join(map(str, total))} GiB" + (f", in use on GPU {', '.join(busy)}" if busy else ", free")
-    fix = "another process holds it: nvidia-smi --query-compute-apps=pid,used_memory --format=csv"
+    fix = "stop the process that uses it: nvidia-smi --query-compute-apps=pid,used_memory --format=csv"
     return _judged("gpu memory", found, "free", not busy, fix)
 
 
@@ -83,9 +85,19 @@ def _clocks(gpus: Sequence[Gpu]) -> Finding:
     words = [*slowed, *([f"GPU {', '.join(hot)} at {_HOT_C:.0f} C or more"] if hot else [])]
     found = f"up to {'/'.join(limits)} MHz" + (f"; {', '.join(words)}" if words else "")
     if len(limits) > 1:
-        return _judged("gpu clocks", found, "one limit", False, "nvidia-smi -rac and -rgc on every GPU")
+        return _judged(
+            "gpu clocks",
+            found,
+            "the same limit on every GPU",
+            False,
+            "run nvidia-smi -rac and -rgc on every GPU",
+        )
     return _judged(
-        "gpu clocks", found, "no slowdown", not words, "cooling, power supply: nvidia-smi -q -d PERFORMANCE"
+        "gpu clocks",
+        found,
+        "no slowdown",
+        not words,
+        "check cooling and power supply: nvidia-smi -q -d PERFORMANCE",
     )
 
 
@@ -119,9 +131,9 @@ def _power(gpus: Sequence[Gpu]) -> Finding:
 
 
 def links(patient: Patient) -> Sequence[Finding]:
-    """How the GPUs reach one another: NVLink or XGMI between every pair, every link up."""
+    """How the GPUs are linked: NVLink or XGMI between every pair, with every link up."""
     if patient.gpus < 2:
-        return [Finding(name="gpu links", verdict="ok", found=f"{patient.gpus or 'no'} GPU: nothing to link")]
+        return [Finding(name="gpu links", verdict="ok", found=f"{patient.gpus or 'no'} GPU: no links needed")]
     matrix = ask_program(["nvidia-smi", "topo", "-m"])
     if matrix.why:
         matrix = ask_program(["rocm-smi", "--showtopotype"])
@@ -134,21 +146,23 @@ def links(patient: Patient) -> Sequence[Finding]:
     found = f"{', '.join(kinds)} between {patient.gpus} GPUs" + (f", {down} links down" if down else "")
     verdict: Verdict = "fail" if down else "ok" if fast and len(kinds) == 1 else "warn"
     fix = (
-        "reseat or replace (nvidia-smi nvlink --status); check the fabric manager" if verdict != "ok" else ""
+        "check the fabric manager and nvidia-smi nvlink --status; reseat or replace the GPU"
+        if verdict != "ok"
+        else ""
     )
     return [
         Finding(
             name="gpu links",
             verdict=verdict,
             found=found,
-            expected="one kind of direct link, all up",
+            expected="one kind of direct link, all links up",
             fix=fix,
         )
     ]
 
 
 def _rows_of_gpus(text: str) -> str:
-    """The rows of a topology matrix that tell of GPUs, without legend and network cards' rows and columns."""
+    """The rows of a topology matrix that describe GPUs, without the legend and the network cards' rows and columns."""
     rows = [
         line for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if re.match(r"\s*GPU\d+\b", line)
     ]
@@ -174,5 +188,5 @@ def _judged(name: str, found: str, expected: str, good: bool, fix: str) -> Findi
 
 def _unsaid(name: str, why: str = "") -> Finding:
     return Finding(
-        name=name, verdict="unknown", found=why or "the vendor's tool does not say", fix="look by hand"
+        name=name, verdict="unknown", found=why or "the vendor's tool does not report it", fix="check by hand"
     )

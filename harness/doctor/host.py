@@ -1,4 +1,4 @@
-"""The machine around the accelerators: disks, memory, clock, limits, container."""
+"""Checks of the machine around the accelerators: disks, memory, clock, limits, container."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.doctor.checks import Check, Finding, Patient, Verdict
 from harness.machine import page_caches
 
 _GIB = 2**30
-_C4_BYTES = 85 * _GIB  # both splits as MLCommons distributes them
+_C4_BYTES = 85 * _GIB  # both splits, as MLCommons distributes them
 _RUN_BYTES = 2 * _GIB  # logs, metrics and index caches of a job
 _SLOW_MBPS = {
     "data": 500.0,
     "runs": 50.0,
-}  # eight ranks read 8192 tokens of 4 bytes a sequence; logs are small
+}  # eight ranks read 8192 tokens of 4 bytes per sequence; logs are small
 _OFFSET_S = 0.1
-_TIME_TOOLS = (  # question, what a healthy answer says, the measured offset in seconds
+_TIME_TOOLS = (  # command, pattern of a healthy answer, pattern of the measured offset in seconds
     (["chronyc", "tracking"], r"Leap status\s*:\s*Normal", r"System time\s*:\s*([\d.]+) seconds"),
     (["timedatectl", "show", "--property=NTPSynchronized"], r"NTPSynchronized=yes", r"offset=(?!)()"),
     (["ntpq", "-c", "rv"], r"sync_\w+", r"offset=(?!)()"),
@@ -45,7 +45,7 @@ def checks() -> list[Check]:
 
 
 def data_disk(patient: Patient) -> Sequence[Finding]:
-    """Space for the tokens that are not there yet, and the speed at which they are read."""
+    """Space for tokens that are not on the disk yet, and read speed of those that are."""
     config = patient.config
     directory = Path(config.data.directory)
     names = [
@@ -58,7 +58,12 @@ def data_disk(patient: Patient) -> Sequence[Finding]:
     what = f"{directory}: {', '.join(absent) or 'no file'} missing, {free / _GIB:.0f} GiB free"
     if free < need:
         return [
-            _bad("disk data", what, f"{need / _GIB:.0f} GiB free", "free some, or DATADIR=another directory")
+            _bad(
+                "disk data",
+                what,
+                f"{need / _GIB:.0f} GiB free",
+                "free disk space, or set DATADIR to another directory",
+            )
         ]
     if absent and config.data.corpus == "c4":
         return [
@@ -66,7 +71,7 @@ def data_disk(patient: Patient) -> Sequence[Finding]:
                 "disk data",
                 what,
                 "the tokens of C4",
-                "./run.sh data fetch, or DATADIR=where they are",
+                "./run.sh data fetch, or set DATADIR to their directory",
                 "warn",
             )
         ]
@@ -77,27 +82,39 @@ def data_disk(patient: Patient) -> Sequence[Finding]:
 
 
 def runs_disk(patient: Patient) -> Sequence[Finding]:
-    """Space for the logs, and the speed of a write that has reached the disk."""
+    """Space for logs, and the speed of a synced write."""
     home = _existing(Path(patient.config.runs.output))
     free = shutil.disk_usage(home).free
     if free < _RUN_BYTES:
         found = f"{home}: {free / _GIB:.1f} GiB free"
         return [
-            _bad("disk runs", found, f"{_RUN_BYTES / _GIB:.0f} GiB", "free some, or LOGDIR=another directory")
+            _bad(
+                "disk runs",
+                found,
+                f"{_RUN_BYTES / _GIB:.0f} GiB",
+                "free disk space, or set LOGDIR to another directory",
+            )
         ]
     try:
         speed, size = _write_speed(home, patient)
     except PermissionError:
-        return [_bad("disk runs", f"{home}: not writable", "writable", "LOGDIR=a directory of yours")]
+        return [
+            _bad(
+                "disk runs",
+                f"{home}: not writable",
+                "writable",
+                "set LOGDIR to a directory that you may write",
+            )
+        ]
     return [_speed("disk runs", "runs", home, speed, size, free)]
 
 
 def _speed(name: str, kind: str, home: Path, speed: float, size: int, free: int) -> Finding:
-    wanted = _SLOW_MBPS[kind] if size >= 16 * 2**20 else 0.0  # a small file says nothing about the disk
+    wanted = _SLOW_MBPS[kind] if size >= 16 * 2**20 else 0.0  # a small file does not measure the disk
     found = f"{home}: {speed:,.0f} MB/s over {size / 2**20:.0f} MiB, {free / _GIB:.0f} GiB free"
     if speed >= wanted:
         return Finding(name=name, verdict="ok", found=found, expected=f"{_SLOW_MBPS[kind]:.0f} MB/s")
-    return _bad(name, found, f"{wanted:.0f} MB/s", "a local NVMe disk, or a faster mount", "warn")
+    return _bad(name, found, f"{wanted:.0f} MB/s", "use a local NVMe disk or a faster mount", "warn")
 
 
 def _write_speed(home: Path, patient: Patient) -> tuple[float, int]:
@@ -116,7 +133,7 @@ def _write_speed(home: Path, patient: Patient) -> tuple[float, int]:
 
 
 def _read_speed(path: Path, patient: Patient) -> tuple[float, int]:
-    """Read the end of a file after the kernel was told to forget it."""
+    """Read the end of a file after asking the kernel to drop its pages."""
     limit = 256 * 2**20 if patient.quick else 2 * _GIB
     size = min(path.stat().st_size, limit)
     with path.open("rb", buffering=0) as file:
@@ -130,28 +147,28 @@ def _read_speed(path: Path, patient: Patient) -> tuple[float, int]:
 
 
 def page_cache(patient: Patient) -> Sequence[Finding]:
-    """Whether a run can start with the data on storage: the closed division is refused where it cannot."""
+    """Whether a run can start with cold page caches; the closed division requires that."""
     answer, closed = page_caches.ask(), patient.config.closed_benchmark
-    expected = "everything, for the closed division" if closed else "the data files at least"
+    expected = "all caches, for the closed division" if closed else "at least the data files"
     if answer.way:
-        found = f"everything can be dropped ({answer.way})"
+        found = f"all caches can be dropped ({answer.way})"
     elif answer.data_files:
-        found = "data files can be dropped, no more"
+        found = "only the caches of the data files can be dropped"
     else:
-        found = "cannot be dropped on this system"
+        found = "the caches cannot be dropped on this system"
     if answer.way or (answer.data_files and not closed):
         return [Finding(name="page cache", verdict="ok", found=found, expected=expected)]
     return [_bad("page cache", found, expected, answer.fix, "fail" if closed else "warn")]
 
 
 def memory(patient: Patient) -> Sequence[Finding]:
-    import psutil  # a container that brings its own packages may lack it: then this check alone is unknown
+    import psutil  # a container that brings its own packages may lack psutil; then only this check is unknown
 
     now = psutil.virtual_memory()
     need = (64 if patient.needs_gpus else 1) * _GIB * patient.config.parallelism.gpus_per_node
     found = f"{now.available / _GIB:.0f} of {now.total / _GIB:.0f} GiB free"
     enough = now.available >= need
-    fix = "" if enough else "end what holds it, or take a larger node"
+    fix = "" if enough else "stop the processes that use the memory, or use a larger node"
     return [
         Finding(
             name="memory",
@@ -168,7 +185,9 @@ def hugepages(patient: Patient) -> Sequence[Finding]:
     chosen = re.search(r"\[(\w+)\]", text)
     if not chosen:
         return [
-            Finding(name="hugepages", verdict="unknown", found="the kernel does not say", fix="none needed")
+            Finding(
+                name="hugepages", verdict="unknown", found="the kernel does not report it", fix="none needed"
+            )
         ]
     good = chosen[1] in ("always", "madvise")
     fix = "" if good else "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled (as root)"
@@ -178,7 +197,7 @@ def hugepages(patient: Patient) -> Sequence[Finding]:
 
 
 def limits(patient: Patient) -> Sequence[Finding]:
-    """Locked memory and shared memory, which collective libraries take; open files."""
+    """Locked memory and shared memory, which the collective libraries use; open files."""
     import resource
 
     locked, files = (resource.getrlimit(one)[0] for one in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_NOFILE))
@@ -187,7 +206,7 @@ def limits(patient: Patient) -> Sequence[Finding]:
     if patient.gpus and locked != resource.RLIM_INFINITY:
         few.append("ulimit -l unlimited (docker: --ulimit memlock=-1)")
     if shared < (8 * _GIB if patient.gpus else 2**26):
-        few.append("a larger /dev/shm (docker: --ipc host)")
+        few.append("enlarge /dev/shm (docker: --ipc host)")
     if files != resource.RLIM_INFINITY and files < 4096:
         few.append("ulimit -n 65536")
     said = "unlimited" if locked == resource.RLIM_INFINITY else f"{locked // 1024} KiB"
@@ -199,9 +218,9 @@ def cpu(patient: Patient) -> Sequence[Finding]:
     cores, ranks = environment.cores(), patient.config.parallelism.gpus_per_node
     governor = patient.text("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     load = os.getloadavg()[0]
-    slow = [f"{ranks} ranks share the cores: take a larger node"] if cores < ranks else []
+    slow = [f"use a larger node, because {ranks} ranks share these cores"] if cores < ranks else []
     slow += ["cpupower frequency-set -g performance"] if governor in ("powersave", "conservative") else []
-    slow += ["end what runs besides"] if load > cores / 2 else []
+    slow += ["stop other jobs on this node"] if load > cores / 2 else []
     found = f"{cores} cores, load {load:.1f}" + (f", governor {governor}" if governor else "")
     if not slow:
         return [Finding(name="cpu", verdict="ok", found=found, expected="idle, a core for every rank")]
@@ -209,7 +228,7 @@ def cpu(patient: Patient) -> Sequence[Finding]:
 
 
 def time_sync(_: Patient) -> Sequence[Finding]:
-    """Whether something keeps the clock: logs of several nodes carry times of several clocks."""
+    """Whether a service keeps the clock right; logs of several nodes hold times of several clocks."""
     for command, healthy, measured in _TIME_TOOLS:
         answer = ask_program(command, timeout_s=8)
         if answer.why:
@@ -225,7 +244,7 @@ def time_sync(_: Patient) -> Sequence[Finding]:
             )
         ]
     tools = ", ".join(command[0] for command, _, _ in _TIME_TOOLS)
-    fix = "ask on the host (a container cannot see it): chronyc tracking"
+    fix = "run chronyc tracking on the host, which a container cannot ask"
     return [
         Finding(
             name="time", verdict="unknown", found=f"no answer from {tools}", expected="synchronised", fix=fix
@@ -244,7 +263,7 @@ def container(patient: Patient) -> Sequence[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest directory that is there: a file system is asked about before anything is written to it."""
+    """The nearest existing directory above: the file system is checked before anything is written."""
     return next(one for one in (path, *path.parents) if one.exists())
 
 

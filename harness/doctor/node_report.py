@@ -1,4 +1,4 @@
-"""What the doctor says of this node: every check, as plain data and as lines."""
+"""The doctor's report on this node: every check, as plain data and as lines."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from harness.doctor.checks import VERDICTS, Check, Finding, Patient, examine
 from harness.machine.accelerators import accelerators
 
 _QUICK_S, _FULL_S = 55.0, 600.0
-_LONGEST = 600  # characters of a line
+_LONGEST = 600  # characters of a line that are shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeReport:
-    """What the doctor says of a node; the fields are the keys of `doctor --json`, in its order.
+    """Report on a node; the fields are the keys of `doctor --json`, in order.
 
     Args:
-        ok: fit to train: nothing failed.
+        ok: whether the node is fit to train: no check failed.
     """
 
     ok: bool
@@ -37,12 +37,12 @@ class NodeReport:
 def report(
     profile: str | None, overrides: list[str], *, preset: str | None = None, quick: bool
 ) -> NodeReport:
-    """Ask every check of this node.
+    """Run every check on this node.
 
     Args:
-        profile: what the node is to train; None for what the main job would choose.
+        profile: profile that the node shall train; None for the one that the main job would choose.
         preset: a system under `presets`.
-        quick: less than a minute.
+        quick: take less than a minute.
     """
     began = time.monotonic()
     patient = _patient(profile, overrides, preset, quick=quick)
@@ -61,7 +61,7 @@ def _patient(profile: str | None, overrides: list[str], preset: str | None, *, q
 
 
 def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -> NodeReport:
-    """What was found, and whether the node is fit."""
+    """The findings, and whether the node is fit."""
     return NodeReport(
         ok=all(finding.verdict != "fail" for finding in findings),
         host=platform.node(),
@@ -73,7 +73,7 @@ def describe(patient: Patient, findings: Sequence[Finding], *, seconds: float) -
 
 
 def table(made: NodeReport) -> list[str]:
-    """The same for people, worst last."""
+    """The same as text, the worst last."""
     lines = []
     for row in sorted(made.findings, key=lambda row: VERDICTS.index(row.verdict)):
         wanted = f"; expected: {row.expected}" if row.expected and row.verdict != "ok" else ""

@@ -1,4 +1,4 @@
-"""Many nodes: which are good, which are bad, and which are unlike the others."""
+"""Judges many nodes: which are good, which are bad, and which differ from the others."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.base.text import printable
 
-# A node that is unlike the others in these is a bad one, however well it is: ranks of a run must be of one kind.
+# A node that differs from the others in these is bad, even if it is healthy: all ranks of a run need equal nodes.
 _SAME = ("gpu", "gpu driver", "versions", "torch")
 _AT_ONCE = 64
 _QUICK_S, _FULL_S = 120.0, 700.0
-_HOST = re.compile(r"[A-Za-z0-9][\w.@-]*")  # nothing that ssh could take for an option
+_HOST = re.compile(r"[A-Za-z0-9][\w.@-]*")  # matches nothing that ssh could take for an option
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """A finding of another node, by whatever version of the doctor."""
+    """A finding of another node, from any version of the doctor."""
 
     name: str
     verdict: str
@@ -35,7 +35,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What one node said of itself; `findings` is None when it said nothing that can be read."""
+    """The report of one node; `findings` is None where no readable report arrived."""
 
     host: str
     findings: tuple[Said, ...] | None
@@ -44,7 +44,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A node judged; it is good without complaints."""
+    """A judged node; it is good if it has no complaints."""
 
     host: str
     ok: bool
@@ -53,27 +53,27 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """Of several nodes; the fields are the keys of `doctor NODE.json .. --json`."""
+    """The judgement on several nodes; the fields are the keys of `doctor NODE.json .. --json`."""
 
     ok: bool
     nodes: tuple[Node, ...]
 
 
 def read(paths: Sequence[Path]) -> list[Report]:
-    """The files that `doctor --json` made, one per node."""
+    """Read the files that `doctor --json` wrote, one per node."""
     reports = []
     for path in paths:
         try:
             reports.append(_report(path.name, path.read_text(encoding="utf-8", errors="replace")))
         except OSError as error:
             raise UsageError(
-                f"{path}: {error.strerror or error}; allowed: what doctor --json wrote"
+                f"{path}: {error.strerror or error}; name a file that doctor --json wrote"
             ) from None
     return reports
 
 
 def ask(hosts: Path, options: Sequence[str]) -> list[Report]:
-    """Run doctor on every host at once, in this same directory there.
+    """Run the doctor on all hosts at once, in the directory of the same path.
 
     Raises:
         UsageError: the list cannot be read or names no host.
@@ -90,7 +90,7 @@ def ask(hosts: Path, options: Sequence[str]) -> list[Report]:
         if not _HOST.fullmatch(name):
             raise UsageError(f"{hosts}:{number}: found {printable(name)!r}; allowed: one host name per line")
     if not names:
-        raise UsageError(f"{hosts}: found no host; allowed: one host name per line")
+        raise UsageError(f"{hosts}: found no host; write one host name per line")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda pair: _over_ssh(pair[1], options), names))
 
@@ -117,12 +117,12 @@ def _report(name: str, text: str) -> Report:
     except (ValueError, TypeError, KeyError, AttributeError):
         known = False
     if not known:
-        return Report(host=name, findings=None, why="found no JSON of doctor")
+        return Report(host=name, findings=None, why="the answer is not JSON of the doctor")
     return Report(host=str(document.get("host") or name), findings=tuple(Said(**row) for row in rows))
 
 
 def judge(reports: Sequence[Report]) -> Judgement:
-    """What is wrong with each node, by itself and beside the others."""
+    """What is wrong with each node, by itself and compared with the others."""
     said = {name: [_found(report, name) for report in reports] for name in _SAME}
     common = {name: Counter(filter(None, texts)).most_common(1) for name, texts in said.items()}
     nodes = []
@@ -149,7 +149,7 @@ def _found(report: Report, name: str) -> str:
 
 
 def table(judged: Judgement) -> list[str]:
-    """The same for people: a line per complaint, then both lists, ready for a host file."""
+    """The same as text: one line per complaint, then both lists, ready for a host file."""
     lines = [
         printable(f"bad     {node.host}: {words}", 600) for node in judged.nodes for words in node.complaints
     ]

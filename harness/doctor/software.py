@@ -1,4 +1,4 @@
-"""What the training's own software says of this node: versions, precision, and the speed of a sum over its ranks."""
+"""Checks of the training's software on this node: versions, precision, and the speed of an all-reduce."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from harness.machine import facts
 from harness.machine.accelerators import inventory
 
 _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-engine")
-# Share of one link's direction that a sum's bus bandwidth should reach: large messages of NCCL's ring come to 0.8, and
+# Share of one link direction that an all-reduce's bus bandwidth should reach. Large messages of NCCL's ring reach 0.8;
 # a node at half of that has a link down or a switch in the way.
 _GOOD_SHARE, _BAD_SHARE = 0.6, 0.3
-_GLOO_GBPS = 0.05  # loopback on one machine: below it something is wrong with it
+_GLOO_GBPS = 0.05  # loopback on one machine; a lower speed means a defect
 _MEBIBYTES = {"cpu": 16, "quick": 256, "full": 1024}
 
 
@@ -49,7 +49,7 @@ def versions(_: Patient) -> Sequence[Finding]:
     ]
     found = f"python {platform.python_version()}, {found}"
     expected = f"{', '.join(other)} (requirements.txt)" if other else "requirements.txt"
-    fix = "./run.sh makes .venv anew when .venv is removed; a container's own torch is kept" if other else ""
+    fix = "remove .venv and start ./run.sh again; a container's own torch is kept" if other else ""
     return [
         Finding(name="versions", verdict="warn" if other else "ok", found=found, expected=expected, fix=fix)
     ]
@@ -67,15 +67,15 @@ def _differs(has: str, pinned: str | None) -> bool:
 
 
 def precision(patient: Patient) -> Sequence[Finding]:
-    """FP8 and FP4 units, and who multiplies in each arm: asked of the kernels' own choice."""
+    """Units for FP8 and FP4, and the engine that multiplies in each arm, as the kernels choose it."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / file_names.CONFIG
         attempt_rows.write_config(path, AttemptConfig(config=patient.config))
         question = ["-m", "submission.tools.preflight", "precision", "--config", str(path)]
-        # on a GPU a probe compiles kernels: a quick doctor does without
+        # on a GPU a trial compiles kernels, for which a quick doctor has no time
         said, why = _ask(patient, [*question, *["--probe"] * (not (patient.gpus and patient.quick))])
     if said is None:
-        fix = "the training would fail the same way: read the message, then ./run.sh test"
+        fix = "read the message, then start ./run.sh test; the training would fail in the same way"
         return [
             Finding(name="precision", verdict="fail", found=why, expected="torch and kernels import", fix=fix)
         ]
@@ -85,12 +85,12 @@ def precision(patient: Patient) -> Sequence[Finding]:
 
 
 def _probes(answer: PrecisionAnswer) -> Finding:
-    """Whether the engines that the arms would take multiply and attend as specified."""
+    """Whether the engines and attention kernels that the arms would use compute as specified."""
     name, expected = "engines", "every engine equals the specification"
     if not answer.probed:
-        fix = "./run.sh doctor without --quick tries them; ./run.sh qualify tries everything"
+        fix = "start ./run.sh doctor without --quick; ./run.sh qualify tries all engines"
         return Finding(
-            name=name, verdict="unknown", found="not tried in a minute", expected=expected, fix=fix
+            name=name, verdict="unknown", found="not tried, for lack of time", expected=expected, fix=fix
         )
     failed = [f"{one.engine} ({one.what}): {one.failure}" for one in answer.probes if one.failure]
     right = sorted({f"{one.engine} ({one.what})" for one in answer.probes if not one.failure})
@@ -98,8 +98,11 @@ def _probes(answer: PrecisionAnswer) -> Finding:
         return Finding(
             name=name, verdict="ok", found=f"tried and right: {', '.join(right)}", expected=expected
         )
-    found = f"passed over: {'; '.join(failed)}; right: {', '.join(right) or 'none'}"
-    fix = "runs use the next engine, see the backend lines; a torch or Triton built with it, or report the numbers"
+    found = f"not used: {'; '.join(failed)}; right: {', '.join(right) or 'none'}"
+    fix = (
+        "runs use the next engine (see the backend lines); install a torch or "
+        "Triton with this engine, or report the numbers"
+    )
     return Finding(name=name, verdict="warn", found=found, expected=expected, fix=fix)
 
 
@@ -121,14 +124,14 @@ def _peers(answer: PrecisionAnswer) -> Finding:
     apart = answer.without_peer_access
     if not apart:
         several = answer.devices > 1
-        found = f"{answer.devices} GPUs read each other's memory" if several else "nothing to reach"
+        found = f"{answer.devices} GPUs can read each other's memory" if several else "only one GPU"
         return Finding(name="peer access", verdict="ok", found=found)
     return Finding(
         name="peer access",
         verdict="warn",
         found=f"none between GPUs {', '.join(apart[:8])}{' ..' if len(apart) > 8 else ''}",
         expected="between every pair",
-        fix="IOMMU and ACS off in the BIOS; the fabric manager running; the whole node in one container",
+        fix="switch IOMMU and ACS off in the BIOS, start the fabric manager, and give one container the whole node",
     )
 
 
@@ -148,17 +151,17 @@ def _arm(patient: Patient, arm: str, engines: Mapping[str, str]) -> Finding:
 
 
 def all_reduce(patient: Patient) -> Sequence[Finding]:
-    """A sum over all ranks of this node, with the library that training uses."""
+    """An all-reduce over all ranks of this node, with the library that training uses."""
     ranks = patient.gpus or min(2, patient.config.parallelism.gpus_per_node)
     if ranks < 2:
-        return [Finding(name="all-reduce", verdict="ok", found="one rank: nothing to sum with")]
+        return [Finding(name="all-reduce", verdict="ok", found="one rank: no all-reduce needed")]
     size = _MEBIBYTES["cpu" if not patient.gpus else "quick" if patient.quick else "full"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     question = ["-m", "submission.tools.preflight", "allreduce", "--mebibytes", str(size)]
     said, why = _ask(patient, [*torchrun, *question])
     if said is None:
-        fix = "the training would hang or fail here: run it by hand with NCCL_DEBUG=INFO"
-        return [Finding(name="all-reduce", verdict="fail", found=why, expected="a right sum", fix=fix)]
+        fix = "run the all-reduce by hand with NCCL_DEBUG=INFO; the training would hang or fail here"
+        return [Finding(name="all-reduce", verdict="fail", found=why, expected="a correct sum", fix=fix)]
     return [_bandwidth(patient, build(AllReduceAnswer, said, ""))]
 
 
@@ -167,7 +170,7 @@ def _bandwidth(patient: Patient, answer: AllReduceAnswer) -> Finding:
     found = f"{speed:,.2f} GB/s bus bandwidth, {answer.ranks} ranks, {answer.bytes >> 20} MiB, {library}"
     if not patient.gpus:
         verdict: Verdict = "ok" if speed >= _GLOO_GBPS else "warn"
-        fix = "" if verdict == "ok" else "another program takes this machine: ps, top"
+        fix = "" if verdict == "ok" else "stop other programs on this machine (ps, top)"
         return Finding(
             name="all-reduce", verdict=verdict, found=found, expected=f"{_GLOO_GBPS} GB/s", fix=fix
         )
@@ -175,20 +178,24 @@ def _bandwidth(patient: Patient, answer: AllReduceAnswer) -> Finding:
     known = facts.accelerator(gpus[0]["name"]) if gpus else None
     link = known.link_gb_s if known else None
     if not link:
-        fix = "harness/machine/facts.yaml does not list this GPU's links: compare with your vendor's figure"
+        fix = "compare with the vendor's figure; harness/machine/facts.yaml does not list this GPU's links"
         return Finding(name="all-reduce", verdict="unknown", found=found, fix=fix)
     verdict = "ok" if speed >= _GOOD_SHARE * link else "warn" if speed >= _BAD_SHARE * link else "fail"
-    fix = "" if verdict == "ok" else "NCCL_DEBUG=INFO says which transport; links down, ACS on, a busy GPU"
+    fix = (
+        ""
+        if verdict == "ok"
+        else "look for links that are down, ACS, or a busy GPU; NCCL_DEBUG=INFO shows the transport"
+    )
     expected = f"{_GOOD_SHARE * link:.0f} GB/s ({_GOOD_SHARE:.0%} of one direction of its links)"
     return Finding(name="all-reduce", verdict=verdict, found=found, expected=expected, fix=fix)
 
 
 def _ask(patient: Patient, arguments: Sequence[str]) -> tuple[Any, str]:
-    """The JSON line that a process of the training's software prints last, or why there is none."""
+    """The last JSON line that a process of the training's software prints, or why there is none."""
     command, env = [sys.executable, *arguments], campaign_torchrun.training_environment(patient.config)
     timeout_s = (
         26.0 if patient.quick else 50.0 if patient.gpus < 2 else 140.0
-    )  # two of them in a quick minute
+    )  # a quick doctor runs two of them in its minute
     answer = ask_program(command, timeout_s=timeout_s, cwd=ROOT, env=env)
     rows = [row for row in answer.out.splitlines() if row.startswith("{")]
     if answer.why or not rows:

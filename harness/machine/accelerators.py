@@ -1,4 +1,4 @@
-"""The accelerators of this machine: how many there are, and what the vendor's tool says of each."""
+"""The accelerators of this machine: their number, and what the vendor's tool reports of each."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ _AMD = [
     "--showmaxpower",
     "--json",
 ]
-Gpu = Mapping[str, str]  # by the names of nvidia-smi; a value that it does not know is empty
+Gpu = Mapping[str, str]  # keys are nvidia-smi's names; a value that the tool does not know is empty
 
 
 def accelerators(root: Path = Path("/")) -> int:
-    """GPUs of this machine, without importing torch: NVIDIA's device files, or the GPU nodes of AMD's driver."""
+    """Number of GPUs of this machine, without importing torch: from NVIDIA's device files or AMD's driver."""
     nvidia = nvidia_devices(root)
     if nvidia or not (root / "dev/kfd").exists():
         return nvidia
-    identifiers = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")  # 0 for a CPU's node
+    identifiers = root.glob("sys/class/kfd/kfd/topology/nodes/*/gpu_id")  # the id is 0 for the node of a CPU
     return sum(path.read_text(encoding="ascii").strip() not in ("", "0") for path in identifiers)
 
 
 def nvidia_devices(root: Path = Path("/")) -> int:
-    """NVIDIA's GPUs of this machine, by their device files."""
+    """Number of NVIDIA's GPUs of this machine, from their device files."""
     return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in root.glob("dev/nvidia[0-9]*"))
 
 
 def inventory(root: Path = Path("/")) -> tuple[list[Gpu], str]:
-    """Every GPU, and why there are none.
+    """Every GPU of this machine; where there is none, the reason.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system; tests set it.
     """
     answer = ask_program(_NVIDIA)
     if not answer.why:
@@ -78,7 +78,10 @@ def _value(text: str) -> str:
 
 
 def _of_amd(text: str, root: Path) -> list[dict[str, str]]:
-    """rocm-smi's JSON under nvidia-smi's names; its keys change with the version, so they are found by their words."""
+    """rocm-smi's JSON under nvidia-smi's names.
+
+    Its keys change with the version, so they are found by words in them.
+    """
     try:
         document: Mapping[str, Any] = yaml.safe_load(text)
         cards = {name: card for name, card in document.items() if re.fullmatch(r"card\d+", name)}

@@ -1,4 +1,4 @@
-"""Makes a child process end when this one does."""
+"""Makes a child process end when this process ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_this_process() -> Callable[[], None] | None:
-    """For a child between fork and exec: makes Linux send it SIGTERM when this process dies, a kill -9 included."""
+    """Function that a child runs between fork and exec.
+
+    Linux then sends SIGTERM when this process dies, even by kill -9.
+    """
     if sys.platform != "linux":
         return None
     parent = os.getpid()
@@ -20,7 +23,7 @@ def die_with_this_process() -> Callable[[], None] | None:
 
     def in_child() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
     return in_child

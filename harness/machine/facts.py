@@ -1,4 +1,4 @@
-"""What is known of each accelerator: memory, peaks, bandwidths, links and power, from facts.yaml beside this file."""
+"""Facts of each accelerator, from facts.yaml in this directory: memory, peaks, bandwidths, links and power."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ FACTS = Path(__file__).with_name("facts.yaml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accelerator:
-    """One accelerator; None is unknown.
+    """One accelerator; None means unknown.
 
     Args:
-        memory_gib: what CUDA or HIP reports as total, rounded down.
+        memory_gib: total memory that CUDA or HIP reports, rounded down.
         dense_tflops: peak without sparsity of every format that runs natively (tf32, bf16, fp16, fp8, mxfp6, ..).
-        bandwidth_gb_s: of its memory.
-        link_gb_s: to its neighbours, one direction; `domain` is how many they are, itself included.
-        network_gb_s: out of the domain, one direction.
+        bandwidth_gb_s: bandwidth of the memory.
+        link_gb_s: bandwidth to the other accelerators of its link domain, one direction; `domain` is their number, this
+            one included.
+        network_gb_s: bandwidth to other domains, one direction.
         watts: the largest power limit.
-        sold_as_gb: memory in the names under which it is sold; empty where it comes in several sizes.
-        sources: of every figure above, by its name.
+        sold_as_gb: memory size in its product name; empty where there are several sizes.
+        sources: field above -> where its value comes from.
     """
 
     name: str
@@ -46,7 +47,7 @@ class Accelerator:
 
 @cache
 def accelerators() -> Mapping[str, Accelerator]:
-    """Every row of facts.yaml, by name, in its order."""
+    """Every accelerator of facts.yaml, by name, in the order of the file."""
     rows: Mapping[str, Mapping[str, Any]] = yaml_tables.read(FACTS)
     return MappingProxyType({name: _accelerator(name, row) for name, row in rows.items()})
 
@@ -57,7 +58,9 @@ def _accelerator(name: str, row: Mapping[str, Any]) -> Accelerator:
 
 
 def accelerator(model: str) -> Accelerator | None:
-    """The row that a name means, a driver's or a person's; None for every other device, its other boards included.
+    """The accelerator that a driver or a person names.
+
+    None for any other device, also for another board of the same chip.
 
     `H200`, `NVIDIA H200` and `AMD Instinct MI355X` are known; `NVIDIA H100 NVL` and `H100-96GB` are not.
     """

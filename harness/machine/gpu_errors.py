@@ -1,4 +1,4 @@
-"""Uncorrected memory errors and Xid events of this machine's GPUs: evidence after a training that died."""
+"""Reads uncorrected memory errors and Xid events of this machine's GPUs, as evidence after a training died."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from harness.base.ask_program import ask_program
 from harness.machine import accelerators
 
-_COUNT = "ecc.errors.uncorrected.volatile.total"  # since the driver was loaded
+_COUNT = "ecc.errors.uncorrected.volatile.total"  # counted since the driver was loaded
 _XID = re.compile(r"^\[\s*(?P<at>\d+\.\d+)\] NVRM: (?P<what>Xid .*)$", re.M)
-_MOST = 5  # a broken GPU repeats itself
+_MOST = 5  # a broken GPU repeats the same event
 
 
 def found(*, since_s: float, root: Path = Path("/")) -> list[str]:
-    """What speaks against a GPU, a sentence each; nothing where there are none, or no tool that tells of them.
+    """One sentence for each GPU error; empty where there are none, or where no tool reports them.
 
     Args:
-        since_s: when the training began, on the monotonic clock: seconds since boot, as the kernel's log counts.
+        since_s: start of the training on the monotonic clock: seconds since boot, as in the kernel's log.
     """
     gpus, _ = accelerators.inventory(root)
     if not gpus:
@@ -33,12 +33,12 @@ def found(*, since_s: float, root: Path = Path("/")) -> list[str]:
 
 
 def _xids(since_s: float) -> list[str]:
-    """NVIDIA's driver writes its errors into the kernel's log, which not everybody may read."""
+    """Errors of NVIDIA's driver in the kernel's log, which not every user may read."""
     said = ask_program(["dmesg"]).out
     events = [match["what"] for match in _XID.finditer(said) if float(match["at"]) >= since_s]
     return [f"kernel log: {what}" for what in list(dict.fromkeys(events))[-_MOST:]]
 
 
 def now_s() -> float:
-    """The kernel's log counts on this clock."""
+    """Now, on the clock of the kernel's log."""
     return time.monotonic()

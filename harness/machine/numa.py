@@ -1,4 +1,4 @@
-"""Whether ranks can be bound to the NUMA node of their GPU: what torchrun's --numa-binding asks of a machine."""
+"""Whether each rank can be bound to the NUMA node of its GPU, as torchrun's --numa-binding requires."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _CLASSES = ("0x03", "0x12")  # display controllers, processing accelerators
 
 
 def can_bind(root: Path = Path("/")) -> bool:
-    """Whether torchrun would bind every rank; where it could not, it would end the training instead.
+    """Whether torchrun can bind every rank.
 
-    It needs an own program, numactl, and of each GPU's node a CPU that this process may use: a scheduler or a container
-    may have left it those of another. With a single node there is nothing to choose.
+    If it cannot bind one, torchrun ends the training, so the option is left out.
+
+    Binding needs the program numactl and, on each GPU's NUMA node, a CPU that this process may use; a scheduler or a
+    container may allow only CPUs of other nodes. With a single NUMA node there is nothing to bind.
 
     Args:
-        root: of the file system, for tests.
+        root: root of the file system; tests set it.
     """
     if not (_torchrun_binds() and shutil.which("numactl")):
         return False
@@ -32,7 +34,7 @@ def can_bind(root: Path = Path("/")) -> bool:
 
 
 def _torchrun_binds() -> bool:
-    """Whether the installed torchrun knows the option (torch 2.9 on), without importing torch."""
+    """Whether the installed torchrun has the option (torch 2.9 and later), without importing torch."""
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
         return False
@@ -41,7 +43,7 @@ def _torchrun_binds() -> bool:
 
 
 def _nodes_of_gpus(root: Path) -> set[int]:
-    """The NUMA node of every GPU; a machine that does not say writes -1, which torch takes for 0."""
+    """The NUMA node of every GPU. -1 means that the machine does not report it; torch takes it as 0."""
     nodes = set()
     for device in root.glob("sys/bus/pci/devices/*"):
         vendor, kind, node = (_text(device / name) for name in ("vendor", "class", "numa_node"))
@@ -58,7 +60,7 @@ def _text(path: Path) -> str:
 
 
 def _cpus(ranges: str) -> set[int]:
-    """`0-3,8` as the numbers it means."""
+    """The CPU numbers that a text such as `0-3,8` lists."""
     found: set[int] = set()
     for part in ranges.strip().split(","):
         first, _, last = part.partition("-")

@@ -1,4 +1,4 @@
-"""Whether this machine lets a run begin with cold page caches. The submission, which drops them, says it itself."""
+"""Whether a run can start with cold page caches on this machine. The submission drops the caches and reports it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Caches:
     """Answer of submission/caches.py.
 
     Args:
-        way: how everything is dropped; None where this user may not.
-        fix: what to do about that.
-        data_files: whether at least those can be dropped.
+        way: how all caches are dropped; None where this user may not drop them.
+        fix: how to allow it.
+        data_files: whether at least the pages of the data files can be dropped.
     """
 
     way: str | None
@@ -28,7 +28,7 @@ class Caches:
 
 
 def ask() -> Caches:
-    """Drops nothing.
+    """Ask whether the caches can be dropped; nothing is dropped.
 
     Raises:
         EnvironmentFailure: no answer.
@@ -41,14 +41,12 @@ def ask() -> Caches:
 
 
 def require(config: Config) -> None:
-    """A run that may not begin as the rules say does not begin.
+    """Refuse to start a run of the closed division whose page caches cannot be dropped.
 
     Raises:
-        EnvironmentFailure: the closed division, and caches that stay.
+        EnvironmentFailure: the run is closed, and the caches cannot be dropped.
     """
     if config.closed_benchmark and not (found := ask()).way:
         rule = "the closed division drops them before each run (training_rules, Run Results)"
         other = "or system.division=open, or --profile proxy"
-        raise EnvironmentFailure(
-            f"page caches: cannot be dropped by this user; {rule}; allowed: {found.fix}; {other}"
-        )
+        raise EnvironmentFailure(f"page caches: this user cannot drop them; {rule}; {found.fix}; {other}")

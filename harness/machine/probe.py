@@ -1,4 +1,4 @@
-"""What this machine says of itself, in the words of a system description; a field nobody knows is left out."""
+"""Probes this machine for the fields of a system description; a field that is unknown is left out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def machine() -> dict[str, str]:
 
 
 def accelerator() -> dict[str, str]:
-    """Of this machine's first accelerator; empty where no vendor's tool knows one."""
+    """Fields of this machine's first accelerator; empty where no vendor's tool reports one."""
     query = ["nvidia-smi", f"--query-gpu={','.join(_NVIDIA)}", "--format=csv,noheader"]
     if found := nvidia(_output(query)):
         return found
@@ -101,7 +101,7 @@ def rocm(text: str) -> dict[str, str]:
 
 
 def _memory(text: str) -> str:
-    """`143771 MiB` as `140 GiB`, what is no number as it is; amd-smi says MB of its MiB."""
+    """`143771 MiB` as `140 GiB`; a text that is not a size is returned unchanged. amd-smi writes MB and means MiB."""
     found = re.fullmatch(r"(\d+) (?:MiB|MB)", text)
     return f"{round(int(found[1]) / 1024)} GiB" if found else text
 
@@ -137,7 +137,7 @@ def _sockets() -> int:
 
 
 def _psutil() -> ModuleType | None:
-    """Imported when it is asked for; a container that brings its own packages may lack it."""
+    """psutil, imported on use: a container that brings its own packages may lack it."""
     try:
         return importlib.import_module("psutil")
     except ImportError:
@@ -145,7 +145,7 @@ def _psutil() -> ModuleType | None:
 
 
 def _cores() -> int:
-    """Physical ones of all sockets; 0 where nobody says."""
+    """Physical cores of all sockets; 0 where the number is unknown."""
     psutil = _psutil()
     return (psutil.cpu_count(logical=False) or 0) if psutil else 0
 
@@ -169,14 +169,14 @@ def _caches(root: Path) -> str:
 
 
 def _storage(root: Path) -> str:
-    """Kinds of disks; a disk that turns may be a virtual one, which says so of itself: it stays unnamed."""
+    """Kinds of disks. A rotating disk may be virtual, because virtual disks report rotation; it is left out."""
     disks = [path for path in (root / "block").glob("*") if not path.name.startswith(_VIRTUAL_DISKS)]
     fixed = [disk for disk in disks if _read(disk / "queue/rotational") == "0"]
     return ", ".join(sorted({"NVMe SSD" if disk.name.startswith("nvme") else "SSD" for disk in fixed}))
 
 
 def _links(root: Path) -> list[str]:
-    """Speed of every network card that is hardware and up, fastest first."""
+    """Speed of every physical network card whose link is up, fastest first."""
     speeds = []
     for card in (root / "class/net").glob("*"):
         speed = _read(card / "speed")

@@ -1,4 +1,4 @@
-"""How many GPUs the training's torch can use, asked in a process of its own: harness never imports torch."""
+"""Asks, in a separate process, how many GPUs the training's torch can use: harness never imports torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.base.paths import ROOT
 from harness.contract.build import build
 from harness.contract.node_answers import GpuAnswer
 
-_PATIENCE_S = 120.0  # importing torch from a cold network file system
+_PATIENCE_S = 120.0  # importing torch from a cold network file system takes this long
 
 
 def ask() -> GpuAnswer:
-    """What torch says; that it cannot be imported is an answer too."""
+    """The answer of torch. Where torch cannot be imported, the answer says so."""
     command = [sys.executable, "-m", "submission.tools.usable_gpus"]
     answer = ask_program(command, timeout_s=_PATIENCE_S, cwd=ROOT)
     rows = [row for row in answer.out.splitlines() if row.startswith("{")]

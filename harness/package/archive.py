@@ -1,4 +1,4 @@
-"""A deterministic archive of a tree with its checksums: the same files give the same bytes."""
+"""Writes a deterministic archive of a tree and its checksums: equal files give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 from compliance.rules.tree_rules import CHECKSUMS
 
 _CHUNK = 1 << 20
-_ROW = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>\S.*)")  # as sha256sum writes it
+_ROW = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>\S.*)")  # the format of sha256sum
 _OF_THE_TOOLS = re.compile(
     r"results/[^/]+/[^/]+/scaling\.json"
-)  # the official package checker adds it; C19 checks it
+)  # the official package checker adds it; our rule C19 checks it
 _LARGEST_BYTES = 64 << 20
 
 
 def checksums(tree: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path inside the tree; links and the list itself are left out."""
+    """SHA-256 of every file, by its path inside the tree, without links and the list itself."""
     files = sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink())
     names = {path.relative_to(tree).as_posix(): path for path in files}
     return {name: digest(path) for name, path in names.items() if name != CHECKSUMS}
 
 
 def seal(tree: Path) -> None:
-    """Write SHA256SUMS into the tree: `sha256sum -c SHA256SUMS` inside it checks every file."""
+    """Write SHA256SUMS into the tree. `sha256sum -c SHA256SUMS` inside the tree checks every file."""
     rows = [f"{digest}  {name}\n" for name, digest in checksums(tree).items()]
     (tree / CHECKSUMS).write_text("".join(rows), encoding="utf-8")
 
 
 def pack(tree: Path) -> Path:
-    """<tree>.tar.gz beside the tree: sorted, without owners, times and modes of this machine."""
+    """Write <tree>.tar.gz beside the tree: sorted, without owners, times and modes of this machine."""
     archive = tree.with_name(tree.name + ".tar.gz")
     with (
         archive.open("wb") as raw,
@@ -45,7 +45,7 @@ def pack(tree: Path) -> Path:
 
 
 def differences(tree: Path) -> list[str] | None:
-    """What is not as SHA256SUMS in the tree says; None where there is no such file."""
+    """Differences between the tree and its SHA256SUMS; None where there is no such file."""
     path = tree / CHECKSUMS
     if path.is_symlink() or not path.is_file():
         return None

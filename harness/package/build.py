@@ -1,9 +1,11 @@
-"""Builds a submission tree from campaigns: checked as a whole, and in its place only when every check passed."""
+"""Builds a submission tree from campaigns.
+
+The whole tree is checked, and moved into place only if every check passes.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import shutil
 import tempfile
@@ -15,6 +17,7 @@ from compliance.rule_input import Violation
 from compliance.rules import tree_rules
 from compliance.system_description import ALSO, FIELDS
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.campaign import campaign
 from harness.check import grouped_text
 from harness.package import archive, eligibility, tree_writer
@@ -29,11 +32,11 @@ _OF_THE_RUNS = ("submitter", "division", "status", "system_name", "number_of_nod
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
-    """What became of a build.
+    """Result of a build.
 
     Args:
-        refused: what speaks against the campaigns; then nothing was written.
-        target: the tree in its place; None where a check failed.
+        refused: reasons against the campaigns; if there are any, nothing was written.
+        target: directory of the finished tree; None if a check failed.
     """
 
     refused: tuple[Violation, ...] = ()
@@ -44,20 +47,20 @@ class Built:
 
 
 def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], requested: str | None) -> Built:
-    """Build the tree `out`/<submitter>; it is in its place only when every check passed.
+    """Build the tree `out`/<submitter>. It is moved into place only if every check passes.
 
     Args:
-        given: the submitter's own fields of the system description.
-        requested: a ruleset's name; None: the newest.
+        given: fields of the system description that the submitter gave.
+        requested: name of a ruleset; None for the newest.
 
     Raises:
-        UsageError: campaigns that do not go together, or a target that exists.
+        UsageError: the campaigns do not fit together, or the target exists.
     """
     sources = [eligibility.examined(campaign.load(path.resolve())) for path in campaigns]
     target = out / _submitter(sources)
     for path in (target, target.with_name(target.name + ".tar.gz")):
         if path.exists() or path.is_symlink():
-            raise UsageError(f"{path}: exists; allowed: a new directory, nothing is overwritten")
+            raise UsageError(f"{path}: exists already and is not overwritten; choose another --out")
     if refused := tuple(violation for source in sources for violation in source.violations):
         return Built(refused=refused)
     with _staging(out, target.name) as staging:
@@ -77,7 +80,10 @@ def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], reques
 
 @contextlib.contextmanager
 def _staging(out: Path, name: str) -> Iterator[Path]:
-    """A directory beside the target, gone in the end; so is --out where this made it in vain."""
+    """A directory beside the target, removed at the end.
+
+    --out is removed too if it was created here and stays empty.
+    """
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=out)).resolve()
@@ -91,43 +97,41 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
 
 
 def _submitter(sources: Sequence[Submittable]) -> str:
-    """The directory's name.
+    """The name of the tree's directory.
 
     Raises:
-        UsageError: campaigns that do not go into one package.
+        UsageError: the campaigns do not fit into one package.
     """
     submitters = sorted({source.campaign.config.system.submitter for source in sources})
     if len(submitters) != 1 or not tree_writer.name_of(submitters[0]):
         raise UsageError(
-            f"system.submitter: found {', '.join(submitters)!r}; allowed: one name for a package"
+            f"system.submitter: found {', '.join(submitters)!r}; allowed: one submitter per package"
         )
     systems = [tree_writer.system_of(source.campaign) for source in sources]
     if twice := sorted({name for name in systems if systems.count(name) > 1}):
-        raise UsageError(
-            f"CAMPAIGN: found {', '.join(twice)} twice; allowed: one campaign for a system and arm"
-        )
+        raise UsageError(f"CAMPAIGN: found {', '.join(twice)} twice; name one campaign per system and arm")
     return tree_writer.name_of(submitters[0])
 
 
 def own_fields(file: Path | None, pairs: Sequence[str]) -> dict[str, str]:
-    """The submitter's own fields of the system description: a JSON file, then name=value pairs.
+    """Fields that the submitter gives: those of a JSON file, then the name=value pairs.
 
     Raises:
-        UsageError: a file or an argument that gives none.
+        UsageError: the file or an argument has no fields.
     """
     given: dict[str, str] = {}
     if file:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError(f"{file}: found no JSON object ({error})") from None
+            raise UsageError(f"{file}: not a JSON object ({error}); write an object of texts") from None
         if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
-            raise UsageError(f"{file}: found something else than text; allowed: an object of texts")
+            raise UsageError(f"{file}: not all values are texts; write an object of texts")
         given.update(document)
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise UsageError(f"--field: found {pair!r}; allowed: name=value")
+            raise UsageError(f"--field: found {pair!r}; write name=value")
         given[name] = value
     for name in given:
         _require_field(name)
@@ -136,17 +140,13 @@ def own_fields(file: Path | None, pairs: Sequence[str]) -> dict[str, str]:
 
 def _require_field(name: str) -> None:
     if name in _OF_THE_RUNS:
-        raise UsageError(
-            f"--field {name}: found a value; allowed: what the runs were configured with, unchanged"
-        )
+        raise UsageError(f"--field {name}: cannot be given; its value is what the runs were configured with")
     if name not in (*FIELDS, *ALSO):
-        near = difflib.get_close_matches(name, [*FIELDS, *ALSO], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--field: found {name!r}; allowed: a field of the system description{hint}")
+        raise UsageError(f"--field: {unknown_name('field', name, [*FIELDS, *ALSO])}")
 
 
 def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
-    """With the file that the content came from, where it was copied; else with its path in the tree."""
+    """With the file from which the content was copied; otherwise with the path in the tree."""
     path = Path(violation.file)
     inside = path.relative_to(staging).as_posix() if path.is_relative_to(staging) else violation.file
     return replace(violation, file=str(written.origins.get(inside, inside)))
@@ -154,7 +154,7 @@ def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedDocument:
-    """What `package build --json` prints of campaigns that were refused: the fields are its keys, in its order."""
+    """Document of `package build --json` for campaigns that were refused; the fields are its keys, in order."""
 
     violations: Sequence[Violation]
     official: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class RefusedDocument:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltDocument:
-    """The same of a tree that was written and judged; tree and archive are None where a check failed."""
+    """The same for a tree that was written and judged; tree and archive are None if a check failed."""
 
     ok: bool
     tree: str | None
@@ -181,7 +181,7 @@ class BuiltDocument:
 
 
 def document(built: Built) -> BuiltDocument | RefusedDocument:
-    """What became of the build, as a document."""
+    """The result of a build as a document."""
     if built.verdict is None:
         return RefusedDocument(violations=built.refused)
     verdict = package_verify.document(built.verdict)
@@ -199,17 +199,20 @@ def document(built: Built) -> BuiltDocument | RefusedDocument:
 
 
 def lines(built: Built) -> list[str]:
-    """For a terminal."""
+    """The result of a build as lines of text."""
     if built.refused:
         told = [grouped_text.sentence(violation) for violation in built.refused]
-        return [*told, f"FAIL not built, and nothing was written; reasons: {len(built.refused)}"]
+        return [*told, f"FAIL not built: nothing was written, for {len(built.refused)} reasons"]
     found = package_verify.lines(built.verdict) if built.verdict else []
     if built.target is None or built.archive is None:
         return [*found, "FAIL not built: nothing was written"]
     for name, fields in built.written.described.items():
         wanted, free = placeholders(fields)
         if wanted:
-            found.append(f"{name}: empty, and the rules ask for it (--field name=value): {', '.join(wanted)}")
+            found.append(
+                f"{name}: fields are empty that the rules require; give them with "
+                f"--field name=value: {', '.join(wanted)}"
+            )
         if free:
-            found.append(f"{name}: empty, and may stay so: {', '.join(free)}")
+            found.append(f"{name}: empty fields that are optional: {', '.join(free)}")
     return [*found, str(built.target), f"{built.archive} sha256 {archive.digest(built.archive)}"]

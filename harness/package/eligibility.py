@@ -1,4 +1,4 @@
-"""Whether a campaign can be submitted: everything that speaks against it, at once."""
+"""Decides whether a campaign can be submitted, and lists all reasons against it at once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _MACHINE = (
     "packages",
     "cpu",
     "accelerator",
-)  # of environment.json: equal in all runs of one result
+)  # fields of environment.json that must be equal in all runs of one result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What one promoted run left behind.
+    """The files of one promoted run.
 
     Args:
-        place: the attempt whose log was promoted; None where no attempt has that log.
+        place: directory of the attempt whose log was promoted; None where no attempt has that log.
         proof, recorded: its proof.json and environment.json; empty where they are missing.
     """
 
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submittable:
-    """A campaign with its evidence, run by run in the order of their indices, and what speaks against it."""
+    """A campaign with the files of its runs, in the order of their indices, and the reasons against a submission."""
 
     campaign: Campaign
     evidence: tuple[Evidence, ...]
@@ -65,10 +65,10 @@ class Submittable:
         return str(self.evidence[0].git.get("commit"))
 
     def scored(self) -> tuple[int, ...]:
-        """The ten runs, or of more the median window, in the order of their start.
+        """The ten scored runs, in the order of their start; of more than ten, the median window.
 
         Raises:
-            ScoreError: they give no official score.
+            ScoreError: the runs give no official score.
         """
         logs = {
             run.index: runlog.build(e.log) for run, e in zip(self.campaign.runs, self.evidence, strict=True)
@@ -80,9 +80,9 @@ class Submittable:
 
 
 def examined(campaign: Campaign) -> Submittable:
-    """Read a campaign's evidence and judge it."""
+    """Read the files of a campaign and judge it."""
     if campaign.config.benchmark.is_scaled:
-        message = "a proxy run is no result: it rehearses the code, not the benchmark"
+        message = "a proxy run is no result; train the benchmark's profile"
         found = violation(campaign.directory, campaign.config.benchmark.name, BENCHMARK.name, message)
         return Submittable(campaign=campaign, evidence=(), violations=(found,))
     done = [
@@ -102,7 +102,7 @@ def _scorable(made: Submittable) -> Submittable:
         made.scored()
     except ScoreError as error:
         reason = violation(
-            made.campaign.directory, str(error), "a score", "runs without a score are no result"
+            made.campaign.directory, str(error), "a score", "without a score there is no result"
         )
         return Submittable(campaign=made.campaign, evidence=made.evidence, violations=(reason,))
     return made
@@ -116,7 +116,7 @@ def violation(place: Path, found: Any, expected: Any, message: str, line: int | 
 
 
 def _evidence(campaign: Campaign, index: int) -> Evidence:
-    """Of the attempt whose log was promoted."""
+    """The files of the attempt whose log was promoted."""
     result = campaign.result(index)
     attempts = attempt.directories(campaign.run_directory(index))
     place = next((path for path in attempts if _same(path / file_names.LOG, result)), None)
@@ -138,7 +138,10 @@ def _object(path: Path) -> Mapping[str, Any]:
 def _campaign(campaign: Campaign, done: int) -> Iterator[Violation]:
     place, config = campaign.directory, campaign.config
     if config.system.division != "closed":
-        message = "only the closed division's rules are checked here: set system.division to closed and run"
+        message = (
+            "set system.division to closed and train again; only results of "
+            "the closed division can be checked here"
+        )
         yield violation(place, config.system.division, "closed", message)
     if done < len(campaign.runs) or done < BENCHMARK.runs:
         found, expected = (
@@ -146,25 +149,29 @@ def _campaign(campaign: Campaign, done: int) -> Iterator[Violation]:
             f"all, and at least {BENCHMARK.runs}",
         )
         yield violation(
-            place, found, expected, "./run.sh resume finishes a campaign; none of its runs is left out"
+            place, found, expected, "finish the campaign with ./run.sh resume; no run may be left out"
         )
     if config.runs.seed is not None:
-        message = "seeds come from the clock or the system's randomness: set runs.seed to null and run"
+        message = (
+            "set runs.seed to null and train again; seeds must come from the clock or the system's randomness"
+        )
         yield violation(place, f"runs.seed {config.runs.seed}", "null", message)
 
 
 def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
     result = campaign.result(index)
     if one.place is None:
-        message = "edited after the run, or brought in from elsewhere"
+        message = "the log was edited after the run, or copied from elsewhere"
         yield violation(
             result, "the log of no attempt", f"the log of an attempt under {file_names.run(index)}", message
         )
         return
     for name, document in ((file_names.PROOF, one.proof), (file_names.ENVIRONMENT, one.recorded)):
         if not document:
-            message = "a run without it proves nothing and cannot be submitted"
-            yield violation(one.place / name, "absent or no JSON object", "as the run wrote it", message)
+            message = "train again; a run without this file cannot be submitted"
+            yield violation(
+                one.place / name, "absent, or not a JSON object", "the file that the run wrote", message
+            )
     rows = one.proof.get("gemms")
     backends = (
         {str(row.get("backend")) for row in rows if isinstance(row, dict)}
@@ -175,7 +182,9 @@ def _run(campaign: Campaign, index: int, one: Evidence) -> Iterator[Violation]:
         message = "no GEMM is proven to have run in the recipe's format"
         yield violation(one.place / file_names.PROOF, "no verified GEMM", "verified GEMMs", message)
     if other := sorted(backends - {"native"}):
-        message = "the closed division's precision is what the hardware multiplies; emulation is a rehearsal"
+        message = (
+            "train on hardware that multiplies in this format; the closed division does not allow emulation"
+        )
         yield violation(one.place / file_names.PROOF, f"{', '.join(other)} GEMMs", "native", message)
     if one.log.events and _seed(one) != campaign.runs[index].seed:
         message = "the log's seed is not the one that the campaign drew for this run"
@@ -191,7 +200,7 @@ def _seed(one: Evidence) -> object:
 
 
 def _one_machine(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Violation]:
-    """The runs of one result use one system and one software stack."""
+    """All runs of one result must use one system and one software stack."""
     for one in evidence[1:]:
         for name in _MACHINE:
             mine, first = one.recorded.get(name), evidence[0].recorded.get(name)
@@ -201,31 +210,34 @@ def _one_machine(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[V
 
 
 def _one_commit(campaign: Campaign, evidence: Sequence[Evidence]) -> Iterator[Violation]:
-    """What is packed as sources is what ran."""
+    """The packed sources must be those that ran."""
     known = [one for one in evidence if one.recorded]
     commits = sorted({str(one.git.get("commit") or "no commit") for one in known})
     if len(commits) > 1 or "no commit" in commits:
         found = f"runs of {', '.join(commit[:12] for commit in commits)}"
-        message = "the sources that are submitted are those that ran"
+        message = "the submitted sources must be those that ran"
         yield violation(campaign.directory, found, "one commit for all runs", message)
         return
     for one in [one for one in known if one.git.get("dirty") is not False][:1]:
-        message = "the run used changes that no commit holds: commit first, then run"
+        message = "commit the changes and train again; the run used uncommitted changes"
         yield violation(
-            (one.place or campaign.directory) / file_names.ENVIRONMENT, "a dirty tree", "a clean one", message
+            (one.place or campaign.directory) / file_names.ENVIRONMENT,
+            "a dirty tree",
+            "a clean tree",
+            message,
         )
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", *SOURCES)
     if commits and head != commits[0]:
-        message = "the sources are packed from here: check that commit out"
+        message = "check out the commit that ran; the sources are packed from this checkout"
         yield violation(ROOT, f"commit {head[:12] or 'none'}", f"{commits[0][:12]}, which ran", message)
     elif changes:
-        message = "the sources are packed from here: commit or take back the changes"
+        message = "commit or revert the changes; the sources are packed from this checkout"
         names = [row.split(maxsplit=1)[-1] for row in changes.splitlines()]
         yield violation(ROOT, f"uncommitted: {', '.join(names[:5])}", "no changes", message)
 
 
 def git(*arguments: str) -> str:
-    """What git says of this repository, nothing where it fails."""
+    """Output of a git command in this repository; empty where it fails."""
     command = ["git", "-C", str(ROOT), "--no-optional-locks", *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A tree against the same organisation's of an earlier round: system descriptions, code, and logs used again."""
+"""Compares a tree with the same organisation's tree of an earlier round: system descriptions, code, and reused logs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.base.errors import UsageError
 from harness.base.text import plural, printable
 from harness.package import archive
 
-_SHOWN = 5  # names in a line; the JSON has all
+_SHOWN = 5  # names in a line; the JSON has all of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangedField:
-    """A field of a system description; None where a round lacks it."""
+    """A field of a system description; None where a round does not have it."""
 
     name: str
     before: str | None
@@ -28,11 +28,11 @@ class ChangedField:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResubmittedSystem:
-    """A system of the tree beside the one of the same name in the earlier round.
+    """A system of the tree, compared with the system of the same name in the earlier round.
 
     Args:
-        known: the earlier round has it.
-        logs_in_common: result files that are, byte for byte, those of the earlier round.
+        known: whether the earlier round has it.
+        logs_in_common: number of result files that equal files of the earlier round, byte for byte.
     """
 
     system: str
@@ -57,7 +57,7 @@ class ChangedCode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Previous:
-    """What changed since an earlier round: `previous` of `package verify --json`."""
+    """Changes since an earlier round: `previous` of `package verify --json`."""
 
     tree: str
     systems: Sequence[ResubmittedSystem]
@@ -65,10 +65,10 @@ class Previous:
 
 
 def organisation_of(tree: Path, name: str) -> Path:
-    """The directory of this organisation in an earlier round's tree: the tree itself, or one below it.
+    """This organisation's directory in an earlier round's tree: the tree itself, or one below it.
 
     Raises:
-        UsageError: none, or several of which none has the name.
+        UsageError: there is none, or there are several without this name.
     """
     homes = [tree.resolve()] if (tree / "results").is_dir() else list(repository.organisations(tree))
     named = [home for home in homes if home.name == name]
@@ -82,7 +82,7 @@ def organisation_of(tree: Path, name: str) -> Path:
 
 
 def compare(root: Path, before: Path) -> Previous:
-    """Two trees of one organisation; nothing in them is changed."""
+    """Compare two trees of one organisation; neither is changed."""
     systems = [place.system for place in repository.result_directories(root)]
     return Previous(
         tree=str(before),
@@ -119,7 +119,7 @@ def _fields(name: str, root: Path, before: Path) -> list[ChangedField]:
 
 
 def _description(root: Path, system: str) -> dict[str, str]:
-    """Fields as text; empty where there is no description that can be read."""
+    """The fields as text; empty where there is no readable description."""
     content = read_json(root / "systems" / f"{system}.json")
     fields = content if isinstance(content, dict) else {}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items()}
@@ -141,13 +141,14 @@ def _files(root: Path) -> dict[str, str]:
 
 
 def questions(found: Previous, root: Path) -> list[Violation]:
-    """Logs of the earlier round beside another description or other code: a reviewer asks what made them."""
+    """Questions for a reviewer about logs of the earlier round that come with another description or other code."""
     return [
         Violation(
             rule="previous", severity="warning", file=f"{root.name}/systems/{one.system}.json", line=None, key=None,
             found=f"{one.logs_in_common} logs of the earlier round, {_why(one, found.code)}",
-            expected="the description and the code that made them",
-            message="a result that is submitted again keeps what it was made with", section="--previous", review=True,
+            expected="the description and the code of the earlier round",
+            message="a result that is submitted again must keep "
+            "its description and code", section="--previous", review=True,
         )
         for one in found.systems
         if one.logs_in_common and (one.fields or found.code.any)
@@ -160,7 +161,7 @@ def _why(one: ResubmittedSystem, code: ChangedCode) -> str:
 
 
 def lines(found: Previous) -> list[str]:
-    """For a terminal: a line for each system, each changed field, each kind of change of the code."""
+    """Lines of text: one for each system, each changed field, and each kind of change of the code."""
     told = [line for one in found.systems for line in _system_lines(one)]
     code = found.code
     for word, names in (("added", code.added), ("removed", code.removed), ("changed", code.changed)):

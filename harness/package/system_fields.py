@@ -1,4 +1,4 @@
-"""The system description: every field with where its value comes from."""
+"""The system description: every field, and the origin of its value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACEHOLDER = "placeholder"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
-    """A value of the description.
+    """The value of a field.
 
     Args:
         origin: probed | benchmark.yaml | facts.yaml | the campaign | given | placeholder (empty: the submitter fills
@@ -31,8 +31,8 @@ def describe(config: Config, recorded: Mapping[str, object], given: Mapping[str,
     """Every field of the description, in the order of the rules.
 
     Args:
-        recorded: environment.json of a run: what the training machine said of itself.
-        given: the submitter's own words, which win.
+        recorded: environment.json of a run, with the probe of the training machine.
+        given: fields that the submitter gave; they override all others.
     """
     fields = {name: Field(value="", origin=PLACEHOLDER) for name in (*FIELDS, *ALSO)}
     for origin, values in (
@@ -49,13 +49,13 @@ def describe(config: Config, recorded: Mapping[str, object], given: Mapping[str,
 
 
 def placeholders(fields: Mapping[str, Field]) -> tuple[list[str], list[str]]:
-    """Empty fields that the rules ask for, and those that may stay empty."""
+    """Empty fields that the rules require, and empty fields that are optional."""
     empty = [name for name, field in fields.items() if field.origin == PLACEHOLDER]
     return [name for name in empty if name in MEANINGFUL], [name for name in empty if name not in MEANINGFUL]
 
 
 def _probed(recorded: Mapping[str, object]) -> dict[str, str]:
-    """As the training machine was probed; this machine's own answers only where it is plainly the same one."""
+    """The probe of the training machine. This machine is probed only where it is clearly the same one."""
     system = recorded.get("system")
     if not isinstance(system, dict):
         here = probe.machine()
@@ -76,14 +76,14 @@ def _of_config(config: Config) -> dict[str, str]:
 
 
 def _of_facts(system: System) -> dict[str, str]:
-    """Memory of the accelerator that the preset names, where it says no other."""
+    """Memory of the accelerator that the preset names, where the preset gives none."""
     known = facts.accelerator(system.accelerator)
     memory_gib = known.memory_gib if known else None
     return {"accelerator_memory_capacity": f"{memory_gib:g} GiB" if memory_gib else ""}
 
 
 def _of_the_preset(system: System) -> dict[str, str]:
-    """What the machine that trained knows better, where it was asked."""
+    """Fields of the preset; a probed field overrides them."""
     memory = f"{system.accelerator_memory_gib:g} GiB" if system.accelerator_memory_gib else ""
     same = memory == _of_facts(system)["accelerator_memory_capacity"]
     return {

@@ -1,4 +1,4 @@
-"""What goes into a submission tree, written below a directory that nobody else sees yet."""
+"""Writes the content of a submission tree, below a directory that no other process sees yet."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from harness.package.eligibility import Submittable
 from harness.package.system_fields import Field, describe
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_WRITTEN = {  # template -> name in the implementation's directory
+_WRITTEN = {  # template -> file name in the implementation's directory
     "package_readme.md.j2": "README.md",
     "package_dockerfile.j2": "Dockerfile",
     "package_setup.sh.j2": "setup.sh",
     "package_init_datasets.sh.j2": "init_datasets.sh",
     "package_run_and_time.sh.j2": "run_and_time.sh",
 }
-# of the training machine, not of the configuration: paths and hosts that nobody else has
+# variables of the training machine (paths and hosts), not of the configuration
 _PLACES = ("launch", "data.directory", "runs.output")
 _OF_THE_COMMAND = ("profile", "runs.count", "runs.arms")
 _TORCH_INDEX = re.compile(r"\d[\w.]*\+(?P<tag>cpu|cu\d+|rocm[\d.]+)")
@@ -41,8 +41,8 @@ _TORCH_INDEX = re.compile(r"\d[\w.]*\+(?P<tag>cpu|cu\d+|rocm[\d.]+)")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
     """Args:
-    described: every system's description with the origin of each field.
-    origins: file of the tree, by its path from the tree's parent -> where its content lies.
+    described: system -> its description, with the origin of each field.
+    origins: path of a file from the tree's parent -> the file that it was copied from.
     """
 
     described: dict[str, dict[str, Field]] = field(default_factory=dict)
@@ -51,13 +51,13 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Software:
-    """What the training machine ran, as the templates name it.
+    """The software of the training machine, as the templates use it.
 
     Args:
         packages: names and versions in one line.
         python: major and minor version.
-        torch_index: of download.pytorch.org, for example cu130; None where the version names none.
-        torch_of_a_vendor: from a container image, so that no index has it.
+        torch_index: index of download.pytorch.org, for example cu130; None where the version names none.
+        torch_of_a_vendor: whether torch came with a container image, so that no index has it.
     """
 
     packages: str
@@ -69,7 +69,7 @@ class Software:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GemmKind:
-    """A way in which GEMMs ran, as proof.json has it; its values are the run's own words."""
+    """One way in which GEMMs ran, in the words of proof.json."""
 
     gemm: object
     format: object
@@ -82,11 +82,11 @@ class GemmKind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Implementation:
-    """What was trained, as the templates name it.
+    """The trained implementation, as the templates use it.
 
     Args:
-        gemms: the distinct ways they ran, over all layers and runs.
-        settings: options of `./run.sh run` that lead from the packed benchmark.yaml to this configuration.
+        gemms: the distinct ways in which GEMMs ran, over all layers and runs.
+        settings: options of `./run.sh run` that turn the packed benchmark.yaml into this configuration.
         arm_argument: the arm, quoted for a shell.
     """
 
@@ -103,7 +103,7 @@ class Implementation:
 
 
 def name_of(text: str) -> str:
-    """A submitter's or a system's name as a directory: what the official tools and every file system take."""
+    """The name of a submitter or system as a directory name that the official tools and every file system accept."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
 
 
@@ -130,7 +130,7 @@ def write(sources: Sequence[Submittable], tree: Path, given: Mapping[str, str]) 
 
 
 def _implementation(source: Submittable, place: Path, tree: Path, written: Written) -> None:
-    """README, Dockerfile, scripts, configuration, sources and, of more than ten runs, the logs that are not scored."""
+    """Write README, Dockerfile, scripts, configuration and sources; with more than ten runs, also the unscored logs."""
     for name in eligibility.git("ls-files", "--", *eligibility.SOURCES).splitlines():
         if name not in _WRITTEN.values():
             _copy(ROOT / name, place / name, tree, written)
@@ -149,7 +149,7 @@ def _implementation(source: Submittable, place: Path, tree: Path, written: Writt
 
 
 def rendered(template: str, *values: Implementation | Software) -> str:
-    """A template with the fields of these values; one that is missing is an error."""
+    """A template filled with the fields of these values; a missing field is an error."""
     loader = jinja2.FileSystemLoader(_TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
@@ -175,7 +175,7 @@ def _described(source: Submittable) -> Implementation:
 
 
 def software(recorded: Mapping[str, object]) -> Software:
-    """From environment.json of a run."""
+    """The software, from environment.json of a run."""
     packages = recorded.get("packages")
     versions = packages if isinstance(packages, dict) else {}
     torch = str(versions.get("torch") or "")
@@ -196,7 +196,7 @@ def _kinds(source: Submittable) -> list[GemmKind]:
 
 
 def settings(config: Config) -> list[str]:
-    """The --set texts that lead from the packed benchmark.yaml to this configuration."""
+    """The --set options that turn the packed benchmark.yaml into this configuration."""
     plain = resolve(config.profile, file=ROOT / "benchmark.yaml", aliases={}).config
     before = dict(leaves_of(_without_places(plain)))
     after = dict(leaves_of(_without_places(config)))
@@ -224,7 +224,9 @@ def _text(path: Path, text: str) -> None:
 def _copy(source: Path, path: Path, tree: Path, written: Written) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_file() or source.is_symlink():
-        raise UsageError(f"{source}: found no plain file; a package holds plain files alone")
+        raise UsageError(
+            f"{source}: not a plain file; replace it by a plain file, because a package holds nothing else"
+        )
     shutil.copyfile(source, path)
     path.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
     written.origins[path.relative_to(tree.parent).as_posix()] = source

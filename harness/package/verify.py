@@ -1,4 +1,4 @@
-"""Our rules, the official tools and the checksums on anybody's submission tree."""
+"""Checks a submission tree by our rules, with the official tools and by its checksums."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from harness.package.previous import Previous
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """On one organisation's tree.
+    """The verdict on one organisation's tree.
 
     Args:
-        changed: what SHA256SUMS does not agree with; None where there is none.
-        previous: what changed since an earlier round; None where none was named.
+        changed: differences from SHA256SUMS; None where there is no such file.
+        previous: changes since an earlier round; None where no earlier tree was named.
     """
 
     organisation: Path
@@ -53,10 +53,10 @@ class Verdict:
 
 
 def organisations(tree: Path) -> list[Path]:
-    """The tree itself, or those of several organisations below it.
+    """The tree itself, or the trees of several organisations below it.
 
     Raises:
-        UsageError: no tree.
+        UsageError: there is no tree.
     """
     if not tree.is_dir():
         raise UsageError(f"{printable(tree)}: no such directory")
@@ -78,7 +78,7 @@ def verified(
 
     Args:
         earlier: a tree with this organisation's results of an earlier round, to compare with.
-        quiet: rules of the tree that the caller tells in its own way.
+        quiet: rules of the tree that the caller reports itself.
 
     Raises:
         UsageError: an earlier tree without this organisation.
@@ -86,7 +86,7 @@ def verified(
     root = organisation.resolve()
     before = None if earlier is None else previous.organisation_of(earlier, root.name)
     loaded = checker.load(chosen_for_package(root, ruleset).name)
-    with ThreadPoolExecutor(1) as beside_us:  # the official tools take longer than all of ours
+    with ThreadPoolExecutor(1) as beside_us:  # the official tools take longer than all of our checks
         asked = beside_us.submit(package_checker.ask, root, loaded.official)
         found = [*_logs(root, ruleset)]
         found += checker.check_tree(tree_rules.read(root, to_be_submitted=True), quiet=quiet)
@@ -95,7 +95,7 @@ def verified(
         found += previous.questions(compared, root) if compared else []
         changed = archive.differences(root)
         tools = tuple(asked.result())
-    once = {repr(violation): violation for violation in found}  # the logs' own check reads the tree as well
+    once = {repr(violation): violation for violation in found}  # the check of the logs reads the tree too
     return Verdict(
         organisation=organisation,
         ruleset=loaded.name,
@@ -109,21 +109,21 @@ def verified(
 def _logs(root: Path, ruleset: str | None) -> list[Violation]:
     if repository.result_directories(root):
         return [v for one in examine([str(root)], ruleset, skip_official=True) for v in one.violations]
-    message = "nothing of this benchmark is submitted here, or its directory has another name"
+    message = "add results of this benchmark, or correct the name of their directory"
     place = f"results/<system>/{BENCHMARK.name}"
     absent = tree_rules.read(root).error("results", "no results of the benchmark", place, message)
     return [absent.violation(tree_rules.pairs.id)]
 
 
 def _located(violation: Violation, parent: Path) -> Violation:
-    """With a path that can be opened, wherever the user stands."""
+    """With a path that can be opened from the current directory."""
     path = Path(violation.file)
     return violation if path.is_absolute() else replace(violation, file=str(parent / path))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolVerdict:
-    """What one official tool says."""
+    """The verdict of one official tool."""
 
     verdict: str
     note: str
@@ -131,14 +131,14 @@ class ToolVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """What `package verify --json` prints: the fields are its keys, in its order.
+    """Document of `package verify --json`; the fields are its keys, in order.
 
     Args:
-        checksums: what does not agree with SHA256SUMS, or a word about it.
+        checksums: differences from SHA256SUMS, or one line about it.
         official: version of mlperf-logging, then each tool with its verdict.
         not_checked: directories with results of other benchmarks.
-        verdict: pass, needs review or fail; ok and the exit code say whether an error stands.
-        previous: what changed since the tree of --previous; None without it.
+        verdict: pass, needs review or fail; ok and the exit code say whether there is an error.
+        previous: changes since the tree of --previous; None without it.
     """
 
     ok: bool
@@ -175,7 +175,7 @@ def _checksums(verdict: Verdict) -> str | list[str]:
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """For a terminal: the ruleset, violations by kind, tools, checksums, verdict."""
+    """Lines of text: the ruleset, violations by kind, tools, checksums, verdict."""
     root = verdict.organisation.resolve()
     logs = [file for place in repository.result_directories(root) for file in result_files(place.path)]
     found = grouped_text.grouped(verdict.violations, root, logs)

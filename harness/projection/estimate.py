@@ -1,4 +1,4 @@
-"""Estimates the time to train on named systems, and says how far each estimate can be trusted."""
+"""Estimates the time to train on named systems, and how reliable each estimate is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from rich.table import Table
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
 from harness.base.text import printable
 from harness.projection import systems
 from harness.projection.step_time import Accelerator, Setup, forecast
 from harness.projection.systems import Measured
 
 DEFAULT = ("MI355X", "MI350X", "MI300X", "B200", "B300", "GB200", "GB300", "H200", "H100")
-GBS = 32  # global batch size where none is asked for
+GBS = 32  # the default global batch size
 _MAX_TENSOR = 8
 NOTICES = (
     "modelled: every time but those of the column 'public', which are olympic means of published logs",
@@ -27,7 +28,7 @@ NOTICES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicRun:
-    """A published system that ran a projected setup; means over its runs."""
+    """A published system that ran the projected setup; means over its runs."""
 
     system: str
     time_to_train_min: float
@@ -37,14 +38,14 @@ class PublicRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Projection:
-    """What is said of one setup; the fields are the keys of `project --json`, in its order.
+    """The projection of one setup; the fields are the keys of `project --json`, in order.
 
     Args:
-        precision: of the linear layers.
-        parts_s: of a step; they add up to step_s.
-        evaluation_share: of the time to train, 0 to 1.
-        error_pct: how far off nine of ten held-out systems were at most; error_from says which.
-        flags: what no public run shows.
+        precision: precision of the linear layers.
+        parts_s: parts of the step time, which add up to step_s.
+        evaluation_share: share of the time to train, 0 to 1.
+        error_pct: the largest error of nine of ten held-out systems; error_from says which systems.
+        flags: properties of the setup that no public run has.
     """
 
     system: str
@@ -78,15 +79,15 @@ def setup(
     context: int | None,
     pipeline: int,
 ) -> Setup:
-    """What is to be projected on a system such as `8xMI355X`.
+    """The setup to project, for a system such as `8xMI355X`.
 
     Args:
-        precision: of the linear layers; None for the narrowest that runs natively.
+        precision: precision of the linear layers; None for the narrowest that the accelerator computes natively.
         attention: precision of the attention products; None for that of the public runs.
-        context: context parallel size; None for what the batch needs.
+        context: context parallel size; None for the size that the batch needs.
 
     Raises:
-        UsageError: an unknown system, or a split that cannot run.
+        UsageError: an unknown system, or a parallel split that cannot run.
     """
     board, count = parse(name)
     precision = precision or next(one for one in ("mxfp4", "nvfp4", "fp8") if _favoured(board, one))
@@ -112,30 +113,33 @@ def setup(
 
 
 def _favoured(board: Accelerator, precision: str) -> bool:
-    """Four-bit training on NVIDIA's accelerators is NVFP4 in every public run."""
+    """Whether a precision is the usual one: on NVIDIA's accelerators every public four-bit run uses NVFP4."""
     return precision in board.tflops and not (precision == "mxfp4" and "nvfp4" in board.tflops)
 
 
 def parse(name: str) -> tuple[Accelerator, int]:
-    """`8xMI355X`: an accelerator and how many.
+    """`8xMI355X`: an accelerator and its number.
 
     Raises:
-        UsageError: another form, or an accelerator without data.
+        UsageError: the name has another form, or the accelerator is unknown.
     """
     known = systems.accelerators()
     found = re.fullmatch(r"([1-9]\d{0,4}) ?x ?(\w+)", name.strip(), re.IGNORECASE)
     board = known.get(found[2].upper()) if found else None
-    if found is None or board is None:
-        allowed = f"<number>x<accelerator>, of {', '.join(known)}"
-        raise UsageError(f"project: found {printable(name)!r}; allowed: {allowed}")
+    if found is None:
+        raise UsageError(
+            f"project: found {printable(name)!r}; allowed: <number>x<accelerator>, of {', '.join(known)}"
+        )
+    if board is None:
+        raise UsageError(f"project: {printable(name)}: {unknown_name('accelerator', found[2], known)}")
     return board, int(found[1])
 
 
 def _require(setup: Setup) -> None:
-    """A split that can run.
+    """Refuse a parallel split that cannot run.
 
     Raises:
-        UsageError: it cannot, or there is no reference point for the batch size.
+        UsageError: the split cannot run, or the batch size has no reference point.
     """
     sizes = {"tensor": setup.tensor, "context": setup.context, "pipeline": setup.pipeline}
     for name, size in sizes.items():
@@ -200,7 +204,7 @@ def _same(row: Measured, setup: Setup) -> bool:
 
 
 def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
-    """Which validation speaks for a setup, and everything about it that no public run shows."""
+    """Which validation applies to a setup, and every property of it that no public run has."""
     name = setup.accelerator.name
     own = [row.setup for row in rows if row.setup.accelerator.name == name]
     unseen, beyond = [], []
@@ -228,7 +232,7 @@ def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
 
 
 def table(rows: Sequence[Projection]) -> Table:
-    """Projections for people, a row each."""
+    """Projections as a table, one row each."""
     table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
     heads = (
         "system",

@@ -1,6 +1,6 @@
 """Fits and validates the constants of `project`: python -m harness.projection.fit [TREE ..]
 
-Writes harness/analysis/public/project.yaml and docs/project.md. TREE as in
+Writes harness/analysis/public/project.yaml and docs/project.md. TREE is described in
 harness/projection/forecast_calibration.py; numbers are derived. Without one the measurements that project.yaml
 holds are fitted anew: for a change of harness/machine/facts.yaml, which needs no logs.
 """
@@ -27,7 +27,7 @@ from harness.projection.page import page
 from harness.projection.step_time import FOUR_BIT, Constants, Forecast, forecast, relative_error
 from harness.projection.systems import Fitted, Measured, Validation
 
-# Where the fit starts, and what a constant stays near when no system says otherwise.
+# Start of the fit, and the values that constants keep where no system determines them.
 PRIOR = Constants(
     linear=0.7,
     attention=0.5,
@@ -39,8 +39,8 @@ PRIOR = Constants(
     reference=0.97,
     four_bit=1.08,
 )
-PRIOR_WEIGHT = 0.05  # of one logarithm of a constant against one of a step time
-_ROBUST = 0.1  # a step time that is off by more counts linearly, not squared
+PRIOR_WEIGHT = 0.05  # weight of one logarithm of a constant relative to one step time
+_ROBUST = 0.1  # a step time with a larger error counts linearly, not squared
 SPEED = ("linear", "attention", "memory_tb", "power", "exposed", "exchange", "fixed_s")
 FOLDS: dict[str, Callable[[Measured], str]] = {
     "submitter": lambda row: row.submitter,
@@ -50,7 +50,7 @@ FOLDS: dict[str, Callable[[Measured], str]] = {
 
 
 def fit(rows: Sequence[Measured]) -> Constants:
-    """Constants from measured step times and samples; each kind of system counts as the root of its number."""
+    """Fit the constants to measured step times and samples; each kind of system counts as the root of its number."""
     kinds = [_kind(row) for row in rows]
     weights = np.array([1 / np.sqrt(kinds.count(kind)) for kind in kinds])
     start = np.log([getattr(PRIOR, name) for name in SPEED])
@@ -79,7 +79,7 @@ def _forecast(row: Measured, known: Constants) -> Forecast:
 
 
 def _convergence(rows: Sequence[Measured]) -> Constants:
-    """Medians of samples to target over the reference; a kind that nobody ran keeps the prior."""
+    """Medians of samples to target relative to the reference; a kind without runs keeps the prior."""
     shares: dict[bool, list[float]] = {False: [], True: []}
     for row in rows:
         mean = reference_points.reference(row.setup.global_batch_size).mean_samples
@@ -90,7 +90,7 @@ def _convergence(rows: Sequence[Measured]) -> Constants:
 
 
 def validate(rows: Sequence[Measured], fold: Callable[[Measured], str]) -> dict[str, tuple[float, float]]:
-    """Signed errors in percent of time to train and of step time, each from constants of the other folds alone."""
+    """Signed errors in percent of time to train and of step time; constants come from the other folds only."""
     errors = {}
     for name in sorted({fold(row) for row in rows}):
         known = fit([row for row in rows if fold(row) != name])
@@ -102,7 +102,7 @@ def validate(rows: Sequence[Measured], fold: Callable[[Measured], str]) -> dict[
 
 
 def summary(errors: Mapping[str, tuple[float, float]]) -> Validation:
-    """Of signed errors of time to train and of step time, by system."""
+    """Summary of the signed errors of time to train and of step time, by system."""
     times, steps = (np.abs(column) for column in zip(*errors.values(), strict=True))
     return Validation(
         median_pct=round(float(np.median(times)), 1),
@@ -113,7 +113,7 @@ def summary(errors: Mapping[str, tuple[float, float]]) -> Validation:
 
 
 def fitted(measured: Mapping[str, Sequence[float]]) -> Fitted:
-    """Constants and validation that follow from the measured rows, in the form of project.yaml."""
+    """Constants and validation from the measured rows, in the form of project.yaml."""
     rows = projection_systems.measurements(measured)
     errors = {name: validate(rows, fold) for name, fold in FOLDS.items()}
     return Fitted(
@@ -139,7 +139,7 @@ def measure(system: PublicSystem) -> list[float] | None:
 
 
 def _paces(path: Path) -> tuple[float, float]:
-    """Median seconds of a run between two evaluations, and in one."""
+    """Median seconds of a run between two evaluations, and during one."""
     times: dict[str, list[int]] = {"eval_start": [], "eval_stop": []}
     for event in mllog.read(path).events:
         if event.key in times:

@@ -26,7 +26,16 @@ from harness.base.stderr import tell
 from harness.base.text import markdown_table
 
 PROGRESS = tuple(round(0.05 * step, 2) for step in range(2, 21))
-ASKED = (0.30, 0.40, 0.50, 0.55, 0.60, 0.70, 0.80, 0.90)  # where the error is tabulated
+ASKED = (
+    0.30,
+    0.40,
+    0.50,
+    0.55,
+    0.60,
+    0.70,
+    0.80,
+    0.90,
+)  # values of progress for which the error is tabulated
 _BAND_SAMPLES = BENCHMARK.evaluation_interval_samples
 _BAND_RUNS = 20
 _COLUMNS = ["progress", "median", "nine of ten below"]  # of the tables in docs/prediction.md
@@ -64,13 +73,13 @@ target in percent: its median, and the error that nine of ten runs stay below.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOut:
-    """A run at one progress, predicted with constants from others alone.
+    """One run at one progress, predicted with constants from other runs only.
 
     Args:
-        system: its key.
-        group: of batch sizes.
-        progress: part of the run's own samples to target.
-        error_pct: signed, of samples to target; None where nothing was predicted.
+        system: key of the system.
+        group: group of batch sizes.
+        progress: share of the run's own samples to target.
+        error_pct: signed error of samples to target; None where nothing was predicted.
     """
 
     system: str
@@ -80,7 +89,7 @@ class HeldOut:
 
 
 def calibrated(found: Sequence[PublicSystem]) -> CalibrationFile:
-    """Everything prediction.yaml holds."""
+    """Everything that prediction.yaml holds."""
     covered = _held_out_twice(found)
     held_out = validate(covered, lambda system: system.org)
     return CalibrationFile(
@@ -99,7 +108,7 @@ def calibrated(found: Sequence[PublicSystem]) -> CalibrationFile:
 
 
 def _held_out_twice(found: Sequence[PublicSystem]) -> list[PublicSystem]:
-    """Systems at batch sizes that two submitters ran: with one alone nothing could be validated."""
+    """Systems at batch sizes that two submitters ran; with only one, nothing could be validated."""
     orgs: dict[int, set[str]] = {}
     for system in found:
         orgs.setdefault(system.global_batch_size, set()).add(system.org)
@@ -112,7 +121,7 @@ def to_target(system: PublicSystem) -> list[float]:
 
 
 def curves(found: Sequence[PublicSystem]) -> dict[int, tuple[float | None, ...]]:
-    """By batch size the median over systems of their median curve: a system counts once, whatever its kind."""
+    """By batch size, the median over systems of their median curves, so that each system counts once."""
     by_size: dict[int, list[np.ndarray]] = {}
     for system in found:
         runs = [
@@ -129,14 +138,14 @@ def _curve(run: RunLog, end: float) -> tuple[list[float], list[float]]:
 
 
 def _falling(rows: Sequence[np.ndarray]) -> tuple[float | None, ...]:
-    """Median of systems, never rising; None where a system in two had no evaluation yet."""
+    """Median of systems, which never rises; None where half of the systems have no evaluation yet."""
     known = np.mean(np.isfinite(rows), axis=0) > 0.5
     losses = np.minimum.accumulate(np.nanmedian(np.array(rows)[:, known], axis=0))
     return (*[None] * int(np.sum(~known)), *(round(float(loss), 4) for loss in losses[:-1]), TARGET)
 
 
 def validate(found: Sequence[PublicSystem], fold: Callable[[PublicSystem], str]) -> list[HeldOut]:
-    """Predictions for every run of every fold with constants from the other folds alone, a row a run and progress."""
+    """Predict every run of every fold with constants from the other folds: one row per run and progress."""
     rows = []
     for name in sorted({fold(system) for system in found}):
         fitted = curves([system for system in found if fold(system) != name])
@@ -147,7 +156,7 @@ def validate(found: Sequence[PublicSystem], fold: Callable[[PublicSystem], str])
 
 
 def makers(found: Sequence[PublicSystem]) -> dict[str, Rows]:
-    """Errors at batch size 32, the one that both makers of accelerators ran: one predicted from the other."""
+    """Errors at batch size 32, which both makers' accelerators ran: one maker is predicted from the other."""
     alike = [system for system in found if system.global_batch_size == 32]
     rows = validate(alike, maker)
     names = {system.key: maker(system) for system in alike}
@@ -158,7 +167,7 @@ def makers(found: Sequence[PublicSystem]) -> dict[str, Rows]:
 
 
 def maker(system: PublicSystem) -> str:
-    """Who made the accelerators."""
+    """The maker of the accelerators."""
     return "AMD" if "MI3" in f"{system.name} {system.accelerator}" else "NVIDIA"
 
 
@@ -180,7 +189,7 @@ def _rows(system: PublicSystem, curve: Mapping[float, float]) -> list[HeldOut]:
 
 
 def table(rows: Sequence[HeldOut]) -> Rows:
-    """Progress, median and ninetieth percentile of the absolute error; without the progress that says nothing."""
+    """Progress with the median and 90th percentile of the absolute error; rows without errors are left out."""
     found = []
     for asked in ASKED:
         here = [row.error_pct for row in rows if row.progress == asked]
@@ -191,7 +200,7 @@ def table(rows: Sequence[HeldOut]) -> Rows:
 
 
 def bands(found: Sequence[PublicSystem]) -> dict[int, Rows]:
-    """Samples, 5 %, median and 95 % of the loss, up to where a tenth of the runs has ended."""
+    """Samples and 5 %, median and 95 % of the loss, until a tenth of the runs has ended."""
     result: dict[int, Rows] = {}
     for size in sorted({system.global_batch_size for system in found}):
         runs = [run for system in found if system.global_batch_size == size for run in system.runs]
@@ -226,7 +235,7 @@ def _system(system: PublicSystem, held_out: Sequence[HeldOut]) -> CalibratedSyst
 
 
 def page(made: CalibrationFile) -> str:
-    """docs/prediction.md from prediction.yaml: the page cannot say what the constants do not."""
+    """docs/prediction.md, written from prediction.yaml, so that both agree."""
     parts = [_HEAD.format(target=made.target)]
     names = {"small": "global batch size 16 to 36", "large": "global batch size 64"}
     for name in ("small", "large"):

@@ -1,4 +1,4 @@
-"""docs/project.md from the data files of `project`: the page cannot say what they do not."""
+"""Writes docs/project.md from the data files of `project`, so that both agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step time and time to train of Llama 3.1 8B from arithmetic, bytes and links. Pure; docs/project.md explains it."""
+"""Step time and time to train of Llama 3.1 8B, from arithmetic, bytes and links. Pure; docs/project.md explains it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from compliance import reference_points
 from compliance.benchmark import BENCHMARK
 from harness.contract.config import Model
 
-_NETWORK_LINKS = 8  # of a node: through them leaves one copy of the gradients
-_POWER_W = 1000.0  # where the power term is 1
+_NETWORK_LINKS = 8  # links of a node, which together send one copy of the gradients
+_POWER_W = 1000.0  # board power at which the power term is 1
 FOUR_BIT = ("mxfp4", "nvfp4")
 PRECISIONS = ("bf16", "fp8", *FOUR_BIT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accelerator:
-    """Data sheet figures of one accelerator.
+    """Figures of one accelerator from its data sheet.
 
     Args:
-        tflops: dense peak by format, of what runs natively.
+        tflops: format -> dense peak, for formats that run natively.
         memory_tb_s: memory bandwidth.
-        link_gb_s: to its neighbours, one direction; `domain` is how many neighbours there are, itself included.
-        network_gb_s: out of the domain, one direction.
+        link_gb_s: bandwidth to the other accelerators of its link domain, one direction; `domain` is their number, this
+            one included.
+        network_gb_s: bandwidth to other domains, one direction.
     """
 
     name: str
@@ -38,12 +39,12 @@ class Accelerator:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What is to be projected.
+    """The setup to project.
 
     Args:
-        precision: of the linear layers.
+        precision: precision of the linear layers.
         attention: precision of the attention products, bf16 or fp8.
-        interval_samples: between evaluations.
+        interval_samples: samples between evaluations.
     """
 
     accelerator: Accelerator
@@ -58,7 +59,7 @@ class Setup:
 
     @property
     def sequences(self) -> float:
-        """Sequences a step and accelerator, whatever the split."""
+        """Sequences per step and accelerator, for any split."""
         return self.global_batch_size / self.accelerators
 
     @property
@@ -68,28 +69,28 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Arithmetic of one training sequence in TFLOP, and what a step moves."""
+    """Arithmetic of one training sequence in TFLOP, and the data that a step moves."""
 
     linear: float
     head: float
     attention: float
     weights: float  # 1e9
     layer_bytes: float  # GB: one activation of the whole model width, once a layer
-    key_value: float  # width of keys and values together over that of the model
+    key_value: float  # width of keys and values together, divided by the model's width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constants:
-    """The fitted ones: seven of speed, two of convergence.
+    """The fitted constants: seven for speed, two for convergence.
 
     Args:
         linear: share of the data sheet's peak that matrix products reach.
         attention: the same for attention products.
         memory_tb: terabytes that a training sequence moves through memory beside them.
-        power: exponent of (board power / 1000 W) on both shares: boards run into their power limit.
-        exposed: share of the gradient exchange that nothing hides.
+        power: exponent of (board power / 1000 W) on both shares, because boards reach their power limit.
+        exposed: share of the gradient exchange that does not overlap with compute.
         exchange: exposed time of tensor and context parallel exchange over bytes / bandwidth.
-        fixed_s: of every step.
+        fixed_s: constant seconds of every step.
         reference: samples to target in FP8 over the mean of the reference convergence point.
         four_bit: samples to target in four bits over FP8.
     """
@@ -107,7 +108,7 @@ class Constants:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """Seconds unless a name says otherwise; `parts_s` add up to the step."""
+    """Times in seconds unless a name says otherwise; `parts_s` add up to the step."""
 
     parts_s: Mapping[str, float]
     step_s: float
@@ -119,7 +120,7 @@ class Forecast:
 
 
 def work(model: Model) -> Work:
-    """6 operations a weight and token, the output head included, and causal attention (harness/config/derived.py)."""
+    """6 operations per weight and token, with the output head, and causal attention (harness/config/derived.py)."""
     tokens, width = model.sequence_length, model.hidden_size
     head = model.vocab_size * width
     norms = (2 * model.layers + 1) * width
@@ -135,7 +136,7 @@ def work(model: Model) -> Work:
 
 
 def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
-    """Everything the model says about a setup."""
+    """All predictions of the model for a setup."""
     compute = _compute_s(setup, load, known)
     parts = {name: setup.sequences * seconds for name, seconds in compute.items()}
     parts["pipeline bubble"] = sum(parts.values()) * _bubble(setup)
@@ -144,9 +145,9 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     parts["fixed"] = known.fixed_s
     step = sum(parts.values())
     sequences = BENCHMARK.evaluation_sequences / setup.accelerators
-    evaluation = sequences * sum(compute.values()) / 3  # forward alone
+    evaluation = sequences * sum(compute.values()) / 3  # forward passes only
     samples = expected_samples(setup, known)
-    stop = samples + setup.interval_samples / 2  # half an interval later, on average
+    stop = samples + setup.interval_samples / 2  # the target is noticed half an interval later on average
     evaluations = stop / setup.interval_samples
     return Forecast(
         parts_s=parts,
@@ -160,13 +161,13 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
 
 
 def expected_samples(setup: Setup, known: Constants) -> float:
-    """Samples to target at this batch size: public FP8 runs undercut its reference point by a constant factor."""
+    """Samples to target at this batch size: public FP8 runs need a constant fraction of the reference point."""
     mean = reference_points.reference(setup.global_batch_size).mean_samples
     return mean * known.reference * (known.four_bit if setup.precision in FOUR_BIT else 1.0)
 
 
 def _compute_s(setup: Setup, load: Work, known: Constants) -> dict[str, float]:
-    """Seconds a training sequence keeps one accelerator busy."""
+    """Seconds for which a training sequence keeps one accelerator busy."""
     board = setup.accelerator
     boost = (board.power_w / _POWER_W) ** known.power
     wide, narrow = board.tflops["bf16"], board.tflops[setup.precision]
@@ -179,7 +180,7 @@ def _compute_s(setup: Setup, load: Work, known: Constants) -> dict[str, float]:
 
 
 def _gradient_s(setup: Setup, load: Work) -> float:
-    """Reduce-scatter of BF16 gradients and all-gather of weights, FP8 ones in one byte; first inside a domain."""
+    """Reduce-scatter of BF16 gradients and all-gather of weights (FP8: one byte); first inside a domain."""
     board = setup.accelerator
     gigabytes = load.weights * (2 + (1 if setup.precision == "fp8" else 2)) / (setup.tensor * setup.pipeline)
     near = min(board.domain, setup.accelerators)
@@ -189,20 +190,21 @@ def _gradient_s(setup: Setup, load: Work) -> float:
 
 
 def _exchange_s(setup: Setup, load: Work) -> float:
-    """What tensor and context parallel neighbours send each other: every one its part to each of the others.
+    """Exchange between tensor and context parallel neighbours: each sends its part to each of the others.
 
-    Tensor: the activations eight times a layer: gather and scatter, attention and MLP, forward and backward. Context:
-    keys and values, gathered forward and backward, and their gradients scattered; tensor parallelism shares the heads.
+    Tensor: the activations, eight times per layer: gather and scatter, attention and MLP, forward and backward.
+    Context: keys and values, gathered forward and backward, and their gradients scattered; tensor parallelism shares
+    the heads.
     """
     copies = 8 * (setup.tensor - 1) + 3 * load.key_value * (setup.context - 1) / setup.tensor
     return copies * setup.sequences * load.layer_bytes / setup.accelerator.link_gb_s
 
 
 def _bubble(setup: Setup) -> float:
-    """Idle share of a pipeline without interleaving, one sequence a micro batch."""
+    """Idle share of a pipeline without interleaving, with one sequence per micro batch."""
     return (setup.pipeline - 1) * setup.data_parallel / setup.global_batch_size
 
 
 def relative_error(value: float, measured: float) -> float:
-    """Signed, in percent."""
+    """Signed error in percent."""
     return 100 * (value / measured - 1)

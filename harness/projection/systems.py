@@ -1,4 +1,4 @@
-"""What `project` knows: accelerators, how the public systems ran, what they measured, the fitted constants."""
+"""The data of `project`: accelerators, the configurations and measurements of public systems, fitted constants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FITTED = PUBLIC / "project.yaml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """Absolute errors of time to train on held-out systems, in percent, and the median of the step time's."""
+    """Absolute errors of time to train on held-out systems in percent, and the median error of the step time."""
 
     median_pct: float
     p90_pct: float
@@ -33,11 +33,11 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fitted:
-    """What project.yaml holds; the fields are its keys, in its order.
+    """Content of project.yaml; the fields are its keys, in order.
 
     Args:
         measured: public system -> batch size, interval, seconds of a step and an evaluation, olympic minutes, samples.
-        validation: what was left out (submitter, accelerator, maker) -> how far off.
+        validation: what was held out (submitter, accelerator, maker) -> errors.
         errors: public system -> signed errors of time to train and step time in percent, a pair for each validation.
     """
 
@@ -50,7 +50,7 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One public system, means over its runs.
+    """One public system; means over its runs.
 
     Args:
         minutes: olympic mean, unverified, not normalised.
@@ -75,13 +75,13 @@ class Measured:
 
 @lru_cache(maxsize=1)
 def accelerators() -> dict[str, Accelerator]:
-    """By name, in the order of facts.yaml: those whose figures the model has all."""
+    """Accelerators by name, in the order of facts.yaml, for which the model has all figures."""
     known = (_accelerator(board) for board in facts.accelerators().values())
     return {board.name: board for board in known if board is not None}
 
 
 def _accelerator(board: facts.Accelerator) -> Accelerator | None:
-    """In the units of the model; None where a figure is unknown."""
+    """The accelerator in the units of the model; None where a figure is unknown."""
     bandwidth_gb_s, watts, network_gb_s = board.bandwidth_gb_s, board.watts, board.network_gb_s
     if bandwidth_gb_s is None or watts is None or network_gb_s is None:
         return None
@@ -100,7 +100,7 @@ def _accelerator(board: facts.Accelerator) -> Accelerator | None:
 
 
 def ran(key: str, *, global_batch_size: int, interval_samples: int) -> Setup | None:
-    """How a public system ran; None for one whose configuration is not written down."""
+    """How a public system ran; None where its configuration is not recorded."""
     row = _systems().get(key)
     if row is None:
         return None
@@ -119,7 +119,7 @@ def ran(key: str, *, global_batch_size: int, interval_samples: int) -> Setup | N
 
 @lru_cache(maxsize=1)
 def _systems() -> Mapping[str, Sequence[Any]]:
-    """Accelerator, their number, linear layers, attention, tensor and context parallel size."""
+    """Accelerators, their number, precision of linear layers and attention, tensor and context parallel size."""
     rows: Mapping[str, Sequence[Any]] = _yaml(PUBLIC / "project_systems.yaml")
     return rows
 
@@ -153,7 +153,7 @@ def model() -> Model:
 
 
 def attention_of(precision: str) -> str:
-    """As the public submissions have it: with NVFP4 the attention runs in FP8, with everything else in BF16."""
+    """Precision of attention in the public submissions: FP8 with NVFP4, otherwise BF16."""
     return "fp8" if precision == "nvfp4" else "bf16"
 
 

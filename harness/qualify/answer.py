@@ -1,4 +1,4 @@
-"""What a qualification says: claims with a verdict, tables of figures, an answer of every step."""
+"""The answer of a qualification: claims with a verdict, tables of figures, and the answer of every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(str, Enum):
-    """Of one claim."""
+    """The verdict on one claim."""
 
     PROVEN = "proven"
     FAILED = "failed"
@@ -30,8 +30,8 @@ class Claim:
 
     Args:
         found: what was measured, or why nothing was.
-        expected: what it is held against; empty where that is in the claim.
-        fix: what to do about it.
+        expected: the expected value; empty where the claim states it.
+        fix: how to repair it.
     """
 
     claim: str
@@ -43,7 +43,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Figures that no verdict is about."""
+    """Figures without a verdict."""
 
     title: str
     head: tuple[str, ...]
@@ -52,19 +52,19 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Of one step; a step that was cut off has the claims that it had by then."""
+    """The answer of one step. A step that was cut off has the claims that it had made until then."""
 
     name: str
     title: str
     state: State = State.WAITING
-    seconds: float | None = None  # None: not begun
+    seconds: float | None = None  # None: the step was not started
     claims: tuple[Claim, ...] = ()
     tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One thing that this machine is."""
+    """One property of this machine."""
 
     name: str
     value: str
@@ -72,13 +72,13 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Qualification:
-    """The document.
+    """The whole document.
 
     Args:
         began: date and time, ISO 8601, UTC.
         state: `not begun` while the command runs.
-        why: what cut the command off.
-        gpus: accelerators of this machine; ranks: how many were trained on.
+        why: why the command was cut off.
+        gpus: number of accelerators of this machine; ranks: number of ranks of the trainings.
     """
 
     began: str
@@ -93,13 +93,13 @@ class Qualification:
     answers: tuple[Answer, ...] = ()
 
     def claims(self, verdict: Verdict) -> list[Claim]:
-        """Of all steps in their order, the doctor's last: what was proven comes before what was looked at."""
+        """The claims of all steps in order. The doctor's come last, because they are observations and no proofs."""
         ordered = sorted(self.answers, key=lambda answer: answer.name == "doctor")
         return [claim for answer in ordered for claim in answer.claims if claim.verdict is verdict]
 
     @property
     def headline(self) -> str:
-        """One sentence."""
+        """One sentence about the result."""
         proven, failed, open_ = (len(self.claims(verdict)) for verdict in Verdict)
         cut = "" if self.state is State.DONE else f", {self.why or 'still running'}"
         return f"{self.machine}: {proven} claims proven, {failed} failed, {open_} not proven here{cut}"

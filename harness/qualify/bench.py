@@ -1,4 +1,4 @@
-"""The workbench of a qualification: the machine, the clock, the directory; handed to every step."""
+"""What every step of a qualification works with: the machine, the clock and the directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.machine.accelerators import Gpu
 from harness.qualify import children
 from harness.qualify.children import Child, Ended
 
-ATTEMPTS, PROCESSES = "attempts", "processes"  # directories of what steps leave
+ATTEMPTS, PROCESSES = "attempts", "processes"  # directories for the files of the steps
 _LONGEST = 400  # characters
 T = TypeVar("T")
 
@@ -29,12 +29,12 @@ class Bench:
     """What a step works with.
 
     Args:
-        gpus: accelerators that torch can use; 0: the step runs at toy scale on the CPU.
-        ranks: of trainings; one per GPU.
-        inventory: what the vendor's tool says of every GPU.
+        gpus: number of GPUs that torch can use; 0: the step runs at toy scale on the CPU.
+        ranks: number of ranks of a training; one per GPU.
+        inventory: the report of the vendor's tool on every GPU.
         home: directory of this qualification.
-        until: when this step must have ended, on time.monotonic's clock.
-        stopped: the command was told to stop.
+        until: time by which this step must have ended, on time.monotonic's clock.
+        stopped: whether the command was told to stop.
     """
 
     gpus: int
@@ -50,7 +50,7 @@ class Bench:
 
     @property
     def accelerator(self) -> str:
-        """The name in facts.yaml; empty where the GPU is none of it."""
+        """The name in facts.yaml; empty where it does not list the GPU."""
         known = facts.accelerator(self.inventory[0]["name"]) if self.inventory else None
         return known.name if known else ""
 
@@ -64,11 +64,11 @@ class Bench:
         return self.stopped() or time.monotonic() > self.until
 
     def place(self, path: Path) -> str:
-        """A file of this qualification, seen from its directory."""
+        """Path of a file of this qualification, relative to its directory."""
         return path.relative_to(self.home).as_posix()
 
     def shown(self, text: str) -> str:
-        """What a program said, for a page that is shown to others: one line without this machine's directories."""
+        """Output of a program for the page, which others will read: one line without this machine's directories."""
         for directory, name in ((self.home, "OUT"), (ROOT, "."), (Path.home(), "~")):
             if directory != Path("/"):
                 text = text.replace(str(directory), name)
@@ -79,7 +79,7 @@ class Bench:
         return environment.training_environment(threads=threads, on_cpu=not self.on_gpu)
 
     def kernels_environment(self, worker: int = 0) -> dict[str, str]:
-        """Of a tool of the kernels; workers share the GPUs."""
+        """Environment of a tool of the kernels; the workers share the GPUs."""
         found = environment.kernels_environment("verify", on_cpu=not self.on_gpu)
         if self.on_gpu:
             found |= {
@@ -95,7 +95,7 @@ class Bench:
         *asked: Child,
         watch: Callable[[Mapping[str, int]], bool] = lambda pids: False,
     ) -> list[Ended]:
-        """Run processes to their end, or to this step's."""
+        """Run processes until they end, or until this step's time is up."""
         home = self.home / PROCESSES / step
         return children.run(asked, home, until=self.until, stopped=self.stopped, watch=watch)
 
@@ -106,13 +106,13 @@ def module(name: str, *options: object) -> list[str]:
 
 
 def torchrun(ranks: int, name: str, *options: object) -> list[str]:
-    """The same on so many ranks."""
+    """The same on this number of ranks."""
     launcher = module("torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "--max-restarts", 0)
     return [*launcher, "-m", name, *map(str, options)]
 
 
 def rows(kind: type[T], ended: Sequence[Ended]) -> Iterator[T]:
-    """The JSON lines of processes; what is none of this kind is skipped."""
+    """The JSON lines of processes; other lines are skipped."""
     for one in ended:
         for line in one.lines():
             if line.startswith("{"):
@@ -123,10 +123,10 @@ def rows(kind: type[T], ended: Sequence[Ended]) -> Iterator[T]:
 
 
 def document(text: str) -> Mapping[str, Any]:
-    """A whole JSON document; what stands before its brace was printed by somebody else.
+    """A whole JSON document. Other programs may have printed text before its first brace.
 
     Raises:
-        ValueError: it is none.
+        ValueError: there is no JSON document.
     """
     found: Mapping[str, Any] = json.loads(text[text.index("{") :])
     return found

@@ -1,4 +1,4 @@
-"""Processes that a step starts: they end when its time is up, when the command is told to, and with it."""
+"""Processes that a step starts. They end when the step's time is up, when the command is told to stop, or with it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.base.paths import ROOT
 from harness.machine.child_process import die_with_this_process
 
 _POLL_S = 0.1
-_CLOSING_S = 5.0  # torchrun ends its ranks, which are in sessions of their own
-_LAST_WORDS = 3  # lines of a failure
+_CLOSING_S = 5.0  # torchrun needs this long to end its ranks, which have sessions of their own
+_LAST_WORDS = 3  # lines that are shown of a failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """A process to start; its stdout and stderr go to files beside each other."""
+    """A process to start; its stdout and stderr go to two files in one directory."""
 
     name: str
     command: Sequence[str]
@@ -30,7 +30,7 @@ class Child:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """How one ended: `code` None where it was ended by us."""
+    """How a process ended; `code` is None if we ended it."""
 
     code: int | None
     out: Path
@@ -38,7 +38,7 @@ class Ended:
 
     @property
     def last_words(self) -> str:
-        """The end of what it said on stderr, for people."""
+        """The last lines that it wrote to stderr."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
@@ -63,18 +63,18 @@ def run(
     stopped: Callable[[], bool],
     watch: Callable[[Mapping[str, int]], bool] = lambda pids: False,
 ) -> list[Ended]:
-    """Start all, wait for all, leave none.
+    """Start all processes, wait for them, and leave none running.
 
     Args:
-        directory: of their output.
-        until: on time.monotonic's clock.
-        stopped: the command was told to stop; asked ten times a second.
-        watch: called as often with the process id of every child; True ends the waiting.
+        directory: where their output goes.
+        until: time limit on time.monotonic's clock.
+        stopped: whether the command was told to stop; called ten times a second.
+        watch: called equally often with the process ids of all children; True ends the waiting.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         started = [_start(child, directory, stack) for child in children]
-        stack.callback(_end, started)  # also where this process meets an exception
+        stack.callback(_end, started)  # also when this process raises an exception
         pids = {child.name: process.pid for child, process in zip(children, started, strict=True)}
         while any(process.poll() is None for process in started):
             if stopped() or time.monotonic() > until or watch(pids):
@@ -96,13 +96,13 @@ def _start(child: Child, directory: Path, stack: contextlib.ExitStack) -> subpro
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=log,
-        start_new_session=True,  # the terminal's Ctrl-C comes to us alone
+        start_new_session=True,  # so that Ctrl-C reaches only this process
         preexec_fn=die_with_this_process(),
     )
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask first, then insist; what is left of a group whose leader has ended goes too."""
+    """Terminate, then kill. The rest of a group whose leader has ended is ended too."""
     for process in started:
         if process.poll() is None:
             tell(process.pid, signal.SIGTERM)
@@ -115,13 +115,13 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def tell(pid: int, number: int) -> None:
-    """Signal a child and its group; nothing where it has ended."""
+    """Send a signal to a child and its group; does nothing if it has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 
 
 def failures(ended: Sequence[Ended]) -> Iterator[str]:
-    """The last words of those that failed by themselves."""
+    """The last lines of the processes that failed by themselves."""
     for one in ended:
         if one.code:
             yield f"exit status {one.code}: {one.last_words}"

@@ -1,4 +1,4 @@
-"""Steps that try the kernels: against the specification, sliced over processes; and their speed as shares."""
+"""Steps that test the kernels: comparison with the specification, divided among processes, and relative speed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from harness.qualify.bench import Bench
 from harness.qualify.children import Child, Ended
 from harness.qualify.node_steps import NO_GPU
 
-_MOST_PROCESSES = 8  # each holds a context of the GPU, about half a GiB
+_MOST_PROCESSES = 8  # each process holds a context on the GPU, about half a GiB
 _LONGEST = 400
-_COPY_SHARE, _MATRIX_SHARE = 0.7, 0.5  # of the data sheet's rates: below, something slows this GPU down
+# shares of the data sheet's rates; a lower share means that something slows this GPU down
+_COPY_SHARE, _MATRIX_SHARE = 0.7, 0.5
 _GROUPS = {"quantise": "of the copy's bytes per second", "product": "of the BF16 matrix rate"}
 
 
 def verify(bench: Bench) -> Iterator[Claim | Table]:
-    """Every kernel against the specification, element by element."""
+    """Compare every kernel with the specification, element by element."""
     count = min(environment.cores(), _MOST_PROCESSES)
     device = "cuda" if bench.on_gpu else "cpu"
     asked = [
@@ -42,7 +43,9 @@ def verify(bench: Bench) -> Iterator[Claim | Table]:
         yield _compared(twin, [row for row in rows if row.twin == twin], whole=whole, on_gpu=bench.on_gpu)
     for failure in children.failures(ended):
         found = bench.shown(failure)
-        yield Claim(claim="verifying the kernels ends by itself", verdict=Verdict.FAILED, found=found)
+        yield Claim(
+            claim="the comparison of the kernels runs to its end", verdict=Verdict.FAILED, found=found
+        )
     if not whole:
         told = f"{len(rows)} of {rows[0].of} cases" if rows else "nothing"
         found = f"{told} compared in the time there was, the submitted recipe's first"
@@ -69,7 +72,7 @@ def _compared(twin: str, rows: Sequence[ComparedRow], *, whole: bool, on_gpu: bo
 
 
 def speed(bench: Bench) -> Iterator[Claim | Table]:
-    """Quantisers and products as shares of what the same process copies and multiplies."""
+    """Measure quantisers and products, as shares of the rates at which the same process copies and multiplies."""
     command = benches.module("kernels.tools.speed_shares", "--device", "cuda" if bench.on_gpu else "cpu")
     (ended,) = bench.run(
         "speed", Child(name="speed", command=command, environment=bench.kernels_environment())
@@ -82,7 +85,7 @@ def speed(bench: Bench) -> Iterator[Claim | Table]:
             yield Table(title=f"{group}: share {of}", head=("what", "time", "rate", "share"), rows=shares)
     if rates:
         own = tuple(_cells(row)[:3] for row in rates.values())
-        yield Table(title="the rates they are held against", head=("what", "time", "rate"), rows=own)
+        yield Table(title="the reference rates", head=("what", "time", "rate"), rows=own)
     yield from _sheet(bench, rates.get("copy"), rates.get("matrix"))
     yield from _ended(bench, ended, len(rows))
 
@@ -94,7 +97,7 @@ def _cells(row: SpeedRow) -> tuple[str, ...]:
 
 
 def _rate(value: float, unit: str) -> str:
-    """`4.21 TB/s`; a CPU's in G."""
+    """`4.21 TB/s`; for a CPU in G."""
     return f"{value / 1e12:,.2f} T{unit}" if value >= 1e12 else f"{value / 1e9:,.1f} G{unit}"
 
 

@@ -1,4 +1,4 @@
-"""What the machine is that is qualified, and how many of its GPUs are used."""
+"""The machine that is qualified, and how many of its GPUs are used."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _SETTINGS = (environment.ALLOCATOR, environment.GRAPH_REGISTER, "CUDA_DEVICE_MAX
 
 
 def ask(wanted: int | None) -> Machine:
-    """Look at this node.
+    """Examine this node.
 
     Args:
-        wanted: GPUs to train on, or ranks where there are none; None: all GPUs, or one rank.
+        wanted: number of GPUs to train on, without GPUs of ranks; None: all GPUs, or one rank.
 
     Raises:
-        UsageError: more GPUs than torch can use.
+        UsageError: torch can use fewer GPUs.
     """
     here = accelerators()
     usable = torch_gpus.ask() if here else GpuAnswer(devices=0)
     if usable.devices and wanted and wanted > usable.devices:
         raise UsageError(
-            f"--gpus: found {wanted}; allowed: at most {usable.devices}, what torch can use here"
+            f"--gpus: found {wanted}; allowed: at most {usable.devices}, the GPUs that torch can use here"
         )
     gpus = min(usable.devices, wanted or usable.devices)
     ranks = gpus or wanted or 1
@@ -49,7 +49,7 @@ def ask(wanted: int | None) -> Machine:
 
 
 def _claims(here: int, usable: GpuAnswer) -> Iterator[Claim]:
-    """Both facts, where torch cannot use what is here."""
+    """Claims about GPUs that exist and that torch cannot use."""
     claim = "torch can use the GPUs that are here"
     if not here:
         yield Claim(claim=claim, verdict=Verdict.OPEN, found="no GPU here: toy scale on the CPU")
@@ -81,7 +81,7 @@ def _facts(described: RunEnvironment, cards: list[Gpu], ranks: int, *, on_gpu: b
 
 
 def _settings(*, on_gpu: bool) -> str:
-    """What memory, queues and graphs are set to: below sm_100 these interact."""
+    """Settings of memory, queues and graphs, which affect one another below sm_100."""
     made: Mapping[str, str] = environment.training_environment(threads=1, on_cpu=not on_gpu)
     said = [f"{name}={made[name]}" for name in _SETTINGS if name in made]
     return ", ".join([*said, "no CUDA graphs"])

@@ -1,4 +1,4 @@
-"""Steps that ask the node: the doctor, and every engine tried once."""
+"""Steps that examine the node: the doctor, and one trial of every engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from harness.qualify.children import Child
 NO_GPU = "no GPU here"
 _LONGEST = 400
 _VERDICTS = {"ok": Verdict.PROVEN, "fail": Verdict.FAILED}
-_ABSENT = ("NotImplementedError", "ImportError", "ModuleNotFoundError", "AttributeError")  # no wrong numbers
+# these errors mean that an engine is missing, not that its numbers are wrong
+_ABSENT = ("NotImplementedError", "ImportError", "ModuleNotFoundError", "AttributeError")
 _ATTENTION = "attention"
 
 
@@ -46,7 +47,7 @@ def doctor(bench: Bench) -> Iterator[Claim]:
 
 
 def engines(bench: Bench) -> Iterator[Claim]:
-    """Every engine with every format it takes here, against the specification."""
+    """Compare every engine, with every format that it takes here, with the specification."""
     config = settings.trial(bench.data, on_gpu=bench.on_gpu, ranks=bench.ranks, accelerator=bench.accelerator)
     path = bench.home / f"engines_{file_names.CONFIG}"
     attempt_rows.write_config(path, AttemptConfig(config=config))
@@ -85,7 +86,7 @@ def _claim(probe: EngineProbe) -> Claim:
 
 
 def _native(answer: EngineAnswer) -> Iterator[Claim]:
-    """Emulation is no proof of matrix units."""
+    """Claims about matrix units; emulation does not prove that they exist."""
     for name, prefix in (("MXFP4", "mxfp4"), ("FP8", "fp8 ")):
         right = [
             probe.engine
@@ -103,7 +104,7 @@ def _native(answer: EngineAnswer) -> Iterator[Claim]:
 
 
 def _attention(probe: EngineProbe) -> Claim:
-    """A kernel that is missing is nobody's failure as long as torch chooses a right one."""
+    """Claims about attention kernels. A missing kernel is no failure if torch chooses a correct one."""
     claim = f"{probe.engine} attends as in FP64"
     if not probe.failure:
         return Claim(claim=claim, verdict=Verdict.PROVEN, found="output and gradients")

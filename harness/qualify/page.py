@@ -1,4 +1,4 @@
-"""A qualification as a page, as JSON, and as a markdown table for docs/measurements."""
+"""A qualification as a page, as JSON, and as a Markdown table for docs/measurements."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PAGE, DOCUMENT, TEXT = "qualify.html", "qualify.json", "qualify.md"
 _ORDER = (Verdict.FAILED, Verdict.PROVEN, Verdict.OPEN)
 _TITLES = {Verdict.FAILED: "Failed", Verdict.PROVEN: "Proven here", Verdict.OPEN: "Not proven here"}
 _TEMPLATES = ROOT / "harness" / "report" / "templates"
-# the colours of the reports (harness/report/canvas.py), which needs matplotlib: a GPU node may be without
+# The colours of the reports. harness/report/canvas.py needs matplotlib, which a GPU node may not have.
 _COLOURS = (("#0072b2", "#3fa9f5"), ("#d55e00", "#ff8a3d"), ("#009e73", "#22c79a"))
 
 
 def prepare(home: Path) -> None:
-    """Make the directory; what an earlier qualification left in it goes, which would pass for this one's.
+    """Create the directory, and remove the files of an earlier qualification, which could be taken for this one's.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: the directory holds other files.
     """
     if home.exists() and not home.is_dir():
-        raise UsageError(f"--out: found {home}, a file; allowed: a directory, or a new one")
+        raise UsageError(f"--out: {home} is a file; name a directory")
     if home.is_dir() and any(home.iterdir()) and not (home / DOCUMENT).exists():
         raise UsageError(
             f"--out: found {home}, which holds other files; allowed: an empty or new directory, or one of an earlier "
@@ -48,7 +48,7 @@ def write(home: Path, made: Qualification) -> None:
 
 
 def read(home: Path) -> Qualification | None:
-    """None where there is none, or one of another version."""
+    """The qualification; None where there is none, or one of another version."""
     return typed_json.read(Qualification, home / DOCUMENT)
 
 
@@ -69,7 +69,7 @@ def render(made: Qualification) -> str:
 
 
 def markdown(made: Qualification) -> str:
-    """Headline, machine, claims by verdict, figures."""
+    """Headline, machine, claims by verdict, and figures."""
     lines = [f"# {made.headline}", "", f"`./run.sh qualify --minutes {made.minutes:g}`, {made.began}.", ""]
     lines += _rows(("this machine", ""), [(fact.name, fact.value) for fact in made.facts])
     for verdict in _ORDER:
@@ -84,7 +84,7 @@ def markdown(made: Qualification) -> str:
 
 
 def text(made: Qualification) -> list[str]:
-    """For a terminal: what is not proven first, what failed last."""
+    """Text for a terminal: unproven claims first, failed ones last."""
     lines = []
     for verdict in (Verdict.PROVEN, Verdict.OPEN, Verdict.FAILED):
         for claim in made.claims(verdict):
@@ -103,7 +103,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A markdown table; nothing where there is no row."""
+    """A Markdown table; empty without rows."""
     if not rows:
         return []
     cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]

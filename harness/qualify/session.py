@@ -1,4 +1,4 @@
-"""Runs the steps within their minutes. The page is replaced after every step: whatever stops this, it is kept."""
+"""Runs the steps within the time limit. The page is rewritten after every step, so it survives any interruption."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from harness.qualify.answer import Answer, Claim, Fact, Qualification, State, Ta
 from harness.qualify.bench import Bench
 from harness.qualify.step_list import Step
 
-_LEAST_S = 3.0  # with less a step is not begun
-_KEPT_S = 2.0  # for ending processes and for the page
+_LEAST_S = 3.0  # with less time left a step is not started
+_KEPT_S = 2.0  # reserved for ending processes and for the page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What is qualified.
+    """The machine that is qualified.
 
     Args:
-        gpus: that torch can use; ranks: of trainings.
-        inventory: what the vendor's tool says of every GPU.
-        claims: what was learnt by finding this out.
+        gpus: number of GPUs that torch can use; ranks: number of ranks of a training.
+        inventory: the report of the vendor's tool on every GPU.
+        claims: claims that follow from examining the machine.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Machine:
 
 
 class Stop:
-    """SIGINT and SIGTERM as a question; installed before anything else is done."""
+    """Catches SIGINT and SIGTERM and answers whether one arrived. It is installed before anything else."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -71,10 +71,10 @@ def run(
     minutes: float,
     stop: Stop,
 ) -> Qualification:
-    """Ask the machine what it is, then everything else.
+    """Examine the machine, then run all steps.
 
     Args:
-        home: directory of the page and of what the steps leave.
+        home: directory of the page and of the steps' files.
     """
     began = time.monotonic()
     until = began + 60 * minutes - _KEPT_S
@@ -102,7 +102,7 @@ def run(
         if stop():
             break
         if allowed < _LEAST_S:
-            answers[place + 1] = _open(step, State.NO_TIME, "no time was left: more --minutes")
+            answers[place + 1] = _open(step, State.NO_TIME, "no time was left; raise --minutes")
             continue
         tell(f"{step.title}: up to {allowed:.0f} s")
         bench = _bench(machine, home, time.monotonic() + allowed, stop)
@@ -116,7 +116,7 @@ def run(
 
 
 def _open(step: Step, state: State, why: str) -> Answer:
-    """Of a step that has not been begun: what it is about is not proven."""
+    """The claims of a step that was not started: they are not proven."""
     claim = Claim(claim=step.title, verdict=Verdict.OPEN, found=why)
     return Answer(name=step.name, title=step.title, state=state, claims=(claim,))
 
@@ -126,7 +126,10 @@ def _since(began: float) -> float:
 
 
 def _allowance(step: Step, remaining_s: float, later_s: float) -> float:
-    """Twice what it usually takes, and more where the later steps leave it; a step that hangs must not take all."""
+    """Time for a step: twice its usual cost, and more if the later steps do not need it.
+
+    So a hanging step ends.
+    """
     spare_s = min(remaining_s - later_s, step.patience * step.cost_s)
     return min(remaining_s, max(2 * step.cost_s, spare_s))
 
@@ -143,7 +146,7 @@ def _bench(machine: Machine, home: Path, until: float, stop: Stop) -> Bench:
 
 
 def _acted(step: Step, bench: Bench) -> Answer:
-    """What a step learnt; whatever it raises is a finding, never the end of the command."""
+    """Run a step. An exception becomes a finding and does not end the command."""
     began = time.monotonic()
     claims: list[Claim] = []
     tables: list[Table] = []
@@ -156,7 +159,7 @@ def _acted(step: Step, bench: Bench) -> Answer:
                 tables.append(found)
     except Exception as error:
         state = State.BROKEN
-        # what was cut off may well raise
+        # a step that was interrupted may raise anything
         verdict = Verdict.OPEN if bench.cut_off else Verdict.FAILED
         text = bench.shown(f"{type(error).__name__}: {error}")
         claims.append(Claim(claim=f"{step.title}: the step runs", verdict=verdict, found=text))

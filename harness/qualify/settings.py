@@ -1,4 +1,4 @@
-"""What is trained to try a machine: two layers of the model at its true width; on a CPU two layers of the proxy."""
+"""The model of the trial trainings: two layers at the model's true width; on a CPU two layers of the proxy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from harness.config.file import resolve
 from harness.config.profile_choice import BENCHMARK_PROFILE, PROXY_PROFILE
 from harness.contract.config import Config
 
-ARMS = ("mxfp4", "fp8", "bf16")  # the most telling first
+ARMS = ("mxfp4", "fp8", "bf16")  # the most informative first
 LAYERS = 2
-STEPS = 6  # timed
-_AHEAD = 16  # steps that the configuration allows besides: profiled, listened to
-_LONG = 2000  # of the training that is stopped by a signal
+STEPS = 6  # number of timed steps
+_AHEAD = 16  # further steps that the configuration allows, for profiling and for counting waits
+_LONG = 2000  # steps of the training that a signal stops
 
 
 def trial(data: Path, *, on_gpu: bool, ranks: int, long: bool = False, accelerator: str = "") -> Config:
-    """Data parallel over all ranks, two micro batches each: gradients accumulate and weights are kept in between.
+    """Configuration of a trial: data parallel over all ranks, with two micro batches, so that gradients accumulate.
+
+    Quantised weights are kept between the two.
 
     Args:
-        data: holds train and valid as submission.corpus.byte_corpus writes them.
-        long: thousands of steps in the place of a few.
-        accelerator: its name in facts.yaml, where it is known.
+        data: directory with train and valid, as submission.corpus.byte_corpus writes them.
+        long: thousands of steps instead of a few.
+        accelerator: its name in facts.yaml; empty if it is not listed.
     """
     steps = _LONG if long else STEPS + _AHEAD
     micro = 1 if on_gpu else 2
@@ -46,6 +48,6 @@ def trial(data: Path, *, on_gpu: bool, ranks: int, long: bool = False, accelerat
         "runs.arms": f"[{', '.join(ARMS)}]",
     }
     if on_gpu:
-        overrides["parallelism.gradient_reduce"] = "bf16"  # as every preset
+        overrides["parallelism.gradient_reduce"] = "bf16"  # as in every preset
     words = [f"{key}={value}" for key, value in overrides.items()]
     return resolve(BENCHMARK_PROFILE if on_gpu else PROXY_PROFILE, overrides=words, aliases={}).config

@@ -1,7 +1,7 @@
-"""What a step of the trial may launch and wait, counted by the rehearsal on GPUs that are not here.
+"""Limits for launches and waits of a trial's step, counted by the rehearsal on simulated GPUs.
 
-A torch that is built for GPUs cannot rehearse (submission/rehearsal/fake_gpu.py), so the counts lie beside this file;
-`python -m harness.qualify.step_budgets` counts them anew, and a test holds them against a fresh count.
+A torch that is built for GPUs cannot rehearse (submission/rehearsal/fake_gpu.py), so a file in this directory holds the
+counts. `python -m harness.qualify.step_budgets` counts them again, and a test compares them with a new count.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from harness.study import step_cost
 
 BUDGETS = Path(__file__).with_name("step_budgets.yaml")
 COUNTED_ON = {"sm_90": "H200", "sm_100": "B200", "gfx942": "MI300X", "gfx950": "MI355X"}
-_ALIKE = {"sm_103": "sm_100"}  # the same engines
-SEVERAL = 8  # ranks that stand for any number above one
+_ALIKE = {"sm_103": "sm_100"}  # platforms with the same engines
+SEVERAL = 8  # stands for any number of ranks above one
 _HEAD = """# Launches and host waits of a step of `qualify`'s trial, by platform, arm and ranks (8: any above 1).
 # Written by `python -m harness.qualify.step_budgets`.
 """
@@ -30,7 +30,7 @@ _HEAD = """# Launches and host waits of a step of `qualify`'s trial, by platform
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Of one rank and step: kernels, copies and fills, collectives among them; waits of the host."""
+    """Counts per rank and step: kernels, copies and fills, collectives among them; waits of the host."""
 
     launches: int
     waits: int
@@ -43,13 +43,13 @@ def _read() -> Mapping[str, Mapping[str, Mapping[int, Mapping[str, int]]]]:
 
 
 def budget(platform: str, arm: str, ranks: int) -> Budget | None:
-    """None for a platform that no rehearsal knows."""
+    """The limits; None for a platform that the rehearsal does not know."""
     found = _read().get(_ALIKE.get(platform, platform))
     return Budget(**found[arm][1 if ranks == 1 else SEVERAL]) if found else None
 
 
 def count(platform: str, ranks: int, *, arms: tuple[str, ...] = settings.ARMS) -> dict[str, Budget]:
-    """By arm, counted now.
+    """Count by arm, now.
 
     Raises:
         harness.base.errors.TrainingFailed: torch here is built for GPUs, or the executor fails on fake ones.

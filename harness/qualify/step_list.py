@@ -1,4 +1,4 @@
-"""The steps of a qualification in their order, the most telling first, and what each usually takes."""
+"""The steps of a qualification in order, the most informative first, with their usual cost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _Act = Callable[[Bench], Iterator[Claim | Table]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One question to the machine.
+    """One step.
 
     Args:
-        cost_s: what it usually takes; it may take twice as long.
-        patience: so many times as long, where time is left.
-        act: yields claims and tables as it learns them; may raise.
+        cost_s: its usual duration; it may take twice as long.
+        patience: how many times as long it may take, if time is left.
+        act: yields claims and tables as it finds them; may raise.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Step:
 
 
 def steps(*, on_gpu: bool) -> tuple[Step, ...]:
-    """All of them; costs are seconds on a GPU with empty caches of compilers, or on two cores."""
+    """All steps. Costs are seconds on a GPU with empty compiler caches, or on two CPU cores."""
 
     def step(name: str, title: str, costs_s: tuple[float, float], act: _Act, patience: float = 3.0) -> Step:
         return Step(name=name, title=title, cost_s=costs_s[not on_gpu], act=act, patience=patience)

@@ -1,4 +1,4 @@
-"""Steps that train: two layers in every arm through the real executor; a real run that is stopped by a signal."""
+"""Steps that train: two layers in every arm with the real executor, and a run that a signal stops."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ from harness.qualify.node_steps import NO_GPU
 
 _SEED = 1
 _LONGEST = 400
-_UNTRAINED = 0.5  # nats around the expectation
-_ALIKE = 0.02  # of the first loss, between arms: the same weights and data, other formats
-_FIRST_STEP = 1.25  # of the later ones' median
-_KERNELS = (
-    1.15  # an operator of the rehearsal may be several kernels: reductions, attention backward, sorting
-)
-_PLAN_LOW, _PLAN_HIGH = 0.6, 1.05  # of what plan predicts
-_PATIENCE_S = 60.0  # of a training that was told to stop: it writes run_stop
+_UNTRAINED = 0.5  # nats around the expected loss of an untrained model
+_ALIKE = 0.02  # relative difference of the first losses of two arms with the same weights and data
+_FIRST_STEP = 1.25  # times the median of the later steps
+_KERNELS = 1.15  # an operator of the rehearsal may be several kernels, for example in reductions and attention backward
+_PLAN_LOW, _PLAN_HIGH = 0.6, 1.05  # limits, as shares of the memory that plan predicts
+_PATIENCE_S = 60.0  # a training that is told to stop needs this long to write run_stop
 
 
 class CorpusMissing(Exception):
@@ -42,7 +40,7 @@ class CorpusMissing(Exception):
 
 
 def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
-    """A few steps of one arm and what they took."""
+    """Run a few steps of one arm; reports its results."""
     ensure_corpus(bench)
     config = _config(bench)
     attempt = _attempt(bench, arm, config, arm)
@@ -65,12 +63,14 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
 
 
 def ensure_corpus(bench: Bench) -> None:
-    """Bytes of Python's own library, no download; where a step was cut off, made anew.
+    """Build a corpus from Python's own library, without download.
+
+    If an interrupted step left a part, it is built again.
 
     Raises:
-        CorpusMissing: says what the builder said.
+        CorpusMissing: the message has the builder's output.
     """
-    if (bench.data / "valid.idx").exists():  # written last
+    if (bench.data / "valid.idx").exists():  # this file is written last
         return
     bench.data.mkdir(exist_ok=True)
     command = benches.module("submission.corpus.byte_corpus", "--out", bench.data)
@@ -107,7 +107,7 @@ def _learns(arm: str, answer: TrialAnswer, config: Config) -> Claim:
     claim, loss = f"{arm}: the loss falls", answer.loss
     if len(loss) < 2:
         return Claim(claim=claim, verdict=Verdict.OPEN, found=f"not reached: {answer.stage}")
-    # unit inputs (RMSNorm) through a head of this spread: logits are Gaussian, and cost half their variance
+    # RMSNorm gives unit inputs; with a head of this spread logits are Gaussian and cost half their variance
     start = math.log(config.model.vocab_size) + config.model.hidden_size * config.model.init_std**2 / 2
     good = all(map(math.isfinite, loss)) and abs(loss[0] - start) < _UNTRAINED and loss[-1] < loss[0]
     found = f"{loss[0]:.3f} to {loss[-1]:.3f} in {len(loss)} steps"
@@ -124,7 +124,7 @@ def _learns(arm: str, answer: TrialAnswer, config: Config) -> Claim:
 
 
 def _alike(bench: Bench, arm: str, answer: TrialAnswer) -> Iterator[Claim]:
-    """Against an arm that was tried before."""
+    """Compare with an arm that was tried before."""
     for other in settings.ARMS:
         before = qualify_rows.read_trial(bench.home / benches.ATTEMPTS / other) if other != arm else None
         if before is None or not before.loss or not answer.loss:
@@ -151,13 +151,13 @@ def _names(arm: str) -> Mapping[str, str]:
 
 
 def _on_gpu(arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
-    """Those that the trial came to."""
+    """The claims that the trial has reached."""
     names = _names(arm)
     if len(answer.step_s) > 2:
         ratio = answer.step_s[0] / statistics.median(answer.step_s[1:])
         yield _judged(
             names["first"], ratio <= _FIRST_STEP, f"{ratio:.2f} of their median", f"at most {_FIRST_STEP}",
-            "the warm-up missed a shape, or something is built on the clock",
+            "look for a shape that the warm-up missed, or for a build in the timed steps",
         )  # fmt: skip
     if answer.peak_bytes is not None:
         planned = memory.predicted(config)
@@ -166,14 +166,14 @@ def _on_gpu(arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
         yield _judged(
             names["memory"], _PLAN_LOW <= share <= _PLAN_HIGH,
             f"{answer.peak_bytes / 2**30:.1f} GiB, {100 * share:.0f} % of plan's {tensors / 2**30:.1f} GiB",
-            f"{100 * _PLAN_LOW:.0f} to {100 * _PLAN_HIGH:.0f} %", "harness/config/memory.py predicts wrongly",
+            f"{100 * _PLAN_LOW:.0f} to {100 * _PLAN_HIGH:.0f} %", "correct harness/config/memory.py",
         )  # fmt: skip
     yield from _within_budget(arm, answer, names)
     if answer.sync_failure is not None:
         found = answer.sync_failure or "none but Megatron's reading of the gradient norm"
         yield _judged(
             names["hidden"], not answer.sync_failure, printable(found, _LONGEST), "no wait",
-            "a copy from pageable memory, a read of a value or nonzero at that line",
+            "look for a copy from pageable memory, a read of a value or nonzero at that line",
         )  # fmt: skip
 
 
@@ -192,12 +192,12 @@ def _within_budget(arm: str, answer: TrialAnswer, names: Mapping[str, str]) -> I
         yield _judged(
             names["launches"], launches <= most, printable(f"{launches:,}; most {busiest}", _LONGEST),
             f"at most {most:,}: {budget.launches:,} operators, and {_KERNELS - 1:.0%} for those of several kernels",
-            "something launches that the rehearsal does not see",
+            "look for launches that the rehearsal does not count",
         )  # fmt: skip
         sites = ", ".join(f"{count}x {site}" for site, count in (answer.sync_sites or {}).items())
         yield _judged(
             names["waits"], waits <= budget.waits, printable(f"{waits}; torch warns at {sites or 'no line'}", _LONGEST),
-            f"at most {budget.waits}", "the lines that torch warns of",
+            f"at most {budget.waits}", "look at the lines that torch warns of",
         )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def _figures(arm: str, answer: TrialAnswer) -> Table:
 
 
 def stopped_by_a_signal(bench: Bench) -> Iterator[Claim]:
-    """A real training that is told to stop in its third step: its log must be closed."""
+    """Start a real training and stop it in its third step; its log must be closed."""
     ensure_corpus(bench)
     config = _config(bench, long=True)
     attempt = _attempt(bench, "stopped", config, settings.ARMS[0])
@@ -276,7 +276,7 @@ def stopped_by_a_signal(bench: Bench) -> Iterator[Claim]:
 
 
 def _last_key(path: Path) -> str:
-    """Of the last record of a log."""
+    """Key of the last record of a log."""
     try:
         events = mllog.read(path).events
     except OSError:

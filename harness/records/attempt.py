@@ -1,4 +1,4 @@
-"""One attempt at one run: a directory of its own, and what it says about how the training ended."""
+"""An attempt at a run: its directory, and what its files say about the end of the training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from harness.contract.attempt_rows import AttemptConfig
 from harness.contract.ending import Ending
 from harness.records import run_environment
 
-_LAUNCHER_LINE = re.compile(r"^[EWI]\d{4} .*torch/distributed/")  # torchrun speaks after its ranks
+# torchrun writes these lines after its ranks have written theirs
+_LAUNCHER_LINE = re.compile(r"^[EWI]\d{4} .*torch/distributed/")
 
 
 def create(directory: Path, told: AttemptConfig) -> None:
-    """Make the directory of a new attempt and write what the training reads.
+    """Create the directory of a new attempt and write the files that the training reads.
 
     Raises:
-        FileExistsError: the directory is there: a second attempt must never write into the first one's.
+        FileExistsError: the directory exists. Each attempt needs a directory of its own.
     """
     directory.mkdir(parents=True)
     run_environment.write(directory, run_environment.describe())
@@ -28,12 +29,12 @@ def create(directory: Path, told: AttemptConfig) -> None:
 
 
 def directories(run: Path) -> list[Path]:
-    """The attempts of a run, first one first."""
+    """The attempts of a run, in the order of their numbers."""
     return numbered(run, file_names.ATTEMPT)
 
 
 def numbered(directory: Path, prefix: str) -> list[Path]:
-    """What is called `prefix` and a number in a directory, in the order of the numbers."""
+    """Entries of a directory whose names are `prefix` and a number, in the order of the numbers."""
     found = [path for path in directory.glob(f"{prefix}*") if path.name.removeprefix(prefix).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(prefix)))
 
@@ -43,13 +44,13 @@ def number(attempt: Path) -> int:
 
 
 def ending(attempt: Path) -> Ending | None:
-    """What the training said last, None if it was cut off before it could."""
+    """How the training ended; None if it died before it recorded that."""
     status = attempt_rows.read_status(attempt)
     return status.ending if status else None
 
 
 def result(attempt: Path) -> Ending | None:
-    """The ending, when it is one the rules know and the log agrees; otherwise None."""
+    """The ending, if it makes a result by the rules and the log agrees; otherwise None."""
     last = ending(attempt)
     if last is None or not last.reason.is_result:
         return None
@@ -57,7 +58,7 @@ def result(attempt: Path) -> Ending | None:
 
 
 def _logged_status(path: Path) -> str | None:
-    """Status of the run_stop that closes the log, None where no whole log ends so."""
+    """Status of the run_stop that closes the log; None where the log is incomplete."""
     try:
         parsed = mllog.read(path)
     except FileNotFoundError:
@@ -68,7 +69,7 @@ def _logged_status(path: Path) -> str | None:
 
 
 def last_words(attempt: Path, *, lines: int = 15) -> str:
-    """The end of what the training printed, without torchrun's summary."""
+    """The last lines that the training printed, without torchrun's summary."""
     try:
         text = (attempt / file_names.STDOUT).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

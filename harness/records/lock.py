@@ -1,4 +1,4 @@
-"""One trainer per campaign: an advisory lock that lives as long as any process of the training does.
+"""One trainer per campaign: an advisory lock that is held while any process of the training lives.
 
 The lock belongs to an open file; the training inherits it as standard input, because torchrun closes every other
 descriptor before it starts its ranks. A kill -9 of the harness alone therefore leaves the campaign locked until the
@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.base.errors import UsageError
 from harness.contract import file_names
 
-ORPHANS_DIE_WITHIN_S = 15.0  # a rank is told by the kernel when its launcher dies, and then closes its log
+ORPHANS_DIE_WITHIN_S = 15.0  # the kernel signals a rank when its launcher dies; the rank then closes its log
 _POLL_S = 0.1
 
 
@@ -37,10 +37,10 @@ def held(campaigns: Sequence[Path], *, wait_s: float = ORPHANS_DIE_WITHIN_S) -> 
 
 
 def trainers(campaign: Path) -> list[int]:
-    """Processes that train a campaign: its lock is their standard input. Linux only, elsewhere none are found."""
+    """Ids of the processes that train a campaign: its lock is their stdin. Empty on other systems than Linux."""
     path, found = str(_path(campaign).resolve()), []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # processes end, and other people's are not shown
+        with contextlib.suppress(OSError):  # processes may end meanwhile, and those of other users are hidden
             if os.readlink(entry / "fd" / "0") == path:
                 found.append(int(entry.name))
     return sorted(found)
@@ -59,7 +59,7 @@ def _lock(campaign: Path, until: float) -> Iterator[int]:
                 raise UsageError(_busy(campaign))
             time.sleep(_POLL_S)
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # for the message of whoever comes second
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)  # shown in the message to a second process
         yield descriptor
     finally:
         os.close(descriptor)
@@ -76,4 +76,4 @@ def _taken(descriptor: int) -> bool:
 def _busy(campaign: Path) -> str:
     written = _path(campaign).read_text(encoding="ascii", errors="replace").strip()
     pids = ", ".join(map(str, trainers(campaign))) or written or "unknown"
-    return f"{campaign}: is being trained (process {pids}); wait for it, or stop it before you resume"
+    return f"{campaign}: another process trains it ({pids}); wait for it, or stop it before you resume"

@@ -1,4 +1,4 @@
-"""What metrics.jsonl and status.json of a run say about its speed and how long it will take. Pure, but for the tail."""
+"""Speed and remaining time of a run, from its metrics.jsonl and status.json. Pure functions, except for Tail."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from harness.contract.metrics_rows import (
     TrainRow,
 )
 
-_SPEED_STEPS = 64  # steps the speed is averaged over
-_TREND_EVALUATIONS = 4  # evaluations the way to the target is extrapolated from
+_SPEED_STEPS = 64  # the speed is averaged over this many steps
+_TREND_EVALUATIONS = 4  # the time to the target is extrapolated from this many evaluations
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     samples: int
-    log_perplexity: float  # nan when the run said so
+    log_perplexity: float  # NaN where the run wrote NaN
 
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """A rank that was slow at this evaluation and the one before it; ratio: of its time to its like's median."""
+    """A rank that was slow at the last two evaluations; `ratio` is its time divided by the median of like ranks."""
 
     samples: int
     rank: int
     ratio: float
 
     def __str__(self) -> str:
-        return f"rank {self.rank} takes {self.ratio:.1f} times as long as its like"
+        return f"rank {self.rank} takes {self.ratio:.1f} times as long as like ranks"
 
 
 @dataclass(slots=True)
 class Tail:
-    """Reads a growing metrics.jsonl: whole lines only, each once."""
+    """Reads a growing metrics.jsonl: only whole lines, each line once."""
 
     path: Path
     evaluations: list[Evaluation] = field(default_factory=list)
     stragglers: list[Straggler] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)  # engines, and why
+    passed_over: list[str] = field(default_factory=list)  # engines that were not used, and why
     samples: int = 0
     step: int = 0
     _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_SPEED_STEPS))
     _position: int = 0
 
     def read(self) -> list[Evaluation]:
-        """Take in what was added; returns the evaluations among it."""
+        """Read the new lines; returns the evaluations among them."""
         known = len(self.evaluations)
         try:
             with self.path.open("rb") as file:
@@ -73,13 +73,13 @@ class Tail:
             case TrainRow():
                 self._steps.append((row.samples - self.samples, row.step_s))
                 self.samples, self.step = row.samples, row.step
-            case CheckpointRow():  # a resumed run begins with its samples, which it did not train
+            case CheckpointRow():  # a resumed run starts with samples that it did not train itself
                 self.samples, self.step = row.samples, row.step
             case StragglerRow():
                 self.stragglers.append(Straggler(row.samples, row.rank, row.ratio))
             case EngineRow():
                 self.passed_over.append(
-                    f"{row.engine} is passed over for {row.what}, the next engine takes it: {row.failure}"
+                    f"{row.engine} is not used for {row.what}, the next engine is: {row.failure}"
                 )
             case EvaluationRow():
                 self.evaluations.append(Evaluation(row.samples, row.loss))
@@ -92,15 +92,15 @@ class Tail:
 
     @property
     def samples_per_s(self) -> float | None:
-        """Training speed over the last steps; evaluations are not in it."""
+        """Training speed over the last steps, without evaluations."""
         seconds = sum(step_s for _, step_s in self._steps)
         return sum(samples for samples, _ in self._steps) / seconds if seconds > 0 else None
 
 
 def samples_left(evaluations: Sequence[Evaluation], target: float) -> float | None:
-    """Samples still to train until the target: a line through the last evaluations over log(samples).
+    """Estimate the samples left until the target, by a line through the last evaluations over log(samples).
 
-    Naive: good for a progress display only. None when the run does not approach the target.
+    This simple estimate serves the progress display only. None when the run does not approach the target.
     """
     last = [point for point in evaluations[-_TREND_EVALUATIONS:] if math.isfinite(point.log_perplexity)]
     if len(last) < 2 or last[-1].log_perplexity <= target:
@@ -114,7 +114,7 @@ def samples_left(evaluations: Sequence[Evaluation], target: float) -> float | No
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`: as much as a guess deserves."""
+    """`42 s`, `12 min`, `3 h 05 min`: no more digits than an estimate deserves."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

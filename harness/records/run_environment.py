@@ -1,4 +1,4 @@
-"""environment.json: what a result may depend on besides its configuration."""
+"""environment.json: everything besides the configuration that a result may depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "megatron-core", "mlperf-logging", "triton", "transformer-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """The sources that ran; dirty: files differ from the commit."""
+    """The commit of the sources that ran; dirty: some files differ from it."""
 
     commit: str = ""
     dirty: bool = True
@@ -26,14 +26,14 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunEnvironment:
-    """No host name, which says more than it helps.
+    """The environment of a run. It holds no host name, because that would identify the submitter's machine.
 
     Args:
-        time: of the attempt's creation, ISO 8601.
-        packages: installed ones that compute -> version.
+        time: when the attempt was created, ISO 8601.
+        packages: installed package that takes part in the computation -> version.
         system: fields of the system description that the machine can answer.
         git: None outside a repository.
-        variables: of the process environment, those that change numerics.
+        variables: environment variables that change numerics.
     """
 
     time: str = ""
@@ -50,12 +50,12 @@ class RunEnvironment:
 
     @property
     def versions(self) -> Mapping[str, str | None]:
-        """What has to be the same on every node of a run."""
+        """What must be equal on every node of a run."""
         return {**self.packages, "commit": self.git.commit if self.git else None}
 
 
 def describe() -> RunEnvironment:
-    """This process's environment now."""
+    """The environment of this process now."""
     machine = probe.machine()
     return RunEnvironment(
         time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -77,12 +77,12 @@ def write(directory: Path, described: RunEnvironment) -> None:
 
 
 def read(directory: Path) -> RunEnvironment:
-    """The environment of a run; one that says nothing where its file is missing or of another kind."""
+    """Read the environment of a run. Where the file is missing or has another format, the fields are empty."""
     return typed_json.read(RunEnvironment, directory / file_names.ENVIRONMENT) or RunEnvironment()
 
 
 def _version(package: str) -> str | None:
-    import importlib.metadata  # takes 20 ms, which most commands need not wait for
+    import importlib.metadata  # takes 20 ms, which most commands need not spend
 
     try:
         return importlib.metadata.version(package)
@@ -91,7 +91,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> Commit | None:
-    """None outside a repository."""
+    """The commit of this repository; None outside a repository."""
     if not (ROOT / ".git").exists():
         return None
     commit, changes = _git_says("rev-parse", "HEAD"), _git_says("status", "--porcelain")
@@ -100,7 +100,7 @@ def _git() -> Commit | None:
 
 def _git_says(*arguments: str) -> str | None:
     try:
-        # no optional locks: looking must not disturb a git command the user runs
+        # no optional locks: this must not disturb a git command that the user runs
         command = ["git", "-C", str(ROOT), "--no-optional-locks", *arguments]
         process = subprocess.run(
             command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Where a run's time went: start-up before the clock, evaluations on it. Read from the intervals of a log."""
+"""How the time of a run divides into start-up before the clock and evaluations on it, from the intervals of a log."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from compliance.mllog import Event, Parsed
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
     """Args:
-    init_ms: init_start to run_start, off the clock.
-    evaluation_ms: sum of eval_start to eval_stop, on the clock.
+    init_ms: from init_start to run_start, before the clock starts.
+    evaluation_ms: sum of all times from eval_start to eval_stop, on the clock.
     """
 
     init_ms: int | None
@@ -20,7 +20,7 @@ class Timing:
 
 
 def of(parsed: Parsed) -> Timing:
-    """None where the log does not have the records."""
+    """The timing of a run; None where the log lacks these records."""
     starts = [event.time_ms for event in parsed.events if event.key == "init_start"]
     run = [event.time_ms for event in parsed.events if event.key == "run_start"]
     return Timing(
@@ -30,7 +30,7 @@ def of(parsed: Parsed) -> Timing:
 
 
 def _evaluation_ms(events: Sequence[Event]) -> int | None:
-    """None unless every evaluation stands in an interval of its own."""
+    """Sum of the evaluations' times; None unless every evaluation has an interval of its own."""
     total = found = evaluations = 0
     start: int | None = None
     for event in events:

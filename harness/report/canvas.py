@@ -1,4 +1,4 @@
-"""Vector plots that live inside the page: its text colour, its light and dark palette, no identifiers that clash."""
+"""Vector plots for the page: in its text colour, with a light and a dark palette, and without clashing identifiers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-# Okabe and Ito's palette: told apart with every common colour vision deficiency. The page lightens it on black.
+# Okabe and Ito's palette, which people with any common colour vision deficiency can tell apart; lighter on black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DARK = ("#3fa9f5", "#ff8a3d", "#22c79a", "#e394c4", "#8fd0f7", "#f5c04a")
-INK = "#010203"  # stands for the page's text colour until the SVG is written
+INK = "#010203"  # replaced by the page's text colour when the SVG is written
 STRIPE = "///"
-MANY = 4  # submissions; more of them need another layout
+MANY = 4  # more submissions than this need another layout
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fourmark",
-    "text.parse_math": False,  # names come from strangers' logs
+    "text.parse_math": False,  # names come from logs of unknown origin and may look like formulas
     "font.family": "sans-serif",
     "font.size": 10.5,
     "axes.spines.top": False,
@@ -46,19 +46,19 @@ THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1
 
 
 def colours() -> Iterator[str]:
-    """One for each submission, in their order; after six they come again."""
+    """One colour per submission, in order; after six the colours repeat."""
     while True:
         yield from PALETTE
 
 
 def short(name: str, limit: int = 26) -> str:
-    """A name for an axis: long ones lose their middle, for systems of one maker differ at the end."""
+    """A name for an axis. A long name loses its middle, because systems of one maker differ at the end."""
     tail = limit // 2
     return name if len(name) <= limit else f"{name[: limit - tail - 1]}…{name[-tail:]}"
 
 
 def legend(axes: Axes, place: Literal["best", "upper right"] = "best") -> None:
-    """Names of the lines: inside the plot where they are few, else below it, on a figure that grows for them.
+    """Names of the lines: inside the plot if there are few, otherwise below it on a taller figure.
 
     Args:
         place: inside the plot, as matplotlib calls it.
@@ -76,10 +76,10 @@ def legend(axes: Axes, place: Literal["best", "upper right"] = "best") -> None:
 
 @contextmanager
 def canvas(title: str, x_label: str = "", y_label: str = "", *, height: float = 3.6) -> Iterator[Axes]:
-    """Axes of a figure of its own, in the page's style.
+    """Axes of a new figure in the page's style.
 
     Args:
-        height: in inches; the width is that of half a page, so that a phone shows the letters at their size.
+        height: in inches; the width is half a page, so that letters keep their size on a phone.
     """
     with panels(title, x_label, y_label, count=1, columns=1, height=height) as (axes,):
         yield axes
@@ -116,7 +116,7 @@ def panels(
 
 
 def svg(axes: Axes, description: str, name: str) -> str:
-    """Inline SVG with a text alternative; to be called inside of `canvas`, for the style holds while it is drawn.
+    """Inline SVG with a text alternative. Call this inside of `canvas`, because the style applies while it is drawn.
 
     Args:
         name: unique on the page.

@@ -1,4 +1,4 @@
-"""The table of published submissions: rows, CSV and the view of a terminal."""
+"""The table of published submissions, as rows, as CSV and for a terminal."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _COLUMNS = (  # title, field of RunFigures, digits
 )
 
 _FIELDS = attrgetter(*(name for _, name, _ in _COLUMNS))
-_NARROW = ("name", "precision", "global_batch_size", "time_to_train_min")  # for a small terminal
-WIDTH = 170  # characters of a row, names whole
+_NARROW = ("name", "precision", "global_batch_size", "time_to_train_min")  # columns for a narrow terminal
+WIDTH = 170  # characters of a row with full names
 
 
 def row(one: Entry) -> RunFigures:
-    """Directory names tell systems apart, so they stand for organisation and system."""
+    """A row. Directory names, which are unique, stand for organisation and system."""
     figures = run_figures.of(public_index.submission(one))
     return replace(figures, name=printable(one.key), org=printable(one.org), system=printable(one.system))
 
 
 def as_csv(rows: Sequence[RunFigures]) -> str:
-    """The table as CSV, with names that no spreadsheet takes for a formula."""
+    """The table as CSV; no name in it can act as a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow("organisation" if name == "org" else name for _, name, _ in _COLUMNS)
@@ -56,9 +56,9 @@ def as_csv(rows: Sequence[RunFigures]) -> str:
 
 
 def show(rows: Sequence[RunFigures], console: Console) -> None:
-    """Print the table; a narrow console gets fewer columns."""
+    """Print the table; a narrow console shows fewer columns."""
     table = Table(title=f"{BENCHMARK.name}, recomputed from logs (unverified)", title_justify="left")
-    shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three in one word, which --public takes
+    shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three are joined to the name that --public takes
     columns = [one for one in shown if console.width >= WIDTH or one[1] in _NARROW]
     for title, key, digits in columns:
         numeric = digits or key in ("accelerators", "global_batch_size", "runs", "samples_at_stop_mean")

@@ -13,7 +13,7 @@ from harness.analysis import forecast
 from harness.analysis.submission_loader import Submission
 from harness.report.canvas import INK, MANY, PALETTE, THOUSANDS, canvas, colours, legend, panels, short, svg
 
-_STEEP = 0.22  # of the longest run: what is above the loss there is cut off, or nothing could be told apart
+_STEEP = 0.22  # losses before this share of the longest run are cut off: they would hide all differences
 _COLUMNS = 3  # of panels
 _PLACES = 40  # of the grey band of all runs
 
@@ -84,7 +84,7 @@ def _band(submissions: Sequence[Submission], against: str) -> tuple[list[float],
 
 
 def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
-    """The part of the plot where runs can be told apart."""
+    """The part of the plot in which runs differ visibly."""
     curves = [_curve(run, against) for submission in submissions for run in submission.runs]
     end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
     seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
@@ -106,7 +106,7 @@ def _curve(run: RunLog, against: str) -> tuple[list[float], list[float]]:
 
 
 def _public_band(axes: Axes, submissions: Sequence[Submission]) -> None:
-    """Where public runs of each of these batch sizes were: 5 to 95 %."""
+    """Range of public runs at each of these batch sizes, from 5 to 95 %."""
     sizes = {one.global_batch_size for one in submissions if one.benchmark == BENCHMARK.name}
     for size, hatch in zip(sorted(size for size in sizes if size), (None, "..", "xx", "++"), strict=False):
         band = forecast.constants().bands.get(size, {})

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and the same data as JSON and CSV beside it."""
+"""The report: one self-contained page, with the same data as JSON and CSV beside it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from harness.report.canvas import DARK, MANY, PALETTE
 from harness.report.rows import factors, ratio_cells, summary, whole_runs
 
 _ALL = " Grey: the range of all runs on this page."
-_BUDGET = "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up off the clock."
+_BUDGET = (
+    "Solid: training. Striped: evaluation, with its share. Pale, left of 0: start-up before the clock starts."
+)
 
 
 def write_report(submissions: Sequence[Submission], comparison: Comparison, directory: Path) -> Path:
     """Write report.html, report.json and report.csv.
 
     Args:
-        submissions: the last one is the baseline; a single one gives a report without ratios.
+        submissions: the last one is the baseline; with a single one the report has no ratios.
         comparison: harness.analysis.comparison.compare of them.
 
     Returns:
@@ -41,7 +43,7 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
     """Write the page and, under its name, .json and .csv.
 
     Raises:
-        UsageError: a page whose name would be overwritten by what lies beside it.
+        UsageError: the .json or .csv file would overwrite a page of this name.
     """
     if page.suffix.lower() in (".json", ".csv"):
         found = f"a page named {printable(page.name)}"
@@ -55,7 +57,7 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
 
 
 def headline(comparison: Comparison) -> str:
-    """The sentence people came for."""
+    """The sentence that states the main result."""
     if comparison.pairs:
         return comparison.pairs[0].verdict
     only = comparison.submissions[0]
@@ -99,7 +101,7 @@ def _with_ratios(comparison: Comparison) -> list[tuple[Pair, Ratios]]:
 def _cells(
     pairs: Sequence[tuple[Pair, Ratios]], rows: Callable[[Ratios], list[tuple[str, Ratio | None]]]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Ratio and interval of every pair, for the quantities that any of them has."""
+    """Ratio and interval of every pair, for each quantity that at least one pair has."""
     lines = zip(*(rows(ratios) for _, ratios in pairs), strict=True)
     return [
         (line[0][0], [ratio_cells(ratio) for _, ratio in line])
@@ -109,13 +111,15 @@ def _cells(
 
 
 def _figures(submissions: Sequence[Submission], comparison: Comparison) -> list[tuple[str, str]]:
-    """Plots and captions. The SVG is matplotlib's, which escapes the text it draws."""
-    band = "" if submissions[0].is_proxy else " Grey: where 90 % of the public runs of that batch size were."
+    """Plots and captions. matplotlib writes the SVG and escapes its text."""
+    band = (
+        "" if submissions[0].is_proxy else " Grey: the range of 90 % of the public runs of that batch size."
+    )
     budget = plots.time_budget(submissions)
     return [
         (
             loss_plots.loss_plot(submissions, against="samples"),
-            f"One line a run; the steep beginning is cut off.{band if len(submissions) <= MANY else _ALL}",
+            f"One line per run; the steep beginning is cut off.{band if len(submissions) <= MANY else _ALL}",
         ),
         (loss_plots.loss_plot(submissions, against="minutes"), "The same over the official clock."),
         (

@@ -1,4 +1,4 @@
-"""Plots of a pair: what the ratio of times is made of, and the gap of losses."""
+"""Plots of a pair: the factors of the ratio of times, and the difference of the losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.analysis.decomposition import Factor
 from harness.analysis.intervals import Ratio
 from harness.report.canvas import INK, THOUSANDS, canvas, colours, legend, short, svg
 
-_FACTORS = (  # they multiply to the first
+_FACTORS = (  # the other factors multiply to the first one
     ("time to train", Factor.TIME_TO_TRAIN),
     ("samples to target", Factor.SAMPLES_TO_TARGET),
     ("evaluation grid", Factor.EVALUATION_GRID),
@@ -36,7 +36,7 @@ _PERCENT = FuncFormatter(lambda value, _: f"{100 * (math.exp(value) - 1):+.0f} %
 
 
 def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
-    """Ratio of time as a product of factors, with 95 % intervals, on a logarithmic axis: bars add up."""
+    """Ratio of times as a product of factors, with 95 % intervals. The axis is logarithmic, so that bars add up."""
     rows = _rows([ratios for _, ratios in usable])
     height = 1.4 + 0.5 * len(rows) * max(1.0, 0.45 * len(usable))
     with canvas("Why: factors of the ratio of times", "left of 0 is better", height=height) as axes:
@@ -61,7 +61,7 @@ def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
 
 
 def _percent_axis(axes: Axes) -> None:
-    """Round percentages on an axis of logarithms, with room for the figures beside the bars."""
+    """Round percentages on a logarithmic axis, with space for the figures beside the bars."""
     low, high = axes.dataLim.intervalx
     room = 0.22 * (high - low) + 0.01
     axes.set_xlim(low - room, high + room)
@@ -110,7 +110,7 @@ def _spoken(pair: Pair, ratios: Ratios, rows: Sequence[tuple[str, Factor]]) -> s
 
 
 def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
-    """Loss of each submission minus the baseline's at equal samples, with 95 % bands; None where they never meet."""
+    """Loss of each submission minus the baseline's at equal samples, with 95 % bands; None if no samples are equal."""
     usable = [
         (pair, ratios.loss_gap, colour)
         for (pair, ratios), colour in zip(pairs, colours(), strict=False)
@@ -118,7 +118,7 @@ def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
     ]
     if not usable:
         return None
-    with canvas("Loss gap at equal samples", "training sequences", "nats; above 0: behind") as axes:
+    with canvas("Loss gap at equal samples", "training sequences", "nats; above 0: worse") as axes:
         tops = []
         for pair, gaps, colour in usable:
             xs, ys = [one.samples for one in gaps], [one.gap for one in gaps]
@@ -131,7 +131,7 @@ def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
             late = gaps[len(gaps) // 4 :]
             tops += [abs(bound) for one in late for bound in (one.ci95 or [one.gap])]
         axes.axhline(0.0, color=INK, lw=1, ls="--")
-        room = max(*tops, 1e-4)  # nats; of two equal curves nothing has a size
+        room = max(*tops, 1e-4)  # nats; two equal curves have no extent of their own
         axes.set_ylim(-1.1 * room, 1.5 * room)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(THOUSANDS)

@@ -1,4 +1,4 @@
-"""Plots of what the runs did: run results, samples to target, where the time went. Loss curves: loss_plots.py."""
+"""Plots of the runs: run results, samples to target, and the time budget. Loss curves: loss_plots.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BARS = 2  # submissions whose names have room below their bars
 
 
 def run_results(submissions: Sequence[Submission]) -> str:
-    """Run results with those that the olympic mean drops marked; bars for a few submissions, dots for many."""
+    """Run results, with those marked that the olympic mean drops: bars for two submissions, dots for more."""
     drawn = _bars if len(submissions) <= _BARS else _dots
     means = ", ".join(
         f"{row.name} {minutes:.3f}" for row in submissions if (minutes := run_figures.time_to_train_min(row))
@@ -51,7 +51,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _bars(submissions: Sequence[Submission], text: str) -> str:
-    """The dropped ones striped, the olympic mean as a line."""
+    """Dropped run results striped, the olympic mean as a line."""
     with canvas("Run results and olympic mean", "", "minutes") as axes:
         position, ticks = 0, []
         for submission, colour in zip(submissions, colours(), strict=False):
@@ -76,14 +76,14 @@ def _bars(submissions: Sequence[Submission], text: str) -> str:
 
 
 def _fill(bars: BarContainer, colour: str, *, striped: bool = False) -> None:
-    """Solid bars, or some of stripes alone, which print and grey eyes tell apart too."""
+    """Solid bars or striped bars, which also differ in grey and in print."""
     for bar in bars:
         bar.set(facecolor="none" if striped else colour, edgecolor=colour, linewidth=0.8)
         bar.set_hatch(STRIPE if striped else None)
 
 
 def _dropped(submission: Submission, runs: int) -> set[int]:
-    """Of the sorted run results; a run that did not converge has taken the place of the slowest."""
+    """Which of the sorted run results are dropped; a run that did not converge counts as the slowest."""
     if runs < 3:
         return set()
     return {0} if run_figures.one_failed(submission) else {0, runs - 1}
@@ -95,7 +95,9 @@ def samples_dots(submissions: Sequence[Submission]) -> str:
     with canvas("Samples to the target, every run", "training sequences", height=height) as axes:
         for row, (submission, colour) in enumerate(zip(submissions, colours(), strict=False)):
             stops, exact = run_figures.stop_samples(submission), run_figures.target_samples(submission)
-            for stop, runs in Counter(stops).items():  # a few places, for runs stop on the evaluation grid
+            for stop, runs in Counter(
+                stops
+            ).items():  # runs stop on the evaluation grid, so there are few places
                 axes.plot([stop], [-row + 0.15], "s", mfc="none", color=colour, ms=7)
                 if runs > 1 and len(submissions) <= MANY:
                     _beside(axes, f"×{runs}", (stop, -row + 0.15))
@@ -119,7 +121,7 @@ def _beside(axes: Axes, text: str, place: tuple[float, float]) -> None:
 
 
 def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
-    """The reference's mean, where all submissions have one batch size."""
+    """The mean of the reference, if all submissions have one batch size."""
     sizes = {one.global_batch_size for one in submissions}
     if len(sizes) != 1 or submissions[0].benchmark != BENCHMARK.name:
         return
@@ -132,7 +134,7 @@ def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 
 def time_budget(submissions: Sequence[Submission]) -> str | None:
-    """Minutes of training and of evaluation on the clock, of start-up before it; None where no log says."""
+    """Minutes of training, of evaluation, and of start-up before the clock; None where no log has them."""
     rows = [(submission, run_figures.of(submission)) for submission in submissions]
     usable = [(one, row, row.evaluation_share) for one, row in rows if row.evaluation_share is not None]
     if not usable:

@@ -1,4 +1,4 @@
-"""The dossier of a submission for its reviewer: when its runs ran, their curves, their speed beside equal hardware."""
+"""The dossier of a submission for its reviewer: times of its runs, their curves, and speed against equal hardware."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _MINUTE_MS = 60_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpan:
-    """A run on the clock of the world; None where its log has no such time.
+    """Start and end of a run; None where its log has no such time.
 
     Args:
-        gap_min: since the last end of all runs that started before it; negative where it overlaps one of them.
+        gap_min: minutes since the last end of the runs that started before; negative if it overlaps one of them.
     """
 
     name: str
@@ -41,11 +41,11 @@ class RunSpan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """A run's evaluations beside the public runs of its batch size.
+    """Evaluations of a run, compared with public runs of its batch size.
 
     Args:
-        known: evaluations at samples where public runs were.
-        outside: those of them beyond the 5 % to 95 % of the public runs, with their distance in nats.
+        known: number of evaluations at samples for which there are public runs.
+        outside: those of them outside of 5 % to 95 % of the public runs, with their distance in nats.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Review:
     """Everything that the dossier of one submission shows.
 
     Args:
-        hardware: accelerators by number and name, as the system description has them; None without one.
-        spans: in the order of their starts.
-        against: public systems of equal hardware, by quantity.
-        notes: every kind of violation and what the official checker says, one line each.
+        hardware: number and name of the accelerators, from the system description; None without one.
+        spans: the runs in the order of their starts.
+        against: quantity -> values of public systems with equal hardware.
+        notes: every kind of violation and every message of the official checker, one line each.
     """
 
     checked: Checked
@@ -134,7 +134,7 @@ def _curve(run: RunLog) -> Curve:
 
 
 def title(review: Review) -> str:
-    """Whose runs these are and what the verdict is."""
+    """The submission and its verdict."""
     checked = review.checked
     place = repository.holder(checked.directory)
     name = (
@@ -146,14 +146,14 @@ def title(review: Review) -> str:
 
 
 def facts(review: Review) -> list[str]:
-    """What the pages below are about."""
+    """The submission's batch size, hardware and ruleset."""
     size = number(review.global_batch_size)
     hardware = review.hardware or "no system description: no equal hardware to compare with"
     return [grouped_text.reason(review.checked), f"batch size {size}; {hardware}"]
 
 
 def timeline(review: Review) -> list[str]:
-    """A line for each run."""
+    """One line per run."""
     return [
         f"{one.name}: {utc(one.start_ms)}, {_length(one)}, {one.ended}" + _gap(one.gap_min)
         for one in review.spans
@@ -168,12 +168,14 @@ def _gap(minutes: float | None) -> str:
     if minutes is None:
         return ""
     return (
-        f", {minutes:.1f} minutes after the last" if minutes >= 0 else f", overlaps by {-minutes:.1f} minutes"
+        f", {minutes:.1f} minutes after the run before"
+        if minutes >= 0
+        else f", overlaps by {-minutes:.1f} minutes"
     )
 
 
 def utc(time_ms: int) -> str:
-    """A time for people; a number that is no date stays one."""
+    """A time as text; a number that is not a date is returned unchanged."""
     try:
         return datetime.fromtimestamp(time_ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):
@@ -181,7 +183,7 @@ def utc(time_ms: int) -> str:
 
 
 def curves(review: Review) -> list[str]:
-    """A line for each run."""
+    """One line per run."""
     return [_told(one) for one in review.curves]
 
 
@@ -200,7 +202,7 @@ def _told(curve: Curve) -> str:
 
 
 def speed(review: Review) -> list[str]:
-    """A line for each quantity that public systems of equal hardware have."""
+    """One line per quantity that public systems of equal hardware have."""
     return [
         f"{one.quantity}: {one.value:.6g}; public: {one.text}{'; OUTSIDE' if one.outside else ''}"
         for one in review.against
@@ -215,7 +217,7 @@ SECTIONS = (
 
 
 def text(checked: Sequence[Checked]) -> list[str]:
-    """The dossiers for a terminal, below the notes, which `check` prints anyhow."""
+    """The dossiers as text. `check` prints the notes itself."""
     return [line for one in checked for line in _lines(of(one))]
 
 

@@ -18,7 +18,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(checked: Sequence[Checked], page: Path) -> None:
-    """Write the page on one or several submissions."""
+    """Write the page about one or several submissions."""
     replace_text(page, render([dossier.of(one) for one in checked]))
 
 
@@ -50,7 +50,7 @@ def _figures(review: Review, name: str) -> list[tuple[str, str]]:
         (review_plots.timeline(review, name), "Striped: overlaps a run that started before it."),
         (
             review_plots.curves(review, name),
-            f"One line a run. Grey: where 90 % of the public runs of batch size {size} were.",
+            f"One line per run. Grey: the range of 90 % of the public runs of batch size {size}.",
         ),
     ]
     drawn += [

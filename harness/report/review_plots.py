@@ -1,4 +1,4 @@
-"""Plots of a dossier: the runs in time, their curves in the public band, their speed beside equal hardware."""
+"""Plots of a dossier: times of the runs, their curves in the public band, speed against equal hardware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report.canvas import INK, PALETTE, THOUSANDS, canvas, short, svg
 from harness.report.review import Review
 
 _HOUR_MS = 3_600_000
-_STEEP = 0.22  # of the longest run: what is above the loss there is cut off
+_STEEP = 0.22  # losses before this share of the longest run are cut off
 
 
 def timeline(review: Review, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Rows of a comparison's tables: the same on the terminal, on the page and in the files beside it."""
+"""Rows of a comparison's tables, the same for the terminal, the page and the files beside it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _HYPERPARAMETERS = (
     ("warmup steps", "opt_learning_rate_warmup_steps"),
     ("AdamW epsilon", "opt_adamw_epsilon"),
 )
-_FACTORS = (  # of the ratio of times: each indented level multiplies to the line above it
+_FACTORS = (  # factors of the ratio of times; the lines of each indented level multiply to the line above
     ("time to train", Factor.TIME_TO_TRAIN),
     ("  = samples at stop", Factor.SAMPLES_AT_STOP),
     ("      = samples to target", Factor.SAMPLES_TO_TARGET),
@@ -68,8 +68,8 @@ class RunRow:
     seed: int | None
     status: str | None
     minutes: float | None
-    samples: int | None  # at the stop
-    to_target: float | None  # samples, interpolated
+    samples: int | None  # samples when the run stopped
+    to_target: float | None  # samples to the target, interpolated
     last: float | None  # log perplexity of the last evaluation
     evaluation_s: float | None
     init_s: float | None
@@ -77,7 +77,7 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gemm:
-    """What multiplied one of the three GEMMs of a linear layer, as a proof says."""
+    """What multiplied one of the three GEMMs of a linear layer, from a proof."""
 
     gemm: str
     format: str
@@ -108,7 +108,7 @@ class Tile:
 
 
 def runs(submission: Submission) -> list[RunRow]:
-    """One row a run."""
+    """One row per run."""
     return [
         RunRow(
             submission=submission.name,
@@ -127,7 +127,7 @@ def runs(submission: Submission) -> list[RunRow]:
 
 
 def as_csv(submissions: Sequence[Submission]) -> str:
-    """Every run of every submission."""
+    """Every run of every submission, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in fields(RunRow))
@@ -137,7 +137,7 @@ def as_csv(submissions: Sequence[Submission]) -> str:
 
 
 def proofs(submission: Submission) -> list[ProofRow]:
-    """Per GEMM what ran, summed over the layers and runs of a submission."""
+    """What ran for each GEMM, summed over the layers and runs of a submission."""
     total: Counter[Gemm] = Counter()
     for proof in submission.proofs:
         for row in proof.gemms:
@@ -149,7 +149,7 @@ def proofs(submission: Submission) -> list[ProofRow]:
 
 
 def tiles(ratios: Ratios) -> list[Tile]:
-    """The three figures people came for, in words that need no table."""
+    """The three main figures, in words that need no table."""
     asked = (
         ("time to train", ratios.time_to_train),
         ("samples to target", ratios.samples_to_target),
@@ -167,24 +167,24 @@ def _percent(ratio: float) -> str:
 
 
 def summary(rows: Sequence[RunFigures]) -> list[tuple[str, list[str]]]:
-    """The table of submissions, one line a quantity, one cell a submission."""
+    """The table of submissions: one line per quantity, one cell per submission."""
     lines = [(label, [number(value(row), digits) for row in rows]) for label, value, digits in _SUMMARY]
     stated = [(label, [_stated(row.hyperparameters[key]) for row in rows]) for label, key in _HYPERPARAMETERS]
     return lines + stated
 
 
 def _stated(value: str | int | float | None) -> str:
-    """A hyperparameter as its log has it."""
+    """A hyperparameter as its log states it."""
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def factors(ratios: Ratios) -> list[tuple[str, Ratio | None]]:
-    """The ratio of times, its factors indented below it; None where a log does not say."""
+    """The ratio of times, with its factors indented below it; None where a log lacks them."""
     return [(label, ratios.factors.get(factor)) for label, factor in _FACTORS]
 
 
 def whole_runs(ratios: Ratios) -> list[tuple[str, Ratio | None]]:
-    """Ratios over every converged run, those that the olympic mean drops too."""
+    """Ratios over every converged run, including those that the olympic mean drops."""
     return [
         ("all runs: samples at stop", ratios.samples_at_stop),
         ("all runs: samples to target", ratios.samples_to_target),
@@ -202,7 +202,7 @@ def ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
 
 
 def gap_lines(gaps: Sequence[Gap], most: int = 5) -> list[str]:
-    """A few of the gaps of log perplexity, evenly spread, the last one among them."""
+    """A few of the differences of log perplexity, evenly spread, with the last one."""
     step = max(1, -(-len(gaps) // most))
     return [
         f"{row.samples:>9,} samples  {row.gap:+.4f}"

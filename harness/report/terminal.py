@@ -1,4 +1,4 @@
-"""A comparison as a terminal shows it: tables, then what they mean."""
+"""Prints a comparison on a terminal: tables, then their meaning in sentences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.analysis.run_figures import RunFigures
 from harness.base.text import number
 from harness.report.rows import factors, gap_lines, ratio_cells, summary, whole_runs
 
-_MOST_COLUMNS = 4  # submissions that a terminal shows side by side
+_MOST_COLUMNS = 4  # number of submissions that a terminal shows side by side
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Tables, then what they mean. Names come from strangers' logs: rich must not read them as markup."""
+    """Print tables and sentences. Names come from logs of unknown origin, so rich must not read them as markup."""
     many = len(comparison.submissions) > _MOST_COLUMNS
     console.print(_rows_table(comparison) if many else _submissions_table(comparison.submissions))
     for pair in comparison.pairs:
@@ -44,7 +44,7 @@ def _show_pair(pair: Pair, console: Console) -> None:
 
 
 def _rows_table(comparison: Comparison) -> Table:
-    """One row a submission, where columns would not fit: --json and --html have the rest."""
+    """One row per submission, where columns do not fit; --json and --html show everything."""
     table = Table(title="Submissions (unverified), times against the last one", title_justify="left")
     for column in ("", "GBS", "minutes", "to target", "samples/s", "time", "95 % interval"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
@@ -69,7 +69,7 @@ def _lines(console: Console, title: str, lines: Sequence[str]) -> None:
 
 
 def _submissions_table(rows: Sequence[RunFigures]) -> Table:
-    """One column a submission: a narrow terminal folds names, and never cuts figures."""
+    """One column per submission. A narrow terminal wraps names and never cuts figures."""
     table = Table(title="Submissions (unverified)", title_justify="left")
     table.add_column("")
     for row in rows:
@@ -80,7 +80,7 @@ def _submissions_table(rows: Sequence[RunFigures]) -> Table:
 
 
 def _ratio_table(title: str, ratios: Ratios) -> Table:
-    """The ratio of times, its factors indented below it, and how much these runs can show."""
+    """The ratio of times, its factors indented below it, and the differences that these runs can detect."""
     table = Table(title=Text(title), title_justify="left")
     for column in ("quantity", "ratio", "95 % interval"):
         table.add_column(column, justify="left" if column == "quantity" else "right")

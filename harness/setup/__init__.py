@@ -1,1 +1,1 @@
-"""What run.sh starts to fill .venv: it needs Python and its pip alone."""
+"""Fills .venv for run.sh, with nothing but Python and its pip."""

@@ -1,4 +1,4 @@
-"""Fills .venv with a layer: `python -m harness.setup LAYER OUTER_PYTHON`, in .venv's own Python; run.sh calls it."""
+"""Fills .venv with a layer: run.sh calls `python -m harness.setup LAYER OUTER_PYTHON` with .venv's Python."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def main(layer: str, outer_python: str) -> int:
 
 def _fill(layer: str, outer_python: str) -> None:
     if constraint := pip_constraint():
-        tell(f"setup: left aside: PIP_CONSTRAINT={constraint}")
+        tell(f"setup: ignoring PIP_CONSTRAINT={constraint}")
     wanted = requirements.ranges(ROOT, layer)
     own = torch_build.reach(outer_python)
     bounds = requirements.pins(ROOT) if own is None else requirements.outer(wanted)
     if own is not None:
-        tell(f"setup: {outer_python} brings torch {own}: kept, with {len(bounds)} packages that fit")
+        tell(f"setup: using torch {own} and {len(bounds)} other packages of {outer_python}")
         bounds = [*(line for line in bounds if requirements.name_of(line) != "torch"), f"torch=={own}"]
     elif any(requirements.name_of(line) == "torch" for line in wanted):
         bounds = [line for line in bounds if requirements.name_of(line) != "torch"]
@@ -44,7 +44,7 @@ def _fill(layer: str, outer_python: str) -> None:
 
 
 def _torch() -> str:
-    """Install the pinned torch unless it is there; its full version."""
+    """Install the pinned torch if there is none; returns the full version."""
     version = requirements.pinned(ROOT, "torch")
     failure = pip.PipFailed("no build of torch is known for this machine")
     for build in torch_build.builds(version):

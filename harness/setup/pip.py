@@ -1,4 +1,4 @@
-"""pip, asked for packages of our environment alone, with a line for each that it fetches."""
+"""Runs pip for our environment only, and prints a line for each package that it fetches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _FETCHED = re.compile(
     r"(?P<file>(?:\S*/)?(?P<name>[^/\s]+?)-(?P<version>\d[^-\s]*)\S*(?:\.whl|\.tar\.gz))(?!\.metadata)"
     r"(?: \((?P<size>[\d.]+ ?[kMG]?B)\))?"
 )
-# Of pip's configuration files, what says where packages come from; a constraint or a target directory of others is not
-# for our environment.
+# Options of pip's configuration files that say where packages come from. Constraints and target directories are left
+# out, because they are not meant for our environment.
 _NETWORK = (
     "cert",
     "client-cert",
@@ -37,17 +37,17 @@ _NETWORK = (
     "trusted-host",
 )
 _LAST_LINES = 12
-_REPORTS = (22, 2)  # the first pip that resolves without installing; Ubuntu 22.04 has 22.0
+_REPORTS = (22, 2)  # the first pip that can resolve without installing; Ubuntu 22.04 has 22.0
 
 
 class PipFailed(Exception):
-    """What pip said last."""
+    """pip failed; the message is the end of its output."""
 
 
 def install(
     requirements: Sequence[str], *, constraints: Sequence[str] = (), options: Sequence[str] = ()
 ) -> None:
-    """Install packages, and tell of each one as it comes.
+    """Install packages, and print each one as it arrives.
 
     Raises:
         PipFailed: with the end of what pip said.
@@ -72,7 +72,7 @@ def configured() -> dict[str, str]:
 
 
 def _count(command: Sequence[str], report: Path, environment: dict[str, str]) -> int:
-    """How many packages are to be installed, which pip resolves in a few seconds; 0 where this pip cannot say."""
+    """Number of packages to install, which pip resolves in a few seconds; 0 where this pip cannot tell."""
     if _version() < _REPORTS:
         return 0
     resolve = [*command, "--dry-run", "--quiet", "--report", str(report)]
@@ -110,7 +110,7 @@ def _kept(lines: Iterator[str], last: deque[str]) -> Iterator[str]:
 
 
 def progress(lines: Iterator[str], many: int) -> Iterator[str]:
-    """What to tell of pip's lines: which package of how many (0: unknown), its bytes, the seconds so far."""
+    """Progress lines from pip's output: which package of how many (0: unknown), its size, the seconds so far."""
     began, count = time.monotonic(), 0
     for line in lines:
         if found := _FETCHED.match(line):
@@ -124,7 +124,7 @@ def progress(lines: Iterator[str], many: int) -> Iterator[str]:
 
 
 def _bytes(wheel: Path) -> str:
-    """Of a wheel that lies on this machine."""
+    """Size of a wheel file on this machine."""
     try:
         return f"{wheel.stat().st_size / 1e6:.1f} MB"
     except OSError:

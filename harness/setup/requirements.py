@@ -1,4 +1,4 @@
-"""Which packages a layer of the environment takes: ranges of pyproject.toml, versions of requirements.txt."""
+"""Packages of a layer of the environment: ranges from pyproject.toml, versions from requirements.txt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# what each layer adds to those it rests on
+# what each layer adds to the layers below it
 LAYERS = {"light": ("light",), "package": ("light", "package"), "train": ("light", "train")}
 LAYERS["test"] = ("light", "package", "train", "test")
 # Declares pandas, which one of its tools needs, the summarizer: the layer `package` brings it (84 MB).
@@ -17,7 +17,7 @@ WITHOUT_DEPENDENCIES = ("mlperf-logging",)
 
 
 def ranges(root: Path, layer: str) -> list[str]:
-    """Requirements as pyproject.toml states them: the project's own, and the extras that the layer names.
+    """Requirements of pyproject.toml: the project's own, and the extras of the layer.
 
     Raises:
         KeyError: no such layer.
@@ -43,7 +43,7 @@ def pinned(root: Path, name: str) -> str:
 
 
 def outer(requirements: Iterable[str]) -> list[str]:
-    """Constraints that keep what is installed outside of .venv and within its range, such as a container's numpy."""
+    """Constraints that keep packages from outside of .venv if they are in range, for example a container's numpy."""
     packaging = _packaging()
     kept = []
     for line in requirements:
@@ -64,7 +64,7 @@ def _outer_version(name: str) -> str | None:
 
 
 def split(requirements: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those that are installed with what they declare, and those that are installed alone."""
+    """Packages that are installed with their dependencies, and packages that are installed without."""
     alone = [line for line in requirements if name_of(line) in WITHOUT_DEPENDENCIES]
     return [line for line in requirements if line not in alone], alone
 
@@ -82,6 +82,6 @@ def _toml(text: str) -> Any:
 
 
 def _packaging() -> Any:
-    from pip._vendor.packaging import requirements  # the environment holds nothing else yet
+    from pip._vendor.packaging import requirements  # the environment has no other package yet
 
     return requirements

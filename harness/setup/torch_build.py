@@ -1,4 +1,4 @@
-"""Which build of torch a machine gets: the one that is there, else by its hardware."""
+"""Chooses the build of torch: the one that is installed, otherwise by the machine's hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROCM = "https://download.pytorch.org/whl/rocm7.2"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Build:
-    """A way to get torch; `index` None: where pip looks anyway."""
+    """A way to get torch; `index` is None where pip's own index has it."""
 
     requirement: str
     index: str | None
@@ -25,10 +25,10 @@ class Build:
 
 
 def builds(version: str) -> Iterator[Build]:
-    """In the order in which they are tried.
+    """The builds, in the order in which they are tried.
 
-    PyPI's Linux build carries CUDA, gigabytes of it. A machine without a GPU asks for the CPU build by its local
-    version: an index or a wheel directory that has it (a mirror) answers at once, PyPI says no at once.
+    PyPI's Linux build brings CUDA, several gigabytes. A machine without a GPU asks for the CPU build by its local
+    version: an index or a wheel directory that has it (a mirror) answers at once, and PyPI refuses at once.
     """
     if list(Path("/dev").glob("nvidia[0-9]*")):
         yield Build(requirement=f"torch=={version}", index=None, wording="with CUDA (several GB)")
@@ -44,7 +44,7 @@ def builds(version: str) -> Iterator[Build]:
 
 
 def reach(python: str) -> str | None:
-    """The version of a torch that belongs to another Python than .venv's, after making it importable here.
+    """Version of a torch that another Python has, after making it importable here.
 
     A container may keep its torch in a virtual environment of its own, which --system-site-packages does not reach.
     """
@@ -61,7 +61,7 @@ def reach(python: str) -> str | None:
 
 
 def installed() -> str | None:
-    """The version of the torch in this environment, or of one that it reaches."""
+    """Version of the torch in this environment, or of one that it can import."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ def installed() -> str | None:
 
 
 def brings_triton() -> bool:
-    """Whether the torch that is there declares the Triton it was built for, which is then kept."""
+    """Whether the installed torch declares the Triton it was built for, which is then kept."""
     try:
         declared = importlib.metadata.requires("torch") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""What the curves of a study say: gaps to the baseline at the same samples, and samples to the target. Pure.
+"""Analyses the curves of a study: differences from the baseline at equal samples, and samples to target. Pure.
 
-Runs are paired: run i of every cell has the same seed, so the same initial weights and the same data order. Everything
-is a difference within a pair, then a mean over pairs with Student's interval.
+Runs are paired: run i of every cell has the same seed, so the same initial weights and the same data order. Each figure
+is the mean over pairs of the differences within each pair, with Student's interval.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from statistics import fmean, stdev
 from scipy import stats
 
 Curve = Sequence[tuple[int, float]]  # (samples, log perplexity) of one run, in order
-_LATE = 4  # evaluations at the end whose mean gap is the gap
+_LATE = 4  # the gap is the mean over this many last evaluations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A mean over pairs with its 95 % interval; None where fewer than two pairs leave no spread."""
+    """A mean over pairs with its 95 % interval; the interval is None for fewer than two pairs."""
 
     mean: float
     low: float | None
     high: float | None
-    p: float | None = None  # two-sided, of no difference; corrected where the field says so
+    p: float | None = None  # two-sided p of no difference; corrected where the field says so
 
     @property
     def decided(self) -> bool:
@@ -34,13 +34,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One cell against the baseline.
+    """One cell compared with the baseline.
 
     Args:
-        gap_nats: log perplexity minus the baseline's, mean of the last evaluations.
-        extra_samples_pct: what that gap costs, by the baseline's own slope there.
-        extra_to_target_pct: samples to the target against the baseline's, of the pairs that both reach it.
-        failed: runs that do not converge: not finite, or the target not reached in twice the baseline's samples.
+        gap_nats: log perplexity minus the baseline's, mean over the last evaluations.
+        extra_samples_pct: extra samples that make up for that gap, by the slope of the baseline's curve there.
+        extra_to_target_pct: extra samples to the target, over the pairs in which both runs reach it.
+        failed: runs that do not converge: NaN, Inf, or the target not reached within twice the baseline's samples.
         holm_p: p of the gap after Holm's correction over the cells.
     """
 
@@ -54,7 +54,7 @@ class Result:
 
 
 def analyse(curves: Mapping[str, Mapping[int, Curve]], baseline: str, target: float) -> list[Result]:
-    """Every cell but the baseline.
+    """Analyse every cell but the baseline.
 
     Args:
         curves: cell -> seed -> evaluations.
@@ -67,7 +67,7 @@ def analyse(curves: Mapping[str, Mapping[int, Curve]], baseline: str, target: fl
 def contrasts(
     curves: Mapping[str, Mapping[int, Curve]], pairs: Sequence[tuple[str, str]], target: float
 ) -> list[tuple[str, str, Estimate]]:
-    """(cell, other, extra samples of the cell against the other in percent), of the pairs that ran."""
+    """(cell, other cell, extra samples of the first in percent of the second's), over the pairs that ran."""
     found = []
     for cell, other in pairs:
         if cell in curves and other in curves:
@@ -97,14 +97,14 @@ def _result(cell: str, runs: Mapping[int, Curve], base: Mapping[int, Curve], tar
 
 
 def late_gap(curve: Curve, other: Curve) -> float | None:
-    """Mean difference at the last evaluations both have."""
+    """Mean difference at the last evaluations that both curves have."""
     theirs = dict(other)
     shared = [(samples, loss - theirs[samples]) for samples, loss in curve if samples in theirs]
     return fmean(gap for _, gap in shared[-_LATE:]) if shared else None
 
 
 def late_slope(curve: Curve) -> float | None:
-    """-d(log perplexity) / d(log samples) over a curve's second half, least squares; None where it does not fall."""
+    """-d(log perplexity) / d(log samples) over a curve's second half, by least squares; None where it does not fall."""
     half = [(math.log(samples), loss) for samples, loss in curve[len(curve) // 2 :] if samples > 0]
     if len(half) < 3:
         return None
@@ -113,7 +113,7 @@ def late_slope(curve: Curve) -> float | None:
 
 
 def crossing(curve: Curve, target: float) -> float | None:
-    """Samples at the target, linear between the two evaluations around it."""
+    """Samples at the target, linear between the two evaluations that bracket it."""
     for (before, above), (after, below) in pairwise(curve):
         if above > target >= below:
             return before + (above - target) / (above - below) * (after - before)
@@ -121,16 +121,16 @@ def crossing(curve: Curve, target: float) -> float | None:
 
 
 def halfway(curves: Sequence[Curve]) -> float:
-    """Mean log perplexity after half of the samples: a target that every recipe has twice the samples to reach.
+    """Mean log perplexity after half of the samples. As a target it leaves every recipe twice the samples to reach it.
 
     Raises:
-        ValueError: no curve.
+        ValueError: there is no curve.
     """
     return fmean(_at(curve, curve[-1][0] / 2) for curve in curves if curve)
 
 
 def _at(curve: Curve, samples: float) -> float:
-    """Log perplexity, linear between the evaluations around `samples`."""
+    """Log perplexity at `samples`, linear between the evaluations that bracket it."""
     for (before, left), (after, right) in pairwise(curve):
         if before <= samples <= after:
             return left + (right - left) * (samples - before) / (after - before)
@@ -138,12 +138,12 @@ def _at(curve: Curve, samples: float) -> float:
 
 
 def failed(curve: Curve, other: Curve, target: float) -> bool:
-    """Not finite, or not at the target within twice the samples that the baseline of the same seed needs."""
+    """Whether a run has NaN or Inf, or needs over twice the samples to target of the baseline with the same seed."""
     if any(not math.isfinite(loss) for _, loss in curve):
         return True
     theirs, mine = crossing(other, target), crossing(curve, target)
     if theirs is None:
-        return False  # the baseline itself did not get there: nothing to measure by
+        return False  # the baseline did not reach the target either, so there is no measure
     return (mine is None and bool(curve) and curve[-1][0] >= 2 * theirs) or (
         mine is not None and mine > 2 * theirs
     )
@@ -162,7 +162,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def _holm(results: Sequence[Result]) -> list[Result]:
-    """Holm's step-down correction of the gaps' p over all cells that have one."""
+    """Holm's step-down correction of the p values of the gaps, over all cells that have one."""
     known = sorted(
         (r.gap_nats.p, i) for i, r in enumerate(results) if r.gap_nats and r.gap_nats.p is not None
     )
@@ -180,7 +180,7 @@ def _holm(results: Sequence[Result]) -> list[Result]:
 
 
 def standard_error_pct(results: Sequence[Result]) -> float | None:
-    """Median standard error of the extra samples, in percent: what the design can see."""
+    """Median standard error of the extra samples, in percent: the smallest difference that the design can resolve."""
     errors = []
     for result in results:
         one = result.extra_samples_pct

@@ -1,4 +1,4 @@
-"""The conclusions of a study as sentences: what its intervals decide, and what they leave open."""
+"""The conclusions of a study as sentences: what its intervals show, and what they leave open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def conclusions(
     lines = [_cost(result, baseline) for result in decided]
     open_ = [printable(r.cell) for r in results if r not in decided]
     if open_:
-        lines.append(f"not told apart from {baseline} (Holm, 5 %): {', '.join(open_)}")
+        lines.append(f"no significant difference from {baseline} (Holm, 5 %): {', '.join(open_)}")
     lines += [_contrast(*contrast) for contrast in contrasts]
     failures = [f"{printable(r.cell)} ({r.failed} of {r.runs})" for r in results if r.failed]
     lines.append(f"did not converge: {', '.join(failures) or 'none'}")

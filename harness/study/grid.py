@@ -1,4 +1,4 @@
-"""Cells of a study: a name, and the recipe that trains under it."""
+"""Cells of a study: a name, and the recipe that trains under this name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Literal
 import yaml
 
 from harness.base.errors import UsageError
+from harness.base.names import unknown_name
+from harness.config.file import sentence
 from harness.contract.build import ConfigProblem, build
 from harness.contract.config import Arm, Config, GemmFormat, Recipe
 
@@ -29,7 +31,7 @@ class Cell:
     Args:
         stabiliser: row of the paper's table: none | stochastic | random hadamard | hadamard | "" (a reference).
         scope: which GEMMs are MXFP4: F, FD or FDW; the others are FP8.
-        claimed: extra tokens the paper reports, in percent; None where it does not converge or says nothing.
+        claimed: extra tokens that the paper reports, in percent; None where it reports none or no convergence.
     """
 
     name: str
@@ -47,7 +49,7 @@ def mxfp4(scope: str, four: GemmFormat = _MXFP4) -> Recipe:
 
 
 def paper() -> list[Cell]:
-    """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 to hold them against."""
+    """The table of arXiv 2605.09825 as readers report it: eleven recipes, and FP8 and BF16 as references."""
     claims = {"F": (8.0, 9.0), "FD": (10.0, 11.0), "FDW": (26.0, 27.0)}
     rows = {
         "none": ("none", _MXFP4),
@@ -73,7 +75,7 @@ def paper() -> list[Cell]:
     return [*cells, *references, baseline()]
 
 
-# what the paper's ladder says, pair by pair: docs/study.md names them as the test of agreement
+# the paper's claims, pair by pair; docs/study.md takes them as the test of agreement
 CONTRASTS = (
     ("none-fdw", "none-f"),
     ("h16-fdw", "none-fdw"),
@@ -115,15 +117,15 @@ def baseline() -> Cell:
 
 
 def from_file(path: Path) -> list[Cell]:
-    """Cells from YAML: {name: {fprop: {format: ..}, dgrad: .., wgrad: ..}}; fp8 is added where it is missing.
+    """Cells from YAML: {name: {fprop: {format: ..}, dgrad: .., wgrad: ..}}. fp8 is added where it is missing.
 
     Raises:
-        UsageError: no such file, or a recipe that cannot be.
+        UsageError: no such file, or an impossible recipe.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: found no YAML file ({error})") from None
+        raise UsageError(f"{path}: not a YAML file of cells ({error})") from None
     if not isinstance(document, Mapping) or not document:
         raise UsageError(
             f"{path}: found {type(document).__name__}; allowed: names of cells with their recipes"
@@ -131,7 +133,7 @@ def from_file(path: Path) -> list[Cell]:
     try:
         cells = [Cell(name=str(name), recipe=build(Recipe, row, str(name))) for name, row in document.items()]
     except ConfigProblem as problem:
-        raise UsageError(f"{path}: {problem}") from None
+        raise UsageError(f"{path}: {sentence(problem)}") from None
     return cells if BASELINE in document else [*cells, baseline()]
 
 
@@ -145,32 +147,40 @@ NAMES = (*GRIDS, "presets")
 
 
 def cells_of(grid: str, config: Config) -> list[Cell]:
-    """The cells of a named grid, or of a file."""
+    """The cells of a named grid, or of a file.
+
+    Raises:
+        UsageError: neither a grid nor a file has this name.
+    """
     if grid == "presets":
         return presets(config)
-    return GRIDS[grid]() if grid in GRIDS else from_file(Path(grid))
+    if grid in GRIDS:
+        return GRIDS[grid]()
+    if not Path(grid).exists():
+        raise UsageError(f"--grid: {unknown_name('grid', grid, NAMES, more='a YAML file of recipes')}")
+    return from_file(Path(grid))
 
 
 def arms_and_recipes(cells: list[Cell]) -> tuple[dict[str, Arm], dict[str, Recipe]]:
-    """What the configuration calls them; the baseline comes last."""
+    """The arms and recipes of the configuration; the baseline comes last."""
     return {cell.name: Arm(recipe=cell.name) for cell in cells}, {cell.name: cell.recipe for cell in cells}
 
 
 def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
-    """The named cells, and the baseline; without names all.
+    """The named cells and the baseline; without names, all cells.
 
     Raises:
         UsageError: no cell of that name.
     """
-    known = {cell.name for cell in cells}
+    known = [cell.name for cell in cells]
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise UsageError(f"--cells: found {unknown[0]}; allowed: {', '.join(sorted(known))}")
+        raise UsageError(f"--cells: {unknown_name('cell', unknown[0], known)}")
     return [cell for cell in cells if not names or cell.name in names or cell.name == BASELINE]
 
 
 def describe(cell: Cell) -> str:
-    """What differs from the plain formats, for a line of text."""
+    """One line about the options that differ from the plain formats."""
     parts = []
     for field in dataclasses.fields(cell.recipe):
         value = getattr(cell.recipe, field.name)
@@ -182,7 +192,7 @@ def describe(cell: Cell) -> str:
 
 
 def _options(gemm: GemmFormat) -> list[str]:
-    """What differs from the format's own."""
+    """Options that differ from the format's defaults."""
     values = [(field, getattr(gemm, field.name)) for field in dataclasses.fields(gemm)]
     return [
         f"{field.name}={value}"

@@ -1,4 +1,4 @@
-"""One page of a study: gaps with intervals beside the paper's claims, and the curves behind them."""
+"""One page about a study: differences with intervals, the paper's claims, and the curves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(
     target: float,
     says: Sequence[str],
 ) -> Path:
-    """Write the page and return its path; text is escaped, figures are vectors inside the page and files beside it."""
+    """Write the page and return its path. Text is escaped; figures are vectors inside the page, and files beside it."""
     figures = {
         "cost": _svg(_intervals(results, cells, "extra_samples_pct", "extra samples against FP8, %")),
         "gaps": _svg(_gaps(curves)),
@@ -70,7 +70,7 @@ def _intervals(results: Sequence[Result], cells: Mapping[str, Cell], field: str,
 
 
 def _gaps(curves: Mapping[str, Mapping[int, Curve]]) -> Any:
-    """Mean gap over samples, one line a cell."""
+    """Mean difference over samples, one line per cell."""
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
     base = curves[BASELINE]
     colours = pyplot.get_cmap("tab20")

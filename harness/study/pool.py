@@ -1,4 +1,4 @@
-"""Several studies of the same training as one: more seeds for the cells that need them."""
+"""Joins several studies of the same training into one, for more seeds per cell."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHARED = ("profile", "model", "data", "batch", "schedule", "optimizer", "evalua
 
 
 def merge(studies: Sequence[tuple[Job, Mapping[str, Mapping[int, Curve]]]]) -> Curves:
-    """Cell -> seed -> curve over all studies.
+    """Join the curves of all studies: cell -> seed -> curve.
 
     Raises:
-        UsageError: they trained different things, or a cell twice from one seed.
+        UsageError: the trainings differ, or two studies trained a cell with the same seed.
     """
     first = studies[0][0]
     found: Curves = {}
@@ -29,7 +29,7 @@ def merge(studies: Sequence[tuple[Job, Mapping[str, Mapping[int, Curve]]]]) -> C
             twice = sorted(merged.keys() & runs.keys())
             if twice:
                 raise UsageError(
-                    f"--pool: found seed {twice[0]} of {cell} in two studies; allowed: other seeds"
+                    f"--pool: two studies trained {cell} with seed {twice[0]}; leave one of them out"
                 )
             merged.update(runs)
     return found

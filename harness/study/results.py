@@ -1,4 +1,4 @@
-"""Analyses finished curves; writes study_results.json, study.csv and the page of a study."""
+"""Analyses finished curves, and writes study_results.json, study.csv and the page of a study."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COLUMNS = ["cell", "seed", "samples", "log_perplexity"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OfJobs:
-    """Which finished studies are analysed: the first keys of study_results.json, in its order.
+    """The finished studies that are analysed: the first keys of study_results.json, in order.
 
     Args:
-        target: log perplexity; None for the baseline's after half of its samples.
+        target: log perplexity; None for the baseline's value after half of its samples.
     """
 
     grid: str
@@ -35,7 +35,7 @@ class OfJobs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OfTable:
-    """The same of a table of curves."""
+    """The same for a table of curves."""
 
     study: str
     grid: str
@@ -44,7 +44,7 @@ class OfTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contrast:
-    """Extra samples of a cell against another one in percent, as analysis.Estimate has them."""
+    """Extra samples of a cell compared with another cell, in percent, as analysis.Estimate has them."""
 
     cell: str
     other: str
@@ -56,10 +56,10 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """The other keys of study_results.json, in its order.
+    """The other keys of study_results.json, in order.
 
     Args:
-        standard_error_pct: of the extra samples, median over the cells.
+        standard_error_pct: standard error of the extra samples, median over the cells.
         conclusions: sentences.
     """
 
@@ -71,13 +71,13 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a study says.
+    """The answer of a study.
 
     Args:
-        json: all of it, as study_results.json holds it.
-        table: a row per cell.
+        json: the text of study_results.json.
+        table: one row per cell.
         says: the conclusions, in sentences.
-        complete: every cell has a run.
+        complete: whether every cell has a run.
     """
 
     json: str
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell], place: Path) -> Outcome:
-    """Analyse, and write the document, the table, the page and its figures into `place`."""
+    """Analyse the curves, and write document, table, page and figures into `place`."""
     target = asked.target
     if target is None:
         target = analysis.halfway(list(curves[grid.BASELINE].values()))
@@ -117,7 +117,7 @@ def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell]
 
 
 def read_table(path: Path) -> Curves:
-    """The curves of a study.csv, ours or anybody's.
+    """The curves of a study.csv.
 
     Raises:
         UsageError: no such file, or a line that is not cell, seed, samples and log perplexity.
@@ -132,11 +132,11 @@ def read_table(path: Path) -> Curves:
                 cell, seed, samples, loss = row
                 found.setdefault(cell, {}).setdefault(int(seed), []).append((int(samples), float(loss)))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: found no table ({error}); allowed: a study.csv") from None
+        raise UsageError(f"{path}: not a table ({error}); name a study.csv") from None
     except ValueError as error:
         raise UsageError(f"{path}:{rows.line_num}: {error}; allowed: {','.join(_COLUMNS)}") from None
     if grid.BASELINE not in found:
-        raise UsageError(f"{path}: found no cell {grid.BASELINE}, which the others are held against")
+        raise UsageError(f"{path}: found no cell {grid.BASELINE}; add its rows, because it is the baseline")
     return {cell: {seed: tuple(curve) for seed, curve in runs.items()} for cell, runs in found.items()}
 
 

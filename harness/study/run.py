@@ -1,4 +1,4 @@
-"""Creates, finds and analyses studies: the same training under many recipes, paired by seed."""
+"""Creates, finds and analyses studies: the same training with many recipes and the same seeds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 from compliance import mllog, runlog
 from harness.base.errors import ConfigError, UsageError
+from harness.base.names import unknown_name
 from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
 from harness.config import rules
+from harness.config.file import sentence
 from harness.config.profile_choice import fit_proxy, require_accelerators
 from harness.contract import file_names
 from harness.contract.build import ConfigProblem
@@ -25,7 +27,7 @@ from harness.study.results import OfJobs, OfTable, Outcome, conclude, read_table
 
 
 def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
-    """Analyse finished studies together. Everything is written beside the first campaign of the last study."""
+    """Analyse finished studies together. The files are written beside the first campaign of the last study."""
     for study in studies:
         _require_runs(study)
     job = studies[-1]
@@ -37,7 +39,7 @@ def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
 
 
 def _require_runs(job: Job) -> None:
-    """No sentence is said of cells that have not run."""
+    """Refuse to analyse cells that have not run."""
     left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
     if left:
         raise UsageError(
@@ -46,10 +48,10 @@ def _require_runs(job: Job) -> None:
 
 
 def of_table(table: Path, cells: list[grid.Cell], *, grid_name: str, target: float | None) -> Outcome:
-    """Analyse a table of curves. Everything is written into a directory beside the table, of its name.
+    """Analyse a table of curves. The files are written into a directory beside the table, with its name.
 
     Args:
-        target: log perplexity; None for what the baseline has after half of its steps.
+        target: log perplexity; None for the baseline's value after half of its steps.
     """
     curves, place = read_table(table), table.with_suffix("")
     if place.exists() and not place.is_dir():
@@ -59,7 +61,7 @@ def of_table(table: Path, cells: list[grid.Cell], *, grid_name: str, target: flo
 
 
 def usual_target(plain: Config) -> float | None:
-    """Log perplexity of the target where none is asked for; None for half."""
+    """Log perplexity of the target where the user gives none; None for half."""
     return plain.evaluation.target_log_perplexity if plain.profile == "proxy" else None
 
 
@@ -76,7 +78,7 @@ def new(
     """Create the campaigns of a study.
 
     Args:
-        target: log perplexity; None for what the baseline has after half of its steps.
+        target: log perplexity; None for the baseline's value after half of its steps.
         seeds: runs per cell.
         steps: optimizer steps of every run; None for the profile's.
         jobs: runs side by side; None for one per GPU or core.
@@ -94,10 +96,10 @@ def new(
 
 
 def study_config(config: Config, cells: list[grid.Cell], *, seeds: int, steps: int | None) -> Config:
-    """The profile with the cells as arms; every run goes to the step limit, so that gaps are taken at the same samples.
+    """The profile with the cells as arms. Every run trains to the step limit, so that losses compare at equal samples.
 
     Raises:
-        ConfigError: a recipe or a size that cannot run.
+        ConfigError: a recipe or a size cannot run.
     """
     arms, recipes = grid.arms_and_recipes(cells)
     limit = steps or (350 if config.profile == "proxy" else config.schedule.max_steps)
@@ -107,14 +109,14 @@ def study_config(config: Config, cells: list[grid.Cell], *, seeds: int, steps: i
         recipes=recipes,
         runs=dataclasses.replace(config.runs, arms=tuple(arms), count=seeds, paired_seeds=True),
         schedule=dataclasses.replace(config.schedule, max_steps=limit),
-        # nats that nobody reaches: the run ends at the step limit
+        # no run reaches this loss in nats, so that each runs to the step limit
         evaluation=dataclasses.replace(config.evaluation, target_log_perplexity=0.01),
         system=dataclasses.replace(config.system, division="open"),
     )
     try:
         rules.check(changed)
     except ConfigProblem as problem:
-        raise ConfigError(f"study: {problem}") from None
+        raise ConfigError(f"study: {sentence(problem)}") from None
     return changed
 
 
@@ -122,19 +124,19 @@ def find(stamp: str, plain: Config, option: str) -> Job:
     """The study with this stamp.
 
     Raises:
-        UsageError: there is none, says `option`.
+        UsageError: there is no such study; the message names `option`.
     """
     output = Path(plain.runs.output)
-    found = next((job for job in store.load_jobs(output) if job.stamp == stamp), None)
-    if found is None or not (found.directory / file_names.STUDY).exists():
-        raise UsageError(
-            f"{option}: found no study {stamp} in {output}; allowed: the stamp its first line printed"
-        )
-    return found
+    jobs = store.load_jobs(output)
+    studies = {job.stamp: job for job in jobs if (job.directory / file_names.STUDY).exists()}
+    if stamp not in studies:
+        known = unknown_name("study", stamp, reversed(studies), plural=f"studies in {output}")
+        raise UsageError(f"{option}: {known}")
+    return studies[stamp]
 
 
 def curves_of(made: Campaign) -> dict[int, analysis.Curve]:
-    """Seed -> evaluations of the runs that ended by the rules; a loss that was not finite ends its curve with NaN."""
+    """Seed -> evaluations, for runs that ended by the rules. A loss that was not finite ends its curve as NaN."""
     found: dict[int, analysis.Curve] = {}
     for run in made.runs:
         if run.state == "promoted":

@@ -1,4 +1,4 @@
-"""What an optimizer step costs: timed on this machine, or counted for GPUs that are not here."""
+"""Cost of an optimizer step: timed on this machine, or counted for GPUs that are not here."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _COUNT = ("-m", "submission.rehearsal")
 
 
 def timed(config: Config, *, repetitions: int, as_json: bool) -> str:
-    """Step times of the arms, and of Megatron against bare PyTorch, on one rank.
+    """Step times of the arms, and of Megatron compared with plain PyTorch, on one rank.
 
     Raises:
-        TrainingFailed: the process failed; with the end of what it said.
+        TrainingFailed: the process failed; the message has the end of its output.
     """
     config = _one_rank(config)
     with _files(config, [""]) as (path,):
@@ -53,7 +53,7 @@ def counted(config: Config, *, arms: Sequence[str], as_json: bool) -> str:
 
 @contextmanager
 def _files(config: Config, arms: Sequence[str]) -> Iterator[list[str]]:
-    """A config.json for each arm."""
+    """Write a config.json for each arm."""
     with tempfile.TemporaryDirectory() as directory:
         paths = [Path(directory) / f"{place}_{file_names.CONFIG}" for place in range(len(arms))]
         for path, arm in zip(paths, arms, strict=True):
@@ -78,7 +78,7 @@ def _answer(command: Sequence[str], config: Config) -> str:
 
 
 def _one_rank(config: Config) -> Config:
-    """The global batch as one micro batch on one rank: what bare PyTorch would do."""
+    """The configuration with the global batch as one micro batch on one rank, as plain PyTorch would run it."""
     single = replace(
         config.parallelism, nodes=1, gpus_per_node=1, tensor=1, pipeline=1, sequence_parallel=False
     )

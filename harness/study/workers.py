@@ -1,4 +1,7 @@
-"""Runs of a study side by side: each worker trains some of the cells, one rank a run, on a core or a GPU of its own."""
+"""Trains the runs of a study at the same time.
+
+Each worker trains some of the cells, one rank per run, on its own core or GPU.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,14 @@ from harness.machine import child_process
 from harness.machine.accelerators import accelerators
 
 _POLL_S = 0.5
-_CLOSING_S = 60.0  # a worker ends its training first, which closes its log
+_CLOSING_S = 60.0  # a worker first ends its training, which closes its log
 
 
 def number(config: Config, asked: int | None) -> int:
-    """How many workers: what was asked for, else one per GPU or core; the benchmark itself needs a whole node a run."""
+    """Number of workers: as requested, otherwise one per GPU or core.
+
+    The benchmark itself needs a whole node per run.
+    """
     if asked is not None:
         return max(1, min(asked, len(config.runs.arms)))
     if not config.benchmark.is_scaled:
@@ -48,7 +54,7 @@ def number(config: Config, asked: int | None) -> int:
 
 
 def fit(config: Config, workers: int) -> Config:
-    """The configuration of runs that share a machine: a rank each, and its share of the cores."""
+    """The configuration of runs that share a machine: one rank each, with its share of the cores."""
     if workers == 1:
         return config
     share = max(1, environment.cores() // workers)
@@ -57,11 +63,11 @@ def fit(config: Config, workers: int) -> Config:
 
 
 def run(job: Job, workers: int) -> Job:
-    """Train what is left of a study.
+    """Train the runs that a study lacks.
 
     Raises:
-        TrainingFailed: a worker gave up; the others have finished their cells.
-        Interrupted: SIGINT or SIGTERM; every worker has ended.
+        TrainingFailed: a worker failed; the others have finished their cells.
+        Interrupted: SIGINT or SIGTERM arrived; every worker has ended.
     """
     if workers == 1 or job.finished:
         return run_job(job)
@@ -81,7 +87,7 @@ def _log(job: Job, worker: int) -> Path:
 
 @contextlib.contextmanager
 def _started(job: Job, workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The workers, and on the way out none of them."""
+    """Start the workers; on exit all of them are ended."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for worker in range(workers):
@@ -113,14 +119,14 @@ def _start(directories: Sequence[str], worker: int, log: int) -> subprocess.Pope
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        start_new_session=True,  # the terminal's Ctrl-C comes to us alone
+        start_new_session=True,  # so that Ctrl-C reaches only this process
         preexec_fn=child_process.die_with_this_process(),
     )
 
 
 @contextlib.contextmanager
 def _progress(job: Job) -> Iterator[Callable[[], None]]:
-    """Runs done of all: a bar on a terminal, else a line for each run."""
+    """Show how many runs are done: a bar on a terminal, otherwise a line per run."""
     total = sum(len(arm.runs) for arm in job.campaigns)
     console = stderr.console()
     columns: list[ProgressColumn] = [
@@ -161,12 +167,12 @@ def _require_success(job: Job, processes: Sequence[subprocess.Popen[bytes]]) -> 
         if process.returncode != EXIT_OK:
             lines = _log(job, worker).read_text(encoding="utf-8", errors="replace").splitlines()
             raise TrainingFailed(
-                f"worker {worker}: {lines[-1] if lines else 'no word'} (all of it in {_log(job, worker)})"
+                f"worker {worker}: {lines[-1] if lines else 'no output'} (all of it in {_log(job, worker)})"
             )
 
 
 def main(directories: Sequence[str]) -> int:
-    """One worker: the campaigns in these directories."""
+    """Run one worker, for the campaigns in these directories."""
     campaigns = tuple(campaign.load(Path(directory)) for directory in directories)
     try:
         run_job(Job(stamp=campaigns[0].job, campaigns=campaigns))

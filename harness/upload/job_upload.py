@@ -22,10 +22,12 @@ Say = Callable[[str], None]
 
 
 def send(attempts: Sequence[Path], kind: str, place: str, *, say: Say) -> None:
-    """Each once; one that cannot be uploaded stops all of them, before the first is sent.
+    """Upload each attempt once.
+
+    All files are read first, so that an unreadable attempt stops the upload before it starts.
 
     Args:
-        say: is told where each attempt is, as soon as it is there.
+        say: called with the address of each attempt when it is uploaded.
     """
     records = {path: gather(path) for path in attempts}
     for path, record in records.items():
@@ -33,10 +35,10 @@ def send(attempts: Sequence[Path], kind: str, place: str, *, say: Say) -> None:
 
 
 def select(output: Path, name: str) -> list[Path]:
-    """The attempts that a name means: itself, or those of a campaign that gave its results.
+    """The attempts that a name means: the attempt itself, or the attempts of a campaign that gave results.
 
     Raises:
-        UsageError: none, or its job trains: an upload would disturb it.
+        UsageError: there is none, or its job still trains, which an upload would disturb.
     """
     path = Path(name)
     if (path / file_names.CONFIG).is_file():
@@ -47,9 +49,7 @@ def select(output: Path, name: str) -> list[Path]:
     _require_rest(made)
     if found := _results(made):
         return found
-    raise UsageError(
-        f"{printable(name)}: found no run that has ended by the rules; ./run.sh status tells more"
-    )
+    raise UsageError(f"{printable(name)}: found no run that has ended by the rules; see ./run.sh status")
 
 
 def _results(made: Campaign) -> list[Path]:
@@ -65,25 +65,25 @@ def _require_rest(made: Campaign) -> None:
     if training := sorted({pid for place in siblings for pid in lock.trainers(place)}):
         pids = ", ".join(map(str, training))
         raise UsageError(
-            f"{made.directory}: found processes that train this job ({pids}); allowed: jobs at rest, after run_stop"
+            f"{made.directory}: processes still train this job ({pids}); upload it after they have ended"
         )
 
 
 def require(config: Config) -> None:
-    """Before a job that is to be uploaded begins.
+    """Check before a job with an upload starts.
 
     Raises:
-        EnvironmentFailure: what uploads it is not installed.
+        EnvironmentFailure: the package for the upload is not installed.
     """
     if config.runs.upload:
         targets.module(config.runs.upload[0])
 
 
 def after(job: Job, *, say: Say) -> None:
-    """Upload a job that has ended, where its configuration asks for it. A failure costs no result.
+    """Upload a job that has ended, if its configuration asks for it. A failed upload does not affect the result.
 
     Args:
-        say: is told where each attempt is.
+        say: called with the address of each attempt.
     """
     wanted = job.campaigns[0].config.runs.upload
     if not wanted:
@@ -93,4 +93,4 @@ def after(job: Job, *, say: Say) -> None:
     except UserError as error:
         names = [str(made.directory) for made in job.campaigns]
         again = shlex.join(["./run.sh", "upload", *names, "--to", *wanted])
-        tell(f"{error}; again: {again}")
+        tell(f"{error}; to retry: {again}")

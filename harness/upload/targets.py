@@ -1,7 +1,8 @@
-"""Where runs are uploaded to: TensorBoard's files, Weights & Biases, MLflow. Their packages are the user's to install.
+"""Targets of an upload: TensorBoard's files, Weights & Biases, MLflow. The user installs their packages.
 
-Each of them would tell where it ran: the name of TensorBoard's files holds the host's, wandb records host, user,
-command line and repository, mlflow's fluent functions user and source. All of that is switched off or gone around here.
+Each of them would reveal where it ran: TensorBoard's file names contain the host name, wandb records host, user,
+command line and repository, and mlflow's fluent functions record user and source. All of this is switched off or
+avoided here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from harness.base.text import printable
 from harness.upload.upload_record import Point, Record, Setting
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-_BATCH, _PARAMETERS = 1000, 100  # what one request to MLflow may hold
+_BATCH, _PARAMETERS = 1000, 100  # the most values that one request to MLflow may hold
 
 
 def module(kind: str, name: str = "") -> Any:
@@ -33,7 +34,7 @@ def module(kind: str, name: str = "") -> Any:
         return importlib.import_module(f"{PACKAGES[kind]}{name}")
     except ImportError as error:
         install = f"{sys.executable} -m pip install {PACKAGES[kind]}"
-        raise EnvironmentFailure(f"upload to {kind}: {error}; allowed: with its package, {install}") from None
+        raise EnvironmentFailure(f"upload to {kind}: {error}; install its package: {install}") from None
 
 
 def send(kind: str, place: str, record: Record, *, beside: Path) -> str:
@@ -41,14 +42,14 @@ def send(kind: str, place: str, record: Record, *, beside: Path) -> str:
 
     Args:
         place: a directory, a project, or a tracking URI.
-        beside: directory of the campaigns: what cannot be sent now is kept there.
+        beside: directory of the campaigns, which keeps what cannot be sent now.
 
     Returns:
-        Where it is, in words.
+        The place of the uploaded run, as text.
 
     Raises:
-        EnvironmentFailure: the package is not there, or failed.
-        UsageError: the run is there already.
+        EnvironmentFailure: the package is missing or failed.
+        UsageError: the run was uploaded there before.
     """
     module(kind)
     targets: Mapping[str, Callable[[str, Record, Path], str]] = {
@@ -60,7 +61,7 @@ def send(kind: str, place: str, record: Record, *, beside: Path) -> str:
         return targets[kind](place, record, beside)
     except (EnvironmentFailure, UsageError):
         raise
-    except Exception as error:  # somebody else's package and network: anything may come
+    except Exception as error:  # the package and the network are not ours and may raise anything
         words = printable(f"{type(error).__name__}: {error}".splitlines()[0], 300)
         raise EnvironmentFailure(f"upload to {kind} {printable(place)}: {words}{_offline(kind)}") from error
 
@@ -70,12 +71,14 @@ def _offline(kind: str) -> str:
 
 
 def _tensorboard(place: str, record: Record, _: Path) -> str:
-    """One directory a run; a file that is not complete has another name."""
+    """One directory per run. A file that is not complete has another name."""
     events, summaries = (module("tensorboard", f".compat.proto.{name}_pb2") for name in ("event", "summary"))
     writer = module("tensorboard", ".summary.writer.record_writer").RecordWriter
     directory = Path(place).expanduser() / record.name
     if directory.exists():
-        raise UsageError(f"{printable(directory)}: found an upload of this run; allowed: a place without it")
+        raise UsageError(
+            f"{printable(directory)}: this run was uploaded here before; choose another place or remove it"
+        )
     part = directory.with_name(f".{record.name}.{os.getpid()}")
     part.mkdir(parents=True)
     try:
@@ -124,7 +127,7 @@ def _wandb(place: str, record: Record, beside: Path) -> str:
     }  # fmt: skip
     try:
         settings = wandb.Settings(**private)
-    except (TypeError, ValueError):  # what this version does not know, it cannot withhold
+    except (TypeError, ValueError):  # a version that does not know the setting cannot withhold the name
         why = f"version {printable(getattr(wandb, '__version__', 'unknown'))} cannot be told to withhold host names"
         raise EnvironmentFailure(f"upload to wandb: {why}; allowed: wandb >= 0.19.11") from None
     run = wandb.init(
@@ -141,7 +144,7 @@ def _wandb(place: str, record: Record, beside: Path) -> str:
 
 
 def _by_step(points: Sequence[Point]) -> Iterator[Point]:
-    """wandb takes every step once: an evaluation joins the training step before it."""
+    """One row per step, because wandb accepts each step once: an evaluation joins the training step before it."""
     merged: dict[int, Point] = {}
     for point in points:
         known = merged.get(point.step)
@@ -156,7 +159,9 @@ def _mlflow(place: str, record: Record, _: Path) -> str:
     found = client.get_experiment_by_name(record.benchmark)
     experiment = found.experiment_id if found else client.create_experiment(record.benchmark)
     if client.search_runs([experiment], filter_string=f"tags.attempt = '{record.name}'"):
-        raise UsageError(f"{printable(place)}: found {record.name} there; allowed: an upload that is new")
+        raise UsageError(
+            f"{printable(place)}: {record.name} was uploaded there before; remove it or choose another place"
+        )
     run = client.create_run(
         experiment, run_name=record.name, tags={"attempt": record.name, "campaign": record.group}
     )
@@ -180,5 +185,5 @@ def _mlflow(place: str, record: Record, _: Path) -> str:
 
 
 def _plain(name: str) -> str:
-    """MLflow's names: letters, digits, and a few signs."""
+    """A name that MLflow accepts: letters, digits, and a few signs."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-. /") else "_" for c in name)[:250]

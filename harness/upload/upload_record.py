@@ -1,4 +1,4 @@
-"""What leaves this machine of one attempt: its curves, and its settings without names of hosts, people and places."""
+"""What an upload sends of an attempt: its curves, and its settings without names of hosts, people and places."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.contract import file_names, files, metrics_rows
 from harness.contract.metrics_rows import EvaluationRow, MetricsRow, TrainRow
 
 WITHHELD = "(withheld)"
-_PLACES = (  # say where, not what
+_PLACES = (  # settings that reveal a place, not what was trained
     "launch", "data.directory", "runs.output", "runs.upload", "checkpoint.directory", "checkpoint.resume",
 )  # fmt: skip
 _PATH = re.compile(r"(?:^|[\s\"'=:,\[])(?:~|[A-Z]:\\|/[\w.])")
@@ -38,7 +38,7 @@ _SYSTEM = (
     "git",
     "variables",
 )
-_TRAIN = {  # field of a TrainRow -> what it is called there
+_TRAIN = {  # field of a TrainRow -> its name in the upload
     "loss": "train/loss",
     "lr": "train/learning_rate",
     "gradient_norm": "train/gradient_norm",
@@ -54,7 +54,7 @@ class Point:
     """Values at one optimizer step.
 
     Args:
-        time_s: since the epoch, by the clock of the log.
+        time_s: seconds since the epoch, by the clock of the log.
     """
 
     step: int
@@ -68,9 +68,9 @@ class Record:
     """One attempt.
 
     Args:
-        name: of campaign, run and attempt.
-        group: the campaign.
-        settings: configuration, run and system, by dotted name.
+        name: names of campaign, run and attempt.
+        group: name of the campaign.
+        settings: dotted name -> value, for configuration, run and system.
         results: outcome, samples, minutes, energy.
     """
 
@@ -83,7 +83,7 @@ class Record:
 
 
 def finished_log(attempt: Path) -> RunLog:
-    """The attempt's log, which has to have ended: nothing is uploaded of a run that may still train.
+    """The attempt's log, which must have ended: a run that may still train is not uploaded.
 
     Raises:
         UsageError: no log, or no run_stop in it.
@@ -95,8 +95,8 @@ def finished_log(attempt: Path) -> RunLog:
         )
     log = runlog.build(mllog.read(path))
     if log.run_start_ms is None or log.run_stop_ms is None:
-        found = "found a log without run_stop: the run still trains, or was cut off"
-        raise UsageError(f"{printable(path)}: {found}; allowed: runs that have stopped")
+        found = "found a log without run_stop, because the run still trains or was killed"
+        raise UsageError(f"{printable(path)}: {found}; wait until it has stopped")
     return log
 
 
@@ -104,7 +104,7 @@ def gather(attempt: Path) -> Record:
     """Read the files of an attempt that has ended.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the attempt has not ended.
     """
     log, campaign = finished_log(attempt), attempt.parent.parent.name
     document: Any = files.read_json(attempt / file_names.CONFIG) or {}
@@ -125,7 +125,10 @@ def gather(attempt: Path) -> Record:
 
 
 def _points(rows: Sequence[MetricsRow], attempt: Path, start_s: float) -> Iterator[Point]:
-    """Training steps with the power of their time, and evaluations; the clock is set right at every evaluation."""
+    """Training steps with the power at their time, and evaluations.
+
+    Each evaluation sets the clock of the steps right.
+    """
     power, now = energy.totals(attempt), start_s
     for row in rows:
         began = now
@@ -140,7 +143,9 @@ def _points(rows: Sequence[MetricsRow], attempt: Path, start_s: float) -> Iterat
             named = {"eval/log_perplexity": row.loss}
         else:
             continue
-        values = {name: value for name, value in named.items() if math.isfinite(value)}  # others are no point
+        values = {
+            name: value for name, value in named.items() if math.isfinite(value)
+        }  # other values are not plotted
         yield Point(step=row.step, samples=row.samples, time_s=now, values=values)
 
 
@@ -162,7 +167,7 @@ def _results(log: RunLog, attempt: Path) -> dict[str, Setting]:
 
 
 def _hosts() -> list[re.Pattern[str]]:
-    """This machine's names, as words."""
+    """The names of this machine."""
     names = {platform.node(), platform.node().partition(".")[0]} - {"", "localhost"}
     return [re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])") for name in names]
 
@@ -175,7 +180,7 @@ def _settings(document: Mapping[str, Any], hosts: Sequence[re.Pattern[str]]) -> 
 
 
 def shareable(name: str, value: Any, hosts: Sequence[re.Pattern[str]]) -> Setting:
-    """The value as it may be published; a word in the place of a host, a person, a path of here, or a secret."""
+    """The value without secrets: a host, a person, a local path or a password is replaced by a word."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,7 +1,7 @@
 """Fourmark as a library: load a submission, check it, compare two, quantise an array.
 
-The wheel that `pip install .` makes carries the repository's packages below this one, where nobody else's import finds
-them. Its dependencies train nothing; `fourmark[train]` adds the rest.
+The wheel of `pip install .` holds the repository's packages below this one, where imports of other projects do not
+find them. Its dependencies do not suffice to train; `fourmark[train]` adds the rest.
 
     import fourmark
 
@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-TREES = Path(__file__).parent / "trees"  # in the wheel alone
+TREES = Path(__file__).parent / "trees"  # exists in the wheel only
 if TREES.exists() and str(TREES) not in sys.path:
-    sys.path.append(str(TREES))  # the last place: a `kernels` of another project stays the one that is meant
+    sys.path.append(str(TREES))  # last, so that a `kernels` of another project is found first
 
 if TYPE_CHECKING:
     from compliance.rule_input import Violation
@@ -33,7 +33,7 @@ def load(path: str | Path) -> Submission:
     """The runs of a log, a directory of logs, a campaign or a published system.
 
     Raises:
-        UserError: nothing there that can be scored; one line that says what and where.
+        UserError: the path has nothing to score; one line that says what and where.
     """
     from harness.analysis import submission_loader
 
@@ -41,13 +41,13 @@ def load(path: str | Path) -> Submission:
 
 
 def check(path: str | Path, ruleset: str | None = None) -> list[Violation]:
-    """What is wrong with the logs below a path by our own rules; empty where nothing is.
+    """Violations of our own rules by the logs below a path; empty where there are none.
 
     Args:
-        ruleset: 6.1.0 for instance; None: that of the logs' round.
+        ruleset: for example 6.1.0; None for the ruleset of the logs' round.
 
     Raises:
-        UserError: no logs there, or those of another benchmark.
+        UserError: the path has no logs, or logs of another benchmark.
     """
     from harness.check.log_directory import examine
 
@@ -60,7 +60,7 @@ def compare(submission: Submission, baseline: Submission) -> Comparison:
     """Time, speed and convergence of a submission against a baseline, with 95 % intervals.
 
     Raises:
-        UserError: two that cannot be compared, such as different benchmarks.
+        UserError: the two cannot be compared, for example because of different benchmarks.
     """
     from harness.analysis import comparison
 
@@ -68,20 +68,20 @@ def compare(submission: Submission, baseline: Submission) -> Comparison:
 
 
 def quantise(x: object, *, hadamard: int = 0) -> object:
-    """What MXFP4 keeps of an array, by the specification: blocks of 32 along the last dimension (OCP MX v1.0).
+    """An array quantised to MXFP4 and back, in blocks of 32 along the last dimension (specification: OCP MX v1.0).
 
     >>> quantise([[0.9, 2.6, -7.0] + [0.0] * 29])[0, :3].tolist()
     [1.0, 3.0, -8.0]
 
     Args:
-        x: (M, K) numbers, K a multiple of 32: anything that torch.as_tensor takes.
-        hadamard: points of a Hadamard transform before and after, 16 for instance; 0: none.
+        x: (M, K) numbers, K a multiple of 32; any type that torch.as_tensor takes.
+        hadamard: points of a Hadamard transform before and after, for example 16; 0: none.
 
     Returns:
         (M, K) FP32 tensor.
 
     Raises:
-        ImportError: no torch (fourmark[train] has it), or another project's package `kernels` stands before ours.
+        ImportError: torch is missing (fourmark[train] brings it), or another project's `kernels` is imported instead.
         ValueError: a shape without whole blocks, or a transform that does not exist.
     """
     import torch
@@ -91,7 +91,7 @@ def quantise(x: object, *, hadamard: int = 0) -> object:
     ours = Path(__file__).parent if TREES.exists() else Path(__file__).parents[2]
     if not Path(str(kernels.__file__)).is_relative_to(ours):
         raise ImportError(
-            f"kernels: found {kernels.__file__}; expected Fourmark's: use an environment without the other"
+            f"kernels: found {kernels.__file__}; expected Fourmark's; use an environment without the other"
         )
     from kernels.hadamard import hadamard as transformed
     from kernels.quantize.reference import dequantize, quantize

@@ -1,4 +1,4 @@
-"""The console script `fourmark`: what ./run.sh is in a checkout, with the packages of the wheel."""
+"""The console script `fourmark`: does what ./run.sh does in a checkout, with the packages of the wheel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fourmark import TREES
 
 
 def main() -> int:
-    # for the processes that this one starts, too
+    # also for the processes that this one starts
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TREES), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(TREES))
     from harness.cli import main

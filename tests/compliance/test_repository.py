@@ -99,7 +99,7 @@ def test_a_tree_without_results_is_one_line_and_exit_2(tmp_path, capsys):
     code, out, err = command(capsys, "check", "--all", tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1) and "found no results/<system>/llama31_8b" in err
     code, out, err = command(capsys, "check")
-    assert (code, out) == (2, "") and "found no PATH" in err
+    assert (code, out) == (2, "") and "PATH is missing" in err
 
 
 def test_a_repository_without_all_names_the_option(tree, capsys):

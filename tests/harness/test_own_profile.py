@@ -83,7 +83,7 @@ def test_the_benchmark_that_it_names_decides_not_its_own_name(own):
     assert config.benchmark is benchmark.BENCHMARK and config.closed_benchmark
     assert resolve("full", preset="mi355x_1x8", aliases={}).config.system.accelerator == "MI355X"
     with pytest.raises(
-        ConfigError, match=r"model\.layers: found 2; allowed: 32, fixed by the closed division"
+        ConfigError, match=r"model\.layers: found 2; allowed: 32, which the closed division fixes"
     ):
         resolve("full", overrides=["model.layers=2"], aliases={})
     own("llama31_8b", base="proxy")

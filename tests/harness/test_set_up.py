@@ -90,7 +90,7 @@ def test_a_container_keeps_its_torch_and_its_constraints_do_not_stop_the_set_up(
     done = set_up(container, PIP_CONSTRAINT=constraint)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2.10.0a0+vendor 2.10.0a0+vendor 2.0 1.5\n"
-    assert f"setup: left aside: PIP_CONSTRAINT={constraint}" in done.stderr
+    assert f"setup: ignoring PIP_CONSTRAINT={constraint}" in done.stderr
 
 
 def test_a_set_up_without_constraints_says_nothing_of_them(container):

@@ -1,4 +1,4 @@
-"""Power of this node while a training runs: which sensors there are, and the process that asks them beside it."""
+"""Records the power of this node during a training: finds the sensors and starts the process that reads them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from harness.contract import file_names
 from harness.contract.config import Config
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, amd, nvidia
 
-_PATIENCE_S = 15.0  # nvidia-smi on a node whose driver is not kept loaded
+_PATIENCE_S = 15.0  # nvidia-smi is slow on a node without persistence mode
 _CLOSING_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensors:
-    """What can be asked on this machine, by name, and why the rest cannot."""
+    """The sensors that can be read on this machine, and why the others cannot."""
 
     names: tuple[str, ...]
-    values: int = 0  # readings a sample
+    values: int = 0  # number of readings per sample
     why: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meter:
-    """Samples while something trains; without sources it does nothing."""
+    """Samples power during a training; without sensors it does nothing."""
 
     sources: tuple[str, ...]
     every_s: float
@@ -40,7 +40,7 @@ class Meter:
 
     @contextlib.contextmanager
     def running(self, directory: Path) -> Iterator[None]:
-        """Write `directory`/power.jsonl until the block is left; whatever happens to the sampling, training goes on."""
+        """Write `directory`/power.jsonl inside the context. A failure of the sampling never stops the training."""
         process = self._start(directory) if self.sources else None
         try:
             yield
@@ -62,10 +62,10 @@ class Meter:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                stdin=subprocess.PIPE,  # closed when this process ends, however it ends: then the meter ends
+                stdin=subprocess.PIPE,  # closes when this process ends in any way; then the sampler ends
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # the terminal's Ctrl-C comes to us alone
+                start_new_session=True,  # so that Ctrl-C reaches only this process
             )
         except OSError:
             return None
@@ -79,12 +79,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         try:
             process.wait(_CLOSING_S)
             return
-        except subprocess.TimeoutExpired:  # a driver hangs; a process stuck in the kernel is left to it
+        except (
+            subprocess.TimeoutExpired
+        ):  # the driver hangs; a process that is stuck in the kernel is left alone
             process.kill()
 
 
 def prepare(config: Config, *, root: Path = Path("/")) -> Meter:
-    """The meter that a configuration asks for; says in one line on stderr what it found."""
+    """The meter that a configuration asks for. One line on stderr says which sensors it found."""
     every_s = config.power.sample_s
     if not every_s:
         return Meter(sources=(), every_s=0.0)
@@ -93,13 +95,13 @@ def prepare(config: Config, *, root: Path = Path("/")) -> Meter:
         asked = f"{', '.join(found.names)}, {found.values} values every {every_s:g} s"
         text = f"power: {asked}; informative, not an MLPerf Power result"
     else:
-        text = f"power: no sensor, the run goes on without ({'; '.join(found.why)})"
+        text = f"power: no sensor was found; the run continues without ({'; '.join(found.why)})"
     tell(printable(text, 400))
     return Meter(sources=found.names, every_s=every_s, root=root)
 
 
 def sensors(root: Path = Path("/")) -> Sensors:
-    """Ask everything once: accelerators by their vendor's tool or driver, processors by RAPL."""
+    """Read every sensor once: accelerators by the vendor's tool or driver, processors by RAPL."""
     found = (_of_nvidia(), _of_amd(root), _of_processors(root))
     return Sensors(
         names=tuple(name for one in found for name in one.names),
@@ -110,13 +112,16 @@ def sensors(root: Path = Path("/")) -> Sensors:
 
 def _of_nvidia() -> Sensors:
     why = ""
-    for module in (True, False):  # a driver that does not know the module's field refuses the whole question
+    for module in (
+        True,
+        False,
+    ):  # an older driver that does not know the module's field refuses the whole query
         tool = nvidia(module=module)
         said, why = _samples(tool)
         readings = [row for row in said if any(value is not None for value in row[2])]
         if len(readings) == len(tool.powers):
             return Sensors(names=(tool.name,), values=sum(len(row[2]) for row in readings))
-    return Sensors(names=(), why=(why or "nvidia-smi: tells no power",))
+    return Sensors(names=(), why=(why or "nvidia-smi: reports no power",))
 
 
 def _of_amd(root: Path) -> Sensors:
@@ -126,7 +131,7 @@ def _of_amd(root: Path) -> Sensors:
     said, why = _samples(amd())
     if any(value is not None for row in said for value in row[2]):
         return Sensors(names=("amd-smi",), values=len(said[0][2]))
-    return Sensors(names=(), why=(why or "amd-smi: tells no power",))
+    return Sensors(names=(), why=(why or "amd-smi: reports no power",))
 
 
 def _of_processors(root: Path) -> Sensors:
@@ -134,13 +139,15 @@ def _of_processors(root: Path) -> Sensors:
     if rapl.readable:
         return Sensors(names=(rapl.name,), values=len(rapl.paths))
     fix = (
-        f"root only: chmod a+r {rapl.paths[0]}, and its like" if rapl.paths else "none in /sys/class/powercap"
+        f"readable by root only: chmod a+r {rapl.paths[0]} and the other energy_uj files"
+        if rapl.paths
+        else "none in /sys/class/powercap"
     )
     return Sensors(names=(), why=(f"RAPL: {fix}",))
 
 
 def _samples(tool: Tool) -> tuple[Sequence[Row], str]:
-    """One sample of a tool, and why there is none."""
+    """One sample of a tool, or why there is none."""
     answer = ask_program(tool.command(0.0), timeout_s=_PATIENCE_S)
     lines = Lines(tool=tool)
     for line in answer.out.splitlines() if not answer.why else []:

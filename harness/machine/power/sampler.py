@@ -1,10 +1,10 @@
-"""The process that samples power beside a training: one thread, few wake-ups, at low priority; it ends with its input.
+"""The process that samples power during a training: one thread, low priority. It ends when its stdin closes.
 
 python -m harness.machine.power.sampler --out F --every S --source NAME [..]
 
 A row of F is {"t": seconds since the epoch, "source": .., "watts": [..]}, or {"t", "source", "trouble"} where a source
-failed; the last one says what the sampling itself cost. A process of its own, because a driver that hangs must hang
-nothing but this.
+failed. The last row has the CPU time of the sampling itself. It is a process of its own, so that a driver that hangs
+stops nothing else.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import IO, Any
 from harness.machine.child_process import die_with_this_process
 from harness.machine.power.sources import Hwmon, Lines, Rapl, Row, Tool, tool
 
-SAMPLER = "sampler"  # the source of the row about this process
+SAMPLER = "sampler"  # the source of the row about this process itself
 _LONGEST_LINE = 4096
 _LONGEST_PAUSE_S = 60.0
 _NICE = 10
 
 
 class Log:
-    """Writes rows; a reader never sees half of one that ends."""
+    """Writes rows. A reader never sees an incomplete row."""
 
     def __init__(self, file: IO[str]):
         self._file = file
@@ -54,7 +54,7 @@ def _short(value: float | None) -> float | None:
 
 
 class Feed:
-    """A running tool. One that ends or falls silent is started again, later each time."""
+    """One running tool. If it ends or stops writing, it is started again, after longer and longer pauses."""
 
     def __init__(self, tool: Tool, *, every_s: float, log: Log, patience_s: float):
         self._tool, self._every_s, self._log, self._patience_s = tool, every_s, log, patience_s
@@ -63,7 +63,7 @@ class Feed:
         self.terminal = -1
 
     def look(self, selector: selectors.BaseSelector, now: float) -> None:
-        """Start it, or end one that says nothing; called when `due_s` has come."""
+        """Start the tool, or end one that is silent. Call this when `due_s` has come."""
         if self._process is None:
             self._start(selector, now)
         else:
@@ -71,7 +71,9 @@ class Feed:
 
     def _start(self, selector: selectors.BaseSelector, now: float) -> None:
         self._lines, self._text = Lines(tool=self._tool), b""
-        self.terminal, inner = os.openpty()  # into a pipe, C programs write when 4 KiB have gathered
+        self.terminal, inner = (
+            os.openpty()
+        )  # a terminal, because C programs buffer 4 KiB when they write into a pipe
         try:
             self._process = subprocess.Popen(
                 self._tool.command(self._every_s),
@@ -90,10 +92,10 @@ class Feed:
         self.due_s = now + self._patience_s
 
     def take(self, selector: selectors.BaseSelector, now: float) -> None:
-        """What the tool has written."""
+        """Read what the tool has written."""
         try:
             added = os.read(self.terminal, 65536)
-        except OSError:  # a terminal whose last user is gone
+        except OSError:  # a terminal raises this when the tool has ended
             added = b""
         if not added:
             self._fail(selector, now, "the program ended")
@@ -118,7 +120,9 @@ class Feed:
         selector.unregister(self.terminal)
         os.close(self.terminal)
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it goes when that lets it
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # stuck in the kernel; it ends when the kernel lets it
             self._process.wait(1.0)
         self._process = None
 
@@ -126,10 +130,10 @@ class Feed:
 def measure(
     sources: Sequence[str], *, every_s: float, root: Path, log: Log, stop: int, patience_s: float = 5.0
 ) -> None:
-    """Sample until the descriptor `stop` is closed at its other end.
+    """Sample until the other end of the descriptor `stop` is closed.
 
     Args:
-        patience_s: with a silent tool; or five samples, whichever is longer.
+        patience_s: how long a tool may be silent; at least five samples.
     """
     selector = selectors.DefaultSelector()
     selector.register(stop, selectors.EVENT_READ)

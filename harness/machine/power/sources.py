@@ -1,7 +1,7 @@
-"""Where a machine says how much power it draws. Each source has a name, a way of being asked, and a way of being read.
+"""The sources of power readings. Each has a name, a command or files to read, and a parser.
 
-A tool is one process that writes for as long as a run lasts; files are read in place. Nothing here starts a process a
-sample: the vendor tools take up to a second of a core to start.
+A tool is one process that writes during the whole run; files are read directly. No process is started per
+sample, because a vendor's tool takes up to a second of a core to start.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_HIGHEST_W = 1e5  # of one device; more is no reading
+_HIGHEST_W = 1e5  # of one device; a larger value is not a reading
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?: ?W)?")
-_RAPL = re.compile(r"intel-rapl:\d+(?::\d+)?")  # AMD's processors are served by the same driver
+_RAPL = re.compile(r"intel-rapl:\d+(?::\d+)?")  # AMD's processors are read through the same driver
 
-Watts = tuple[float | None, ...]  # one per device; None where the device said nothing
+Watts = tuple[float | None, ...]  # one per device; None where the device reported nothing
 Row = tuple[float, str, Watts]  # seconds since the epoch, source, readings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tool:
-    """A vendor's program: a line of comma-separated values for each device and sample.
+    """A vendor's program that writes a line of comma-separated values for each device and sample.
 
     Args:
-        command: what starts it, by seconds between samples.
-        columns: what a line holds; empty where the program writes a heading.
-        device: the column of the device's number.
-        powers: columns with watts, and the source each of them is.
+        command: builds its command line from the seconds between samples.
+        columns: names of the columns; empty where the program writes a heading.
+        device: name of the column with the device's number.
+        powers: column with watts -> name of the source.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Tool:
 
 
 def nvidia(*, module: bool) -> Tool:
-    """power.draw is the board's, averaged over a second from Ampere on; a module is that and what shares its socket."""
+    """nvidia-smi: power.draw is the board's mean over a second (Ampere on); the module adds what shares its socket."""
     powers = {"power.draw": "nvidia-smi"}
     powers |= {"module.power.draw.average": "nvidia-smi module"} if module else {}
     columns = ("index", *powers)
@@ -53,7 +53,7 @@ def nvidia(*, module: bool) -> Tool:
 
 
 def amd() -> Tool:
-    """amd-smi counts whole seconds."""
+    """amd-smi: takes whole seconds only."""
 
     def command(every_s: float) -> list[str]:
         loop = ["--watch", str(max(1, round(every_s)))] if every_s else []
@@ -64,14 +64,14 @@ def amd() -> Tool:
 
 
 def tool(name: str) -> Tool | None:
-    """The tool a source belongs to, by the tool's name."""
+    """The tool that a source belongs to."""
     tools = (nvidia(module=False), nvidia(module=True), amd())
     return next((one for one in tools if one.name == name), None)
 
 
 @dataclass(kw_only=True)
 class Lines:
-    """Turns a tool's lines into samples: one is complete when a device speaks again."""
+    """Turns a tool's lines into samples. A sample is complete when a device reports again."""
 
     tool: Tool
     _columns: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Lines:
     _said: dict[int, list[str]] = field(default_factory=dict)
 
     def take(self, line: str, now: float) -> list[Row]:
-        """Samples that this line completes; what is no reading is passed over."""
+        """The samples that this line completes; a line without a reading is skipped."""
         cells = tuple(cell.strip() for cell in line.split(","))
         if self.tool.device in cells:
             self._columns = cells
@@ -97,7 +97,7 @@ class Lines:
         return done
 
     def rest(self) -> list[Row]:
-        """The sample under way."""
+        """The incomplete last sample."""
         columns, said = self._columns or self.tool.columns, self._said
         self._said = {}
         rows = []
@@ -109,7 +109,7 @@ class Lines:
 
 
 def watts(text: str) -> float | None:
-    """A reading; None for `[N/A]`, an error text, or a number that no device draws."""
+    """A reading in watts; None for `[N/A]`, an error text, or a number that no device can draw."""
     found = _NUMBER.fullmatch(text.strip())
     return _plausible(float(found[1])) if found else None
 
@@ -119,7 +119,7 @@ def _plausible(value: float) -> float | None:
 
 
 class Hwmon:
-    """The amdgpu driver's own meter of each card, in microwatts: what rocm-smi and amd-smi read too."""
+    """The amdgpu driver's power meter of each card, in microwatts; rocm-smi and amd-smi read the same files."""
 
     name = "amdgpu"
 
@@ -137,7 +137,7 @@ class Hwmon:
         return now, self.name, tuple(values)
 
 
-_METERS = ("power1_average", "power1_input")  # a mean over the card's own window, or the last value
+_METERS = ("power1_average", "power1_input")  # the mean over the card's own window, or the last value
 
 
 def _card(path: Path) -> tuple[int, str]:
@@ -153,7 +153,7 @@ def _of_amd(hwmon: Path) -> bool:
 
 
 class Rapl:
-    """Energy counters of the processors' packages and of their memory; `psys` is left out, it contains both."""
+    """Energy counters of the processors and their memory. `psys` is left out because it contains both."""
 
     name = "RAPL"
 
@@ -165,11 +165,14 @@ class Rapl:
 
     @property
     def readable(self) -> bool:
-        """Many kernels show the counters to root alone: they give away what others compute (CVE-2020-8694)."""
+        """Whether the counters can be read.
+
+        Many kernels allow it to root only, because they leak secrets (CVE-2020-8694).
+        """
         return bool(self.paths) and all(_integer(path) is not None for path in self.paths)
 
     def sample(self, now: float) -> Row | None:
-        """Mean power since the last call; None at the first one."""
+        """Mean power since the last call; None at the first call."""
         last, self._last = self._last, [(now, _integer(path)) for path in self.paths]
         if not last:
             return None
@@ -186,7 +189,7 @@ def _counts(zone: Path) -> bool:
 
 
 def _power(before: tuple[float, int | None], after: tuple[float, int | None], limit: int) -> float | None:
-    """Watts between two readings of a counter in microjoules that begins again at its limit."""
+    """Watts between two readings of a counter in microjoules, which wraps around at its limit."""
     (since, first), (now, last) = before, after
     if first is None or last is None or now <= since:
         return None

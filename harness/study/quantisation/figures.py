@@ -1,4 +1,4 @@
-"""Figures over layers and steps from the looks of an attempt: values whose fields are the keys of `diagnose --json`."""
+"""Figures over layers and steps from the measurements of an attempt; the fields are the keys of `diagnose --json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import fmean, median, stdev
 from harness.contract.diagnostics_rows import FOLLOWED, GEMMS, OPERAND, PRODUCT, Gradient, Operand, Row
 from harness.study.quantisation.looks import Diagnosed
 
-_FEWEST = 8  # looks that a growth exponent is taken from
+_FEWEST = 8  # a growth exponent needs at least this many measurements
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mean:
-    """Over layers, with their standard deviation."""
+    """Mean over layers, with the standard deviation."""
 
     mean: float
     sd: float
@@ -33,7 +33,7 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProductFigures:
-    """Of a quantised product against the exact one."""
+    """A quantised product compared with the exact one."""
 
     snr_db: Spread | None
     bias: Spread | None
@@ -59,7 +59,7 @@ class OperandFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GemmFigures:
-    """One GEMM in one format, over layers and looks."""
+    """One GEMM in one format, over layers and measurements."""
 
     gemm: str
     format: str
@@ -71,7 +71,7 @@ class GemmFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerFigures:
-    """One GEMM of one layer, over looks."""
+    """One GEMM of one layer, over measurements."""
 
     layer: str
     gemm: str
@@ -82,7 +82,7 @@ class LayerFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepFigures:
-    """One GEMM at one look, over layers: SNR of the product, kurtosis of the left operand."""
+    """One GEMM in one measurement, over layers: SNR of the product, kurtosis of the left operand."""
 
     step: int
     gemm: str
@@ -92,7 +92,7 @@ class StepFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Followed:
-    """Of the weight gradient: its error, the error's part across it, and itself."""
+    """Figures of the weight gradient, of its error, and of the error's part orthogonal to it."""
 
     error: Mean | None
     rest: Mean | None
@@ -101,15 +101,15 @@ class Followed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errors:
-    """Whether errors of the weight gradient are alike over the steps; means over layers.
+    """How similar the errors of the weight gradient are over the steps; means over layers.
 
     Args:
-        error: length of E over that of G.
+        error: length of E divided by that of G.
         bias: share of the gradient.
-        lags: steps -> mean cosine over looks.
-        mean: cosine of the last look to the sum of those before.
-        exponent: of the length of the sum of directions over the number of looks.
-        growth: looks, and the mean lengths of the sums of error, rest and gradient.
+        lags: distance in steps -> mean cosine over measurements.
+        mean: cosine of the last measurement with the sum of those before.
+        exponent: growth exponent of the length of the sum of directions with the number of measurements.
+        growth: number of measurements, and the mean lengths of the sums of error, rest and gradient.
     """
 
     layers: int
@@ -123,10 +123,10 @@ class Errors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Median seconds of a step that is looked at and of one that is not.
+    """Median seconds of a step with a measurement and of a step without.
 
     Args:
-        every_100_pct: of the time, where every 100th step is looked at.
+        every_100_pct: percent of the time that measuring every 100th step would take.
     """
 
     looked_at_step_s: float
@@ -140,9 +140,9 @@ class Attempt:
     """One attempt.
 
     Args:
-        steps: those that were looked at.
+        steps: steps that were measured.
         cost: None where metrics.jsonl lacks either kind of step.
-        errors: None where no look holds a weight gradient.
+        errors: None where no measurement has a weight gradient.
     """
 
     name: str
@@ -156,7 +156,7 @@ class Attempt:
 
 
 def attempt(one: Diagnosed) -> Attempt:
-    """Every figure of an attempt."""
+    """All figures of an attempt."""
     return Attempt(
         name=one.name,
         path=str(one.path),
@@ -170,7 +170,7 @@ def attempt(one: Diagnosed) -> Attempt:
 
 
 def cost(one: Diagnosed) -> Cost | None:
-    """None where metrics.jsonl lacks either kind of step."""
+    """The cost of measuring; None where metrics.jsonl lacks one kind of step."""
     looked_at = {look.step for look in one.looks}
     at = [seconds for step, seconds in one.step_s.items() if step in looked_at]
     plain = [seconds for step, seconds in one.step_s.items() if step not in looked_at]
@@ -186,7 +186,7 @@ def cost(one: Diagnosed) -> Cost | None:
 
 
 def _gemms(one: Diagnosed) -> list[GemmFigures]:
-    """In order of GEMM, within that of their first appearance."""
+    """Sorted by GEMM, then by first appearance."""
     groups = _groups(one, lambda row: (row.gemm, row.format, row.transform))
     return [
         GemmFigures(
@@ -241,7 +241,7 @@ def _operand(seen: Sequence[Operand]) -> OperandFigures:
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """None where there is no value."""
+    """The spread; None where there is no value."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
@@ -264,7 +264,7 @@ def _over_steps(one: Diagnosed) -> list[StepFigures]:
 
 
 def errors(one: Diagnosed) -> Errors | None:
-    """None where no look holds a weight gradient."""
+    """The errors; None where no measurement has a weight gradient."""
     layers: dict[str, list[Gradient]] = defaultdict(list)
     for look in one.looks:
         for row in look.rows:
@@ -299,7 +299,7 @@ def _each(values: Callable[[str], list[float]]) -> Followed:
 
 
 def over_layers(values: Sequence[float]) -> Mean | None:
-    """None without a value."""
+    """Mean over layers; None without a value."""
     if not values:
         return None
     return Mean(mean=fmean(values), sd=stdev(values) if len(values) > 1 else 0.0)

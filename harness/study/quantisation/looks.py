@@ -1,4 +1,4 @@
-"""Reads the looks of attempts, diagnostics.jsonl, with the times of their steps."""
+"""Reads the measurements of attempts (diagnostics.jsonl) and the times of their steps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from harness.records import attempt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosed:
-    """One attempt.
+    """The measurements of one attempt.
 
     Args:
-        step_s: optimizer step -> seconds, of every step the attempt trained.
+        step_s: optimizer step -> seconds, for every step that the attempt trained.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Diagnosed:
 
 
 def load(paths: Sequence[Path]) -> list[Diagnosed]:
-    """Every attempt that the paths name: attempts, and of a campaign each run's last one that was looked at.
+    """Load every attempt that the paths name. Of a campaign, the last measured attempt of each run is taken.
 
     Raises:
-        UsageError: a path without diagnostics, or a line that is none.
+        UsageError: a path has no diagnostics, or a line is not a measurement.
     """
     found = [_read(place) for path in paths for place in _places(path)]
     known = [one.name for one in found]
@@ -64,7 +64,7 @@ def _read(place: Path) -> Diagnosed:
     with (place / file_names.DIAGNOSTICS).open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
-                break  # being written, or cut off by a kill
+                break  # the line is being written, or a kill cut it off
             try:
                 looks.append(diagnostics_rows.from_line(line))
             except (ValueError, RecursionError) as error:
@@ -84,6 +84,6 @@ def _name(place: Path) -> str:
 
 
 def _step_s(place: Path) -> dict[int, float]:
-    """Empty where the attempt has no metrics.jsonl that says so."""
+    """Seconds of every step; empty where the attempt's metrics.jsonl has none."""
     rows = metrics_rows.read(place / file_names.METRICS)
     return {row.step: row.step_s for row in rows if isinstance(row, TrainRow) and not math.isnan(row.step_s)}

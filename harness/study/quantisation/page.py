@@ -1,4 +1,4 @@
-"""One page of diagnostics: figures of several attempts side by side, their plots inside it."""
+"""One page of diagnostics: figures and plots of several attempts side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def write(path: Path, attempts: Sequence[Attempt]) -> None:
-    """Write the page; every text is escaped, and there is no script in it."""
+    """Write the page. All text is escaped, and the page has no script."""
     loader = jinja2.FileSystemLoader(ROOT / "harness" / "study" / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("diagnostics.html.j2").render(
@@ -47,9 +47,9 @@ def _snr(attempts: Sequence[Attempt]) -> str | None:
 
 
 def _kurtosis(attempts: Sequence[Attempt]) -> str | None:
-    """Left and right operand of each GEMM, as they come and as they are quantised."""
+    """Kurtosis of the left and right operand of each GEMM, before and after quantising."""
     ticks = [(gemm, side) for gemm in GEMMS for side in ("left", "right")]
-    with canvas("Kurtosis of operands", "", "circle: as it comes; disc: as quantised") as axes:
+    with canvas("Kurtosis of operands", "", "circle: before, disc: after quantising") as axes:
         for place, (one, colour) in enumerate(zip(attempts, colours(), strict=False)):
             shift = 0.7 * ((place + 0.5) / len(attempts) - 0.5)
             label: str | None = _name(one)
@@ -83,7 +83,7 @@ def _steps(attempts: Sequence[Attempt]) -> str | None:
 
 
 def _layers(attempts: Sequence[Attempt]) -> str | None:
-    """Of Wgrad, in the order of the model."""
+    """SNR of Wgrad by layer, in the order of the model."""
     names = list(dict.fromkeys(row.layer for one in attempts for row in one.layers))
     with canvas("SNR of Wgrad by layer", "dB", height=1.4 + 0.2 * len(names)) as axes:
         for one, colour in zip(attempts, colours(), strict=False):
@@ -129,7 +129,7 @@ def _growth(attempts: Sequence[Attempt]) -> str | None:
 
 
 def _exponents(attempts: Sequence[Attempt]) -> str | None:
-    """Of Wgrad's operands."""
+    """Exponents of the scales of Wgrad's operands."""
     with canvas("Scales of Wgrad's operands", "floor(log2(scale))", "share of scales") as axes:
         for one, colour in zip(attempts, colours(), strict=False):
             row = next((row for row in one.gemms if row.gemm == "wgrad"), None)
@@ -142,7 +142,7 @@ def _exponents(attempts: Sequence[Attempt]) -> str | None:
 
 
 def _with_gaps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """No line leads from one stretch of consecutive steps to the next."""
+    """Insert gaps, so that no line joins separate stretches of consecutive steps."""
     found: list[tuple[float, float]] = []
     for x, y in points:
         if found and x - found[-1][0] > _GAP:
@@ -152,7 +152,7 @@ def _with_gaps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float
 
 
 def _logarithmic(scale: Callable[[str], None], axis: Axis) -> None:
-    """Ticks in plain figures: formulas are not drawn, for names come from strangers."""
+    """Ticks in plain figures. Formulas are not drawn, because names come from files of unknown origin."""
     scale("log")
     axis.set_major_formatter(_PLAIN)
     axis.set_minor_formatter(NullFormatter())
@@ -170,7 +170,7 @@ def _name(one: Attempt) -> str:
 
 
 def _drawn(axes: Axes, text: str, name: str) -> str | None:
-    """None where there was nothing to draw."""
+    """The plot; None where there is nothing to draw."""
     if not axes.lines:
         return None
     legend(axes)

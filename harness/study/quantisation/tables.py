@@ -1,4 +1,4 @@
-"""Tables of what quantising did, the same on the terminal and on the page."""
+"""Tables about quantising, the same for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from harness.base.text import printable
 from harness.contract.diagnostics_rows import FOLLOWED, GEMMS
 from harness.study.quantisation.figures import Attempt, Cost, Errors, Followed, GemmFigures, Mean, Spread
 
-_FEW_STEPS = 12  # looks of the table over steps
-_LAYERS_SHOWN = 40  # rows of the table by layer; --json has all
+_FEW_STEPS = 12  # most measurements in the table over steps
+_LAYERS_SHOWN = 40  # most rows in the table by layer; --json has all
 FIGURES = (  # title, field of GemmFigures, digits, factor
     ("SNR of the product, dB", "product.snr_db", 2, 1),
     ("cosine to the exact product", "product.cosine", 4, 1),
@@ -64,7 +64,7 @@ def tables(attempts: Sequence[Attempt]) -> list[tuple[str, list[str], list[list[
 def _by_gemm(
     gemm: str, names: Sequence[str], attempts: Sequence[Attempt]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """A column for every attempt, and for every format where its layers have several."""
+    """One column per attempt, or per format where the layers of an attempt have several."""
     columns = [
         (f"{name}: {_format(row)}", row)
         for name, one in zip(names, attempts, strict=True)
@@ -85,7 +85,7 @@ def _format(row: GemmFigures) -> str:
 
 
 def spread(value: Spread | None, digits: int, factor: float = 1) -> str:
-    """`16.02 (15.90 .. 16.10)`; a dash where there is no value: nothing was lost, or nothing can be said."""
+    """`16.02 (15.90 .. 16.10)`; a dash where there is no value, because nothing was lost or measured."""
     if value is None:
         return "–"
     middle, low, high = (f"{factor * one:.{digits}f}" for one in (value.median, value.low, value.high))

@@ -70,7 +70,7 @@ def test_compare_takes_names_of_an_index(tree, tmp_path, capsys):
     ("name", "said"),
     [
         ("box", "means 2 systems: v9.9/Acme/box_one, v9.9/Acme/box_two"),
-        ("crate", "found no system named 'crate'"),
+        ("crate", "no system 'crate'"),
     ],
 )
 def test_a_name_that_is_not_one_system_lists_what_there_is(tree, tmp_path, capsys, name, said):

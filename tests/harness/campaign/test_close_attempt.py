@@ -67,7 +67,7 @@ def test_a_log_left_open_is_closed_as_aborted_and_the_killed_rank_named(cut_off)
     assert tail_of(cut_off) == [("block_start", 64), ("block_stop", 80), ("run_stop", 80)]
     last = attempt.ending(cut_off)
     assert (last.outcome, last.reason) == ("aborted", "lost_rank")
-    assert last.message == "rank 3 was killed by SIGKILL, before it could say why"
+    assert last.message == "rank 3 was killed by SIGKILL, without a message"
     assert attempt.result(cut_off) is None
 
 
@@ -94,7 +94,7 @@ def test_closing_twice_is_closing_once(cut_off):
             SUMMARY.format(code=1, story="To enable traceback see: https://.."),
             "rank 3 ended with exit status 1",
         ),
-        ("nothing of the kind", "the training ended without a word"),
+        ("nothing of the kind", "the training ended without a message"),
     ],
 )
 def test_without_a_signal_the_message_says_what_is_known(cut_off, said, message):
@@ -113,7 +113,7 @@ def test_a_log_without_run_start_gets_no_run_stop(cut_off):
 
 def test_a_job_whose_training_is_killed_leaves_closed_logs_only(tmp_path):
     made = store.create(scripted_config(tmp_path, runs=1))
-    with pytest.raises(TrainingFailed, match="without a word"):
+    with pytest.raises(TrainingFailed, match="without a message"):
         run_job(made, command=command("die"))
     logs = list(tmp_path.glob("*/run_0/attempt_*/result.txt"))
     assert len(logs) == 3
@@ -165,7 +165,7 @@ def test_a_slow_rank_is_a_warning_and_not_the_end(tmp_path, capsys):
     lines.poll()
     lines.poll()
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == "mxfp4 run 0: warning: rank 3 takes 1.7 times as long as its like"
+    assert said[-1] == "mxfp4 run 0: warning: rank 3 takes 1.7 times as long as like ranks"
     assert sum("warning" in line for line in said) == 1
 
 

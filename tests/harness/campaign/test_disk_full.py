@@ -63,7 +63,7 @@ def test_a_training_that_can_write_nothing_says_it_by_its_exit_status(small_disk
     _, found = refused(small_disk, "full_for_all")
     last = attempt.ending(found)
     assert last == Ending(
-        reason=Reason.DISK_FULL, message="the training met a full disk, before it could say where"
+        reason=Reason.DISK_FULL, message="the training found the disk full and could not record where"
     )
     assert attempt_rows.read_status(found).step == 0, "the status before the full disk was the last one"
 
@@ -106,7 +106,7 @@ def test_torchrun_tells_the_exit_status_of_a_rank(tmp_path):
     assert code == 1
     close_attempt.close(tmp_path, code=code)
     assert attempt.ending(tmp_path) == Ending(
-        reason=Reason.DISK_FULL, message="rank 0 met a full disk, before it could say where"
+        reason=Reason.DISK_FULL, message="rank 0 found the disk full and could not record where"
     )
 
 

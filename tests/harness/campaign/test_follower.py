@@ -119,7 +119,7 @@ def test_a_node_ends_with_the_code_of_a_first_node_that_failed(tmp_path, error, 
 
 
 def test_a_node_whose_first_one_never_begins_says_so(tmp_path):
-    with pytest.raises(EnvironmentFailure, match=r"no sign of the first node .* the same MASTER_ADDR"):
+    with pytest.raises(EnvironmentFailure, match=r"has not started within .* the same MASTER_ADDR"):
         follower.follow(tmp_path, PLACE, **{**QUICK, "patience_s": 0.2})
 
 
@@ -147,7 +147,7 @@ def test_ranks_here_are_stopped_when_the_attempt_ends_on_the_first_node(tmp_path
     with first_node(tmp_path, lambda beacon: training(beacon, directory, lambda: joined(directory))):
         began = time.monotonic()
         assert follower.follow(tmp_path, PLACE, command=script(hangs), **QUICK) == 0
-    assert time.monotonic() - began < 10 and "its ranks here were stopped" in capsys.readouterr().err
+    assert time.monotonic() - began < 10 and "its ranks on this node were stopped" in capsys.readouterr().err
     (mark,) = joined(directory)
     assert not psutil.pid_exists(int(mark.name.removeprefix("joined_")))
 
@@ -170,7 +170,7 @@ def test_the_sign_of_an_earlier_job_is_not_believed(tmp_path):
     with first_node(tmp_path, lambda beacon: None):
         pass
     assert nodes.read(nodes.path_of(tmp_path, PLACE)).state == "ended"
-    with pytest.raises(EnvironmentFailure, match="no sign of the first node"):
+    with pytest.raises(EnvironmentFailure, match="has not started within"):
         follower.follow(tmp_path, PLACE, **{**QUICK, "patience_s": 0.3})
 
 
@@ -184,7 +184,7 @@ def test_a_node_that_comes_back_waits_for_the_next_attempt(tmp_path, capsys):
 
     with first_node(tmp_path, act):
         assert follower.follow(tmp_path, PLACE, command=script(TRAINS), **QUICK) == 0
-    assert not joined(first) and joined(second) and "was joined before" in capsys.readouterr().err
+    assert not joined(first) and joined(second) and "joined this attempt before" in capsys.readouterr().err
 
 
 def test_a_node_with_another_version_refuses_to_train(tmp_path):
@@ -244,7 +244,7 @@ def test_a_requeued_job_meets_at_its_new_first_node(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"MASTER_ADDR": "a", "MASTER_PORT": "1"}, "NODE_RANK: found nothing"),
+        ({"MASTER_ADDR": "a", "MASTER_PORT": "1"}, "NODE_RANK: not set"),
         ({"MASTER_ADDR": "a", "MASTER_PORT": "ssh", "NODE_RANK": "1"}, "MASTER_PORT: found 'ssh'"),
     ],
 )

@@ -115,7 +115,7 @@ def test_resume_refuses_while_an_orphan_still_trains(tmp_path):
     process.kill()
     process.communicate()
     (orphan,) = wait_for(lambda: lock.trainers(directory))
-    with pytest.raises(UsageError, match=rf"is being trained \(process {orphan}\)") as busy:
+    with pytest.raises(UsageError, match=rf"another process trains it \({orphan}\)") as busy:
         run_job(store.select(tmp_path, [])[0], command=command(), wait_s=0.3)
     assert busy.value.exit_code == EXIT_USAGE
     psutil.Process(orphan).kill()

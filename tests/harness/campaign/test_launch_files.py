@@ -124,7 +124,7 @@ def test_overrides_reach_the_command_through_the_quotes(tmp_path):
 
 
 def test_an_override_with_a_quote_is_refused():
-    with pytest.raises(UsageError, match="allowed: no quotes"):
+    with pytest.raises(UsageError, match="allowed: one line without quotes"):
         launch_files.render("docker", nodes=1, overrides=["system.name=it's"])
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path):
     assert launch("--emit", "slurm", "--nodes", "2", "--out", str(target)) == 0
     assert os.access(target, os.X_OK)
     before = target.read_text(encoding="utf-8")
-    with pytest.raises(UsageError, match="which exists; allowed: a new file"):
+    with pytest.raises(UsageError, match="exists already; name a new file"):
         launch("--emit", "docker", "--out", str(target))
     assert target.read_text(encoding="utf-8") == before
 

@@ -175,7 +175,7 @@ def test_an_engine_that_is_passed_over_is_warned_of_once(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()[1:]
     assert len(said) == 1 and said[0].isprintable()
     assert said[0].startswith(
-        "mxfp4 run 0: warning: torch block-scaled scaled_mm is passed over for mxfp4 H16, the next engine takes it: no "
+        "mxfp4 run 0: warning: torch block-scaled scaled_mm is not used for mxfp4 H16, the next engine is: no "
     )
     tail = Tail(tmp_path / "metrics.jsonl")
     tail.read()

@@ -24,7 +24,7 @@ def test_a_defect_of_every_log_is_one_line_that_counts_the_logs(tmp_path, capsys
         "  error key_value: opt_adamw_epsilon: found 1e-08; expected 1e-05; "
     )
     assert "; in 10 of 10 logs, first result_0.txt:" in told
-    assert lines[-1].startswith("0 of 10 logs pass ruleset 6.1.0; --ruleset judges by another round: ")
+    assert lines[-1].startswith("0 of 10 logs pass ruleset 6.1.0; --ruleset chooses another ruleset: ")
 
 
 def test_the_first_line_says_from_what_the_ruleset_was_chosen(tmp_path, capsys):

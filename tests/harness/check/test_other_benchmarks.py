@@ -47,7 +47,7 @@ def test_a_tree_of_other_benchmarks_alone_is_one_line_that_names_them(tree, opti
     shutil.rmtree(tree / "results/box/llama31_8b")
     code, out, err = command(capsys, *options, tree)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "found results of llama31_405b, bert alone; only llama31_8b is judged here" in err
+    assert "found only results of llama31_405b, bert; only llama31_8b is judged here" in err
 
 
 def test_a_misspelt_benchmark_is_no_other_benchmark(tree, capsys):

@@ -59,7 +59,7 @@ def test_a_launch_file_of_a_system_has_its_nodes_and_trains_by_its_preset(capsys
     assert cli.main(["launch", "--emit", "slurm", "--preset", "mi355x_8x8"]) == 0
     text = capsys.readouterr().out
     assert "#SBATCH --nodes=8" in text and "--preset mi355x_8x8" in text
-    with pytest.raises(ConfigError, match=r"--nodes 8: .*; --preset has systems of many nodes"):
+    with pytest.raises(ConfigError, match=r"--nodes 8: .*; choose a --preset with this number of nodes"):
         launch_files.render("slurm", nodes=8)
 
 
@@ -111,5 +111,5 @@ def test_the_suite_leaves_the_launchers_out(monkeypatch):
     monkeypatch.setattr(test_command.subprocess, "run", lambda line, **_: lines.append(line) or done)
     assert cli.main(["test", "--slow"]) == 0
     assert "not slurm and not docker" in lines[0][lines[0].index("-m", 2) + 1]
-    with pytest.raises(UsageError, match="--slow beside"):
+    with pytest.raises(UsageError, match="--slow cannot go"):
         test_command.main(argparse.Namespace(slow=True, slurm=True, docker=False, pytest=[]))

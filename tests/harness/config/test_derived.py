@@ -73,4 +73,4 @@ def test_the_lint_says_what_the_rules_would():
     for key in ("batch.global_batch_size", "runs.count", "runs.seed", "runs.paired_seeds", "system"):
         assert any(note.startswith(f"{key}: ") for note in notes), key
     named = ["system.submitter=us", "system.name=ours"]
-    assert config_derived.lint(resolve("llama31_8b", overrides=named).config) == ["nothing to mind"]
+    assert config_derived.lint(resolve("llama31_8b", overrides=named).config) == ["no notes"]

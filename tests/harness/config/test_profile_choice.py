@@ -82,7 +82,7 @@ def test_hidden_gpus_leave_the_proxy_alone_to_the_cpu(eight_gpus, monkeypatch, c
     eight_gpus(0, "no CUDA-capable device is detected")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     profile_choice.require_accelerators(resolve("proxy", aliases={}).config)
-    assert "training on the CPU: 8 GPUs are here" in capsys.readouterr().err
+    assert "training on the CPU, because the environment hides the 8 GPUs" in capsys.readouterr().err
     with pytest.raises(EnvironmentFailure, match="no CUDA-capable device"):
         profile_choice.require_accelerators(resolve("llama31_8b", aliases={}).config)
 

@@ -108,7 +108,7 @@ def test_a_damaged_part_is_fetched_anew(damage, published, tmp_path, capsys):
     (tmp_path / f"{TRAIN}.part").write_bytes(bad)
     fetch(published, tmp_path)
     assert (tmp_path / TRAIN).read_bytes() == whole
-    assert ("fetching it anew" in capsys.readouterr().err) == (damage == "altered")
+    assert ("fetching the file again" in capsys.readouterr().err) == (damage == "altered")
 
 
 def test_content_that_is_not_the_published_one_never_gets_its_name(published, tmp_path):
@@ -184,7 +184,7 @@ def test_an_interrupted_or_killed_fetch_continues(published, tmp_path):
 def test_two_fetches_of_one_file_do_not_write_into_each_other(published, tmp_path):
     with (
         data_fetch._own(tmp_path / f"{TRAIN}.part"),
-        pytest.raises(UsageError, match="another process fetches it"),
+        pytest.raises(UsageError, match="another process is fetching this file"),
     ):
         fetch(published, tmp_path)
 
@@ -204,8 +204,8 @@ def test_a_directory_serves_as_the_network_does(published, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--what", "test"], "--what: found 'test'; allowed: one or more of train, validation, tokenizer"),
-     (["--offline", "/nowhere"], "--offline: /nowhere is no directory"),
+    [(["--what", "test"], "--what: no data set 'test'; data sets: train, validation, tokenizer"),
+     (["--offline", "/nowhere"], "--offline: /nowhere is not a directory"),
      (["--url", "ftp://x"], "--url: found 'ftp://x'; expected an address such as")],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_told(options, message, capsys, tmp_path):

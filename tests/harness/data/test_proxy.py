@@ -83,7 +83,7 @@ def test_a_second_build_gives_the_same_bytes_and_happens_only_when_forced(built,
     (copy / "valid.bin").unlink()
     code = cli.main(["data", "build", "--set", f"data.directory={copy}"])
     answer, progress = capsys.readouterr()
-    assert code == 1 and "already built; --force" in progress and "valid.bin: missing" in answer
+    assert code == 1 and "the data exists already; --force" in progress and "valid.bin: missing" in answer
     assert cli.main(["data", "build", "--force", "--set", f"data.directory={copy}"]) == 0
     assert (copy / MANIFEST).read_text() == manifest
     assert (copy / "train.bin").read_bytes() == (built / "train.bin").read_bytes()

@@ -74,12 +74,12 @@ def test_ctrl_c_ends_the_builder_and_the_same_command_continues(raw, capfd):
     assert "Traceback" not in error
     assert build(raw) == 0
     answer, progress = capfd.readouterr()
-    assert "continuing behind document" in progress and " 8,032 documents" in answer
+    assert "continuing after document" in progress and " 8,032 documents" in answer
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--input", "{raw}/none.*"], "--input: no file is called"),
+    [(["--input", "{raw}/none.*"], "--input: no file matches"),
      (["--input", "{raw}/c4-train.*.json.gz", "{raw}/c4-train.00001-of-01024.json.gz"], "is named twice"),
      (["--tokenizer", "{raw}"], "tokenizer.json is no file; ./run.sh data fetch --what tokenizer"),
      (["--out", "{raw}/no/where"], "expected PREFIX of files in an existing directory"),

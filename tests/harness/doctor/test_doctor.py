@@ -98,7 +98,7 @@ def test_a_check_that_hangs_is_left_alone(late):
 def test_what_there_is_no_time_for_is_said():
     hangs = Check(name="stuck", ask=lambda _: time.sleep(60) or [], patience_s=30)
     _, second = examine(patient(), [hangs, Check(name="this", ask=lambda _: [fine()])], budget_s=1.5)
-    assert second.verdict == "unknown" and "the time is used up" in second.found
+    assert second.verdict == "unknown" and "no time was left" in second.found
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_there_is_no_time_for_is_said():
         (["no-such-program"], "No such file"),
         (["sh", "-c", "echo broken >&2; exit 3"], "sh: broken"),
         (["sh", "-c", "exit 3"], "exit status 3"),
-        (["sleep", "60"], "said nothing within 1 s"),
+        (["sleep", "60"], "did not end within 1 s"),
     ],
 )
 def test_a_program_that_does_not_answer_is_an_answer(program, why):
@@ -128,9 +128,9 @@ def test_text_of_a_machine_cannot_move_the_cursor():
 
 
 def test_a_sum_that_takes_too_long_fails(monkeypatch):
-    monkeypatch.setattr(software, "_ask", lambda *_: (None, "said nothing within 55 s"))
+    monkeypatch.setattr(software, "_ask", lambda *_: (None, "did not end within 55 s"))
     (finding,) = software.all_reduce(patient())
-    assert finding.verdict == "fail" and "said nothing" in finding.found and finding.fix
+    assert finding.verdict == "fail" and "did not end" in finding.found and finding.fix
 
 
 def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
@@ -141,7 +141,7 @@ def test_a_question_that_is_given_up_leaves_no_rank_behind(tmp_path):
     with sleeper.open("a") as file:
         file.write("time.sleep(600)\n")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert "said nothing within 15 s" in ask_program([*torchrun, str(sleeper)], timeout_s=15).why
+    assert "did not end within 15 s" in ask_program([*torchrun, str(sleeper)], timeout_s=15).why
     ranks = [int(path.name.removeprefix("rank_")) for path in tmp_path.glob("rank_*")]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
 
@@ -263,7 +263,7 @@ def test_an_engine_that_failed_its_probe_is_a_warning_with_the_reason():
     )
     finding = software._probes(_precision(probes=(wrong, right)))
     assert finding.verdict == "warn" and finding.fix
-    assert "passed over: torch block-scaled (mxfp4 H16): NotImplementedError: no FBGEMM" in finding.found
+    assert "not used: torch block-scaled (mxfp4 H16): NotImplementedError: no FBGEMM" in finding.found
     assert "right: triton dot_scaled (mxfp4 H16)" in finding.found
     assert software._probes(_precision(probes=(right,))).verdict == "ok"
     assert software._probes(_precision(probed=False)).verdict == "unknown"

@@ -54,7 +54,7 @@ def test_a_gpu_that_is_slowed_down_is_found(tmp_path, monkeypatch, code, words):
 def test_too_few_gpus_fail_for_the_benchmark_and_do_for_the_proxy(tmp_path, monkeypatch):
     program = nvidia(rows(2))
     assert examined(tmp_path, monkeypatch, gpus=2, nvidia_smi=program)["gpu"].fix.startswith(
-        "GPUS_PER_NODE=2"
+        "set GPUS_PER_NODE=2"
     )
     proxy = examined(tmp_path, monkeypatch, gpus=2, profile="proxy", nvidia_smi=program)
     assert proxy["gpu"].verdict == "ok"

@@ -34,7 +34,7 @@ def test_a_closed_run_is_refused_with_what_to_do_before_anything_starts(stuck, m
     with pytest.raises(EnvironmentFailure) as refused:
         main_job.start(config(), print)
     said = str(refused.value)
-    assert said.startswith("page caches: cannot be dropped by this user; the closed division drops them")
+    assert said.startswith("page caches: this user cannot drop them; the closed division drops them")
     assert "run as root" in said and "system.division=open" in said and "\n" not in said
 
 
@@ -51,10 +51,11 @@ def test_a_machine_that_drops_them_is_not_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "profile", "verdict", "words"),
     [
-        (FREE, "llama31_8b", "ok", "everything can be dropped (/proc/sys/vm/drop_caches)"),
-        (STUCK, "llama31_8b", "fail", "data files can be dropped, no more"),
-        (STUCK, "proxy", "ok", "data files can be dropped, no more"),
-        (Caches(way=None, fix="Linux", data_files=False), "proxy", "warn", "cannot be dropped on this system"),
+        (FREE, "llama31_8b", "ok", "all caches can be dropped (/proc/sys/vm/drop_caches)"),
+        (STUCK, "llama31_8b", "fail", "only the caches of the data files can be dropped"),
+        (STUCK, "proxy", "ok", "only the caches of the data files can be dropped"),
+        (Caches(way=None, fix="Linux", data_files=False), "proxy", "warn",
+         "the caches cannot be dropped on this system"),
     ],
 )  # fmt: skip
 def test_the_doctor_says_what_a_run_would(monkeypatch, answer, profile, verdict, words):

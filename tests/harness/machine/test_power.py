@@ -194,7 +194,7 @@ def test_counters_that_only_root_may_read_are_named_with_what_to_do(tmp_path, mo
     counter.unlink()
     counter.mkdir()  # root reads every file
     found = recorder.sensors(tmp_path)
-    assert found.names == () and "root only: chmod a+r" in found.why[-1]
+    assert found.names == () and "readable by root only: chmod a+r" in found.why[-1]
 
 
 def test_a_machine_without_sensors_says_so_and_trains(tmp_path, monkeypatch, capsys):
@@ -203,7 +203,7 @@ def test_a_machine_without_sensors_says_so_and_trains(tmp_path, monkeypatch, cap
     with recorder.prepare(asking(1.0)).running(tmp_path):
         assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
-    assert said == "power: no sensor, the run goes on without (nvidia-smi: none; RAPL: none)\n"
+    assert said == "power: no sensor was found; the run continues without (nvidia-smi: none; RAPL: none)\n"
 
 
 def test_a_run_is_sampled_and_status_tells_its_energy(tmp_path, monkeypatch, capsys):

@@ -151,7 +151,7 @@ def test_placeholders_are_told_to_the_user(made, here, tmp_path, capsys):
     assert build(made, tmp_path / "out") == 0
     out = capsys.readouterr().out
     wanted, free = re.search(
-        r"asks? for it \(--field name=value\): (.*)\n.*may stay so: (.*)\n", out
+        r"give them with --field name=value: (.*)\n.*that are optional: (.*)\n", out
     ).groups()
     assert "cooling" in wanted and "accelerator_model_name" in wanted and "hw_notes" in free
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Example", "Example.tar.gz"]
@@ -180,7 +180,7 @@ def test_an_archive_that_was_unpacked_verifies_as_the_tree_does(tree, tmp_path, 
 
 def test_a_target_that_exists_is_never_overwritten(tree, made, here, tmp_path, capsys):
     assert build(made, tree.parent) == 2
-    assert "Example: exists; allowed: a new directory, nothing is overwritten" in capsys.readouterr().err
+    assert "Example: exists already and is not overwritten; choose another --out" in capsys.readouterr().err
     (tmp_path / "Example.tar.gz").write_text("mine")
     assert build(made, tmp_path) == 2 and (tmp_path / "Example.tar.gz").read_text() == "mine"
 
@@ -198,7 +198,7 @@ def test_of_more_than_ten_runs_the_median_window_is_scored_and_the_others_are_ke
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("cooling", "found 'cooling'; allowed: name=value"),
+        ("cooling", "found 'cooling'; write name=value"),
         ("colling=air", "did you mean cooling?"),
         ("accelerators_per_node=4", "what the runs were configured with"),
     ],

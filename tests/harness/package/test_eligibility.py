@@ -86,7 +86,7 @@ def _unfinished(made):
 
 
 ROW = {"layer": "layers.0.mlp", "gemm": "wgrad", "format": "mxfp4", "backend": "emulated"}
-CAMPAIGN, ATTEMPT, NONE = "", "run_3/attempt_1/", "absent or no JSON object"
+CAMPAIGN, ATTEMPT, NONE = "", "run_3/attempt_1/", "absent, or not a JSON object"
 REFUSED = {
     "one emulated GEMM": (proofs(gemms=[ROW]), ATTEMPT + "proof.json", "emulated GEMMs"),
     "a GEMM on the CPU": (proofs(gemms=[{**ROW, "backend": "reference"}]), ATTEMPT + "proof.json", "reference GEMMs"),

@@ -56,7 +56,7 @@ def test_what_there_is_no_time_for_is_not_proven_and_said(tmp_path):
     made = run(tmp_path, step("late", lambda _: iter([proven()])), minutes=0.05)
     (claim,) = made.answers[1].claims
     assert made.answers[1].state is State.NO_TIME
-    assert (claim.claim, claim.verdict) == ("Late", Verdict.OPEN) and "more --minutes" in claim.found
+    assert (claim.claim, claim.verdict) == ("Late", Verdict.OPEN) and "raise --minutes" in claim.found
 
 
 def test_a_step_may_take_what_the_later_ones_leave_but_not_all():

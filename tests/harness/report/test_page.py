@@ -142,7 +142,7 @@ def test_the_page_of_two_published_submissions_is_small_and_quick(tmp_path, caps
         "−12.6 %",
         "4.9 % more samples",
         "86.845",
-        "nats; above 0: behind",
+        "nats; above 0: worse",
         "RCP mean",
     ):
         assert part in text

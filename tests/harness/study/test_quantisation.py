@@ -244,7 +244,7 @@ def test_looks_that_cannot_be_are_refused(overrides, said):
 
 def test_the_closed_division_is_not_looked_at():
     overrides = ["diagnostics.every_steps=100"]
-    with pytest.raises(ConfigError, match="allowed: 0, fixed by the closed division"):
+    with pytest.raises(ConfigError, match="allowed: 0, which the closed division fixes"):
         resolve("llama31_8b", overrides=overrides, aliases={})
     config = resolve("llama31_8b", overrides=[*overrides, "system.division=open"], aliases={}).config
     rules.check(config)

@@ -107,7 +107,7 @@ def test_tensorboard_files_name_no_host_and_an_upload_is_not_repeated(job, insta
     )
     assert not private(files[0].read_text()) and WITHHELD in files[0].read_text()
     assert cli.main(["upload", names[0], "--to", "tensorboard", str(tmp_path / "tb")]) == 2
-    assert "found an upload of this run; allowed: a place without it" in capsys.readouterr().err
+    assert "this run was uploaded here before; choose another place or remove it" in capsys.readouterr().err
 
 
 def test_wandb_is_told_to_withhold_and_gets_every_step_once(job, installed, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
     assert cli.main(["upload", str(place), "--to", "tensorboard", str(tmp_path / "tb")]) == 2
     said = capsys.readouterr().err
     assert (
-        "found a log without run_stop: the run still trains, or was cut off; allowed: runs that have stopped"
+        "found a log without run_stop, because the run still trains or was killed; wait until it has stopped"
         in said
     )
     assert not (tmp_path / "tb").exists()
@@ -155,7 +155,7 @@ def test_a_job_that_trains_another_run_is_not_disturbed(job, installed, monkeypa
     trained = job.campaigns[1].directory
     monkeypatch.setattr(lock, "trainers", lambda directory: [4242] if directory == trained else [])
     for name in (job.campaigns[0].directory.name, str(attempt_of(job.campaigns[0]))):
-        with pytest.raises(UsageError, match=r"found processes that train this job \(4242\)"):
+        with pytest.raises(UsageError, match=r"processes still train this job \(4242\)"):
             job_upload.select(store.output_directory(), name)
 
 
@@ -219,7 +219,8 @@ def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("[ftp, x]", rules.UPLOADS), ("[wandb]", rules.UPLOADS), ("[mlflow, ' ']", rules.UPLOADS),
+    [("[ftp, x]", "no tracker 'ftp'; trackers: tensorboard"),
+     ("[wandb]", rules.UPLOADS), ("[mlflow, ' ']", rules.UPLOADS),
      ("[mlflow, 'https://me:pw@host/x']", "variables and files of its own")],
 )  # fmt: skip
 def test_a_place_that_is_none_is_refused(wanted, words):

@@ -144,7 +144,7 @@ def test_another_layout_recipe_and_cadence_may_go_on_and_the_plan_says_from_wher
     ]
     config = resolve("proxy", overrides=[*settings, *freely, "checkpoint.every_steps=100"]).config
     notes = "\n".join(lint(config))
-    assert "goes on after step 8 (64 samples) of an mxfp4 run, seed 77; no result" in notes
+    assert "resumes after step 8 (64 samples) of an mxfp4 run, seed 77; such a run is no result" in notes
     assert "every 100 steps about 0.01 GB, written inside the timed run; the last 2 stay" in notes
 
 

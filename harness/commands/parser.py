@@ -1,0 +1,45 @@
+"""The parser of every command. It answers a misspelled option, action or value with the nearest one that exists."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.base.names import unknown_name
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the house's messages for names that do not exist. The exit code stays 2."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Look at the options first: argparse would answer `launch --emti slurm` with `--emit is required`."""
+        known = list(_options(self))
+        hands_over = any(action.nargs == argparse.REMAINDER for action in self._actions)
+        for word in [] if hands_over else _before_the_separator(args or ()):
+            option = word.partition("=")[0]
+            if word.startswith("--") and not any(name.startswith(option) for name in known):
+                self.error(unknown_name("option", option, [name for name in known if name.startswith("--")]))
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        if action.option_strings:
+            kind = action.metavar.lower() if isinstance(action.metavar, str) else "value"
+            raise argparse.ArgumentError(action, unknown_name(kind, value, choices))
+        raise argparse.ArgumentError(None, unknown_name("action", value, choices))
+
+
+def _before_the_separator(words: Sequence[str]) -> Sequence[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The option names of a parser and of the parsers of its actions."""
+    yield from parser._option_string_actions
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _options(inner)
