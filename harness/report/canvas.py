@@ -57,14 +57,14 @@ def short(name: str, limit: int = 26) -> str:
     return name if len(name) <= limit else f"{name[: limit - tail - 1]}…{name[-tail:]}"
 
 
-def legend(axes: Axes, place: Literal["best", "upper right"] = "best") -> None:
-    """Names of the lines: inside the plot if there are few, otherwise below it on a taller figure.
+def legend(axes: Axes, place: Literal["upper right", "below"] = "below") -> None:
+    """Names of the lines: inside the plot if they are few and have room, otherwise below it on a taller figure.
 
     Args:
-        place: inside the plot, as matplotlib calls it.
+        place: where no line of the plot can be.
     """
     handles, names = axes.get_legend_handles_labels()
-    if 0 < len(names) <= MANY:
+    if 0 < len(names) <= MANY and place != "below":
         axes.legend(loc=place)
     elif names:
         figure = axes.get_figure(root=True)
@@ -130,8 +130,14 @@ def svg(axes: Axes, description: str, name: str) -> str:
     for index, colour in enumerate(PALETTE):
         text = re.sub(rf'(: ?|="){colour}', rf"\1var(--c{index})", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", _slim, text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text).replace('href="#', f'href="#{name}-')
     text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(description)}" ', 1)
+
+
+def _slim(tag: re.Match[str]) -> str:
+    """A tag with coordinates of a hundredth of a point and the page's font: a third of the bytes of many curves."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"font-family: [^;]*; ?", "", tag[0]))

@@ -13,7 +13,7 @@ from harness.analysis import forecast
 from harness.analysis.submission_loader import Submission
 from harness.report.canvas import INK, MANY, PALETTE, THOUSANDS, canvas, colours, legend, panels, short, svg
 
-_STEEP = 0.22  # losses before this share of the longest run are cut off: they would hide all differences
+_STEEP = 0.22  # losses before this share of a run are cut off: they would hide all differences
 _COLUMNS = 3  # of panels
 _PLACES = 40  # of the grey band of all runs
 
@@ -85,12 +85,14 @@ def _band(submissions: Sequence[Submission], against: str) -> tuple[list[float],
 
 def _frame(axes: Axes, submissions: Sequence[Submission], against: str) -> None:
     """The part of the plot in which runs differ visibly."""
-    curves = [_curve(run, against) for submission in submissions for run in submission.runs]
-    end = max((xs[-1] for xs, _ in curves if xs), default=0.0)
-    seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * end]
+    curves = [
+        _curve(run, against) for submission in submissions for run in submission.runs if run.evaluations
+    ]
+    seen = [y for xs, ys in curves for x, y in zip(xs, ys, strict=True) if x >= _STEEP * xs[-1]]
     if seen and max(seen) > min(seen):
-        room = 0.06 * (max(seen) - min(seen))
-        axes.set_ylim(min(*seen, submissions[0].target) - room, max(seen) + room)
+        top = float(np.quantile(seen, 0.99))  # one spike must not make all other curves flat
+        room = 0.06 * (top - min(seen))
+        axes.set_ylim(min(*seen, submissions[0].target) - room, top + room)
     axes.set_xlim(left=0)
     if against == "samples":
         axes.xaxis.set_major_formatter(THOUSANDS)

@@ -38,15 +38,15 @@ _PERCENT = FuncFormatter(lambda value, _: f"{100 * (math.exp(value) - 1):+.0f} %
 def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
     """Ratio of times as a product of factors, with 95 % intervals. The axis is logarithmic, so that bars add up."""
     rows = _rows([ratios for _, ratios in usable])
+    baseline = short(usable[0][0].baseline, 24)  # that of every pair
     height = 1.4 + 0.5 * len(rows) * max(1.0, 0.45 * len(usable))
-    with canvas("Why: factors of the ratio of times", "left of 0 is better", height=height) as axes:
+    with canvas(f"Why: time against {baseline}", "left of 0 is better", height=height) as axes:
         step = 0.8 / len(usable)
         for offset, ((pair, ratios), colour) in enumerate(zip(usable, colours(), strict=False)):
             for row, (_, factor) in enumerate(rows):
                 place = -row - step * (offset - (len(usable) - 1) / 2)
                 _bar(axes, ratios.factors[factor], place, step, colour)
-            label = f"{short(pair.submission, 20)} / {short(pair.baseline, 20)}"
-            axes.plot([], [], color=colour, lw=6, label=label)
+            axes.plot([], [], color=colour, lw=6, label=short(pair.submission))
         axes.axvline(0.0, color=INK, lw=1)
         axes.axhline(-0.5, color=INK, lw=0.6, alpha=0.5)
         axes.set_yticks([-row for row in range(len(rows))], [f"{'×' if row > 1 else '=' if row else ''} {name}"
@@ -55,7 +55,7 @@ def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
         _percent_axis(axes)
         axes.grid(axis="y", visible=False)
         if len(usable) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), fontsize=8.5)
+            legend(axes)
         text = "; ".join(_spoken(pair, ratios, rows) for pair, ratios in usable)
         return svg(axes, f"Factors of the ratio of times: {text}", "decomposition")
 
@@ -118,7 +118,10 @@ def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
     ]
     if not usable:
         return None
-    with canvas("Loss gap at equal samples", "training sequences", "nats; above 0: worse") as axes:
+    baseline = short(usable[0][0].baseline, 24)
+    with canvas(
+        f"Loss gap at equal samples to {baseline}", "training sequences", "nats; above 0: worse"
+    ) as axes:
         tops = []
         for pair, gaps, colour in usable:
             xs, ys = [one.samples for one in gaps], [one.gap for one in gaps]
@@ -126,8 +129,7 @@ def loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> str | None:
             if len(bounds) == len(gaps):
                 low, high = zip(*bounds, strict=True)
                 axes.fill_between(xs, low, high, color=colour, alpha=0.2, lw=0)
-            label = f"{short(pair.submission, 20)} − {short(pair.baseline, 20)}"
-            axes.plot(xs, ys, color=colour, marker="o", ms=4, lw=1.6, label=label)
+            axes.plot(xs, ys, color=colour, marker="o", ms=4, lw=1.6, label=short(pair.submission))
             late = gaps[len(gaps) // 4 :]
             tops += [abs(bound) for one in late for bound in (one.ci95 or [one.gap])]
         axes.axhline(0.0, color=INK, lw=1, ls="--")
