@@ -63,7 +63,7 @@ def decomposition(usable: Sequence[tuple[Pair, Ratios]]) -> str:
 def _percent_axis(axes: Axes) -> None:
     """Round percentages on a logarithmic axis, with space for the figures beside the bars."""
     low, high = axes.dataLim.intervalx
-    room = 0.22 * (high - low) + 0.01
+    room = 0.28 * (high - low) + 0.01
     axes.set_xlim(low - room, high + room)
     axes.set_xticks([math.log(1 + mark) for mark in _marks(low - room, high + room)])
     axes.xaxis.set_major_formatter(_PERCENT)
