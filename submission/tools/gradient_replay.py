@@ -1,0 +1,208 @@
+"""Computes, at fixed weights, the exact weight gradient of many micro batches and what each recipe makes of it.
+
+torchrun .. -m submission.tools.gradient_replay DIR reads DIR/config.json and DIR/replay.json
+(harness/contract/replay_rows.py) and writes DIR/grams.npz: for every linear the n x n matrices of scalar products
+between the gradients g_i and errors e_i = quantised - exact of the n micro batches:
+
+    g/<linear>            g_i . g_j
+    eg/<cell>/<linear>    e_i . g_j
+    ee/<cell>/<linear>    e_i . e_j
+    loss                  (cells + 1, n) nats per token; row 0 is the exact forward pass
+
+Errors lie in files of their own until the end, so that memory holds the exact gradients and one cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.contract import attempt_rows, file_names
+from harness.contract.config import Config
+from harness.contract.environment import Ranks
+from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayCell, read_asked
+from kernels.hadamard import hadamard
+from kernels.matmul.emulated import Emulated
+from kernels.matmul.engine_protocol import Prepared
+from kernels.matmul.gemm import uses
+from kernels.observe.observer import Multiplied
+from kernels.operand_use import Use
+from kernels.philox import Randomness
+from kernels.recipe import Format, Gemm, Quantizer
+from submission import device
+from submission.batches import Batch
+from submission.checkpoint import checkpoint
+from submission.phases import EXEMPT, Phase, phases_of
+from submission.step import Trainer
+
+Gradients = dict[str, Tensor]  # by linear, FP32
+_EXACT = Quantizer(format=Format.BF16)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="submission.tools.gradient_replay")
+    parser.add_argument("directory", type=Path)
+    directory: Path = parser.parse_args().directory
+    told, asked = attempt_rows.read_config(directory / file_names.CONFIG), read_asked(directory)
+    device.install()
+    from submission import parallel
+    from submission.assemble import assemble, linears_of
+    from submission.batches import batches, index_datasets
+    from submission.step import train_step
+
+    config, run = told.config, told.run
+    seed = run.seed or 0
+    home = parallel.initialize(config, Ranks.from_environment())
+    parallel.seed_everything(seed)
+    trainer = assemble(config, linears_of(config, run.arm, seed=seed, rank=0), home)
+    with device.megatron():
+        data, _ = index_datasets(config, seed=seed, cache=directory / "index_cache")
+    stream = batches(data, micro_batch_size=config.batch.micro_batch_size, total=config.train_samples)
+    if asked.checkpoint:
+        run_of_it = checkpoint.Run(config=config, arm=run.arm, seed=seed)
+        samples = checkpoint.read(trainer, run_of_it, Path(asked.checkpoint))
+        stream = itertools.islice(stream, samples // config.batch.micro_batch_size, None)
+    for step in range(asked.train_steps):
+        found = train_step(trainer, stream)
+        if step % 50 == 0 or step + 1 == asked.train_steps:
+            print(
+                f"step {step + 1} of {asked.train_steps}: loss {found.loss:.3f}", file=sys.stderr, flush=True
+            )
+    replay = Replay(trainer, config, asked.cells, directory, seed)
+    for place in range(asked.batches):
+        replay.take(next(stream), place, asked.batches)
+    replay.write(directory / GRAMS)
+    parallel.shut_down()
+    return 0
+
+
+class Replay:
+    """Gradients of all cells, batch after batch."""
+
+    def __init__(
+        self, trainer: Trainer, config: Config, cells: Sequence[ReplayCell], directory: Path, seed: int
+    ):
+        self._trainer, self._cells, self._directory = trainer, cells, directory
+        self._phases = {cell.name: phases_of(config, cell.arm)[0] for cell in cells}
+        self._randomness = {cell.name: Randomness(seed + 1, 0) for cell in cells}
+        self._labels: list[str] = []
+        self._exact: list[np.ndarray] = []
+        self._losses: list[list[float]] = []
+
+    def take(self, batch: Batch, place: int, of: int) -> None:
+        """One micro batch: the exact pass with the cells that only quantise Wgrad, then a pass for every other cell."""
+        errors: dict[str, Gradients] = {cell.name: {} for cell in self._cells if cell.gemms is Gemms.WGRAD}
+
+        def beside(seen: Multiplied) -> None:
+            exact = seen.product().float()
+            for cell in self._cells:
+                if cell.gemms is Gemms.WGRAD:
+                    errors[cell.name][seen.label] = self._wgrad(cell, seen) - exact
+
+        exact, loss = self._pass(batch, Phase(recipe=EXEMPT), beside)
+        losses = [loss]
+        self._labels = self._labels or sorted(exact)
+        self._exact.append(self._flat(exact))
+        for cell in self._cells:
+            if cell.gemms is Gemms.ALL:
+                found, loss = self._pass(batch, self._phases[cell.name], None)
+                errors[cell.name] = {label: found[label] - exact[label] for label in self._labels}
+            losses.append(loss)
+            with self._file(cell).open("ab") as file:
+                self._flat(errors[cell.name]).tofile(file)
+            self._randomness[cell.name].step += 1  # signs of the next step
+        self._losses.append(losses)
+        print(f"replay: micro batch {place + 1} of {of}", file=sys.stderr, flush=True)
+
+    def _pass(self, batch: Batch, phase: Phase, beside: object) -> tuple[Gradients, float]:
+        """Forward and backward; the weight gradient of every linear, and the loss."""
+        from submission.step import forward_backward
+
+        found: Gradients = {}
+
+        def watch(seen: Multiplied) -> None:
+            if seen.which is Gemm.WGRAD:
+                found[seen.label] = seen.product().float().clone()
+                if beside is not None:
+                    beside(seen)  # type: ignore[operator]
+
+        linears = self._trainer.linears
+        linears.enter(phase)
+        linears.observer = watch
+        try:
+            with device.megatron():
+                for chunk in self._trainer.chunks:
+                    chunk.zero_grad_buffer()
+                stats = forward_backward(self._trainer, iter([batch]), 1, forward_only=False)
+        finally:
+            linears.observer = None
+        linears.weights_changed()  # random signs of the next step; the weights are quantised again
+        total, tokens = stats[0]["loss"].tolist()
+        return found, total / tokens
+
+    def _wgrad(self, cell: ReplayCell, seen: Multiplied) -> Tensor:
+        """The product of the exact operands of Wgrad, quantised as the cell says, in FP32."""
+        recipe = self._phases[cell.name].of(seen.label)[Gemm.WGRAD]
+        left, right = uses(recipe, Gemm.WGRAD, self._randomness[cell.name], seen.left)
+        operands = [
+            _operand(seen.left, left, quantise=cell.operand is not Quantised.X),
+            _operand(seen.right, right, quantise=cell.operand is not Quantised.DY),
+        ]
+        return Emulated().multiply(*operands, gain=recipe.gain, dtype=torch.float32, accumulate=None)
+
+    def _flat(self, gradients: Gradients) -> np.ndarray:
+        return torch.cat([gradients[label].flatten() for label in self._labels]).cpu().numpy()
+
+    def _file(self, cell: ReplayCell) -> Path:
+        return self._directory / f"{cell.name}.f32"
+
+    def write(self, path: Path) -> None:
+        """Write all matrices, and remove the files of the cells."""
+        exact = np.stack(self._exact)
+        arrays: dict[str, np.ndarray] = {"loss": np.array(self._losses).T}
+        for label, g in self._parts(exact):
+            arrays[f"g/{label}"] = g @ g.T
+        for cell in self._cells:
+            errors = np.fromfile(self._file(cell), dtype=np.float32).reshape(exact.shape)
+            for (label, g), (_, e) in zip(self._parts(exact), self._parts(errors), strict=True):
+                arrays[f"eg/{cell.name}/{label}"], arrays[f"ee/{cell.name}/{label}"] = e @ g.T, e @ e.T
+            self._file(cell).unlink()
+        with path.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """The columns of every linear, in FP64."""
+        start = 0
+        for label in self._labels:
+            end = start + self._sizes[label]
+            yield label, rows[:, start:end].astype(np.float64)
+            start = end
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        modules = dict(self._trainer.model.module.named_modules())
+        found = {
+            module.label: module.weight.numel() for module in modules.values() if hasattr(module, "label")
+        }
+        return {label: found[label] for label in self._labels}
+
+
+def _operand(x: Tensor, use: Use, *, quantise: bool) -> Prepared:
+    """An operand of a product in FP32; unquantised it is only transformed, as its partner is."""
+    if not quantise:
+        size = use.quantizer.hadamard
+        return Prepared(hadamard(x.float(), size, use.signs) if size else x.float(), _EXACT)
+    prepared, _ = Emulated().prepare(x, use, None)
+    assert prepared is not None
+    return Prepared(prepared.values.float(), prepared.quantizer, scale=prepared.scale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
