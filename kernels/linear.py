@@ -30,12 +30,12 @@ def linear(
     sequence_parallel: bool = False,
     tp_group: Any = None,
 ) -> Tensor:
-    """Multiply by a weight with a layer's recipe; under torch.autocast in autocast's type, as torch.nn.Linear does.
+    """Multiply by a weight with a layer's recipe. Under torch.autocast, operands and result have autocast's type.
 
     Args:
         x: (sequence, batch, K) or (tokens, K); with sequence parallelism, this rank's part of the first dimension.
         w: (N, K), this rank's part.
-        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in main_grad's type; return none.
+        fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP) in main_grad's type; return no gradient.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x first, reduce-scatter dX last (column parallel with sequence parallelism).
     """
@@ -105,7 +105,7 @@ def _reduce(dx: Tensor, x: Tensor, parallel: _Parallel) -> tuple[Tensor, Any]:
 
 
 def _placeholder(weight: Any) -> Tensor | None:
-    """A tensor without meaning: Megatron's hook runs only for a returned gradient, but reads the one in main_grad."""
+    """A gradient whose values nobody reads: it makes Megatron's hook run, and the hook reads main_grad instead."""
     if not hasattr(weight, "grad_added_to_main_grad"):
         return None
     weight.grad_added_to_main_grad = True

@@ -27,7 +27,7 @@ export LOGDIR=${LOGDIR:-$PWD/runs/slurm_$SLURM_JOB_ID} # one directory per job, 
 export NNODES=$SLURM_JOB_NUM_NODES GPUS_PER_NODE=8 MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 names=$(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>&1) || true
 [[ $names =~ ^([A-Za-z0-9][A-Za-z0-9._-]*)($'\n'|$) ]] ||
-    fail "scontrol show hostnames $SLURM_JOB_NODELIST" "answered '$names', not a name a line" "ask who runs this Slurm"
+    fail "scontrol show hostnames $SLURM_JOB_NODELIST" "answered '$names', not a name per line" "ask the operator"
 MASTER_ADDR=${BASH_REMATCH[1]}
 mkdir -p "$LOGDIR"
 # AMD's v6.0 submission also sets (training_results_v6.0, llama31_8b, config_MI355X_1x8x1.sh; not tried by us):

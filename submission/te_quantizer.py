@@ -36,7 +36,7 @@ except ImportError:  # Transformer Engine 2.9
     from transformer_engine.pytorch.tensor.quantized_tensor import QuantizedTensorStorage
     from transformer_engine.pytorch.tensor.quantized_tensor import Quantizer as TeQuantizer
 
-# tensor -> the operand that the tensor itself is, and the operand that its transpose is
+# tensor -> the GEMM that takes the tensor itself as its left or right operand, and the GEMM that takes its transpose
 _ROLES = {
     "input": ((Gemm.FPROP, Operand.LEFT), (Gemm.WGRAD, Operand.RIGHT)),
     "weight": ((Gemm.FPROP, Operand.RIGHT), (Gemm.DGRAD, Operand.RIGHT)),
@@ -115,10 +115,10 @@ class MxStorage(QuantizedTensorStorage):
         return {"rowwise": self.data is not None, "columnwise": self.data_t is not None}
 
     def prepare_for_saving(self) -> tuple[list[Tensor | None], MxStorage]:
-        """The tensors, and an object without them, which backward fills again.
+        """Return the tensors, and a copy of this object without them, which backward fills again.
 
-        That object is a copy, because this one may be a layer's cached weight, which the next micro batch may read
-        before backward of the current one.
+        This object keeps its tensors: it may be a layer's cached weight, and the next micro batch may read that weight
+        before the backward pass of the current one.
         """
         shell = copy.copy(self)
         shell.clear()

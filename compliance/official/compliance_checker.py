@@ -52,8 +52,8 @@ class Official:
 
     Args:
         verdict: pass | fail | not run.
-        as_expected: False where the verdict speaks against the log: a fail, but not that of the one run of ten that
-            may miss the target, or a proxy log that passes.
+        as_expected: False for a log that fails, unless it is the one run of ten that may miss the target; for a proxy
+            log, which must fail, False if it passes.
         note: one line.
     """
 

@@ -107,7 +107,7 @@ def _contradicts(value: str, system: System) -> str | None:
         return "the platform names another accelerator than that"
     counted, known = _COUNTED.match(value), {system.nodes, system.per_node, system.accelerators}
     if counted and system.accelerators and int(counted[1]) not in known:
-        return "the platform's number differs from the numbers of nodes and accelerators"
+        return "the number in the platform's name is neither the number of nodes nor a number of accelerators"
     return None
 
 

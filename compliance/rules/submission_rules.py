@@ -194,7 +194,8 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
         report = cases[0].error if enough else cases[0].question
         expected = f">= {point.smallest_mean:.2f} at batch size {gbs}"
         message = (
-            "the mean without fewest and most samples is too low: the reference cannot converge that fast"
+            "the runs converge faster than the reference can (mean without the fewest and the most samples): "
+            "train as the reference does"
         )
         yield report(at, f"{mean:.1f} samples", expected, message)
 

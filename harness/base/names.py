@@ -12,13 +12,13 @@ _MOST_LISTED = 40
 
 
 def unknown_name(kind: str, name: object, names: Iterable[str], *, plural: str = "", more: str = "") -> str:
-    """`no profile 'llama' (did you mean llama31_8b?); profiles: proxy, study, llama31_8b`.
+    """A message: `no profile 'llama' (did you mean llama31_8b?); profiles: proxy, study, llama31_8b`.
 
     Args:
-        kind: what the name is the name of, as a singular noun.
-        names: all that exist, in the order in which they are listed.
-        plural: of kind, where it is not kind with an s.
-        more: what is allowed besides these names.
+        kind: the kind of thing that is named, as a singular noun, for example profile.
+        names: all existing names, in the order in which they are listed.
+        plural: the plural of kind; empty if it is kind with an s.
+        more: other allowed values that are not names.
     """
     known = list(names)
     listed = [*known[:_MOST_LISTED], *([f"{len(known) - _MOST_LISTED} more"] if known[_MOST_LISTED:] else [])]
@@ -28,16 +28,16 @@ def unknown_name(kind: str, name: object, names: Iterable[str], *, plural: str =
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """` (did you mean global_batch_size?)`, or nothing where no name is near."""
+    """` (did you mean global_batch_size?)`; empty if no name is similar."""
     near = nearest(name, names)
     return f" (did you mean {printable(near)}?)" if near else ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that is spelled most alike; else the shortest one that contains the text. Capitals do not count."""
+    """The name with the most similar spelling; else the shortest that contains the text. Case is ignored."""
     by_small_letters = {
         other.casefold(): other for other in reversed(list(names))
-    }  # of two, the first is kept
+    }  # of names that differ only in case, the first is kept
     wanted = name.casefold()
     if alike := difflib.get_close_matches(wanted, by_small_letters, n=1):
         return by_small_letters[alike[0]]

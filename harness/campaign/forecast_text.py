@@ -45,7 +45,9 @@ def look(
         benchmark=config.benchmark.name,
     )
     if found.samples is not None and samples and found.samples > _IN_SIGHT * samples:
-        found = replace(found, samples=None, error_pct=None, why="the target is out of sight")
+        found = replace(
+            found, samples=None, error_pct=None, why="the loss curve is too short to predict the target"
+        )
     to_go_s, error_s = None, None
     if found.samples is not None and samples_per_s:
         to_go_s = max(found.samples - samples, 0.0) / samples_per_s

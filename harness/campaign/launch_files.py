@@ -99,7 +99,7 @@ def _resolved(profile: str, overrides: Sequence[str], preset: str | None, nodes:
 
 
 def _data_directory(config: Config) -> str:
-    """The profile's data directory, quoted for the shell. It holds where DATADIR is not set."""
+    """The profile's data directory, quoted for the shell. The file uses it if DATADIR is not set."""
     directory = Path(config.data.directory)
     if directory.is_relative_to(ROOT):
         return "$PWD/" + _inside_quotes([directory.relative_to(ROOT).as_posix()])

@@ -80,7 +80,7 @@ class Beacon:
 
 @contextlib.contextmanager
 def lit(config: Config, output: Path) -> Iterator[Beacon]:
-    """The beacon of a job. On exit it writes how the job ended.
+    """Creates the first node's state file, as a `Beacon` that updates it; on exit it writes how the job ended.
 
     Args:
         output: the directory of the campaigns, shared by all nodes.
@@ -91,7 +91,9 @@ def lit(config: Config, output: Path) -> Iterator[Beacon]:
     except BaseException as error:
         code = error.exit_code if isinstance(error, UserError) else EXIT_TRAINING
         code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else code
-        with contextlib.suppress(OSError):  # on a full disk the other nodes notice that the beacon stops
+        with contextlib.suppress(
+            OSError
+        ):  # on a full disk the other nodes notice that the file stops changing
             beacon.ended(code, (str(error) or type(error).__name__).splitlines()[0])
         raise
     beacon.ended(EXIT_OK)
@@ -103,7 +105,7 @@ def path_of(output: Path, launch: Launch) -> Path:
 
 
 def read(path: Path) -> Sign | None:
-    """The first node's state; None where there is no file, or one of another version."""
+    """The first node's state; None if there is no file or if another version wrote it."""
     sign = typed_json.read(Sign, path)
     if sign is not None and sign.state == "training" and not _ATTEMPT.fullmatch(str(sign.attempt)):
         return None

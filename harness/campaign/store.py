@@ -45,8 +45,9 @@ def output_directory() -> Path:
 def create(config: Config) -> Job:
     """Draw the seeds and create the campaign directories, without runs.
 
-    The directories are first created under a hidden name. Renaming that directory makes the job exist. After a kill
-    later than this, `load_all` completes the job; a kill before this leaves an unused hidden directory.
+    The directories are first created inside a hidden directory. The job exists as soon as that directory is renamed.
+    If the process is killed later, `load_all` completes the job; if it is killed earlier, an unused hidden directory
+    remains.
     """
     output = Path(config.runs.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def all_ok(checked: Sequence[Checked], packages: Sequence[Oracle]) -> bool:
 def document(
     checked: Sequence[Checked], packages: Sequence[Oracle] = (), not_checked: Sequence[str] = ()
 ) -> Document:
-    """The verdicts on several directories and packages as one."""
+    """Combine the verdicts on several directories and packages into one document."""
     violations = [violation for one in checked for violation in one.violations]
     ok = all_ok(checked, packages)
     names = _names([path for one in checked for path in one.paths])

@@ -170,10 +170,9 @@ def _total(ruleset: str, checked: Sequence[Checked]) -> str:
     tool = f"; official tools: mlperf-logging {compliance_checker.version()}" if verdicts else ""
     hint = f"; --ruleset chooses another ruleset: {', '.join(NAMES)}" if passed < len(paths) else ""
     failed = sum(one.verdict == "fail" for one in checked) if passed == len(paths) else 0
-    beside = (
-        f", and {'it fails' if len(checked) == 1 else f'{failed} directories fail'} for what lies beside them"
-    )
-    return f"{passed} of {len(paths)} logs pass ruleset {ruleset}{beside if failed else ''}{tool}{hint}"
+    refusing = "the directory fails" if len(checked) == 1 else f"{failed} directories fail"
+    beside = f", but {refusing} because of other files" if failed else ""
+    return f"{passed} of {len(paths)} logs pass ruleset {ruleset}{beside}{tool}{hint}"
 
 
 def sentence(violation: Violation) -> str:

@@ -181,9 +181,9 @@ def examine(
 
 
 def beside(checked: Checked, organisation: Path, before: list[Earlier]) -> Checked:
-    """Add what this result shares with earlier ones, of its own organisation and of others.
+    """Report data that this result shares with earlier results, of its own organisation and of others.
 
-    Then count it as earlier.
+    Afterwards this result is one of the earlier ones.
     """
     own = [earlier.cases for earlier in before if earlier.organisation == organisation]
     foreign = [case for earlier in before if earlier.organisation != organisation for case in earlier.cases]
@@ -254,7 +254,7 @@ def _in_campaign(submission: Submission) -> list[Violation]:
 
 
 def _outliers(submission: Submission) -> list[Violation]:
-    """Values far outside of those of public systems with the hardware that the description names."""
+    """Report values far outside the range of public systems with the hardware that the description names."""
     system = submission.system
     if system is None or any(case.ruleset.is_scaled for case in submission.cases):
         return []
@@ -264,7 +264,7 @@ def _outliers(submission: Submission) -> list[Violation]:
         accelerators=system.accelerators,
         target=BENCHMARK.target_log_perplexity,
     )
-    message = "public systems of equal hardware differ less: another system, another clock, or progress?"
+    message = "no public system of equal hardware is that far off: check the times and the system description"
     return [
         submission.question(None, f"{one.value:.6g} {one.quantity}", one.text, message).violation(
             "equal_hardware", "the public index (./run.sh results list)"

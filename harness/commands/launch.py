@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--nodes",
         type=positive,
         metavar="N",
-        help="number of nodes (default: of the preset; without a preset, of the file in launch/)",
+        help="number of nodes (default: the preset's; without a preset, that of the file in launch/)",
     )
     add_preset(parser, over=BENCHMARK_PROFILE)
     add_profile(parser, f"profile to train (default {BENCHMARK_PROFILE})", default=BENCHMARK_PROFILE)

@@ -14,7 +14,7 @@ def add_profile(parser: argparse.ArgumentParser, text: str, *, default: str | No
 
 
 def add_preset(parser: argparse.ArgumentParser, *, over: str) -> None:
-    parser.add_argument("--preset", metavar="S", help=f"a system of benchmark.yaml, laid over {over}")
+    parser.add_argument("--preset", metavar="S", help=f"a system of benchmark.yaml; it overrides {over}")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def require_page(path: Path | None) -> None:
     """Refuse a page that cannot be written, before any work is done.
 
     Raises:
-        UsageError: a directory, or a file in one that does not exist.
+        UsageError: the path is a directory, or its directory does not exist.
     """
     if path and (path.is_dir() or not path.parent.is_dir()):
         raise UsageError(f"--html: found {path}; allowed: a file in an existing directory")

@@ -50,7 +50,7 @@ def _report(scored: Score) -> list[str]:
     if scored.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in scored.window)
         lines.append(
-            f"  scored: the ten consecutive runs with the median score, of {len(scored.runs)}: {names}"
+            f"  scored: of {len(scored.runs)} runs the ten consecutive ones with the median score: {names}"
         )
     if scored.unreadable_records:
         lines.append(f"  unreadable records: {scored.unreadable_records}")

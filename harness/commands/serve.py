@@ -15,7 +15,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="?", type=Path, metavar="DIR", help="directory of campaigns (default: runs/)"
     )
     parser.add_argument(
-        "--port", type=_port, default=8777, metavar="N", help="of 127.0.0.1; 0: any free one; default: 8777"
+        "--port",
+        type=_port,
+        default=8777,
+        metavar="N",
+        help="port on 127.0.0.1 (default 8777; 0: any free port)",
     )
 
 
@@ -27,10 +31,12 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"{directory}: no such directory; expected one with campaigns, such as runs/")
     try:
         server.serve(directory, args.port, tell)
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # the user ends the server this way
         return EXIT_OK
     except OSError as error:
-        raise UsageError(f"--port {args.port}: {error.strerror or error}; take another one, or 0") from None
+        raise UsageError(
+            f"--port {args.port}: {error.strerror or error}; choose another port, or 0"
+        ) from None
     return EXIT_OK
 
 

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=positive, default=3, help="runs per cell; the cells share the seeds (default 3)")
     add("--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)")
     add_profile(parser, "proxy, study (one GPU) or any other profile (default proxy)", default="proxy")
-    half = "half, which is the baseline's after half of its steps (default: 4.2 for the proxy, else half)"
+    half = "half: the baseline's loss after half of its steps (default: 4.2 for the proxy, else half)"
     add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
     add_set(parser)
     add("--jobs", type=positive, metavar="N", help="runs at the same time (default: one per GPU or core)")

@@ -30,7 +30,7 @@ def notes(config: Config) -> list[str]:
         found = _manifest(config)
         said.append(
             f"checkpoint: resumes after step {found.step} ({found.samples:,} samples) of an "
-            f"{printable(found.arm)} run, seed {found.seed}; such a run is no result"
+            f"{printable(found.arm)} run, seed {found.seed}; such a run is not a result"
         )
     return said
 
@@ -61,11 +61,11 @@ def _manifest(config: Config) -> CheckpointManifest:
         inside = sorted(child.name for child in children if checkpoint_manifest.is_whole(child))
         if inside:
             raise _problem(config, f"a directory of checkpoints; the last is {directory / inside[-1]}")
-        raise _problem(config, f"no {_MANIFEST} in it: half written, or of another program")
+        raise _problem(config, f"a directory without {_MANIFEST}: incomplete, or of another program")
     try:
         found = checkpoint_manifest.read(directory)
     except NoJson:
-        raise _problem(config, f"a {_MANIFEST} that is no JSON") from None
+        raise _problem(config, f"a {_MANIFEST} that is not JSON") from None
     except RowError as error:
         raise _problem(config, f"a {_MANIFEST} of another version ({printable(error)})") from None
     if found.schema != SCHEMA:
@@ -75,7 +75,7 @@ def _manifest(config: Config) -> CheckpointManifest:
         if not file.is_file() or file.stat().st_size != size:
             there = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
             raise _problem(
-                config, f"half a checkpoint: {printable(name)} is {there}, written were {size} bytes"
+                config, f"an incomplete checkpoint: {printable(name)} is {there}; it must have {size} bytes"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""Reads benchmark.yaml, environment aliases and --set into one checked Config, and knows where each value stands.
+"""Reads benchmark.yaml, environment aliases and --set into one checked Config, with the origin of each value.
 
 Later sources win: dataclass defaults, the file's common sections, the chosen profile, a preset, environment aliases,
 --set. Where none of them gives the accelerator's memory, it comes from machine/facts.yaml.
@@ -231,7 +231,7 @@ class _Tree:
     def add_facts(self) -> None:
         """Set the memory of the named accelerator where no source gives it.
 
-        0 (unknown) for one without a row in facts.yaml.
+        If facts.yaml does not list the accelerator, the memory is 0 (unknown).
         """
         path = "system.accelerator_memory_gib"
         if not isinstance(self._get("system"), dict) or self._get(path) is not None:

@@ -68,7 +68,7 @@ def require_accelerators(config: Config) -> None:
     if found < wanted and (found or not config.benchmark.is_scaled):
         raise EnvironmentFailure(
             f"parallelism.gpus_per_node: found {wanted}, but this machine has {found}; "
-            f"allowed: at most one rank per GPU (GPUS_PER_NODE), or --profile {PROXY_PROFILE} on a machine without"
+            f"allowed: at most one rank per GPU (GPUS_PER_NODE); on a machine without GPUs --profile {PROXY_PROFILE}"
         )
     if not found:
         return
@@ -79,8 +79,8 @@ def require_accelerators(config: Config) -> None:
     if usable.devices < wanted:
         why = f" ({usable.why})" if usable.why else ""
         raise EnvironmentFailure(
-            f"this machine has {found} GPUs, but torch can use {usable.devices} of the {wanted} that are wanted{why}; "
-            "install a torch for this driver (the vendors' containers hold one), see CUDA_VISIBLE_DEVICES, "
+            f"this machine has {found} GPUs, but torch can use {usable.devices}{why}, and the run needs {wanted}; "
+            "install a torch for this driver (the vendors' containers hold one), check CUDA_VISIBLE_DEVICES, "
             f"or hide the GPUs to train the {PROXY_PROFILE} on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
 

@@ -107,13 +107,13 @@ def _power(config: Config) -> None:
 
 
 def check_upload(path: str, wanted: Sequence[str]) -> None:
-    """Raises ConfigProblem where this is not a kind and a place as UPLOADS lists them."""
+    """Require a kind of tracker and a place, as UPLOADS lists them; raises ConfigProblem otherwise."""
     if wanted and wanted[0] not in UPLOAD_KINDS:
         raise UnknownName(path, "tracker", wanted[0], UPLOAD_KINDS)
     if len(wanted) != 2 or not wanted[1].strip():
         raise ConfigProblem(path, f"[{', '.join(wanted)}]", UPLOADS)
     if re.search(r"//[^/]*@", wanted[1]):
-        allowed = "an address; the package has variables and files of its own for those"
+        allowed = "an address without them; the package reads them from its own variables and files"
         raise ConfigProblem(path, "a name or password in an address", allowed)
 
 
@@ -274,7 +274,9 @@ def _straggler_ratio(config: Config) -> None:
     ratio = config.watchdog.straggler_ratio
     if 0 < ratio <= 1:
         raise ConfigProblem(
-            "watchdog.straggler_ratio", f"{ratio:g}", "0 (never), or a number > 1: 1.5 is half as slow again"
+            "watchdog.straggler_ratio",
+            f"{ratio:g}",
+            "0 (never), or a number > 1, the ratio of a slow rank's time",
         )
 
 

@@ -1,4 +1,4 @@
-"""Reads YAML into nested values and the line of every key, so that a message can say where a value stands."""
+"""Reads YAML into nested values and the line of every key, so that a message can give the line of a value."""
 
 from __future__ import annotations
 

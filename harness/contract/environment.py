@@ -82,11 +82,11 @@ def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False)
 def _set_cuda_allocator(environment: dict[str, str]) -> None:
     """Use expandable segments, unless the user chose otherwise.
 
-    Passes of 8192 tokens leave large holes between fixed ones.
+    Without them, passes of 8192 tokens leave large holes between segments of fixed size.
 
     torch reads the second name since 2.9 and the first name before. Megatron reads only the first name, and refuses
-    some of its options beside expandable segments. Below sm_100 NCCL must not register buffers of CUDA graphs that lie
-    in such segments (Megatron asserts it, an illegal access otherwise).
+    some of its options together with expandable segments. Below sm_100 NCCL must not register buffers of CUDA graphs in
+    such segments: it would access memory illegally, so Megatron asserts that NCCL_GRAPH_REGISTER is 0.
     """
     first, second = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
     chosen = environment.get(second) or environment.get(first) or "expandable_segments:True"

@@ -15,8 +15,8 @@ class Events:
 
     Args:
         path: a file that must not exist, because mllog would append a second run to it.
-        writes: True on rank 0 alone, the rank taken from the launcher (facts: eight published logs carry eight
-            init_start lines because the rank was asked for before the process group existed).
+        writes: True only on rank 0. The rank must come from the launcher: eight published logs have eight init_start
+            lines, because their programs asked torch for the rank before the process group existed.
         append: continue the log of a run whose own writer is dead (harness/campaign/close_attempt.py).
 
     Raises:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per optimizer step, evaluation, checkpoint, slow rank and unused engine, told by `kind`."""
+"""metrics.jsonl: one line per optimizer step, evaluation, checkpoint, slow rank and unused engine, marked by `kind`."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ class TrialAnswer:
         calls: kinds of work on the accelerator in one step -> how many; waits: calls that waited for it -> how many;
             busiest: kernels launched most often. None where the profiler saw nothing.
         sync_sites: lines that made the host wait in one step -> how often, as torch's synchronisation warnings say.
-        sync_failure: where a step stopped when waiting was an error, known waits excepted; empty where it did not; None
-            where it was not tried.
+        sync_failure: the code line at which a step waited while waiting was an error (known waits excepted); empty if
+            the step did not wait; None if this was not tried.
         trouble: errors that did not end the trial.
     """
 
@@ -74,7 +74,7 @@ class ComparedRow:
     """One kernel with one quantizer against the specification, or one engine's products.
 
     Args:
-        of: number of such rows of all slices together.
+        of: number of rows that all slices together print.
         moved: number of elements that differ because the order of a sum is not fixed.
         difference: the first difference and its place; None where there is none.
         seconds: duration, compilation included.

@@ -41,7 +41,7 @@ _PATIENCE = (
     16.0,
     60.0,
     60.0,
-)  # seconds before each further attempt, until an attempt brings a byte
+)  # pauses in seconds before further attempts; after an attempt that received data they start again
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ def _require_space(directory: Path, wanted: Sequence[Wanted]) -> None:
     free = shutil.disk_usage(directory).free
     if needed and needed + _SPARE_BYTES > free:
         raise EnvironmentFailure(
-            f"{directory}: {needed:,} bytes to come, found {free:,} free; expected {needed + _SPARE_BYTES:,}: "
-            "make room, or --to another disk"
+            f"{directory}: {needed:,} bytes to fetch, found {free:,} free; expected {needed + _SPARE_BYTES:,}: "
+            "free disk space, or name another disk with --to"
         )
 
 

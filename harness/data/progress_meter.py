@@ -21,7 +21,7 @@ class Meter:
         self._terminal = self._out.isatty()
         self._began, self._told = clock(), -_EVERY_S
         self._first: float | None = (
-            None  # the share that was done before the start: a continued job was not that fast
+            None  # the share done before the start, which must not count for the speed of a continued job
         )
         self._step, self._width = 0, 0
 

@@ -116,7 +116,9 @@ def _libraries(patient: Patient, answer: PrecisionAnswer) -> Finding:
     found = (
         f"{patient.gpus} GPUs are here, torch can use {answer.devices}{f': {why}' if why else ''}; {found}"
     )
-    fix = "a torch built for this driver (CUDA or ROCm): remove .venv and run ./run.sh again; CUDA_VISIBLE_DEVICES"
+    fix = (
+        "check CUDA_VISIBLE_DEVICES; to install a torch for this driver, remove .venv and run ./run.sh again"
+    )
     return Finding(name="torch", verdict="fail", found=found, expected=f"{patient.gpus} GPUs", fix=fix)
 
 

@@ -146,7 +146,7 @@ def _require_field(name: str) -> None:
 
 
 def _traced(violation: Violation, staging: Path, written: Written) -> Violation:
-    """With the file from which the content was copied; otherwise with the path in the tree."""
+    """The violation with the path of the file that was copied into the tree; else with the path in the tree."""
     path = Path(violation.file)
     inside = path.relative_to(staging).as_posix() if path.is_relative_to(staging) else violation.file
     return replace(violation, file=str(written.origins.get(inside, inside)))
@@ -210,9 +210,8 @@ def lines(built: Built) -> list[str]:
         wanted, free = placeholders(fields)
         if wanted:
             found.append(
-                f"{name}: fields are empty that the rules require; give them with "
-                f"--field name=value: {', '.join(wanted)}"
+                f"{name}: required fields are empty: {', '.join(wanted)}; give them with --field name=value"
             )
         if free:
-            found.append(f"{name}: empty fields that are optional: {', '.join(free)}")
+            found.append(f"{name}: optional fields are empty: {', '.join(free)}")
     return [*found, str(built.target), f"{built.archive} sha256 {archive.digest(built.archive)}"]

@@ -116,7 +116,7 @@ def _logs(root: Path, ruleset: str | None) -> list[Violation]:
 
 
 def _located(violation: Violation, parent: Path) -> Violation:
-    """With a path that can be opened from the current directory."""
+    """The violation with a path that can be opened from the current directory."""
     path = Path(violation.file)
     return violation if path.is_absolute() else replace(violation, file=str(parent / path))
 

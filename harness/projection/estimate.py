@@ -153,7 +153,7 @@ def _require(setup: Setup) -> None:
     group = setup.tensor * setup.context * setup.pipeline
     if setup.accelerators % group:
         raise UsageError(
-            f"{setup.accelerators} accelerators are no multiple of tensor * context * pipeline = {group}; "
+            f"{setup.accelerators} accelerators are not a multiple of tensor * context * pipeline = {group}; "
             "allowed: sizes whose product divides the accelerators"
         )
     if setup.global_batch_size % setup.data_parallel:

@@ -1,8 +1,8 @@
 """Fits and validates the constants of `project`: python -m harness.projection.fit [TREE ..]
 
-Writes harness/analysis/public/project.yaml and docs/project.md. TREE is described in
-harness/projection/forecast_calibration.py; numbers are derived. Without one the measurements that project.yaml
-holds are fitted anew: for a change of harness/machine/facts.yaml, which needs no logs.
+Writes harness/analysis/public/project.yaml and docs/project.md, which hold only derived numbers.
+harness/projection/forecast_calibration.py describes TREE. Without TREE the command fits the measurements in
+project.yaml again; this needs no logs and suffices after a change of harness/machine/facts.yaml.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ _MEANINGS = {
     "attention": "the same for attention products",
     "memory_tb": "terabytes a training sequence moves through memory",
     "power": "exponent of board power: boards run into their power limit",
-    "exposed": "share of the gradient exchange that nothing hides",
+    "exposed": "share of the gradient exchange that does not overlap with compute",
     "exchange": "time of tensor and context parallel exchange over bytes / bandwidth",
     "fixed_s": "seconds of every step",
     "reference": "samples to target in FP8 over the reference's mean",

@@ -48,7 +48,7 @@ def verify(bench: Bench) -> Iterator[Claim | Table]:
         )
     if not whole:
         told = f"{len(rows)} of {rows[0].of} cases" if rows else "nothing"
-        found = f"{told} compared in the time there was, the submitted recipe's first"
+        found = f"{told} compared before the time ended; the submitted recipe's came first"
         yield Claim(
             claim="every kernel was compared", verdict=Verdict.OPEN, found=found, fix="more --minutes"
         )
@@ -67,7 +67,7 @@ def _compared(twin: str, rows: Sequence[ComparedRow], *, whole: bool, on_gpu: bo
         fix = "report it with this page; arms that do not need it can be trained"
         return Claim(claim=claim, verdict=Verdict.FAILED, found=printable(found, _LONGEST), fix=fix)
     found = f"{plural(len(rows), 'case')}, {elements / 1e6:.1f} M elements equal"
-    found += f", {moved} moved by a sum's order" if moved else ""
+    found += f", {moved} elements differ by the order of a sum" if moved else ""
     return Claim(claim=claim, verdict=Verdict.PROVEN if whole else Verdict.OPEN, found=found)
 
 
@@ -121,7 +121,7 @@ def _sheet(bench: Bench, copy: SpeedRow | None, matrix: SpeedRow | None) -> Iter
             verdict=Verdict.PROVEN if good else Verdict.FAILED,
             found=f"{100 * share:.0f} %",
             expected=f"at least {100 * least:.0f} %",
-            fix="" if good else "clocks, power limit, another process: the doctor's gpu lines",
+            fix="" if good else "check clocks, power limit and other processes (doctor's gpu lines)",
         )
 
 

@@ -58,7 +58,7 @@ def _claims(here: int, usable: GpuAnswer) -> Iterator[Claim]:
     else:
         hidden = "the environment hides them" if environment.gpus_are_hidden() else "it does not say why"
         found = f"{here} GPUs are here, torch can use {usable.devices}: {usable.why or hidden}"
-        fix = "a torch for this driver (the vendors' containers hold one); CUDA_VISIBLE_DEVICES"
+        fix = "check CUDA_VISIBLE_DEVICES; install a torch for this driver (the vendors' containers hold one)"
         yield Claim(claim=claim, verdict=Verdict.FAILED, found=found, fix=fix)
 
 

@@ -76,7 +76,7 @@ def _claim(probe: EngineProbe) -> Claim:
             claim=claim, verdict=Verdict.PROVEN, found="128 x 128 x 128, both orientations, accumulated"
         )
     absent = probe.failure.startswith(_ABSENT)
-    fix = "runs pass it over and say so"
+    fix = "none needed to train: runs skip this engine and report it"
     return Claim(
         claim=claim,
         verdict=Verdict.OPEN if absent else Verdict.FAILED,
@@ -99,7 +99,11 @@ def _native(answer: EngineAnswer) -> Iterator[Claim]:
                 claim=claim, verdict=Verdict.PROVEN, found=f"{answer.platform}: {', '.join(set(right))}"
             )
         else:
-            why = NO_GPU if answer.platform == "cpu" else f"{answer.platform} has none, or no engine is right"
+            why = (
+                NO_GPU
+                if answer.platform == "cpu"
+                else f"{answer.platform} has none, or no engine computes correctly"
+            )
             yield Claim(claim=claim, verdict=Verdict.OPEN, found=why)
 
 

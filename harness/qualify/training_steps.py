@@ -119,7 +119,7 @@ def _learns(arm: str, answer: TrialAnswer, config: Config) -> Claim:
         claim=claim,
         verdict=Verdict.PROVEN if good else Verdict.FAILED,
         found=found,
-        expected=f"from {start:.2f} within {_UNTRAINED} (an untrained model's) downwards",
+        expected=f"begins within {_UNTRAINED} of {start:.2f} (an untrained model's loss), then falls",
     )
 
 
@@ -146,7 +146,7 @@ def _names(arm: str) -> Mapping[str, str]:
         "memory": f"{arm}: peak memory is what plan predicts",
         "launches": f"{arm}: a step launches no more than the rehearsal counted",
         "waits": f"{arm}: the host waits no more often than the rehearsal counted",
-        "hidden": f"{arm}: a step runs where waiting is an error",
+        "hidden": f"{arm}: a step does not wait for the GPU",
     }
 
 
@@ -183,7 +183,7 @@ def _within_budget(arm: str, answer: TrialAnswer, names: Mapping[str, str]) -> I
     if launches is not None and answer.waits is not None:
         waits = sum(answer.waits.values())
         if budget is None:
-            why = f"no rehearsal knows {answer.platform}"
+            why = f"no counts for {answer.platform}"
             yield Claim(claim=names["launches"], verdict=Verdict.OPEN, found=f"{launches:,} launches; {why}")
             yield Claim(claim=names["waits"], verdict=Verdict.OPEN, found=f"{waits} waits; {why}")
             return
@@ -191,7 +191,7 @@ def _within_budget(arm: str, answer: TrialAnswer, names: Mapping[str, str]) -> I
         most = round(_KERNELS * budget.launches)
         yield _judged(
             names["launches"], launches <= most, printable(f"{launches:,}; most {busiest}", _LONGEST),
-            f"at most {most:,}: {budget.launches:,} operators, and {_KERNELS - 1:.0%} for those of several kernels",
+            f"at most {most:,}: {budget.launches:,} operators and {_KERNELS - 1:.0%}, as some are several kernels",
             "look for launches that the rehearsal does not count",
         )  # fmt: skip
         sites = ", ".join(f"{count}x {site}" for site, count in (answer.sync_sites or {}).items())
@@ -209,11 +209,11 @@ def _judged(claim: str, good: bool, found: str, expected: str, fix: str) -> Clai
 def _troubles(bench: Bench, arm: str, answer: TrialAnswer, ended: Ended) -> Iterator[Claim]:
     for text in answer.trouble:
         verdict = Verdict.FAILED if text.startswith("proving") else Verdict.OPEN
-        claim = f"{arm}: a closer look at a step"
+        claim = f"{arm}: the measurements of a step succeed"
         yield Claim(claim=claim, verdict=verdict, found=bench.shown(text))
     if answer.stage == "done":
         return
-    claim = f"{arm}: the trial comes to its end"
+    claim = f"{arm}: the trial runs to its end"
     if ended.code is None and bench.cut_off:
         yield Claim(claim=claim, verdict=Verdict.OPEN, found=f"cut off while {answer.stage}")
     else:

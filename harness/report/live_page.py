@@ -1,4 +1,4 @@
-"""The page of campaigns that are still training: what `status` says, and the loss curves as far as they are."""
+"""The page of campaigns that are still training: the figures of `status`, and the loss curves so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.records.metrics import Evaluation, Tail
 from harness.report.canvas import DARK, INK, PALETTE, canvas, colours, legend, svg
 
 _TEMPLATES = Path(__file__).parent / "templates"
-REFRESH_S = 10  # the browser asks again
+REFRESH_S = 10  # seconds until the browser loads the page again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Live:
     Args:
         curves: of each run, the evaluations of its last attempt; empty where there is none.
         target: log perplexity.
-        report: whether report.html stands in its directory.
+        report: whether its directory holds report.html.
     """
 
     row: CampaignRow

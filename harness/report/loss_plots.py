@@ -44,12 +44,12 @@ def _one_plot(submissions: Sequence[Submission], against: str, label: str, text:
         axes.axhline(target, color=INK, lw=1, ls="--")
         axes.annotate(f"target {target:g}", (0.01, target), xycoords=axes.get_yaxis_transform(), va="bottom")
         _frame(axes, submissions, against)
-        legend(axes, "upper right")  # curves fall: there they are not
+        legend(axes, "upper right")  # curves fall, so this corner is empty
         return svg(axes, text, f"loss-{against}")
 
 
 def _a_panel_each(submissions: Sequence[Submission], against: str, label: str, text: str) -> str:
-    """Every submission's runs before the band of all runs of the page."""
+    """One panel per submission: its runs, drawn over the band of all runs on the page."""
     count = len(submissions)
     height = 0.9 + 1.15 * -(-count // _COLUMNS)
     title = "Validation log perplexity, every run"

@@ -150,8 +150,8 @@ def _pair_figures(pairs: Sequence[tuple[Pair, Ratios]]) -> list[tuple[str, str]]
         drawn.append(
             (
                 gap,
-                "Median over runs, less the baseline's (mean of the pairs, where seeds are shared), with its "
-                f"95 % band; only where every run still trains.{rest}",
+                "Median over runs minus the baseline's median (with shared seeds: mean of the pairs) and 95 % band, "
+                f"up to the end of the shortest run.{rest}",
             )
         )
     return drawn

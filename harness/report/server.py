@@ -26,7 +26,7 @@ _SECURITY = {
 }
 _OURS = {file_names.REPORT: "text/html; charset=utf-8"}  # files of a campaign that are shown
 _MOST = 8 * 2**20  # bytes of such a file
-_SILENT_S = 15.0  # that a browser may take for its request
+_SILENT_S = 15.0  # time that a browser may take to send its request
 
 
 def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
@@ -58,13 +58,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves before it has its answer is no news."""
+        """Ignore a browser that closes the connection before it has its answer."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Any method but GET, and any path but those of `_page`, is refused by http.server or here."""
+    """Answers GET for the paths of `_page`; http.server or this class refuses everything else."""
 
     root: Path
     protocol_version = "HTTP/1.0"  # one request, then the connection is closed
@@ -102,10 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """A request is no news."""
+        """Print nothing for a request."""
 
     def _is_from_here(self) -> bool:
-        """A page of another site can send a browser here under its own name (DNS rebinding)."""
+        """Whether the request names this machine. A page of another site may send its own name (DNS rebinding)."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         return host in (ADDRESS, "localhost")
 
@@ -124,5 +124,5 @@ class _Handler(BaseHTTPRequestHandler):
             return source.read(_MOST), _OURS[file]
 
     def _campaigns(self) -> list[Campaign]:
-        """Those that lie in the directory; a link may lead away from it."""
+        """The campaigns inside the directory, without links that lead out of it."""
         return [one for one in store.read_all(self.root) if one.directory.resolve().is_relative_to(self.root)]

@@ -35,7 +35,7 @@ def show(comparison: Comparison, console: Console) -> None:
 def _show_pair(pair: Pair, console: Console) -> None:
     if pair.ratios:
         console.print(_ratio_table(f"{pair.submission} / {pair.baseline}", pair.ratios))
-        title = "Log perplexity at equal samples, less the baseline's, nats"
+        title = "Log perplexity at equal samples minus the baseline's, nats"
         _lines(console, title, gap_lines(pair.ratios.loss_gap))
         console.print()
     console.print(Text(pair.verdict))

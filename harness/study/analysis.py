@@ -138,7 +138,7 @@ def _at(curve: Curve, samples: float) -> float:
 
 
 def failed(curve: Curve, other: Curve, target: float) -> bool:
-    """Whether a run has NaN or Inf, or needs over twice the samples to target of the baseline with the same seed."""
+    """Whether a run has NaN or Inf, or needs more than twice the baseline's samples to target with the same seed."""
     if any(not math.isfinite(loss) for _, loss in curve):
         return True
     theirs, mine = crossing(other, target), crossing(curve, target)

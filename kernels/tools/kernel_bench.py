@@ -46,9 +46,9 @@ Timer = Callable[[Callable[[], Any]], float]
 
 
 def timer(device: torch.device, *, warmup_ms: int = 50, timed_ms: int = 200) -> Timer:
-    """Return a function that measures the median seconds of a call: for timed_ms on a GPU, of five calls on a CPU.
+    """Return a function that measures the median seconds of a call.
 
-    On a GPU the caches are flushed before each call.
+    On a GPU it repeats the call for timed_ms and flushes the caches before each; on a CPU it calls five times.
     """
     if device.type == "cuda":
         import triton.testing

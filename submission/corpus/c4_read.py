@@ -67,7 +67,7 @@ def blocks(paths: list[Path], start: Position, block_bytes: int) -> Iterator[Blo
 
 def _blocks_of_file(path: Path, start: Position, block_bytes: int) -> Iterator[Block]:
     pieces: list[_Piece] = []
-    size, cut = 0, -1  # cut: the piece that holds the last newline so far
+    size, cut = 0, -1  # cut: index of the last piece that contains a newline
     for piece in _pieces(path, start):
         pieces.append(piece)
         size += len(piece.text)

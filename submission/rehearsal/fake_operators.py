@@ -75,7 +75,7 @@ def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torc
 
 
 def _operands(arguments: Any) -> list[Tensor]:
-    """The tensors of a launch, each memory once: for an operand that it does not use, another one is passed again."""
+    """The tensors of a launch, without repetitions: a caller passes an operand twice in place of an unused one."""
     found: dict[int, Tensor] = {}
     for argument in arguments:
         if isinstance(argument, Tensor):

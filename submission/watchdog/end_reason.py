@@ -134,7 +134,7 @@ def _silent(mute: Sequence[Seen], seen: Sequence[Seen], world: World) -> Ending:
 
 
 def _hung(here: Sequence[Seen], world: World) -> Ending:
-    """The ranks that the others wait for: those outside collectives; if that decides nothing, with least progress."""
+    """The ranks that the others wait for: those outside collectives; if none or all are, those with least progress."""
     idle_s = max(one.beat.idle_s for one in here)
     blamed = [one for one in here if not one.beat.waits]
     if not blamed or len(blamed) == len(here):

@@ -18,7 +18,7 @@ class Watch(Protocol):
         """Report that a part of the work is finished; `step`: number of optimizer steps done."""
 
     def explain(self, ending: Ending) -> Ending:
-        """The ending with its cause: where another rank caused it, the message and `ranks` name that rank."""
+        """Return the ending with its cause. If another rank caused it, the message and `ranks` name that rank."""
 
     def leave(self) -> None:
         """Report that the log is closed."""

@@ -85,8 +85,8 @@ def _own_gradient(
     """Whether this rank added something that is not finite to its data-parallel group's gradients.
 
     The distributed optimizer reduces each rank's own shard in place and leaves the other shards as this rank computed
-    them. So a bad shard of another rank was caused here; a bad sum in the own shard was caused here if no other rank's
-    part of it is bad.
+    them. So this rank caused a bad value that it holds in another rank's shard. It also caused a bad sum in its own
+    shard if no other rank holds a bad value for that shard.
     """
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     size, rank = dist.get_world_size(group), dist.get_rank(group)
@@ -107,8 +107,8 @@ def guilty(bad: Sequence[Sequence[bool]], rank: int) -> bool:
     """Whether a rank of a data-parallel group caused a value that is not finite.
 
     Args:
-        bad: [rank][shard], whether values are not finite; on the diagonal of the shard's sum over all ranks, elsewhere
-            of the rank's own part of it.
+        bad: bad[r][s] says whether the values that rank r holds for shard s are not finite. For r = s they are the sum
+            over all ranks, otherwise what rank r itself computed.
     """
     others = [other for other in range(len(bad)) if other != rank]
     mine = any(bad[rank][shard] for shard in others)

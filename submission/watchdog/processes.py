@@ -14,7 +14,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACES = (
     "/proc/self/ns/pid",
     "/proc/self/ns/net",
-)  # process numbers mean the same; nothing is between them
+)  # processes with equal namespaces share process numbers and network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,8 @@ class Stragglers:
     """Compares the times of ranks' own forward passes at evaluations; every rank gets the same result.
 
     Args:
-        ratio: a rank is slow from this multiple of the median of ranks with the same work on; 0: never.
+        ratio: a rank is slow if its time is at least `ratio` times the median of the ranks with the same work;
+            0 turns the comparison off.
     """
 
     def __init__(self, ratio: float):
@@ -24,7 +25,7 @@ class Stragglers:
         self._slow_before: set[int] = set()
 
     def look(self, pass_s: float, home: torch.device) -> list[StragglerRow]:
-        """Ranks that were slow both since the previous call and before it. A collective of two numbers.
+        """Ranks that are slow now and were slow at the previous call. All ranks must call it: it gathers their times.
 
         Args:
             pass_s: mean seconds of this rank's forward passes since the previous call.

@@ -164,7 +164,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(patience_s + 2 * _REARM_S, exit=True)
 
     def _judge(self) -> None:
-        """Check twice before ending: a rank may just be leaving in order, and its training thread may close the log."""
+        """Check twice before ending: a rank may be ending normally, and its training thread may close the log."""
         self._lookout.refresh(2.0)
         found = self._lookout.verdict()
         if found is not None and found.reason is not Reason.HUNG:

@@ -38,7 +38,7 @@ class Tool:
 
 
 def nvidia(*, module: bool) -> Tool:
-    """nvidia-smi: power.draw is the board's mean over a second (Ampere on); the module adds what shares its socket."""
+    """nvidia-smi: power.draw of the board (from Ampere on a mean over a second), or power of the whole module too."""
     powers = {"power.draw": "nvidia-smi"}
     powers |= {"module.power.draw.average": "nvidia-smi module"} if module else {}
     columns = ("index", *powers)

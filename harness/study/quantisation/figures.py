@@ -306,8 +306,10 @@ def over_layers(values: Sequence[float]) -> Mean | None:
 
 
 def exponent(looks: Sequence[Gradient], name: str) -> float | None:
-    """Slope of log(length of the sum of directions) over log(looks), least squares: 0.5 where directions are
-    independent, 1 where they are one; None for few looks."""
+    """Slope of log(length of the sum of directions) over log(looks), by least squares.
+
+    It is 0.5 for independent directions and 1 for equal ones; None for few looks.
+    """
     if len(looks) < _FEWEST:
         return None
     points = [(math.log(g.looks), math.log(g.sum[name])) for g in looks if g.looks > 0 and g.sum[name] > 0]

@@ -73,7 +73,7 @@ def _read(place: Path) -> Diagnosed:
                 ) from None
     if not looks:
         raise UsageError(
-            f"{printable(place / file_names.DIAGNOSTICS)}: found no look; allowed: at least one whole line"
+            f"{printable(place / file_names.DIAGNOSTICS)}: found no measurement; allowed: at least one whole line"
         )
     return Diagnosed(name=_name(place), path=place, looks=tuple(looks), step_s=_step_s(place))
 

@@ -96,7 +96,7 @@ def test_of_twelve_runs_the_median_window_is_judged(tmp_path, capsys):
     assert [name.rpartition("_")[2] for name in verdict["window"]] == [f"{i}.txt" for i in range(10)]
     assert verdict["runs"] == 12 and verdict["valid"] and verdict["mean_samples"] == 16 * 12288
     assert cli.main(["score", str(directory)]) == 0
-    assert "the ten consecutive runs with the median score, of 12" in capsys.readouterr().out
+    assert "of 12 runs the ten consecutive ones with the median score" in capsys.readouterr().out
 
 
 def test_one_failed_run_is_the_slowest_of_the_trimmed_mean(tmp_path, capsys):

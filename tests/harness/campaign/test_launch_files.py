@@ -194,7 +194,7 @@ def test_a_scontrol_that_names_no_node_is_told_with_its_answer(tmp_path, answer)
     assert (
         f"launch: scontrol show hostnames node-[a-b]: answered '{answer.strip(chr(92) + 'n')}', not a" in said
     )
-    assert "ask who runs this Slurm" in said
+    assert "ask the operator" in said
 
 
 def test_a_slurm_job_without_the_time_to_train_does_not_come_again(tmp_path):
@@ -210,7 +210,7 @@ def test_a_slurm_without_pyxis_is_told_what_to_do(tmp_path, answer):
     calls, status = run_file(tmp_path, text, nodes=2, srun_help=answer)
     said = (tmp_path / "stderr").read_text(encoding="utf-8")
     assert (status, calls) == (3, [])
-    assert "launch: srun --help: knows no --container-image; install pyxis" in said
+    assert "launch: srun --help: lacks --container-image; install pyxis" in said
     assert "launch --emit slurm" in said
 
 

@@ -84,7 +84,9 @@ def test_logs_that_pass_beside_a_broken_link_are_not_called_a_pass(tmp_path, cap
     (tmp_path / "result_1.txt").symlink_to(tmp_path / "nowhere")
     code, lines = check(capsys, tmp_path)
     assert code == 1 and lines[1].startswith(f"FAIL {tmp_path}: 1 log")
-    assert lines[-1].startswith("1 of 1 logs pass ruleset 6.1.0, and it fails for what lies beside them")
+    assert lines[-1].startswith(
+        "1 of 1 logs pass ruleset 6.1.0, but the directory fails because of other files"
+    )
 
 
 def test_a_log_that_is_named_heads_its_own_verdict(tmp_path, capsys):

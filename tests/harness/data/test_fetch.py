@@ -155,7 +155,7 @@ def test_a_manifest_that_is_none_is_told(text, published, tmp_path):
 def test_a_disk_without_room_is_told_before_a_byte_comes(published, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 1000))
-    with pytest.raises(EnvironmentFailure, match=r"bytes to come, found 1,000 free; expected"):
+    with pytest.raises(EnvironmentFailure, match=r"bytes to fetch, found 1,000 free; expected"):
         fetch(published, tmp_path)
     assert published.ranges_of(TRAIN) == []
 

@@ -151,7 +151,8 @@ def test_placeholders_are_told_to_the_user(made, here, tmp_path, capsys):
     assert build(made, tmp_path / "out") == 0
     out = capsys.readouterr().out
     wanted, free = re.search(
-        r"give them with --field name=value: (.*)\n.*that are optional: (.*)\n", out
+        r"required fields are empty: (.*); give them with --field name=value\n.*optional fields are empty: (.*)\n",
+        out,
     ).groups()
     assert "cooling" in wanted and "accelerator_model_name" in wanted and "hw_notes" in free
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Example", "Example.tar.gz"]

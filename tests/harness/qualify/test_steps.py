@@ -118,7 +118,7 @@ def test_a_trial_that_keeps_every_promise_proves_it(tmp_path, answers):
         ),
         (
             {"sync_failure": "kernels/x.py:1: called"},
-            "a step runs where waiting is an error",
+            "a step does not wait for the GPU",
             "kernels/x.py:1",
         ),
         ({"loss": (12.5, 12.6)}, "the loss falls", "12.500 to 12.600"),
@@ -137,7 +137,7 @@ def test_a_promise_that_is_broken_fails_alone(tmp_path, answers, change, claim, 
 
 def test_a_platform_that_no_rehearsal_knows_is_not_judged(tmp_path, answers):
     claims, _ = trial(tmp_path, answers, dataclasses.replace(TRIAL, platform="sm_120"))
-    assert "no rehearsal knows sm_120" in claims["a step launches no more than the rehearsal counted"].found
+    assert "no counts for sm_120" in claims["a step launches no more than the rehearsal counted"].found
     assert Verdict.FAILED not in {claim.verdict for claim in claims.values()}
 
 
@@ -152,7 +152,7 @@ def test_arms_are_held_against_one_another(tmp_path, answers):
 def test_a_trial_that_dies_says_where_and_keeps_what_it_had(tmp_path, answers):
     told = TrialAnswer(stage="evaluating", platform="sm_90", loss=(12.5, 9.0), step_s=(0.1, 0.1, 0.1))
     claims, _ = trial(tmp_path, answers, told, code=1)
-    ended = claims["the trial comes to its end"]
+    ended = claims["the trial runs to its end"]
     assert ended.verdict is Verdict.FAILED and ended.fix == "processes/trials/mxfp4.log"
     assert ended.found == "exit status 1 while evaluating: RuntimeError: CUDA error: of the test"
     assert claims["the loss falls"].verdict is Verdict.PROVEN
@@ -164,10 +164,10 @@ def test_a_trial_that_dies_says_where_and_keeps_what_it_had(tmp_path, answers):
 def test_trouble_with_the_profiler_is_no_failure_and_a_broken_proof_is_one(tmp_path, answers):
     told = dataclasses.replace(TRIAL, calls=None, trouble=("profiling: ValueError: no CUPTI",))
     claims, _ = trial(tmp_path, answers, told)
-    assert claims["a closer look at a step"].verdict is Verdict.OPEN
+    assert claims["the measurements of a step succeed"].verdict is Verdict.OPEN
     told = dataclasses.replace(TRIAL, trouble=("proving: ProofError: layers.0 ran bf16",))
     claims, _ = trial(tmp_path, answers, told)
-    assert claims["a closer look at a step"].verdict is Verdict.FAILED
+    assert claims["the measurements of a step succeed"].verdict is Verdict.FAILED
 
 
 def test_on_a_cpu_what_needs_a_gpu_is_not_proven_here(tmp_path, answers):
@@ -202,7 +202,7 @@ def test_kernels_that_are_all_equal_are_proven(tmp_path, answers):
     answers([compared("triton packed"), compared("triton packed", moved=2), compared("gemm by torch")])
     found = list(kernel_steps.verify(bench(tmp_path)))
     assert [claim.verdict for claim in found] == [Verdict.PROVEN] * 2
-    assert "2 cases" in found[0].found and "2 moved by a sum's order" in found[0].found
+    assert "2 cases" in found[0].found and "2 elements differ by the order of a sum" in found[0].found
 
 
 def test_a_kernel_that_differs_fails_with_its_first_difference(tmp_path, answers):

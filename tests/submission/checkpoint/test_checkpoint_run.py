@@ -144,7 +144,7 @@ def test_another_layout_recipe_and_cadence_may_go_on_and_the_plan_says_from_wher
     ]
     config = resolve("proxy", overrides=[*settings, *freely, "checkpoint.every_steps=100"]).config
     notes = "\n".join(lint(config))
-    assert "resumes after step 8 (64 samples) of an mxfp4 run, seed 77; such a run is no result" in notes
+    assert "resumes after step 8 (64 samples) of an mxfp4 run, seed 77; such a run is not a result" in notes
     assert "every 100 steps about 0.01 GB, written inside the timed run; the last 2 stay" in notes
 
 
@@ -192,13 +192,13 @@ def test_half_a_checkpoint_is_refused_and_says_what_is_missing(made, tmp_path):
     copy.mkdir()
     manifest = (final / "fourmark.json").read_text()
     there = [*settings, f"checkpoint.resume={copy}"]
-    assert "no fourmark.json in it: half written" in refused(*there)
+    assert "a directory without fourmark.json: incomplete" in refused(*there)
     (copy / "fourmark.json").write_text(manifest)
-    assert "half a checkpoint: common.pt is missing, written were 5 bytes" in refused(*there)
+    assert "an incomplete checkpoint: common.pt is missing; it must have 5 bytes" in refused(*there)
     (copy / "common.pt").write_bytes(b"sta")
-    assert "common.pt is 3 bytes, written were 5 bytes" in refused(*there)
+    assert "common.pt is 3 bytes; it must have 5 bytes" in refused(*there)
     (copy / "fourmark.json").write_text(manifest[:-9])
-    assert "a fourmark.json that is no JSON" in refused(*there)
+    assert "a fourmark.json that is not JSON" in refused(*there)
     for other in ('{"schema": 0}', "[]", '{"schema": 1, "step": "8"}'):
         (copy / "fourmark.json").write_text(other)
         assert "a fourmark.json of another version" in refused(*there)
