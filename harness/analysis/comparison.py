@@ -140,7 +140,8 @@ def _ratios(
     a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
 ) -> Ratios:
     factors = decomposition.ratios(mine, theirs)
-    speed = intervals.ratio(*(intervals.mean_of(run_figures.rates(side)) for side in (a, b)))
+    speeds = [intervals.mean_of(run_figures.rates(side)) for side in (a, b)]
+    speed = intervals.ratio(speeds[0], speeds[1])
     times = mine[Factor.TIME_TO_TRAIN], theirs[Factor.TIME_TO_TRAIN]
     to_target, at_stop = _samples(a, b)
     return Ratios(
@@ -167,7 +168,7 @@ def _samples(a: Submission, b: Submission) -> tuple[Ratio | None, Ratio]:
         for side, floor in zip((a, b), floors, strict=True)
     ]
     to_target = intervals.ratio(target[0], target[1]) if target[0] and target[1] else None
-    return to_target, intervals.ratio(*stop)
+    return to_target, intervals.ratio(stop[0], stop[1])
 
 
 def shares_data_order(a: Submission, b: Submission) -> bool:

@@ -28,7 +28,7 @@ from harness.records.timing import Timing
 
 SHIPPED = Path(__file__).parent / "public" / f"{BENCHMARK.name}.json"
 _FORMAT = 1
-_POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
+POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
 _MOST_NAMED = 12  # candidates in an error message
 
 
@@ -52,10 +52,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where the logs lie in their repository, and a digest of them in the order of the runs."""
+    """Where the logs lie in their repository, and a digest of them in the order of the runs.
+
+    Args:
+        origin: where they were read, where that was not the round's own repository.
+    """
 
     path: str
     sha256: str
+    origin: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +71,8 @@ class Entry:
         org, system: names of directories.
         system_name, submitter: as the system description or the log has them.
         points: log key -> value in the first run.
+        status: availability, as the system description has it.
+        partial: of most runs only the first and the last two evaluations are known.
     """
 
     round: str | None
@@ -83,6 +90,8 @@ class Entry:
     points: Mapping[str, str | int | float]
     source: Source
     runs: tuple[Run, ...]
+    status: str | None = None
+    partial: bool = False
 
     @property
     def key(self) -> str:
@@ -100,15 +109,18 @@ def directories(tree: Path) -> Iterator[Path]:
     yield from sorted(path for path in tree.glob(f"**/results/*/{BENCHMARK.name}") if path.is_dir())
 
 
-def entry(directory: Path) -> Entry:
+def entry(directory: Path, *, origin: str | None = None) -> Entry:
     """The submission whose logs lie in a results directory.
+
+    Args:
+        origin: where the logs were read, where that was not the round's own repository.
 
     Raises:
         UsageError: no finished logs there.
     """
     loaded = submission_loader.load(directory)
     system, org = directory.resolve().parent.name, directory.resolve().parents[2].name
-    stated = {key: loaded.scalar(key) for key in _POINTS}
+    stated = {key: loaded.scalar(key) for key in POINTS}
     return Entry(
         round=loaded.round,
         org=org,
@@ -126,8 +138,10 @@ def entry(directory: Path) -> Entry:
         source=Source(
             path=f"{org}/results/{system}/{BENCHMARK.name}",
             sha256=_digest(directory, [Path(run.path).name for run in loaded.runs]),
+            origin=origin,
         ),
         runs=tuple(_run(run, timing) for run, timing in zip(loaded.runs, loaded.timings, strict=True)),
+        status=loaded.status,
     )
 
 
@@ -244,6 +258,9 @@ def submission(one: Entry) -> Submission:
         reconstructed=one.reconstructed,
         accelerator=_shown(one.accelerator),
         framework=_shown(one.framework),
+        status=_shown(one.status),
+        partial=one.partial,
+        origin=_shown(one.source.origin),
     )
 
 
@@ -287,10 +304,13 @@ def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
     return [submission(find(entries, name)) for name in names]
 
 
-def parsed(trees: Sequence[Path]) -> list[Entry]:
+def parsed(trees: Sequence[Path], *, origin: str | None = None) -> list[Entry]:
     """Entries of every submission below the trees, in the order of their keys.
 
     What cannot be read is named on stderr and left out.
+
+    Args:
+        origin: where the logs were read, where that was not the round's own repository.
 
     Raises:
         UsageError: no such tree, or no log of the benchmark in any of them.
@@ -301,7 +321,7 @@ def parsed(trees: Sequence[Path]) -> list[Entry]:
             raise UsageError(f"{printable(tree)}: no such directory")
         for directory in directories(tree):
             try:
-                one = entry(directory)
+                one = entry(directory, origin=origin)
             except UserError as error:
                 tell(f"left out: {error}")
                 continue

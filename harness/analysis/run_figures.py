@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -222,12 +223,27 @@ def of(submission: Submission) -> RunFigures:
 
 def normalized(submission: Submission, minutes: float | None) -> float | None:
     """RCP normalisation, where the benchmark has reference points and ten runs to hold against them."""
-    samples, gbs = stop_samples(submission), submission.global_batch_size
-    if submission.benchmark != BENCHMARK.name or minutes is None or gbs is None:
+    if submission.benchmark != BENCHMARK.name or minutes is None or submission.global_batch_size is None:
         return None
-    if len(samples) < BENCHMARK.runs:
+    if len(submission.runs) < BENCHMARK.runs:
         return None
     try:
-        return minutes * reference_points.normalisation(gbs, reference_points.trimmed_mean(samples))
+        return minutes * normalisation(submission)
     except reference_points.RcpError:  # none for this batch size, or faster than the reference allows
         return None
+
+
+def normalisation(submission: Submission) -> float:
+    """Factor from the olympic mean to the official score; a run that did not converge is the slowest.
+
+    Raises:
+        RcpError: no reference point for the batch size, or a mean too fast to be the same training.
+    """
+    good = {run.path for run in converged(submission)}
+    stops = [
+        float(run.samples_at_stop) if run.path in good and run.samples_at_stop else math.inf
+        for run in submission.runs
+    ]
+    return reference_points.normalisation(
+        submission.global_batch_size or 0, reference_points.trimmed_mean(stops)
+    )

@@ -60,6 +60,9 @@ class Submission:
     Args:
         runs: that are scored, those that crashed or did not converge among them; of more than ten the median window.
         left_out: names of the logs outside of that window.
+        status: availability, as the system description has it.
+        partial: of most runs only the first and the last two evaluations are known.
+        origin: where published logs were read, where that was not the round's own repository.
     """
 
     name: str
@@ -79,6 +82,9 @@ class Submission:
     campaign: Mapping[str, Any] | None = None
     proofs: tuple[Proof, ...] = ()  # of those of `runs` that have one
     left_out: tuple[str, ...] = ()
+    status: str | None = None
+    partial: bool = False
+    origin: str | None = None
 
     @property
     def benchmark(self) -> str:
@@ -195,6 +201,7 @@ def _built(path: Path, found: ResultSet) -> Submission:
         reconstructed=rebuilt,
         accelerator=_text(system.get("accelerator_model_name")),
         framework=_text(system.get("framework")),
+        status=_text(system.get("status")),
         campaign=campaign or None,
         proofs=side_files.proofs(directory, runs),
         left_out=tuple(

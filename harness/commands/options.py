@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.analysis.index_selection import Filter
 from harness.base.errors import UsageError
 
 
@@ -27,6 +28,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, default: str) -> None:
     parser.add_argument("--ruleset", metavar="R", help=f"{' | '.join(names)}; default: {default}")
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Which systems of the index are meant: read by `filter_of`."""
+    parser.add_argument("--round", metavar="V", help="of this round alone (v5.1)")
+    parser.add_argument("--accelerator", metavar="NAME", help="with this accelerator alone (B200)")
+    parser.add_argument(
+        "--precision", metavar="P", help="with this precision of the linear layers alone (nvfp4)"
+    )
+    parser.add_argument("--org", metavar="NAME", help="of organisations with this in their name")
+    parser.add_argument("--count", type=positive, metavar="N", help="with this number of accelerators")
+
+
+def filter_of(args: argparse.Namespace) -> Filter:
+    return Filter(
+        round=args.round,
+        accelerator=args.accelerator,
+        precision=args.precision,
+        org=args.org,
+        count=args.count,
+    )
 
 
 def require_page(path: Path | None) -> None:
