@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from harness.analysis import (
+    claims,
     conclusions,
     decomposition,
     energy,
     intervals,
     loss_gap,
+    official_score,
+    ranking,
     required_notices,
     run_figures,
 )
+from harness.analysis.claims import Claim
 from harness.analysis.conclusions import Conclusions
 from harness.analysis.decomposition import Factor
 from harness.analysis.energy import MeanUse
 from harness.analysis.intervals import Estimate, Ratio
 from harness.analysis.loss_gap import Gap
+from harness.analysis.machine_spread import Classes
+from harness.analysis.ranking import Ranking
 from harness.analysis.run_figures import RunFigures
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
+NO_CLASSES: Classes = MappingProxyType({})
 EFFECT_PCT = 2.0  # the difference that `runs_needed` is stated for
 
 
@@ -31,6 +39,8 @@ class Ratios:
     """A over B; a value below 1 says that A has or needs less.
 
     Args:
+        official_score: of the RCP-normalised olympic means; None where a side has none.
+        time_to_train: of the olympic means before normalisation.
         samples_to_target: of the means over all converged runs, interpolated; so are the next three.
         throughput: samples per second.
         factors: of the ratio of times, over the runs that the olympic mean keeps; those that both sides have.
@@ -40,6 +50,7 @@ class Ratios:
         loss_gap: A's log perplexity less B's at equal samples.
     """
 
+    official_score: Ratio | None
     time_to_train: Ratio
     samples_to_target: Ratio | None
     samples_at_stop: Ratio
@@ -54,11 +65,17 @@ class Ratios:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A submission against the baseline; no ratios where a side has no time to train."""
+    """A submission against the baseline; no ratios where a side has no time to train.
+
+    Args:
+        ratios: of these two machines.
+        claims: about machines like them.
+    """
 
     submission: str
     baseline: str
     ratios: Ratios | None
+    claims: tuple[Claim, ...]
     verdict: str
     conclusions: Conclusions
 
@@ -69,17 +86,22 @@ class Comparison:
 
     Args:
         power: of each submission, a value for each source that was sampled.
+        ranking: of three submissions or more.
     """
 
     submissions: tuple[RunFigures, ...]
     power: tuple[tuple[MeanUse, ...], ...]
     pairs: tuple[Pair, ...]
+    ranking: Ranking | None
     differences: tuple[str, ...]
     notices: tuple[str, ...]
 
 
-def compare(submissions: Sequence[Submission]) -> Comparison:
+def compare(submissions: Sequence[Submission], classes: Classes = NO_CLASSES) -> Comparison:
     """Every submission, each but the last against the last, differences, notices.
+
+    Args:
+        classes: of public systems, which say how far equal machines differ (machine_spread.classes_of).
 
     Raises:
         UsageError: submissions of different benchmarks or targets.
@@ -91,8 +113,10 @@ def compare(submissions: Sequence[Submission]) -> Comparison:
         submissions=tuple(run_figures.of(one) for one in submissions),
         power=tuple(energy.of_submission(one) for one in submissions),
         pairs=tuple(
-            _against(one, baseline, mine, known[-1]) for one, mine in zip(others, known, strict=False)
+            _against(one, baseline, mine, known[-1], classes)
+            for one, mine in zip(others, known, strict=False)
         ),
+        ranking=ranking.rank(submissions),
         differences=tuple(line for other in others for line in required_notices.differences(other, baseline)),
         notices=tuple(required_notices.notices(submissions)),
     )
@@ -109,20 +133,32 @@ def _refuse_different_goals(submissions: Sequence[Submission]) -> None:
 
 
 def _against(
-    a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
+    a: Submission,
+    b: Submission,
+    mine: Mapping[Factor, Estimate],
+    theirs: Mapping[Factor, Estimate],
+    classes: Classes,
 ) -> Pair:
     if not mine or not theirs:
         why = "; ".join(f"{side.name}: {said}" for side in (a, b) if (said := run_figures.problem(side)))
         nothing = Conclusions(can=(), cannot=(f"Nothing: {why}.",))
         return Pair(
-            submission=a.name, baseline=b.name, ratios=None, verdict=f"no ratio: {why}", conclusions=nothing
+            submission=a.name,
+            baseline=b.name,
+            ratios=None,
+            claims=(),
+            verdict=f"no ratio: {why}",
+            conclusions=nothing,
         )
     ratios = _ratios(a, b, mine, theirs)
+    wide = claims.claims(a, b, classes)
     found = conclusions.Found(
+        official=ratios.official_score,
         time=ratios.time_to_train,
         samples=ratios.samples_to_target,
         speed=ratios.throughput,
         paired=ratios.paired_samples_to_target,
+        claims=wide,
         effect_pct=ratios.minimum_detectable_effect_pct,
         runs_needed=ratios.runs_needed_for_2pct,
         gap=ratios.loss_gap[-1] if ratios.loss_gap else None,
@@ -131,6 +167,7 @@ def _against(
         submission=a.name,
         baseline=b.name,
         ratios=ratios,
+        claims=wide,
         verdict=conclusions.sentence(a, b, found),
         conclusions=conclusions.conclusions(a, b, found),
     )
@@ -144,7 +181,9 @@ def _ratios(
     speed = intervals.ratio(speeds[0], speeds[1])
     times = mine[Factor.TIME_TO_TRAIN], theirs[Factor.TIME_TO_TRAIN]
     to_target, at_stop = _samples(a, b)
+    scores = [official_score.estimate(side) for side in (a, b)]
     return Ratios(
+        official_score=intervals.ratio(scores[0], scores[1]) if scores[0] and scores[1] else None,
         time_to_train=factors[Factor.TIME_TO_TRAIN],
         samples_to_target=to_target,
         samples_at_stop=at_stop,

@@ -133,6 +133,11 @@ def p_value(a: Estimate, b: Estimate) -> float | None:
     return 2 * float(special.stdtr(_freedom(a, b), -distance / deviation))
 
 
+def decided_from(between: Between) -> float:
+    """The smallest logarithm of a ratio that is decided between kinds of machines, with endless runs."""
+    return student_t(_LEVEL, between.freedom) * math.sqrt(between.variance)
+
+
 def student_t(probability: float, freedom: float) -> float:
     """Quantile of Student's t."""
     return float(special.stdtrit(freedom, probability))

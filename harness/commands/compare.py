@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.analysis import comparison, public_index, submission_loader
+from harness.analysis import comparison, machine_spread, public_index, submission_loader
 from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.options import add_json, require_page
 from harness.report import comparison_json, terminal
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     require_page(args.html)
     found = [submission_loader.load(path) for path in args.paths]
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
-    compared = comparison.compare(loaded)
+    compared = comparison.compare(loaded, machine_spread.around(loaded, args.index))
     if args.html:
         from harness.report import page  # matplotlib takes a second that the table need not wait for
 

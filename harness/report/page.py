@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from harness.analysis import energy, required_notices
+from harness.analysis import energy, ranking, required_notices
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
@@ -54,7 +54,9 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
 
 
 def headline(comparison: Comparison) -> str:
-    """The sentence people came for."""
+    """The sentence people came for: of two submissions their difference, of more the best of them."""
+    if comparison.ranking:
+        return ranking.sentence(comparison.ranking)
     if comparison.pairs:
         return comparison.pairs[0].verdict
     only = comparison.submissions[0]
@@ -78,7 +80,9 @@ def render(submissions: Sequence[Submission], comparison: Comparison) -> str:
         headline=headline(comparison),
         comparison=comparison,
         is_proxy=submissions[0].is_proxy,
-        tiles=report_rows.tiles(pairs[0][1]) if pairs and not submissions[0].is_proxy else [],
+        tiles=report_rows.tiles(pairs[0][1]) if len(pairs) == 1 and not submissions[0].is_proxy else [],
+        ranked=report_rows.ranked(comparison.ranking) if comparison.ranking else [],
+        ranked_by=ranking.title(comparison.ranking) if comparison.ranking else "",
         summary=summary(comparison.submissions),
         pairs=pairs,
         factors=[*_cells(pairs, factors), *_cells(pairs, whole_runs)],

@@ -72,7 +72,7 @@ def test_time_is_samples_times_seconds_per_sample(pair):
 def test_the_json_document_keeps_its_contract(pair, capsys):
     assert cli.main(["compare", *map(str, pair), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"submissions", "ratios", "differences", "notices"} == document.keys()
+    assert {"submissions", "ratios", "ranking", "differences", "notices"} == document.keys()
     assert {
         "name", "org", "system", "accelerators", "precision", "runs", "global_batch_size", "time_to_train_min",
         "time_to_train_normalized_min", "samples_at_stop_mean", "samples_to_target_mean", "samples_to_target_sd",
