@@ -9,6 +9,7 @@ from pathlib import Path
 from compliance.accelerator_names import known_name, named_in
 from harness.analysis import key_event_records, public_index
 from harness.analysis.public_index import Entry
+from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 from harness.base.text import printable
 from harness.machine import facts
@@ -100,3 +101,21 @@ def merged(entries: Iterable[Entry], added: Iterable[Entry]) -> list[Entry]:
     """Both, in the order of their keys; what is added stands for an older entry of its key."""
     found = {one.key: one for one in (*entries, *added)}
     return [found[key] for key in sorted(found)]
+
+
+def baseline_last(submissions: Sequence[Submission], name: str) -> list[Submission]:
+    """The submissions with the one that is named at the end, where the baseline stands.
+
+    Raises:
+        UsageError: none or several of them have this name, or a name that contains it.
+    """
+    asked = name.casefold()
+    found = [one for one in submissions if one.name.casefold() == asked] or [
+        one for one in submissions if asked in f"{one.round}/{one.org}/{one.name}/{one.system}".casefold()
+    ]
+    if len(found) != 1:
+        names = ", ".join(one.name for one in submissions)
+        raise UsageError(
+            f"--baseline: '{printable(name)}' means {len(found)} of the submissions; name one of: {names}"
+        )
+    return [*(one for one in submissions if one is not found[0]), found[0]]

@@ -8,10 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.analysis import comparison, machine_spread, public_index, submission_loader
+from harness.analysis import (
+    comparison,
+    index_selection,
+    machine_spread,
+    pooled,
+    public_index,
+    submission_loader,
+)
 from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.options import add_json, require_page
-from harness.report import comparison_json, terminal
+from harness.report import comparison_json, pooled_text, terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +43,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="index that --public reads (default: the shipped one)",
     )
+    parser.add_argument("--baseline", metavar="NAME", help="the submission that the others are held against")
+    parser.add_argument(
+        "--group",
+        choices=pooled.GROUPS,
+        help="what a precision or an accelerator changes, pooled over systems (none named: over the whole index)",
+    )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a self-contained page, its .json and its .csv"
     )
@@ -43,11 +56,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.group:
+        return _group(args)
     if not args.paths and not args.public:
         raise UsageError("compare: found nothing to compare; allowed: PATH .., --public NAME ..")
     require_page(args.html)
     found = [submission_loader.load(path) for path in args.paths]
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
+    if args.baseline:
+        loaded = index_selection.baseline_last(loaded, args.baseline)
     compared = comparison.compare(loaded, machine_spread.around(loaded, args.index))
     if args.html:
         from harness.report import page  # matplotlib takes a second that the table need not wait for
@@ -57,4 +74,19 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(comparison_json.document(compared), indent=1))
     else:
         terminal.show(compared, Console())
+    return EXIT_OK
+
+
+def _group(args: argparse.Namespace) -> int:
+    if args.html or args.baseline:
+        raise UsageError("compare: --group answers in words or with --json; leave out --html and --baseline")
+    found = [submission_loader.load(path) for path in args.paths]
+    whole = not args.paths and not args.public
+    public = [public_index.submission(one) for one in public_index.read(args.index)] if whole else []
+    loaded = submission_loader.distinct([*found, *public, *public_index.named(args.public, args.index)])
+    answers = pooled.pooled(loaded, args.group)
+    if args.json:
+        print(json.dumps(pooled_text.document(answers), indent=1))
+    else:
+        pooled_text.show(answers, Console())
     return EXIT_OK
