@@ -9,6 +9,7 @@ from types import MappingProxyType
 from harness.analysis import (
     claims,
     conclusions,
+    costs,
     decomposition,
     energy,
     intervals,
@@ -20,6 +21,7 @@ from harness.analysis import (
 )
 from harness.analysis.claims import Claim
 from harness.analysis.conclusions import Conclusions
+from harness.analysis.costs import Cost
 from harness.analysis.decomposition import Factor
 from harness.analysis.energy import MeanUse
 from harness.analysis.intervals import Estimate, Ratio
@@ -87,26 +89,34 @@ class Comparison:
     Args:
         power: of each submission, a value for each source that was sampled.
         ranking: of three submissions or more.
+        costs: at the prices that were named, of each submission.
     """
 
     submissions: tuple[RunFigures, ...]
     power: tuple[tuple[MeanUse, ...], ...]
     pairs: tuple[Pair, ...]
     ranking: Ranking | None
+    costs: tuple[Cost, ...]
     differences: tuple[str, ...]
     notices: tuple[str, ...]
 
 
-def compare(submissions: Sequence[Submission], classes: Classes = NO_CLASSES) -> Comparison:
+def compare(
+    submissions: Sequence[Submission],
+    classes: Classes = NO_CLASSES,
+    prices: Mapping[str, float] | None = None,
+) -> Comparison:
     """Every submission, each but the last against the last, differences, notices.
 
     Args:
         classes: of public systems, which say how far equal machines differ (machine_spread.classes_of).
+        prices: of an accelerator for an hour, by its name.
 
     Raises:
-        UsageError: submissions of different benchmarks or targets.
+        UsageError: submissions of different benchmarks or targets, or one without a price where there are prices.
     """
     _refuse_different_goals(submissions)
+    priced = costs.costs(submissions, prices) if prices else ()
     others, baseline = submissions[:-1], submissions[-1]
     known = [{} if run_figures.problem(one) else decomposition.estimates(one) for one in submissions]
     return Comparison(
@@ -117,8 +127,9 @@ def compare(submissions: Sequence[Submission], classes: Classes = NO_CLASSES) ->
             for one, mine in zip(others, known, strict=False)
         ),
         ranking=ranking.rank(submissions),
+        costs=priced,
         differences=tuple(line for other in others for line in required_notices.differences(other, baseline)),
-        notices=tuple(required_notices.notices(submissions)),
+        notices=(*required_notices.notices(submissions), *costs.notice(priced)),
     )
 
 

@@ -123,6 +123,12 @@ def _freedom(a: Estimate, b: Estimate) -> float:
     return total**2 / sum(one.variance**2 / (one.runs - 1) for one in (a, b))
 
 
+def bounds(one: Estimate) -> tuple[float, float]:
+    """95 % interval of a figure of three runs or more."""
+    half = student_t(_LEVEL, one.runs - 1) * math.sqrt(one.variance)
+    return one.value * math.exp(-half), one.value * math.exp(half)
+
+
 def p_value(a: Estimate, b: Estimate) -> float | None:
     """Two-sided, of no difference between two machines; None where a side has too few runs."""
     if min(a.runs, b.runs) < FEWEST_RUNS:

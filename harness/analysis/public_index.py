@@ -304,6 +304,11 @@ def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
     return [submission(find(entries, name)) for name in names]
 
 
+def submissions(path: Path = SHIPPED) -> list[Submission]:
+    """Every submission of an index, under names that tell them apart."""
+    return submission_loader.distinct([submission(one) for one in read(path)])
+
+
 def parsed(trees: Sequence[Path], *, origin: str | None = None) -> list[Entry]:
     """Entries of every submission below the trees, in the order of their keys.
 

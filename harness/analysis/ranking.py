@@ -23,11 +23,13 @@ class Place:
     """A submission in the ranking.
 
     Args:
+        product: its system's name in the description.
         value: its score, minutes or samples.
         first, last: the places that these runs leave open for it, from 1.
     """
 
     submission: str
+    product: str
     value: float
     first: int
     last: int
@@ -63,11 +65,13 @@ def rank(submissions: Sequence[Submission]) -> Ranking | None:
     score = _what(submissions)
     found = [(one.name, *_score(one, score)) for one in submissions]
     known = {name: estimate for name, estimate, _ in found if estimate is not None}
+    products = {one.name: one.system for one in submissions}
     order = sorted(known, key=lambda name: known[name].value)
     apart = decided_pairs(known)
     places = tuple(
         Place(
             submission=name,
+            product=products[name],
             value=known[name].value,
             first=1 + sum((better, name) in apart for better in order[:index]),
             last=len(order) - sum((name, worse) in apart for worse in order[index + 1 :]),

@@ -35,6 +35,7 @@ class RunFigures:
         step_time_s: of an optimizer step, evaluations not counted; None unless every run says.
         evaluation_share: part of the run result that went into evaluations, 0 to 1.
         init_s: start-up before run_start.
+        accelerator_hours: accelerators x time to train before normalisation.
         tflops_per_accelerator: model arithmetic, TFLOP/s.
         hyperparameters: log key to the value in the first run.
         reconstructed: rebuilt from published key events.
@@ -61,6 +62,7 @@ class RunFigures:
     step_time_s: float | None
     evaluation_share: float | None
     init_s: float | None
+    accelerator_hours: float | None
     tflops_per_accelerator: float | None
     hyperparameters: Mapping[str, str | int | float | None]
     reconstructed: bool
@@ -215,6 +217,7 @@ def of(submission: Submission) -> RunFigures:
         step_time_s=_mean_of(submission, step_time_s),
         evaluation_share=_mean_of(submission, evaluation_share),
         init_s=_mean_of(submission, _init_s),
+        accelerator_hours=time * submission.accelerators / 60 if time and submission.accelerators else None,
         tflops_per_accelerator=tflops_per_accelerator(submission),
         hyperparameters={key: submission.scalar(key) for key in HYPERPARAMETERS},
         reconstructed=submission.reconstructed,

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.analysis import public_index, submission_loader
 from harness.analysis.index_selection import Filter
+from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
 
@@ -28,6 +30,37 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, default: str) -> None:
     parser.add_argument("--ruleset", metavar="R", help=f"{' | '.join(names)}; default: {default}")
+
+
+def add_submissions(parser: argparse.ArgumentParser) -> None:
+    """Paths and published systems: read by `submissions_of`."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="campaigns, packages, directories of logs, logs; the last named is the baseline",
+    )
+    parser.add_argument(
+        "--public",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="published systems, by any part of round/organisation/system that is unique; after the paths",
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        default=public_index.SHIPPED,
+        metavar="FILE",
+        help="index that --public reads (default: the shipped one)",
+    )
+
+
+def submissions_of(args: argparse.Namespace) -> list[Submission]:
+    """What `add_submissions` names, under names that tell them apart."""
+    found = [submission_loader.load(path) for path in args.paths]
+    return submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

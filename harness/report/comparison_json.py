@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.analysis.claims import Claim
 from harness.analysis.comparison import Comparison, Pair, Ratios
+from harness.analysis.costs import Cost
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
 
@@ -21,6 +22,7 @@ def document(comparison: Comparison) -> Json:
         "submissions": [{**asdict(one), "power": [asdict(use) for use in power]} for one, power in rows],
         "ratios": [_pair(pair) for pair in comparison.pairs],
         "ranking": None if comparison.ranking is None else asdict(comparison.ranking),
+        "costs": [_cost(one) for one in comparison.costs],
         "differences": list(comparison.differences),
         "notices": list(comparison.notices),
     }
@@ -78,6 +80,10 @@ def _claim(claim: Claim) -> Json:
         "degrees_of_freedom": claim.freedom,
         "smallest_decided_pct": claim.smallest_decided_pct,
     }
+
+
+def _cost(one: Cost) -> Json:
+    return {**asdict(one), "against_baseline": _ratio(one.against_baseline)}
 
 
 def _bounds(interval: tuple[float, float] | None) -> list[float] | None:

@@ -28,7 +28,6 @@ class Row:
         key: round/organisation/system, which --public takes.
         model: of the accelerator in facts.yaml; None where it is not known there.
         product: the system's name in its description.
-        accelerator_hours: accelerators x time to train, which is not normalised.
         availability: status in the system description.
         origin: where the logs were read, where that was not the round's own repository.
     """
@@ -36,7 +35,6 @@ class Row:
     key: str
     model: str | None
     product: str
-    accelerator_hours: float | None
     availability: str | None
     partial: bool
     origin: str | None
@@ -51,7 +49,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], object], int | None], ...] = (  # tit
     ("count", lambda row: row.figures.accelerators, 0),
     ("batch", lambda row: row.figures.global_batch_size, 0),
     ("to target", lambda row: row.figures.samples_to_target_mean, 0),
-    ("acc. hours", lambda row: row.accelerator_hours, 1),
+    ("acc. hours", lambda row: row.figures.accelerator_hours, 1),
     ("availability", lambda row: row.availability, None),
     ("raw min", lambda row: row.figures.time_to_train_min, 3),
     ("samples/s", lambda row: row.figures.samples_per_s, 2),
@@ -65,7 +63,7 @@ _CSV = (
 _SORTED_BY: dict[str, Callable[[Row], Any]] = {
     "minutes": lambda row: row.figures.time_to_train_normalized_min,
     "samples": lambda row: row.figures.samples_to_target_mean,
-    "hours": lambda row: row.accelerator_hours,
+    "hours": lambda row: row.figures.accelerator_hours,
     "count": lambda row: row.figures.accelerators,
     "speed": lambda row: None if row.figures.samples_per_s is None else -row.figures.samples_per_s,
     "name": lambda row: row.key,
@@ -77,12 +75,10 @@ WIDTH = 195  # characters of a row where no terminal sets a limit
 def row(one: Entry) -> Row:
     """Directory names tell systems apart, so they stand for organisation and system."""
     figures = run_figures.of(public_index.submission(one))
-    minutes, count = figures.time_to_train_min, figures.accelerators
     return Row(
         key=printable(one.key),
         model=index_selection.accelerator_of(one.accelerator, one.system),
         product=figures.system,
-        accelerator_hours=minutes * count / 60 if minutes is not None and count else None,
         availability=None if one.status is None else printable(one.status),
         partial=one.partial,
         origin=None if one.source.origin is None else printable(one.source.origin),
@@ -142,7 +138,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     for one in rows:
         figures = asdict(one.figures)
         values = [figures["org" if name == "organisation" else name] for name in head]
-        more = (one.model, one.product, one.accelerator_hours, one.availability)
+        more = (one.model, one.product, one.figures.accelerator_hours, one.availability)
         writer.writerow(spreadsheet_cell(value) for value in (*values, *more))
     return text.getvalue()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from harness.analysis import energy, ranking, required_notices
+from harness.analysis import costs, energy, ranking, required_notices
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
@@ -88,6 +88,7 @@ def render(submissions: Sequence[Submission], comparison: Comparison) -> str:
         factors=[*_cells(pairs, factors), *_cells(pairs, whole_runs)],
         figures=_figures(submissions, comparison),
         power=[line for one, power in used for line in energy.lines(one.name, power)],
+        costs=costs.lines(comparison.costs),
         configuration=required_notices.configuration(submissions),
         runs=[(one.name, report_rows.runs(one)) for one in submissions],
         proofs=[row for one in submissions for row in report_rows.proofs(one)],

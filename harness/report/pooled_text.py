@@ -31,8 +31,8 @@ _UNBOUNDED = 0.5  # a bound of the spread that says nothing
 _NOTICES = (
     "Unverified: recomputed from logs. Result not verified by MLCommons Association.",
     "95 % intervals: random effects over systems (Paule-Mandel, Hartung-Knapp), of geometric means of runs; systems "
-    "are compared in strata of equal learning rate, evaluation interval and warm-up, as far as both groups have one; runs "
-    "that did not finish are censored.",
+    "are compared in strata of equal learning rate, evaluation interval and warm-up, as far as both groups have one; "
+    "runs that did not finish are censored.",
 )
 
 

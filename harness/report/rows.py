@@ -36,6 +36,7 @@ _SUMMARY: tuple[tuple[str, Callable[[RunFigures], object], int], ...] = (
     ("runs at the target", lambda row: row.runs_converged, 0),
     ("official score, minutes", lambda row: row.time_to_train_normalized_min, 3),
     ("  not normalised, minutes", lambda row: row.time_to_train_min, 3),
+    ("accelerator-hours", lambda row: row.accelerator_hours, 1),
     ("samples at stop, mean", lambda row: row.samples_at_stop_mean, 1),
     ("samples to target, mean", lambda row: row.samples_to_target_mean, 1),
     ("  standard deviation", lambda row: row.samples_to_target_sd, 1),
@@ -178,19 +179,14 @@ def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")
 
 
-def ranked(ranking: Ranking) -> list[tuple[str, str, str, str]]:
-    """Place, name, score, and the groups of ties as letters: what shares a letter is not told apart."""
-    letters = {
-        place.submission: "".join(
-            _letter(index) for index, tie in enumerate(ranking.ties) if place.submission in tie
-        )
-        for place in ranking.places
-    }
-    rows = [
-        (place.text, place.submission, score_number(ranking, place.value), letters[place.submission] or "–")
-        for place in ranking.places
-    ]
-    return rows + [("–", name, why, "–") for name, why in ranking.unranked]
+def ranked(ranking: Ranking) -> list[tuple[str, ...]]:
+    """Place, name, product, score, and the groups of ties as letters: what shares a letter is not told apart."""
+    rows: list[tuple[str, ...]] = []
+    for place in ranking.places:
+        letters = [_letter(index) for index, tie in enumerate(ranking.ties) if place.submission in tie]
+        score = score_number(ranking, place.value)
+        rows.append((place.text, place.submission, place.product, score, "".join(letters) or "–"))
+    return rows + [("–", name, why, "–", "–") for name, why in ranking.unranked]
 
 
 def _letter(index: int) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis import energy, ranking
+from harness.analysis import costs, energy, ranking
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.ranking import Ranking
 from harness.analysis.run_figures import RunFigures
@@ -31,6 +31,7 @@ def show(comparison: Comparison, console: Console) -> None:
             _show_pair(pair, console)
     used = zip(comparison.submissions, comparison.power, strict=True)
     _lines(console, "Power", [line for one, power in used for line in energy.lines(one.name, power)])
+    _lines(console, "Accelerator-hours and cost", costs.lines(comparison.costs))
     _lines(console, "Differences", comparison.differences)
     _lines(console, "Notices", comparison.notices)
 
@@ -38,8 +39,10 @@ def show(comparison: Comparison, console: Console) -> None:
 def _show_ranking(found: Ranking, console: Console) -> None:
     """The best first; what shares a letter is not told apart."""
     table = Table(title="Ranking of these machines (unverified)", title_justify="left")
-    for column in ("place", "", ranking.title(found), "ties"):
-        table.add_column(column, justify="left" if column in ("", "ties") else "right", overflow="fold")
+    for column in ("place", "", "system", ranking.title(found), "ties"):
+        table.add_column(
+            column, justify="left" if column in ("", "system", "ties") else "right", overflow="fold"
+        )
     for cells in ranked(found):
         table.add_row(*map(Text, cells))
     console.print(table)
