@@ -111,8 +111,10 @@ def notices(submissions: Sequence[Submission]) -> list[str]:
         lines += _run_notices(submission)
     lines.append("Samples to target are derived: linear between the two evaluations that bracket the target.")
     if len(submissions) > 1:
-        lines.append("95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio; they hold for "
-                     "these machines. What holds in general adds the spread between nominally equal public systems.")  # fmt: skip
+        lines.append(
+            "95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio; they hold for these "
+            "machines. What holds in general adds the spread between nominally equal public systems."
+        )
     return lines
 
 
