@@ -78,8 +78,11 @@ def costs(submissions: Sequence[Submission], known: Mapping[str, float]) -> tupl
     Raises:
         UsageError: a submission whose accelerator has no price, or whose accelerators or runs nobody knows.
     """
-    hours = [_hours(one, run_figures.run_minutes(one)) for one in submissions]
     to_target = [_hours(one, _minutes_to_target(one)) for one in submissions]
+    hours = [
+        _hours(one, run_figures.run_minutes(one), floor=max(0.0, target.variance))
+        for one, target in zip(submissions, to_target, strict=True)
+    ]
     named = [_accelerator(one, known) for one in submissions]
     baseline = _priced(hours[-1], known[named[-1]])
     return tuple(
@@ -106,10 +109,11 @@ def _accelerator(one: Submission, known: Mapping[str, float]) -> str:
     return name
 
 
-def _hours(one: Submission, minutes: Sequence[float]) -> Estimate:
+def _hours(one: Submission, minutes: Sequence[float], *, floor: float = 0.0) -> Estimate:
+    """Accelerator-hours; runs that stop on one evaluation look alike without being alike: hence the floor."""
     if not minutes or not one.accelerators:
         raise UsageError(f"--price: {one.name}: no run with a time, or no number of accelerators")
-    return intervals.mean_of([value * one.accelerators / 60 for value in minutes])
+    return intervals.mean_of([value * one.accelerators / 60 for value in minutes], floor=floor)
 
 
 def _minutes_to_target(one: Submission) -> list[float]:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from harness.analysis import comparison, costs, index_selection, machine_spread, pooled, public_index
 from harness.base.errors import EXIT_OK, UsageError
-from harness.commands.options import add_json, add_submissions, require_page, submissions_of
+from harness.commands.options import add_json, require_page
+from harness.commands.system_options import add_submissions, submissions_of
 from harness.report import comparison_json, pooled_text, terminal
 
 

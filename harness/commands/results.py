@@ -11,7 +11,8 @@ from rich.console import Console
 from harness.analysis import index_selection, public_index
 from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
-from harness.commands.options import add_filters, add_json, filter_of
+from harness.commands.options import add_json
+from harness.commands.system_options import add_filters, filter_of
 from harness.contract.files import replace_text
 from harness.report import index_table
 
