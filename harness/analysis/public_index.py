@@ -29,6 +29,7 @@ from harness.records.timing import Timing
 SHIPPED = Path(__file__).parent / "public" / f"{BENCHMARK.name}.json"
 _FORMAT = 1
 POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
+_KNOWN_OF_PARTIAL = 3  # evaluations: the first and the last two
 _MOST_NAMED = 12  # candidates in an error message
 
 
@@ -274,7 +275,11 @@ def _runlog(one: Entry, number: int, run: Run) -> RunLog:
         name: Event(line=0, time_ms=0, event_type="POINT_IN_TIME", key=name, value=value, metadata={})
         for name, value in stated.items()
     }
-    columns = zip(run.samples, run.at_ms, run.log_perplexity, strict=True)
+    columns = list(zip(run.samples, run.at_ms, run.log_perplexity, strict=True))
+    if one.partial and len(columns) == _KNOWN_OF_PARTIAL:
+        columns = columns[
+            1:
+        ]  # no line from the first evaluation to the last two: what lies between is not known
     return RunLog(
         path=f"{one.source.path}/run {number}",
         benchmark=BENCHMARK.name,

@@ -147,12 +147,13 @@ def _run_notices(submission: Submission) -> list[str]:
             "a result may have one such run: not a valid score."
         )
     if submission.reconstructed:
+        known = (
+            "of most runs only the first and the last two evaluations are known, and no evaluation time"
+            if submission.partial
+            else "evaluation time and step time are estimates"
+        )
         lines.append(
             f"{submission.name}: rebuilt from published key events, read in a third party's mirror of the results "
-            "repository; evaluation time and step time are estimates."
-        )
-    if submission.partial:
-        lines.append(
-            f"{submission.name}: of most runs only the first and the last two evaluations are known."
+            f"repository; {known}."
         )
     return lines
