@@ -82,19 +82,23 @@ class _NotARecord(ValueError):
     """The reason as text."""
 
 
-def parse(lines: Iterable[str], *, path: str) -> Parsed:
+def parse(lines: Iterable[str], *, path: str, without: str | None = None) -> Parsed:
     """Every record of a log.
 
     Args:
         lines: physical lines, with or without their line feed.
         path: the name of the file in violations.
+        without: key of records that are skipped; nine of ten lines of a log are those of its steps.
     """
+    passed_over = f'"key": "{without}"'
     events: list[Event] = []
     malformed: list[Malformed] = []
     guessed: list[Malformed] = []
     characters, complete = 0, True
     for line, text in enumerate(lines, start=1):
         if TOKEN not in text and not ("MLLOG" in text and '"time_ms"' in text):
+            continue
+        if without and passed_over in text and text.count('"key"') == text.count(TOKEN) == 1:
             continue
         try:
             characters += len(text)
@@ -132,10 +136,10 @@ def _bound(characters: int, malformed: int) -> None:
         raise _NotARecord(f"more than {MOST_MALFORMED} lines without a valid record: the rest was not read")
 
 
-def read(path: Path) -> Parsed:
-    """Parse a file line by line. Bytes that are not UTF-8 are replaced."""
+def read(path: Path, *, without: str | None = None) -> Parsed:
+    """Parse a file line by line; bytes that are not UTF-8 are replaced."""
     with path.open("rb") as file:
-        return parse(_physical_lines(file), path=str(path))
+        return parse(_physical_lines(file), path=str(path), without=without)
 
 
 def _physical_lines(file: IO[bytes]) -> Iterator[str]:

@@ -45,13 +45,13 @@ def conclude(job: Job, say: Callable[[str], None]) -> int:
     Returns:
         EXIT_OK when every run reached the target and no check failed, else EXIT_FAILED.
     """
-    # importing scipy and matplotlib takes seconds, which the training need not wait for
-    from harness.analysis import comparison, submission_loader
+    # scipy and matplotlib take seconds that need not pass before the training begins
+    from harness.analysis import comparison, machine_spread, submission_loader
     from harness.report import page as report_page
 
     broken = [error for made in job.campaigns for error in _check(made, say)]
     loaded = [submission_loader.load(made.directory) for made in job.campaigns]
-    compared = comparison.compare(loaded)
+    compared = comparison.compare(loaded, machine_spread.around(loaded))
     page = report_page.write_report(loaded, compared, job.directory)
     say(report_page.headline(compared))
     say(f"report: {page}")

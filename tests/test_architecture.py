@@ -28,7 +28,18 @@ FOREIGN = {  # what a package may import besides the standard library and what O
         "psutil",
         "transformer_engine",
     },
-    "harness": {"yaml", "rich", "matplotlib", "jinja2", "scipy", "numpy", "psutil", "mlperf_logging", "pip"},
+    "harness": {
+        "yaml",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "scipy",
+        "numpy",
+        "psutil",
+        "mlperf_logging",
+        "pip",
+        "shtab",
+    },
 }
 OURS = {  # what a package may import of the others
     "kernels": set(),

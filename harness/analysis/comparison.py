@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from harness.analysis import (
+    claims,
     conclusions,
+    costs,
     decomposition,
     energy,
     intervals,
     loss_gap,
+    official_score,
+    ranking,
     required_notices,
     run_figures,
 )
+from harness.analysis.claims import Claim
 from harness.analysis.conclusions import Conclusions
+from harness.analysis.costs import Cost
 from harness.analysis.decomposition import Factor
 from harness.analysis.energy import MeanUse
 from harness.analysis.intervals import Estimate, Ratio
 from harness.analysis.loss_gap import Gap
+from harness.analysis.machine_spread import Classes
+from harness.analysis.ranking import Ranking
 from harness.analysis.run_figures import RunFigures
 from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
+NO_CLASSES: Classes = MappingProxyType({})
 EFFECT_PCT = 2.0  # the difference that `runs_needed` is stated for
 
 
@@ -31,6 +41,8 @@ class Ratios:
     """A over B; a value below 1 says that A has or needs less.
 
     Args:
+        official_score: of the RCP-normalised olympic means; None where a side has none.
+        time_to_train: of the olympic means before normalisation.
         samples_to_target: of the means over all converged runs, interpolated; so are the next three.
         throughput: samples per second.
         factors: of the ratio of times, over the runs that the olympic mean keeps; those that both sides have.
@@ -40,6 +52,7 @@ class Ratios:
         loss_gap: A's log perplexity less B's at equal samples.
     """
 
+    official_score: Ratio | None
     time_to_train: Ratio
     samples_to_target: Ratio | None
     samples_at_stop: Ratio
@@ -54,11 +67,17 @@ class Ratios:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A submission against the baseline; no ratios where a side has no time to train."""
+    """A submission against the baseline; no ratios where a side has no time to train.
+
+    Args:
+        ratios: of these two machines.
+        claims: about machines like them.
+    """
 
     submission: str
     baseline: str
     ratios: Ratios | None
+    claims: tuple[Claim, ...]
     verdict: str
     conclusions: Conclusions
 
@@ -69,32 +88,48 @@ class Comparison:
 
     Args:
         power: of each submission, a value for each source that was sampled.
+        ranking: of three submissions or more.
+        costs: at the prices that were named, of each submission.
     """
 
     submissions: tuple[RunFigures, ...]
     power: tuple[tuple[MeanUse, ...], ...]
     pairs: tuple[Pair, ...]
+    ranking: Ranking | None
+    costs: tuple[Cost, ...]
     differences: tuple[str, ...]
     notices: tuple[str, ...]
 
 
-def compare(submissions: Sequence[Submission]) -> Comparison:
+def compare(
+    submissions: Sequence[Submission],
+    classes: Classes = NO_CLASSES,
+    prices: Mapping[str, float] | None = None,
+) -> Comparison:
     """Every submission, each but the last against the last, differences, notices.
 
+    Args:
+        classes: of public systems, which say how far equal machines differ (machine_spread.classes_of).
+        prices: of an accelerator for an hour, by its name.
+
     Raises:
-        UsageError: submissions of different benchmarks or targets.
+        UsageError: submissions of different benchmarks or targets, or one without a price where there are prices.
     """
     _refuse_different_goals(submissions)
+    priced = costs.costs(submissions, prices) if prices else ()
     others, baseline = submissions[:-1], submissions[-1]
     known = [{} if run_figures.problem(one) else decomposition.estimates(one) for one in submissions]
     return Comparison(
         submissions=tuple(run_figures.of(one) for one in submissions),
         power=tuple(energy.of_submission(one) for one in submissions),
         pairs=tuple(
-            _against(one, baseline, mine, known[-1]) for one, mine in zip(others, known, strict=False)
+            _against(one, baseline, mine, known[-1], classes)
+            for one, mine in zip(others, known, strict=False)
         ),
+        ranking=ranking.rank(submissions),
+        costs=priced,
         differences=tuple(line for other in others for line in required_notices.differences(other, baseline)),
-        notices=tuple(required_notices.notices(submissions)),
+        notices=(*required_notices.notices(submissions), *costs.notice(priced)),
     )
 
 
@@ -109,20 +144,32 @@ def _refuse_different_goals(submissions: Sequence[Submission]) -> None:
 
 
 def _against(
-    a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
+    a: Submission,
+    b: Submission,
+    mine: Mapping[Factor, Estimate],
+    theirs: Mapping[Factor, Estimate],
+    classes: Classes,
 ) -> Pair:
     if not mine or not theirs:
         why = "; ".join(f"{side.name}: {said}" for side in (a, b) if (said := run_figures.problem(side)))
         nothing = Conclusions(can=(), cannot=(f"Nothing: {why}.",))
         return Pair(
-            submission=a.name, baseline=b.name, ratios=None, verdict=f"no ratio: {why}", conclusions=nothing
+            submission=a.name,
+            baseline=b.name,
+            ratios=None,
+            claims=(),
+            verdict=f"no ratio: {why}",
+            conclusions=nothing,
         )
     ratios = _ratios(a, b, mine, theirs)
+    wide = claims.claims(a, b, classes)
     found = conclusions.Found(
+        official=ratios.official_score,
         time=ratios.time_to_train,
         samples=ratios.samples_to_target,
         speed=ratios.throughput,
         paired=ratios.paired_samples_to_target,
+        claims=wide,
         effect_pct=ratios.minimum_detectable_effect_pct,
         runs_needed=ratios.runs_needed_for_2pct,
         gap=ratios.loss_gap[-1] if ratios.loss_gap else None,
@@ -131,6 +178,7 @@ def _against(
         submission=a.name,
         baseline=b.name,
         ratios=ratios,
+        claims=wide,
         verdict=conclusions.sentence(a, b, found),
         conclusions=conclusions.conclusions(a, b, found),
     )
@@ -140,10 +188,13 @@ def _ratios(
     a: Submission, b: Submission, mine: Mapping[Factor, Estimate], theirs: Mapping[Factor, Estimate]
 ) -> Ratios:
     factors = decomposition.ratios(mine, theirs)
-    speed = intervals.ratio(*(intervals.mean_of(run_figures.rates(side)) for side in (a, b)))
+    speeds = [intervals.mean_of(run_figures.rates(side)) for side in (a, b)]
+    speed = intervals.ratio(speeds[0], speeds[1])
     times = mine[Factor.TIME_TO_TRAIN], theirs[Factor.TIME_TO_TRAIN]
     to_target, at_stop = _samples(a, b)
+    scores = [official_score.estimate(side) for side in (a, b)]
     return Ratios(
+        official_score=intervals.ratio(scores[0], scores[1]) if scores[0] and scores[1] else None,
         time_to_train=factors[Factor.TIME_TO_TRAIN],
         samples_to_target=to_target,
         samples_at_stop=at_stop,
@@ -167,7 +218,7 @@ def _samples(a: Submission, b: Submission) -> tuple[Ratio | None, Ratio]:
         for side, floor in zip((a, b), floors, strict=True)
     ]
     to_target = intervals.ratio(target[0], target[1]) if target[0] and target[1] else None
-    return to_target, intervals.ratio(*stop)
+    return to_target, intervals.ratio(stop[0], stop[1])
 
 
 def shares_data_order(a: Submission, b: Submission) -> bool:

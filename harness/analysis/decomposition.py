@@ -1,6 +1,7 @@
 """Why one submission is faster: time = samples to target x evaluation grid x seconds per sample x evaluation overhead.
 
-Every factor is taken over the runs that the olympic mean keeps, so that the product is exactly the ratio of times.
+Samples to target are the mean over every converged run; every other factor is taken over the runs that the olympic
+mean keeps. The product is exactly the ratio of times: the evaluation grid holds what the dropped runs change.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Factor(str, Enum):
     TIME_TO_TRAIN = "time_to_train"
     SAMPLES_AT_STOP = "samples_at_stop"
     SAMPLES_TO_TARGET = "samples_to_target"
-    EVALUATION_GRID = "evaluation_grid"  # samples at stop / samples to target
+    EVALUATION_GRID = "evaluation_grid"  # samples at stop of the runs kept / samples to target
     SECONDS_PER_SAMPLE = "seconds_per_sample"
     TRAINING_SECONDS_PER_SAMPLE = "training_seconds_per_sample"
     EVALUATION_OVERHEAD = "evaluation_overhead"  # time to train / time outside of evaluations
@@ -69,13 +70,11 @@ def factors(runs: Runs, picks: np.ndarray) -> dict[Factor, np.ndarray]:
     Args:
         picks: (.., runs) which run stands in each place.
     """
-    order = np.argsort(runs.minutes[picks], axis=-1, kind="stable")
-    if picks.shape[-1] > 2:
-        order = order[..., 1:] if runs.one_failed else order[..., 1:-1]
-    kept = np.take_along_axis(picks, order, axis=-1)
-    time, stop, target, training = (
-        np.mean(values[kept], axis=-1) for values in (runs.minutes, runs.stop, runs.target, runs.training)
+    kept = _kept(runs, picks)
+    time, stop, training = (
+        np.mean(values[kept], axis=-1) for values in (runs.minutes, runs.stop, runs.training)
     )
+    target = np.mean(runs.target[picks], axis=-1)
     return {
         Factor.TIME_TO_TRAIN: time,
         Factor.SAMPLES_AT_STOP: stop,
@@ -87,6 +86,14 @@ def factors(runs: Runs, picks: np.ndarray) -> dict[Factor, np.ndarray]:
     }
 
 
+def _kept(runs: Runs, picks: np.ndarray) -> np.ndarray:
+    """Those of the picks that the olympic mean keeps."""
+    order = np.argsort(runs.minutes[picks], axis=-1, kind="stable")
+    if picks.shape[-1] > 2:
+        order = order[..., 1:] if runs.one_failed else order[..., 1:-1]
+    return np.take_along_axis(picks, order, axis=-1)
+
+
 def estimates(submission: Submission) -> dict[Factor, Estimate]:
     """Every factor that a submission's logs give, with its uncertainty."""
     return estimates_of(runs_of(submission))
@@ -96,17 +103,20 @@ def estimates_of(runs: Runs) -> dict[Factor, Estimate]:
     """Every factor that these runs give, with its uncertainty.
 
     Run results that sit on one evaluation look more certain than they are: their variance is never taken for less
-    than that of the interpolated samples. Resampling overstates the variance of a trimmed mean by what it understates
-    that of a mean (1 / n): the variances are taken as they come.
+    than that of the interpolated samples of the same runs. Resampling overstates the variance of a trimmed mean by
+    what it understates that of a mean (1 / n): those are taken as they come, that of the mean samples to target is
+    corrected.
     """
     count = len(runs.minutes)
     point = factors(runs, np.arange(count))
     drawn = factors(runs, intervals.picks(count)) if count >= intervals.FEWEST_RUNS else {}
     variance = {name: intervals.variance_of_log(values) for name, values in drawn.items()}
-    floor = np.nan_to_num(variance.get(Factor.SAMPLES_TO_TARGET, 0.0))
-    for name in (Factor.TIME_TO_TRAIN, Factor.SAMPLES_AT_STOP):
-        if name in variance:
-            variance[name] = max(variance[name], float(floor))
+    if variance:
+        crossings = np.mean(runs.target[_kept(runs, intervals.picks(count))], axis=-1)
+        floor = float(np.nan_to_num(intervals.variance_of_log(crossings)))
+        for name in (Factor.TIME_TO_TRAIN, Factor.SAMPLES_AT_STOP):
+            variance[name] = max(variance[name], floor)
+        variance[Factor.SAMPLES_TO_TARGET] *= count / (count - 1)
     return {
         name: Estimate(value=float(value), variance=variance.get(name, np.nan), runs=count)
         for name, value in point.items()

@@ -61,6 +61,19 @@ class Estimate:
     runs: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Between:
+    """What ten runs on one machine do not show: how far machines of one kind lie from each other.
+
+    Args:
+        variance: of the logarithm of a ratio of two such machines, their runs apart.
+        freedom: degrees of freedom of Student's t that go with it.
+    """
+
+    variance: float
+    freedom: float
+
+
 @lru_cache(maxsize=32)
 def picks(runs: int) -> np.ndarray:
     """Which runs each resample draws: (resamples, runs)."""
@@ -86,12 +99,19 @@ def mean_of(values: Sequence[float], *, floor: float = 0.0) -> Estimate:
     return Estimate(value=float(np.mean(array)), variance=variance, runs=runs)
 
 
-def ratio(a: Estimate, b: Estimate) -> Ratio:
-    """a / b with a 95 % interval, where both sides have the runs for one."""
+def ratio(a: Estimate, b: Estimate, between: Between | None = None) -> Ratio:
+    """a / b with a 95 % interval, where both sides have the runs for one.
+
+    Args:
+        between: of the kinds of machines that the interval is to hold for; None: it holds for these two machines.
+    """
     centre = math.log(a.value / b.value)
     if min(a.runs, b.runs) < FEWEST_RUNS:
         return Ratio(ratio=math.exp(centre), low=None, high=None)
-    half = _t(_LEVEL, _freedom(a, b)) * math.sqrt(a.variance + b.variance)
+    freedom = between.freedom if between else _freedom(a, b)
+    half = student_t(_LEVEL, freedom) * math.sqrt(
+        (between.variance if between else 0) + a.variance + b.variance
+    )
     return Ratio(ratio=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))
 
 
@@ -103,7 +123,29 @@ def _freedom(a: Estimate, b: Estimate) -> float:
     return total**2 / sum(one.variance**2 / (one.runs - 1) for one in (a, b))
 
 
-def _t(probability: float, freedom: float) -> float:
+def bounds(one: Estimate) -> tuple[float, float]:
+    """95 % interval of a figure of three runs or more."""
+    half = student_t(_LEVEL, one.runs - 1) * math.sqrt(one.variance)
+    return one.value * math.exp(-half), one.value * math.exp(half)
+
+
+def p_value(a: Estimate, b: Estimate) -> float | None:
+    """Two-sided, of no difference between two machines; None where a side has too few runs."""
+    if min(a.runs, b.runs) < FEWEST_RUNS:
+        return None
+    distance, deviation = abs(math.log(a.value / b.value)), math.sqrt(a.variance + b.variance)
+    if deviation == 0:
+        return float(distance == 0)
+    return 2 * float(special.stdtr(_freedom(a, b), -distance / deviation))
+
+
+def decided_from(between: Between) -> float:
+    """The smallest logarithm of a ratio that is decided between kinds of machines, with endless runs."""
+    return student_t(_LEVEL, between.freedom) * math.sqrt(between.variance)
+
+
+def student_t(probability: float, freedom: float) -> float:
+    """Quantile of Student's t."""
     return float(special.stdtrit(freedom, probability))
 
 
@@ -112,7 +154,7 @@ def minimum_detectable_effect_pct(a: Estimate, b: Estimate) -> float | None:
     if min(a.runs, b.runs) < FEWEST_RUNS:
         return None
     freedom = _freedom(a, b)
-    size = (_t(_LEVEL, freedom) + _t(_POWER, freedom)) * math.sqrt(a.variance + b.variance)
+    size = (student_t(_LEVEL, freedom) + student_t(_POWER, freedom)) * math.sqrt(a.variance + b.variance)
     return 100 * (math.exp(size) - 1)
 
 
@@ -125,7 +167,7 @@ def runs_needed(a: Estimate, b: Estimate, effect_pct: float) -> int | None:
     runs = FEWEST_RUNS
     while runs < _MOST_RUNS:
         freedom = 2 * runs - 2
-        needed = math.ceil(((_t(_LEVEL, freedom) + _t(_POWER, freedom)) / size) ** 2 * spread)
+        needed = math.ceil(((student_t(_LEVEL, freedom) + student_t(_POWER, freedom)) / size) ** 2 * spread)
         if needed <= runs:
             return runs
         runs = min(needed, runs + max(1, runs // 50))
@@ -138,5 +180,5 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
     centre = fmean(logs)
     if len(logs) < 2:
         return Ratio(ratio=math.exp(centre), low=None, high=None)
-    half = _t(_LEVEL, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    half = student_t(_LEVEL, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     return Ratio(ratio=math.exp(centre), low=math.exp(centre - half), high=math.exp(centre + half))

@@ -29,7 +29,8 @@ from harness.records.timing import Timing
 
 SHIPPED = Path(__file__).parent / "public" / f"{BENCHMARK.name}.json"
 _FORMAT = 1
-_POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
+POINTS = ("submission_division", "submission_status", "submission_platform", *HYPERPARAMETERS)
+_KNOWN_OF_PARTIAL = 3  # evaluations: the first and the last two
 _MOST_NAMED = 12  # candidates in an error message
 
 
@@ -53,10 +54,15 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where the logs lie in their repository, and a digest of them in the order of the runs."""
+    """Where the logs lie in their repository, and a digest of them in the order of the runs.
+
+    Args:
+        origin: where they were read, where that was not the round's own repository.
+    """
 
     path: str
     sha256: str
+    origin: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +73,8 @@ class Entry:
         org, system: names of directories.
         system_name, submitter: as the system description or the log has them.
         points: log key -> value in the first run.
+        status: availability, as the system description has it.
+        partial: of most runs only the first and the last two evaluations are known.
     """
 
     round: str | None
@@ -84,6 +92,8 @@ class Entry:
     points: Mapping[str, str | int | float]
     source: Source
     runs: tuple[Run, ...]
+    status: str | None = None
+    partial: bool = False
 
     @property
     def key(self) -> str:
@@ -101,15 +111,18 @@ def directories(tree: Path) -> Iterator[Path]:
     yield from sorted(path for path in tree.glob(f"**/results/*/{BENCHMARK.name}") if path.is_dir())
 
 
-def entry(directory: Path) -> Entry:
+def entry(directory: Path, *, origin: str | None = None) -> Entry:
     """The submission whose logs lie in a results directory.
+
+    Args:
+        origin: where the logs were read, where that was not the round's own repository.
 
     Raises:
         UsageError: no finished logs there.
     """
     loaded = submission_loader.load(directory)
     system, org = directory.resolve().parent.name, directory.resolve().parents[2].name
-    stated = {key: loaded.scalar(key) for key in _POINTS}
+    stated = {key: loaded.scalar(key) for key in POINTS}
     return Entry(
         round=loaded.round,
         org=org,
@@ -127,8 +140,10 @@ def entry(directory: Path) -> Entry:
         source=Source(
             path=f"{org}/results/{system}/{BENCHMARK.name}",
             sha256=_digest(directory, [Path(run.path).name for run in loaded.runs]),
+            origin=origin,
         ),
         runs=tuple(_run(run, timing) for run, timing in zip(loaded.runs, loaded.timings, strict=True)),
+        status=loaded.status,
     )
 
 
@@ -247,6 +262,9 @@ def submission(one: Entry) -> Submission:
         reconstructed=one.reconstructed,
         accelerator=_shown(one.accelerator),
         framework=_shown(one.framework),
+        status=_shown(one.status),
+        partial=one.partial,
+        origin=_shown(one.source.origin),
     )
 
 
@@ -260,7 +278,11 @@ def _runlog(one: Entry, number: int, run: Run) -> RunLog:
         name: Event(line=0, time_ms=0, event_type="POINT_IN_TIME", key=name, value=value, metadata={})
         for name, value in stated.items()
     }
-    columns = zip(run.samples, run.at_ms, run.log_perplexity, strict=True)
+    columns = list(zip(run.samples, run.at_ms, run.log_perplexity, strict=True))
+    if one.partial and len(columns) == _KNOWN_OF_PARTIAL:
+        columns = columns[
+            1:
+        ]  # no line from the first evaluation to the last two: what lies between is not known
     return RunLog(
         path=f"{one.source.path}/run {number}",
         benchmark=BENCHMARK.name,
@@ -290,10 +312,18 @@ def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
     return [submission(find(entries, name)) for name in names]
 
 
-def parsed(trees: Sequence[Path]) -> list[Entry]:
+def submissions(path: Path = SHIPPED) -> list[Submission]:
+    """Every submission of an index, under names that tell them apart."""
+    return submission_loader.distinct([submission(one) for one in read(path)])
+
+
+def parsed(trees: Sequence[Path], *, origin: str | None = None) -> list[Entry]:
     """Entries of every submission below the trees, in the order of their keys.
 
     What cannot be read is named on stderr and left out.
+
+    Args:
+        origin: where the logs were read, where that was not the round's own repository.
 
     Raises:
         UsageError: no such tree, or no log of the benchmark in any of them.
@@ -304,7 +334,7 @@ def parsed(trees: Sequence[Path]) -> list[Entry]:
             raise UsageError(f"{printable(tree)}: no such directory")
         for directory in directories(tree):
             try:
-                one = entry(directory)
+                one = entry(directory, origin=origin)
             except UserError as error:
                 tell(f"left out: {error}")
                 continue

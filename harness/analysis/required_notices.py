@@ -86,6 +86,8 @@ def _facts(one: Submission) -> dict[str, Fact]:
 def _verification(submission: Submission) -> str:
     if submission.round is None:
         return "never reviewed"
+    if submission.reconstructed:
+        return f"key events of {submission.round} read in a mirror, figures recomputed here"
     return f"logs published in {submission.round}, figures recomputed here"
 
 
@@ -109,7 +111,10 @@ def notices(submissions: Sequence[Submission]) -> list[str]:
         lines += _run_notices(submission)
     lines.append("Samples to target are derived: linear between the two evaluations that bracket the target.")
     if len(submissions) > 1:
-        lines.append("95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio.")
+        lines.append(
+            "95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio; they hold for these "
+            "machines. What holds in general adds the spread between nominally equal public systems."
+        )
     return lines
 
 
@@ -142,7 +147,13 @@ def _run_notices(submission: Submission) -> list[str]:
             "a result may have one such run: not a valid score."
         )
     if submission.reconstructed:
+        known = (
+            "of most runs only the first and the last two evaluations are known, and no evaluation time"
+            if submission.partial
+            else "evaluation time and step time are estimates"
+        )
         lines.append(
-            f"{submission.name}: rebuilt from published key events; evaluation time and step time are estimates."
+            f"{submission.name}: rebuilt from published key events, read in a third party's mirror of the results "
+            f"repository; {known}."
         )
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -34,6 +35,7 @@ class RunFigures:
         step_time_s: of an optimizer step, evaluations not counted; None unless every run says.
         evaluation_share: part of the run result that went into evaluations, 0 to 1.
         init_s: start-up before run_start.
+        accelerator_hours: accelerators x time to train before normalisation.
         tflops_per_accelerator: model arithmetic, TFLOP/s.
         hyperparameters: log key to the value in the first run.
         reconstructed: rebuilt from published key events.
@@ -60,6 +62,7 @@ class RunFigures:
     step_time_s: float | None
     evaluation_share: float | None
     init_s: float | None
+    accelerator_hours: float | None
     tflops_per_accelerator: float | None
     hyperparameters: Mapping[str, str | int | float | None]
     reconstructed: bool
@@ -214,6 +217,7 @@ def of(submission: Submission) -> RunFigures:
         step_time_s=_mean_of(submission, step_time_s),
         evaluation_share=_mean_of(submission, evaluation_share),
         init_s=_mean_of(submission, _init_s),
+        accelerator_hours=time * submission.accelerators / 60 if time and submission.accelerators else None,
         tflops_per_accelerator=tflops_per_accelerator(submission),
         hyperparameters={key: submission.scalar(key) for key in HYPERPARAMETERS},
         reconstructed=submission.reconstructed,
@@ -222,12 +226,27 @@ def of(submission: Submission) -> RunFigures:
 
 def normalized(submission: Submission, minutes: float | None) -> float | None:
     """RCP normalisation, where the benchmark has reference points and ten runs to hold against them."""
-    samples, gbs = stop_samples(submission), submission.global_batch_size
-    if submission.benchmark != BENCHMARK.name or minutes is None or gbs is None:
+    if submission.benchmark != BENCHMARK.name or minutes is None or submission.global_batch_size is None:
         return None
-    if len(samples) < BENCHMARK.runs:
+    if len(submission.runs) < BENCHMARK.runs:
         return None
     try:
-        return minutes * reference_points.normalisation(gbs, reference_points.trimmed_mean(samples))
+        return minutes * normalisation(submission)
     except reference_points.RcpError:  # none for this batch size, or faster than the reference allows
         return None
+
+
+def normalisation(submission: Submission) -> float:
+    """Factor from the olympic mean to the official score; a run that did not converge is the slowest.
+
+    Raises:
+        RcpError: no reference point for the batch size, or a mean too fast to be the same training.
+    """
+    good = {run.path for run in converged(submission)}
+    stops = [
+        float(run.samples_at_stop) if run.path in good and run.samples_at_stop else math.inf
+        for run in submission.runs
+    ]
+    return reference_points.normalisation(
+        submission.global_batch_size or 0, reference_points.trimmed_mean(stops)
+    )

@@ -27,6 +27,7 @@ from harness.records import timing
 from harness.records.timing import Timing
 
 _HEAD_BYTES = 65536
+_STATISTICS = "tracked_stats"  # what NVIDIA's and AMD's programs log at every step
 _DEEPEST = 5  # directories below a path that are searched for logs
 
 
@@ -60,6 +61,9 @@ class Submission:
     Args:
         runs: that are scored, those that crashed or did not converge among them; of more than ten the median window.
         left_out: names of the logs outside of that window.
+        status: availability, as the system description has it.
+        partial: of most runs only the first and the last two evaluations are known.
+        origin: where published logs were read, where that was not the round's own repository.
     """
 
     name: str
@@ -79,6 +83,9 @@ class Submission:
     campaign: Mapping[str, Any] | None = None
     proofs: tuple[Proof, ...] = ()  # of those of `runs` that have one
     left_out: tuple[str, ...] = ()
+    status: str | None = None
+    partial: bool = False
+    origin: str | None = None
 
     @property
     def benchmark(self) -> str:
@@ -113,7 +120,7 @@ def load(path: Path) -> Submission:
     Raises:
         UsageError: nothing there, no logs, several sets of logs, logs of several submissions, or none with a clock.
     """
-    sets = result_sets([str(path)])
+    sets = result_sets([str(path)], without=_STATISTICS)
     if len(sets) > 1:
         names = ", ".join(_below(one.directory, path) for one in sets[:4])
         more = ", .." if len(sets) > 4 else ""
@@ -195,6 +202,7 @@ def _built(path: Path, found: ResultSet) -> Submission:
         reconstructed=rebuilt,
         accelerator=_text(system.get("accelerator_model_name")),
         framework=_text(system.get("framework")),
+        status=_text(system.get("status")),
         campaign=campaign or None,
         proofs=side_files.proofs(directory, runs),
         left_out=tuple(
@@ -244,11 +252,14 @@ def _place(path: Path) -> str:
     return "/".join((parts[:-1] if parts[-1].startswith(BENCHMARK.name) else parts)[-2:])
 
 
-def result_sets(paths: Sequence[str], *, lenient: bool = False) -> list[ResultSet]:
+def result_sets(
+    paths: Sequence[str], *, lenient: bool = False, without: str | None = None
+) -> list[ResultSet]:
     """Every log that the paths name, once, by directory.
 
     Args:
         lenient: a result file of a directory that is no log is kept as unreadable, not refused.
+        without: key of records that nobody asks for; they are passed over.
 
     Raises:
         UsageError: a path that is missing, empty, or no log.
@@ -263,7 +274,7 @@ def result_sets(paths: Sequence[str], *, lenient: bool = False) -> list[ResultSe
             if kind != "logs":
                 directories[directory] = kind
     return [
-        _set(directory, directories.get(directory, "logs"), members, lenient=lenient)
+        _set(directory, directories.get(directory, "logs"), members, lenient=lenient, without=without)
         for directory, members in files.items()
     ]
 
@@ -315,12 +326,14 @@ def _nothing(path: Path, below: Sequence[Path]) -> str:
     return f"{len(below)} sets of logs ({names}{more}); allowed: one of them"
 
 
-def _set(directory: Path, kind: str, members: Sequence[Path], *, lenient: bool) -> ResultSet:
+def _set(
+    directory: Path, kind: str, members: Sequence[Path], *, lenient: bool, without: str | None = None
+) -> ResultSet:
     logs: list[Parsed] = []
     unreadable: list[Unreadable] = []
     for path in members:
         reason = _unreadable(path)
-        parsed = mllog.read(path) if reason is None else None
+        parsed = mllog.read(path, without=without) if reason is None else None
         if parsed is not None and not parsed.events and not parsed.malformed:
             reason = f"no MLLOG record (no line with '{mllog.TOKEN}')"
         if reason is None and parsed is not None:

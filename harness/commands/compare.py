@@ -8,33 +8,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.analysis import comparison, public_index, submission_loader
+from harness.analysis import comparison, costs, index_selection, machine_spread, pooled, public_index
 from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.options import add_json, require_page
-from harness.report import comparison_json, terminal
+from harness.commands.system_options import add_submissions, submissions_of
+from harness.report import comparison_json, pooled_text, terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    add_submissions(parser)
+    parser.add_argument("--baseline", metavar="NAME", help="the submission that the others are held against")
     parser.add_argument(
-        "paths",
-        nargs="*",
-        type=Path,
-        metavar="PATH",
-        help="campaigns, packages, directories of logs, or logs; the last one is the baseline",
+        "--price",
+        metavar="NAME=P,..",
+        help="accelerator-hours and their cost, at a price for an accelerator and hour (B200=4,MI355X=3)",
     )
     parser.add_argument(
-        "--public",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="published systems, each by a unique part of round/organisation/system; they come after the paths",
-    )
-    parser.add_argument(
-        "--index",
-        type=Path,
-        default=public_index.SHIPPED,
-        metavar="FILE",
-        help="the index that --public reads (default: the shipped one)",
+        "--group",
+        choices=pooled.GROUPS,
+        help="what a precision or an accelerator changes, pooled over systems (none named: over the whole index)",
     )
     parser.add_argument(
         "--html",
@@ -46,12 +38,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.group:
+        return _group(args)
     if not args.paths and not args.public:
         raise UsageError("compare: nothing to compare; name PATH .., or --public NAME ..")
     require_page(args.html)
-    found = [submission_loader.load(path) for path in args.paths]
-    loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
-    compared = comparison.compare(loaded)
+    prices = costs.prices(args.price) if args.price else None
+    loaded = submissions_of(args)
+    if args.baseline:
+        loaded = index_selection.baseline_last(loaded, args.baseline)
+    compared = comparison.compare(loaded, machine_spread.around(loaded, args.index), prices)
     if args.html:
         from harness.report import (
             page,  # importing matplotlib takes a second, which the table need not wait for
@@ -62,4 +58,19 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(comparison_json.document(compared), indent=1))
     else:
         terminal.show(compared, Console())
+    return EXIT_OK
+
+
+def _group(args: argparse.Namespace) -> int:
+    if args.html or args.baseline or args.price:
+        raise UsageError(
+            "compare: --group answers in words or with --json; leave out --html, --baseline, --price"
+        )
+    named = bool(args.paths or args.public)
+    loaded = submissions_of(args) if named else public_index.submissions(args.index)
+    answers = pooled.pooled(loaded, args.group)
+    if args.json:
+        print(json.dumps(pooled_text.document(answers), indent=1))
+    else:
+        pooled_text.show(answers, Console())
     return EXIT_OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,3 +45,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}; allowed: a whole number of at least 1")
     return int(text)
+
+
+def target_or_half(text: str) -> float | None:
+    """Log perplexity in nats; None for `half`."""
+    if text == "half":
+        return None
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or a number above 0 (nats)")
+    return value

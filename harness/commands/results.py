@@ -1,15 +1,18 @@
-"""Command `results`: lists published submissions, and builds the index that `compare --public` reads."""
+"""Command `results`: published submissions as a table of derived numbers, and the index that `compare` reads."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from rich.console import Console
 
-from harness.analysis import public_index
+from harness.analysis import index_selection, public_index
 from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
+from harness.commands.options import add_json
+from harness.commands.system_options import add_filters, filter_of
 from harness.contract.files import replace_text
 from harness.report import index_table
 
@@ -27,23 +30,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--out", type=Path, metavar="FILE", help="write the index (.json) or the table alone (.csv)"
     )
-    listing = actions.add_parser("list", help="list the systems that compare --public knows")
-    listing.add_argument(
-        "--index",
+    add = actions.add_parser("add", help="add submissions to an index, or read them again")
+    add.add_argument(
+        "paths",
+        nargs="+",
         type=Path,
-        default=public_index.SHIPPED,
-        metavar="FILE",
-        help="read this index instead of the shipped one",
+        metavar="PATH",
+        help="a results directory, a tree of them, or a JSON record of key events",
     )
+    add.add_argument("--out", type=Path, metavar="FILE", required=True, help="index to write")
+    add.add_argument(
+        "--round", metavar="V", help="of records of key events, where no directory above says it"
+    )
+    for one in (index, add):
+        one.add_argument(
+            "--origin", metavar="TEXT", help="where the logs were read, if not in the round's own repository"
+        )
+    listing = actions.add_parser("list", help="the systems that compare --public knows")
+    add_filters(listing)
+    listing.add_argument(
+        "--sort", choices=index_table.SORTS, metavar="BY", help=" | ".join(index_table.SORTS)
+    )
+    add_json(listing)
+    for one in (add, listing):
+        one.add_argument(
+            "--index", type=Path, default=public_index.SHIPPED, metavar="FILE", help="another index"
+        )
 
 
 def main(args: argparse.Namespace) -> int:
-    entries = public_index.parsed(args.trees) if args.action == "index" else public_index.read(args.index)
-    rows = [index_table.row(one) for one in entries]
-    if args.action == "index" and args.out:
+    if args.action == "index":
+        entries = public_index.parsed(args.trees, origin=args.origin)
+    elif args.action == "add":
+        added = index_selection.submissions(args.paths, round_=args.round, origin=args.origin)
+        entries = index_selection.merged(public_index.read(args.index), added)
+    else:
+        entries = index_selection.wanted(public_index.read(args.index), filter_of(args))
+    rows = index_table.ordered([index_table.row(one) for one in entries], vars(args).get("sort"))
+    if args.action != "list" and args.out:
         is_table = args.out.suffix.lower() == ".csv"
         replace_text(args.out, index_table.as_csv(rows) if is_table else public_index.document(entries))
-        tell(f"{len(entries)} systems, {sum(row.runs for row in rows)} runs: {args.out}")
+        tell(f"{len(entries)} systems, {sum(row.figures.runs for row in rows)} runs: {args.out}")
+    if vars(args).get("json"):
+        print(json.dumps(index_table.as_json(rows), indent=1))
+        return EXIT_OK
     console = Console()
     index_table.show(rows, console if console.is_terminal else Console(width=index_table.WIDTH))
     return EXIT_OK

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.commands import study_replay
-from harness.commands.options import add_json, add_profile, add_set, positive
+from harness.commands.options import add_json, add_profile, add_set, positive, target_or_half
 from harness.config.file import resolve
 from harness.contract.config import Config
 from harness.study import grid, run, workers
@@ -33,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=positive, help="optimizer steps of every run (default: 350 for the proxy)")
     add_profile(parser, "proxy, study (one GPU) or any other profile (default proxy)", default="proxy")
     half = "half: the baseline's loss after half of its steps (default: 4.2 for the proxy, else half)"
-    add("--target", type=_target, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
+    add("--target", type=target_or_half, default=_UNSAID, metavar="T", help=f"log perplexity, or {half}")
     add_set(parser)
     add("--jobs", type=positive, metavar="N", help="runs at the same time (default: one per GPU or core)")
     add("--resume", metavar="JOB", help="continue the study with this stamp, or analyse it again")
@@ -74,13 +73,3 @@ def _outcome(args: argparse.Namespace, plain: Config, cells: list[Cell]) -> Outc
         job = run.new(plain, cells, grid_name=args.grid, target=target, **sizes)
     job = workers.run(job, workers.number(job.campaigns[0].config, args.jobs))
     return run.of_jobs([job], cells)
-
-
-def _target(text: str) -> float | None:
-    """Log perplexity in nats; None for `half`."""
-    if text == "half":
-        return None
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}; allowed: half, or a number above 0 (nats)")
-    return value

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.analysis.claims import Claim
 from harness.analysis.comparison import Comparison, Pair, Ratios
+from harness.analysis.costs import Cost
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
 
@@ -19,6 +21,8 @@ def document(comparison: Comparison) -> Json:
     return {
         "submissions": [{**asdict(one), "power": [asdict(use) for use in power]} for one, power in rows],
         "ratios": [_pair(pair) for pair in comparison.pairs],
+        "ranking": None if comparison.ranking is None else asdict(comparison.ranking),
+        "costs": [_cost(one) for one in comparison.costs],
         "differences": list(comparison.differences),
         "notices": list(comparison.notices),
     }
@@ -31,11 +35,13 @@ def with_curves(comparison: Comparison, submissions: Sequence[Submission]) -> Js
 
 def _pair(pair: Pair) -> Json:
     ratios = pair.ratios
-    found = _ratios(ratios) if ratios else dict.fromkeys(("time_to_train", "samples_to_target", "throughput"))
+    names = ("official_score", "time_to_train", "samples_to_target", "throughput")
+    found = _ratios(ratios) if ratios else dict.fromkeys(names)
     return {
         "submission": pair.submission,
         "baseline": pair.baseline,
         **found,
+        "claims": {claim.quantity.value: _claim(claim) for claim in pair.claims},
         "verdict": pair.verdict,
         "conclusions": asdict(pair.conclusions),
     }
@@ -43,6 +49,7 @@ def _pair(pair: Pair) -> Json:
 
 def _ratios(ratios: Ratios) -> Json:
     return {
+        "official_score": _ratio(ratios.official_score),
         "time_to_train": _ratio(ratios.time_to_train),
         "samples_to_target": _ratio(ratios.samples_to_target),
         "samples_at_stop": _ratio(ratios.samples_at_stop),
@@ -60,6 +67,23 @@ def _ratios(ratios: Ratios) -> Json:
 
 def _ratio(ratio: Ratio | None) -> Json | None:
     return None if ratio is None else {"ratio": ratio.ratio, "ci95": _bounds(ratio.ci95)}
+
+
+def _claim(claim: Claim) -> Json:
+    """Of machines like these: the ratio with the spread between equal machines in its interval."""
+    return {
+        "ratio": claim.ratio.ratio,
+        "ci95": _bounds(claim.ratio.ci95),
+        "decided": claim.ratio.decided,
+        "tau": [spread.tau for spread in claim.spreads],
+        "basis": [spread.basis for spread in claim.spreads],
+        "degrees_of_freedom": claim.freedom,
+        "smallest_decided_pct": claim.smallest_decided_pct,
+    }
+
+
+def _cost(one: Cost) -> Json:
+    return {**asdict(one), "against_baseline": _ratio(one.against_baseline)}
 
 
 def _bounds(interval: tuple[float, float] | None) -> list[float] | None:

@@ -1,71 +1,172 @@
-"""The table of published submissions, as rows, as CSV and for a terminal."""
+"""The table of published submissions: rows, JSON, CSV and the view of a terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import replace
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from compliance.benchmark import BENCHMARK
-from harness.analysis import public_index, run_figures
+from harness.analysis import index_selection, public_index, run_figures
 from harness.analysis.public_index import Entry
 from harness.analysis.run_figures import RunFigures
-from harness.base.text import number, printable, spreadsheet_cell
+from harness.base.text import number, plural, printable, spreadsheet_cell
 
-_COLUMNS = (  # title, field of RunFigures, digits
-    ("round", "round", 0),
-    ("organisation", "org", 0),
-    ("system", "system", 0),
-    ("accelerators", "accelerators", 0),
-    ("precision", "precision", 0),
-    ("GBS", "global_batch_size", 0),
-    ("runs", "runs", 0),
-    ("minutes", "time_to_train_min", 3),
-    ("normalised", "time_to_train_normalized_min", 3),
-    ("samples at stop", "samples_at_stop_mean", 0),
-    ("to target", "samples_to_target_mean", 0),
-    ("samples/s", "samples_per_s", 2),
-    ("step, s", "step_time_s", 3),
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One system of the index.
+
+    Args:
+        key: round/organisation/system, which --public takes.
+        model: of the accelerator in facts.yaml; None where it is not known there.
+        product: the system's name in its description.
+        availability: status in the system description.
+        origin: where the logs were read, where that was not the round's own repository.
+    """
+
+    key: str
+    model: str | None
+    product: str
+    availability: str | None
+    partial: bool
+    origin: str | None
+    figures: RunFigures
+
+
+_COLUMNS: tuple[tuple[str, Callable[[Row], object], int | None], ...] = (  # title, value, digits of a number
+    ("system", lambda row: row.key, None),
+    ("official min", lambda row: row.figures.time_to_train_normalized_min, 3),
+    ("precision", lambda row: row.figures.precision, None),
+    ("accelerator", lambda row: row.model or row.figures.accelerator, None),
+    ("count", lambda row: row.figures.accelerators, 0),
+    ("batch", lambda row: row.figures.global_batch_size, 0),
+    ("to target", lambda row: row.figures.samples_to_target_mean, 0),
+    ("acc. hours", lambda row: row.figures.accelerator_hours, 1),
+    ("availability", lambda row: row.availability, None),
+    ("raw min", lambda row: row.figures.time_to_train_min, 3),
+    ("samples/s", lambda row: row.figures.samples_per_s, 2),
+    ("runs", lambda row: row.figures.runs, 0),
 )
+_ALWAYS = 2  # columns that the narrowest terminal shows
+_CSV = (
+    "time_to_train_min", "time_to_train_normalized_min", "samples_at_stop_mean", "samples_to_target_mean",
+    "samples_per_s", "step_time_s",
+)  # fmt: skip
+_SORTED_BY: dict[str, Callable[[Row], Any]] = {
+    "minutes": lambda row: row.figures.time_to_train_normalized_min,
+    "samples": lambda row: row.figures.samples_to_target_mean,
+    "hours": lambda row: row.figures.accelerator_hours,
+    "count": lambda row: row.figures.accelerators,
+    "speed": lambda row: None if row.figures.samples_per_s is None else -row.figures.samples_per_s,
+    "name": lambda row: row.key,
+}
+SORTS = tuple(_SORTED_BY)
+WIDTH = 195  # characters of a row where no terminal sets a limit
 
-_FIELDS = attrgetter(*(name for _, name, _ in _COLUMNS))
-_NARROW = ("name", "precision", "global_batch_size", "time_to_train_min")  # columns for a narrow terminal
-WIDTH = 170  # characters of a row with full names
 
-
-def row(one: Entry) -> RunFigures:
-    """A row. Directory names, which are unique, stand for organisation and system."""
+def row(one: Entry) -> Row:
+    """Directory names tell systems apart, so they stand for organisation and system."""
     figures = run_figures.of(public_index.submission(one))
-    return replace(figures, name=printable(one.key), org=printable(one.org), system=printable(one.system))
+    return Row(
+        key=printable(one.key),
+        model=index_selection.accelerator_of(one.accelerator, one.system),
+        product=figures.system,
+        availability=None if one.status is None else printable(one.status),
+        partial=one.partial,
+        origin=None if one.source.origin is None else printable(one.source.origin),
+        figures=replace(
+            figures, name=printable(one.key), org=printable(one.org), system=printable(one.system)
+        ),
+    )
 
 
-def as_csv(rows: Sequence[RunFigures]) -> str:
-    """The table as CSV; no name in it can act as a formula."""
+def ordered(rows: Sequence[Row], by: str | None) -> list[Row]:
+    """Smallest first (speed: fastest); what has no such figure stands last. None keeps the order of the index."""
+    if by is None:
+        return list(rows)
+    value = _SORTED_BY[by]
+    return sorted(rows, key=lambda one: (value(one) is None, value(one) if value(one) is not None else 0))
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    """What `results list --json` prints: the figures of `compare --json` and what the index adds to them."""
+    added = [{name: value for name, value in asdict(one).items() if name != "figures"} for one in rows]
+    return {
+        "systems": [{**asdict(one.figures), **more} for one, more in zip(rows, added, strict=True)],
+        "notices": notices(rows),
+    }
+
+
+def notices(rows: Sequence[Row]) -> list[str]:
+    """What has to stand beside the table."""
+    lines = [
+        "Unverified: recomputed from logs. Result not verified by MLCommons Association.",
+        "official min: olympic mean, RCP-normalised; accelerator hours: of the time that is not normalised.",
+    ]
+    if partial := sum(one.partial for one in rows):
+        lines.append(f"Of {plural(partial, 'system')} only key events are known: no curves, no step time.")
+    if mirrored := sum(one.origin is not None for one in rows):
+        lines.append(
+            f"{plural(mirrored, 'system')} read in a third party's mirror of the results repository."
+        )
+    return lines
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The table as CSV, with names that no spreadsheet takes for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow("organisation" if name == "org" else name for _, name, _ in _COLUMNS)
-    for row in rows:
-        writer.writerow(spreadsheet_cell(value) for value in _FIELDS(row))
+    head = (
+        "round",
+        "organisation",
+        "system",
+        "accelerators",
+        "precision",
+        "global_batch_size",
+        "runs",
+        *_CSV,
+    )
+    writer.writerow((*head, "accelerator", "product", "accelerator_hours", "availability"))
+    for one in rows:
+        figures = asdict(one.figures)
+        values = [figures["org" if name == "organisation" else name] for name in head]
+        more = (one.model, one.product, one.figures.accelerator_hours, one.availability)
+        writer.writerow(spreadsheet_cell(value) for value in (*values, *more))
     return text.getvalue()
 
 
-def show(rows: Sequence[RunFigures], console: Console) -> None:
-    """Print the table; a narrow console shows fewer columns."""
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the table; a narrow console gets fewer columns, dropped from the right, and never cut figures."""
+    shown = next(
+        (
+            table
+            for count in range(len(_COLUMNS), _ALWAYS, -1)
+            if _fits(table := _table(rows, count), console)
+        ),
+        _table(rows, _ALWAYS),
+    )
+    console.print(shown)
+    for line in notices(rows):
+        console.print(Text(line))
+
+
+def _fits(table: Table, console: Console) -> bool:
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
+
+
+def _table(rows: Sequence[Row], count: int) -> Table:
     table = Table(title=f"{BENCHMARK.name}, recomputed from logs (unverified)", title_justify="left")
-    shown = [("name", "name", 0), *_COLUMNS[3:]]  # the first three are joined to the name that --public takes
-    columns = [one for one in shown if console.width >= WIDTH or one[1] in _NARROW]
-    for title, key, digits in columns:
-        numeric = digits or key in ("accelerators", "global_batch_size", "runs", "samples_at_stop_mean")
-        table.add_column(
-            title, justify="right" if numeric else "left", overflow="fold", no_wrap=key == "name"
-        )
-    for row in rows:
-        table.add_row(*(Text(number(getattr(row, key), digits)) for _, key, digits in columns))
-    console.print(table)
-    console.print(Text("Result not verified by MLCommons Association."))
+    columns = _COLUMNS[:count]
+    for title, _, digits in columns:
+        table.add_column(title, justify="left" if digits is None else "right", overflow="fold")
+    for one in rows:
+        table.add_row(*(Text(number(value(one), digits or 0)) for _, value, digits in columns))
+    return table

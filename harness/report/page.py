@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from harness.analysis import energy, required_notices
+from harness.analysis import costs, energy, ranking, required_notices
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
@@ -57,7 +57,9 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
 
 
 def headline(comparison: Comparison) -> str:
-    """The sentence that states the main result."""
+    """The sentence people came for: of two submissions their difference, of more the best of them."""
+    if comparison.ranking:
+        return ranking.sentence(comparison.ranking)
     if comparison.pairs:
         return comparison.pairs[0].verdict
     only = comparison.submissions[0]
@@ -81,12 +83,15 @@ def render(submissions: Sequence[Submission], comparison: Comparison) -> str:
         headline=headline(comparison),
         comparison=comparison,
         is_proxy=submissions[0].is_proxy,
-        tiles=report_rows.tiles(pairs[0][1]) if pairs and not submissions[0].is_proxy else [],
+        tiles=report_rows.tiles(pairs[0][1]) if len(pairs) == 1 and not submissions[0].is_proxy else [],
+        ranked=report_rows.ranked(comparison.ranking) if comparison.ranking else [],
+        ranked_by=ranking.title(comparison.ranking) if comparison.ranking else "",
         summary=summary(comparison.submissions),
         pairs=pairs,
         factors=[*_cells(pairs, factors), *_cells(pairs, whole_runs)],
         figures=_figures(submissions, comparison),
         power=[line for one, power in used for line in energy.lines(one.name, power)],
+        costs=costs.lines(comparison.costs),
         configuration=required_notices.configuration(submissions),
         runs=[(one.name, report_rows.runs(one)) for one in submissions],
         proofs=[row for one in submissions for row in report_rows.proofs(one)],

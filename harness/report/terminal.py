@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis import energy
+from harness.analysis import costs, energy, ranking
 from harness.analysis.comparison import Comparison, Pair, Ratios
+from harness.analysis.ranking import Ranking
 from harness.analysis.run_figures import RunFigures
 from harness.base.text import number
-from harness.report.rows import factors, gap_lines, ratio_cells, summary, whole_runs
+from harness.report.rows import factors, gap_lines, ranked, ratio_cells, summary, whole_runs
 
 _MOST_COLUMNS = 4  # number of submissions that a terminal shows side by side
 
@@ -20,6 +21,8 @@ _MOST_COLUMNS = 4  # number of submissions that a terminal shows side by side
 def show(comparison: Comparison, console: Console) -> None:
     """Print tables and sentences. Names come from logs of unknown origin, so rich must not read them as markup."""
     many = len(comparison.submissions) > _MOST_COLUMNS
+    if comparison.ranking:
+        _show_ranking(comparison.ranking, console)
     console.print(_rows_table(comparison) if many else _submissions_table(comparison.submissions))
     for pair in comparison.pairs:
         if many:
@@ -28,8 +31,23 @@ def show(comparison: Comparison, console: Console) -> None:
             _show_pair(pair, console)
     used = zip(comparison.submissions, comparison.power, strict=True)
     _lines(console, "Power", [line for one, power in used for line in energy.lines(one.name, power)])
+    _lines(console, "Accelerator-hours and cost", costs.lines(comparison.costs))
     _lines(console, "Differences", comparison.differences)
     _lines(console, "Notices", comparison.notices)
+
+
+def _show_ranking(found: Ranking, console: Console) -> None:
+    """The best first; what shares a letter is not told apart."""
+    table = Table(title="Ranking of these machines (unverified)", title_justify="left")
+    for column in ("place", "", "system", ranking.title(found), "ties"):
+        table.add_column(
+            column, justify="left" if column in ("", "system", "ties") else "right", overflow="fold"
+        )
+    for cells in ranked(found):
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    console.print(Text(ranking.sentence(found)))
+    console.print(Text("What shares a letter is not told apart by these runs."))
 
 
 def _show_pair(pair: Pair, console: Console) -> None:
@@ -44,21 +62,34 @@ def _show_pair(pair: Pair, console: Console) -> None:
 
 
 def _rows_table(comparison: Comparison) -> Table:
-    """One row per submission, where columns do not fit; --json and --html show everything."""
-    table = Table(title="Submissions (unverified), times against the last one", title_justify="left")
-    for column in ("", "GBS", "minutes", "to target", "samples/s", "time", "95 % interval"):
+    """One row a submission, where columns would not fit: --json and --html have the rest."""
+    table = Table(title="Submissions (unverified), scores against the last one", title_justify="left")
+    for column in ("", "GBS", "minutes", "to target", "samples/s", "score", "95 % interval"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
-    times = {pair.submission: pair.ratios.time_to_train for pair in comparison.pairs if pair.ratios}
-    for row in comparison.submissions:
-        ratio = times.get(row.name)
+    scores = {
+        pair.submission: pair.ratios.official_score or pair.ratios.time_to_train
+        for pair in comparison.pairs
+        if pair.ratios
+    }
+    for row in _in_order(comparison):
+        ratio = scores.get(row.name)
         figures = [
-            number(row.time_to_train_min),
+            number(row.time_to_train_normalized_min or row.time_to_train_min),
             number(row.samples_to_target_mean, 0),
             number(row.samples_per_s, 2),
         ]
         cells = ratio_cells(ratio) if ratio else ("–", "–")
-        table.add_row(Text(row.name), number(row.global_batch_size), *figures, *cells)
+        undecided = ratio is not None and not ratio.decided
+        style = "dim" if undecided else ""
+        table.add_row(Text(row.name), number(row.global_batch_size), *figures, *cells, style=style)
     return table
+
+
+def _in_order(comparison: Comparison) -> list[RunFigures]:
+    """By score, what has none last."""
+    places = comparison.ranking.places if comparison.ranking else ()
+    order = {place.submission: index for index, place in enumerate(places)}
+    return sorted(comparison.submissions, key=lambda row: order.get(row.name, len(order)))
 
 
 def _lines(console: Console, title: str, lines: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ def main() -> int:
     parallel.seed_everything(seed)
     trainer = assemble(config, linears_of(config, run.arm, seed=seed, rank=0), home)
     with device.megatron():
-        data, _ = index_datasets(config, seed=seed, cache=directory / "index_cache")
+        data, _ = index_datasets(config, seed=seed, cache=directory / file_names.INDEX_CACHE)
     stream = batches(data, micro_batch_size=config.batch.micro_batch_size, total=config.train_samples)
     if asked.checkpoint:
         run_of_it = checkpoint.Run(config=config, arm=run.arm, seed=seed)

@@ -170,3 +170,13 @@ def test_a_run_log_of_nothing_is_empty():
     run = runlog.build(mllog.parse([], path="log"))
     assert run.duration_s is None and run.samples_at_stop is None and run.evaluations == ()
     assert run.benchmark is None and run.precision is None
+
+
+def test_records_of_a_key_that_nobody_asks_for_are_passed_over_and_no_other_line_is():
+    step = GOOD.replace('"seed"', '"tracked_stats"')
+    text = [step, GOOD, step[:-9], f"{step} {GOOD}", GOOD.replace("train.py", "tracked_stats")]
+    found = mllog.parse(text, path="log", without="tracked_stats")
+    assert [(event.line, event.key) for event in found.events] == [(2, "seed"), (5, "seed")]
+    assert [bad.line for bad in found.malformed] == [4], (
+        "two records on one line are a defect whatever they are"
+    )

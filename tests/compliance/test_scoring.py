@@ -159,5 +159,5 @@ def test_the_reference_points_are_those_of_the_official_checker(round):
     assert sorted(record["BS"] for record in records) == [16, 32, 64, 96, 128]
     for record in records:
         point, samples = reference_points.reference(record["BS"]), record["Epochs to converge"]
-        assert point.mean_samples == pytest.approx(reference_points.trimmed_mean(samples), abs=0.005)
-        assert point.deviation == pytest.approx(pstdev(samples), abs=0.005)
+        assert point.mean_samples == pytest.approx(reference_points.trimmed_mean(samples), abs=1e-8)
+        assert point.deviation == pytest.approx(pstdev(samples), abs=1e-8)

@@ -5,13 +5,24 @@ import dataclasses
 import io
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from mlperf_logging.rcp_checker import rcp_checker
 from mlperf_logging.result_summarizer import result_summarizer
+from rich.console import Console
 
 from harness import cli
-from harness.analysis import comparison, public_index, run_figures, submission_loader
+from harness.analysis import (
+    comparison,
+    key_event_records,
+    official_score,
+    public_index,
+    run_figures,
+    submission_loader,
+)
+from harness.report import index_table
 from tests.harness.logs import write_run, write_submission
 
 PUBLIC = Path(__file__).parents[4] / "shared" / "public_results"
@@ -166,9 +177,13 @@ def test_the_shipped_index_is_compared_offline(capsys):
 def test_the_shipped_index_has_every_published_system():
     entries = public_index.read()
     rounds = [one.round for one in entries]
-    assert (rounds.count("v5.1"), rounds.count("v6.0")) == (39, 2)
+    assert (rounds.count("v5.1"), rounds.count("v6.0")) == (39, 10)
     assert all(len(one.runs) == 10 and len(one.source.sha256) == 64 for one in entries)
-    assert sum(one.precision == "unknown" for one in entries) == 2, "the others are in precision.csv"
+    assert not any(one.precision == "unknown" for one in entries), (
+        "precision.csv has those that do not say it"
+    )
+    assert all(bool(one.source.origin) == (one.round == "v6.0") for one in entries), "v6.0 is from a mirror"
+    assert sum(one.partial for one in entries) == 2
     assert all(run_figures.time_to_train_min(public_index.submission(one)) > 1 for one in entries)
     assert ":::MLLOG" not in public_index.SHIPPED.read_text()
 
@@ -181,36 +196,126 @@ def public_directories():
 @needs_public
 def test_the_shipped_index_is_what_the_logs_give():
     shipped = {one.key: one for one in public_index.read()}
-    rebuilt = {one.key: one for one in map(public_index.entry, public_directories())}
+    records = sorted(PUBLIC.glob("v6.0-partial/*.json"))
+    found = [*map(public_index.entry, public_directories()), *map(key_event_records.entry, records)]
+    rebuilt = {one.key: one for one in found}
     both = shipped.keys() & rebuilt.keys()  # submissions at hand may be newer than the index
-    assert len(both) >= 17
+    assert len(both) >= 25
     for key in sorted(both):
-        assert shipped[key] == rebuilt[key], key
+        origin = shipped[key].source.origin  # stands in no log
+        source = dataclasses.replace(rebuilt[key].source, origin=origin)
+        assert shipped[key] == dataclasses.replace(rebuilt[key], source=source), key
 
 
 @pytest.mark.public
 @needs_public
-def test_olympic_means_are_the_official_summarizers(tmp_path):
-    """Every system is given the folder that the official tool wants, with the tool's own scaling left out."""
+def test_olympic_and_normalised_scores_are_the_official_tools(tmp_path):
+    """Every system is given the folder that the official tools want, and the tools' own scaling."""
     for place in public_directories():
         target = tmp_path / place.parent.name / "llama31_8b"
         shutil.copytree(place, target, ignore=shutil.ignore_patterns("scaling.json"))
-        official = official_minutes(target)
-        assert run_figures.time_to_train_min(submission_loader.load(place)) == pytest.approx(
-            official, abs=1e-6
+        loaded = submission_loader.load(place)
+        olympic = run_figures.time_to_train_min(loaded)
+        assert olympic == pytest.approx(official_minutes(target, scaled=False), abs=1e-6)
+        assert official_score.problem(loaded) is None
+        passed, _, factor = rcp_checker.check_directory(
+            str(target), "training", "5.1.0", False, False, rcp_pass="full_rcps"
         )
+        assert passed
+        assert official_score.estimate(loaded).value == pytest.approx(olympic * factor, abs=1e-6)
+        (target / "scaling.json").write_text(json.dumps({"scaling_factor": factor}))
+        assert official_score.estimate(loaded).value == pytest.approx(official_minutes(target), abs=1e-6)
 
 
-def official_minutes(directory):
-    """The official tool's own olympic mean, before any scaling."""
+def official_minutes(directory, *, scaled=True):
+    """The official tool's own olympic mean, with the scaling that it finds."""
     name = f"{directory.parents[2].name}/{directory.parent.name}"
     score, _, scaling = result_summarizer._compute_strong_score_standalone(
         "llama31_8b", name, False, str(directory), "training", "5.1.0"
     )
-    assert scaling == 1
+    assert scaled or scaling == 1
     return score
 
 
 def test_an_index_that_is_read_is_written_as_it_was():
     text = public_index.SHIPPED.read_text()
     assert public_index.document(public_index.read()) == text
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Key events of a system of which one run is whole."""
+    ends = [[1_900_000_060_000, 24_576, 3.4], [1_900_000_090_000, 36_864, 3.2]]
+    run = {
+        "seed": 1, "status": "success", "init_start": 1_900_000_000_000, "run_start": 1_900_000_010_000,
+        "run_stop": 1_900_000_090_500, "first_eval": [1_900_000_030_000, 12_288, 5.0], "evals": ends,
+    }  # fmt: skip
+    whole = {**run, "seed": 2, "all_evals": [run["first_eval"], *ends]}
+    content = {
+        "org": "Acme", "system": "box_three", "path": "Acme/results/box_three/llama31_8b", "source": "a mirror",
+        "common": {
+            "submission_benchmark": "llama31_8b", "global_batch_size": 16, "target_accuracy": 3.3,
+            "opt_base_learning_rate": 4e-4,
+        },
+        "system_description": {
+            "system_name": "Box 3", "accelerator_model_name": "NVIDIA B200", "number_of_nodes": "2",
+            "accelerators_per_node": "4", "framework": "Anvil", "status": "Available cloud",
+        },
+        "runs": [run, whole, {**run, "seed": 3}],
+    }  # fmt: skip
+    place = tmp_path / "v9.9-partial" / "box_three.json"
+    place.parent.mkdir()
+    place.write_text(json.dumps(content))
+    return place
+
+
+def test_a_record_of_key_events_and_a_directory_are_added_to_an_index(tree, record, tmp_path, capsys):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    assert cli.main(["results", "index", str(tree), "--out", str(first)]) == 0
+    place = tree / "Acme" / "results" / "box_one" / "llama31_8b"
+    paths = [str(record), str(place)]
+    assert cli.main(["results", "add", *paths, "--index", str(first), "--out", str(second)]) == 0
+    assert "3 systems, 9 runs" in capsys.readouterr().err
+    found = public_index.find(public_index.read(second), "v9.9/Acme/box_three")
+    assert (found.partial, found.source.origin, found.status) == (True, "a mirror", "Available cloud")
+    one = public_index.submission(found)
+    assert run_figures.time_to_train_min(one) == pytest.approx(80.5 / 60)
+    assert run_figures.target_samples(one)[0] == pytest.approx(30_720)
+    assert one.accelerators == 8 and one.timings[0].init_ms == 10_000
+
+
+@pytest.mark.parametrize(
+    "change", [{"runs": []}, {"common": {}}, {"system_description": None}, {"runs": [{}]}]
+)
+def test_a_record_that_lacks_something_is_one_clear_line(record, tmp_path, capsys, change):
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    assert cli.main(["results", "add", str(record), "--out", str(tmp_path / "out.json")]) == 2
+    error = capsys.readouterr().err
+    assert "no record of key events" in error and error.count("\n") == 1
+
+
+def test_the_list_filters_sorts_and_drops_columns_from_the_right(capsys):
+    wanted = ["results", "list", "--accelerator", "mi355x", "--precision", "MXFP4", "--sort", "minutes"]
+    assert cli.main([*wanted, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["systems"]
+    minutes = [one["time_to_train_normalized_min"] for one in found]
+    assert len(found) == 5 and minutes == sorted(minutes) and minutes[0] == pytest.approx(86.845, abs=0.001)
+    assert {one["model"] for one in found} == {"MI355X"} and found[0]["accelerator_hours"] > 11
+    rows = [index_table.row(one) for one in public_index.read()[:4]]
+    heads = []
+    for width in (200, 130, 70, 40):
+        console = Console(width=width, file=io.StringIO())
+        index_table.show(rows, console)
+        text = console.file.getvalue()
+        assert "122.929" in text and "…" not in text
+        heads.append(
+            [title for title in ("official", "precision", "acc. hours", "samples/s") if title in text]
+        )
+    counts = [len(one) for one in heads]
+    assert counts == sorted(counts, reverse=True) and (counts[0], counts[-1]) == (4, 1)
+    assert all(wide[: len(narrow)] == narrow for wide, narrow in pairwise(heads))
+
+
+def test_a_filter_that_nothing_passes_says_what_there_is(capsys):
+    assert cli.main(["results", "list", "--precision", "fp4"]) == 2
+    assert "precisions fp8, mxfp4, nvfp4" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_time_is_samples_times_seconds_per_sample(pair):
 def test_the_json_document_keeps_its_contract(pair, capsys):
     assert cli.main(["compare", *map(str, pair), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"submissions", "ratios", "differences", "notices"} == document.keys()
+    assert {"submissions", "ratios", "ranking", "costs", "differences", "notices"} == document.keys()
     assert {
         "name", "org", "system", "accelerators", "precision", "runs", "global_batch_size", "time_to_train_min",
         "time_to_train_normalized_min", "samples_at_stop_mean", "samples_to_target_mean", "samples_to_target_sd",
@@ -209,3 +209,34 @@ def write_pair(tmp_path):
         path if path.exists() else write_submission(path, ends=[(3.4, 3.2)], seconds_per_sample=0.03)
         for path in (tmp_path / "a" / "mxfp4", tmp_path / "b" / "mxfp4")
     ]
+
+
+def test_a_price_gives_accelerator_hours_and_their_cost_with_its_basis(capsys):
+    named = ["--public", "v6.0/AMD/MI355X", "hpg.dgxb200x8.n1"]
+    assert cli.main(["compare", *named, "--price", "b200=4,MI355X=3", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    mine, theirs = document["costs"]
+    assert (mine["accelerator"], mine["price"], theirs["price"]) == ("MI355X", 3.0, 4.0)
+    assert mine["cost_per_run"]["value"] == pytest.approx(3 * mine["hours_per_run"]["value"])
+    assert mine["hours_to_target"]["value"] < mine["hours_per_run"]["value"] == pytest.approx(11.6, abs=0.2)
+    assert mine["against_baseline"]["ratio"] == pytest.approx(
+        mine["cost_per_run"]["value"] / theirs["cost_per_run"]["value"]
+    )
+    assert any("as given with --price (MI355X 3, B200 4)" in line for line in document["notices"])
+    assert cli.main(["compare", *named, "--price", "B200=4"]) == 2
+    assert "MI355X; name its price" in capsys.readouterr().err
+    for wrong in ("B200", "B200=free", "X1=3", "B200=-1"):
+        assert cli.main(["compare", *named, "--price", wrong]) == 2
+        assert "--price: found" in capsys.readouterr().err
+
+
+def test_the_baseline_may_stand_anywhere(capsys):
+    named = ["--public", "v5.1/AMD/MI355X", "v6.0/AMD/MI355X"]
+    assert cli.main(["compare", *named, "--baseline", "v5.1", "--json"]) == 0
+    ratio = json.loads(capsys.readouterr().out)["ratios"][0]
+    assert ratio["baseline"] == "MI355X_EPYC_9575F_pytorch"
+    assert ratio["official_score"]["ratio"] == pytest.approx(0.871, abs=0.001)
+    assert ratio["time_to_train"]["ratio"] == pytest.approx(0.874, abs=0.001)
+    assert ratio["claims"]["throughput"]["decided"] and ratio["claims"]["throughput"]["tau"][1] > 0.02
+    assert cli.main(["compare", *named, "--baseline", "MI355X"]) == 2
+    assert "means 2 of the submissions" in capsys.readouterr().err

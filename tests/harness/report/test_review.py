@@ -64,7 +64,7 @@ def test_curves_say_how_many_evaluations_are_where_public_runs_were(place):
 
 def test_speed_stands_beside_equal_public_hardware(place, tmp_path):
     lines = review.speed(dossier(place))
-    assert lines[0].startswith("seconds per sample: 0.0251") and "(3 public systems)" in lines[0]
+    assert lines[0].startswith("seconds per sample: 0.0251") and "(4 public systems)" in lines[0]
     assert lines[0].endswith("; OUTSIDE") and not lines[1].endswith("; OUTSIDE")
     unknown = dossier(result(tmp_path / "other", "Some Accelerator"))
     assert review.speed(unknown) == ["no public system of equal hardware in the index"]
