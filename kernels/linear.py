@@ -18,6 +18,8 @@ class _Parallel:
     allreduce_dgrad: bool
     sequence_parallel: bool
     tp_group: Any
+    keeps_input: bool  # X stays in memory for another operator: no quantised copy of it is made
+    differentiates: bool  # a backward pass will follow
 
 
 def linear(
@@ -29,6 +31,7 @@ def linear(
     allreduce_dgrad: bool = False,
     sequence_parallel: bool = False,
     tp_group: Any = None,
+    keeps_input: bool = False,
 ) -> Tensor:
     """Multiply by a weight under a layer's recipe; under torch.autocast in its type, as torch's own linear.
 
@@ -38,8 +41,13 @@ def linear(
         fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in its type, instead of returning it.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
+        keeps_input: the operator before this one keeps x for its own backward pass, so that a quantised copy saves
+            nothing: x itself is kept and quantised a second time.
     """
-    parallel, where = _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group), x.device.type
+    where, differentiates = x.device.type, torch.is_grad_enabled()  # inside `apply` gradients are always off
+    parallel = _Parallel(
+        fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group, keeps_input, differentiates
+    )
     if not torch.is_autocast_enabled(where):
         return _Linear.apply(x, w, layer, parallel)
     dtype = torch.get_autocast_dtype(where)
@@ -48,42 +56,53 @@ def linear(
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps x and w in high precision: each orientation is quantised from them, never one from the other."""
+    """Keeps x quantised along its other dimension for Wgrad: each orientation is made from x, never from the other."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.layer, ctx.parallel, ctx.weight = layer, parallel, w
         full = _gather(x, parallel.tp_group, asynchronous=False)[0] if parallel.sequence_parallel else x
-        y = layer.forward(full.reshape(-1, full.size(-1)), w)
+        dgrad, wgrad = (needed and parallel.differentiates for needed in ctx.needs_input_grad[:2])
+        y, kept = layer.forward_and_keep(
+            full.reshape(-1, full.size(-1)), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel)
+        )
+        stays = kept is None or layer.observer is not None
+        ctx.save_for_backward(x if stays else None, w, *(kept.columns.tensors if kept else ()))
+        ctx.kept = kept and kept.without_tensors()
+        ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
         return y.view(*full.shape[:-1], w.size(0))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (dy,) = gradients
-        x, w = ctx.saved_tensors
+        x, w, *columns = ctx.saved_tensors
         parallel: _Parallel = ctx.parallel
-        full, gathering = (
-            _gather(x, parallel.tp_group, asynchronous=True) if parallel.sequence_parallel else (x, None)
-        )
+        full, gathering = x, None
+        if parallel.sequence_parallel and x is not None:
+            full, gathering = _gather(x, parallel.tp_group, asynchronous=True)
         step = ctx.layer.backward(
-            dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1]
-        )
+            dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1],
+            kept=ctx.kept and ctx.kept.with_tensors(columns),
+        )  # fmt: skip
         dx, reducing = None, None
         if ctx.needs_input_grad[0]:
             dx = step.input_gradient().view(*dy.shape[:-1], w.size(1))
-            dx, reducing = _reduce(dx, x, parallel)
+            dx, reducing = _reduce(dx, ctx.shape, parallel)
         if gathering is not None:
             gathering.wait()
         dw = None
         if ctx.needs_input_grad[1]:
             into = ctx.weight.main_grad if parallel.fuse_wgrad else None
-            dw = step.weight_gradient(full.reshape(-1, full.size(-1)), into)
+            dw = step.weight_gradient(None if full is None else full.reshape(-1, full.size(-1)), into)
             if parallel.fuse_wgrad:
                 dw = _placeholder(ctx.weight)
         if reducing is not None:
             reducing.wait()
         return dx, dw, None, None
+
+
+def _narrows(x: Tensor, parallel: _Parallel) -> bool:
+    """Whether a quantised copy of x saves memory; under sequence parallelism it would hold all ranks' parts."""
+    return not (parallel.keeps_input or parallel.sequence_parallel)
 
 
 def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:
@@ -92,10 +111,10 @@ def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:
     return full, dist.all_gather_into_tensor(full, x.contiguous(), group=group, async_op=asynchronous)
 
 
-def _reduce(dx: Tensor, x: Tensor, parallel: _Parallel) -> tuple[Tensor, Any]:
+def _reduce(dx: Tensor, shape: torch.Size, parallel: _Parallel) -> tuple[Tensor, Any]:
     """Start summing dX over the tensor-parallel ranks; overlaps with Wgrad."""
     if parallel.sequence_parallel:
-        part = torch.empty_like(x)
+        part = dx.new_empty(shape)
         return part, dist.reduce_scatter_tensor(part, dx, group=parallel.tp_group, async_op=True)
     if parallel.allreduce_dgrad:
         return dx, dist.all_reduce(dx, group=parallel.tp_group, async_op=True)

@@ -16,6 +16,7 @@ from kernels.philox import Randomness
 from kernels.weights import WeightCache
 from submission.phases import Phase
 
+_ATTENTION_OUTPUT = "self_attention.linear_proj"  # the linear that takes what attention gives
 PARALLEL_LINEARS: tuple[type, ...] = (ColumnParallelLinear, RowParallelLinear)
 
 
@@ -115,6 +116,8 @@ class Linears:
                 allreduce_dgrad=options["allreduce_dgrad"],
                 sequence_parallel=options["sequence_parallel"],
                 tp_group=options["tp_group"],
+                # attention keeps its output for its own backward pass; a view of it costs nothing
+                keeps_input=layer.label.endswith(_ATTENTION_OUTPUT) and input._is_view(),
             )
 
         return forward
