@@ -6,8 +6,11 @@ multiplication accumulates in FP32 and rounds to the output type once. High prec
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels.architectures import Platform
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
@@ -82,8 +85,38 @@ class Emulated:
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
         fast: bool = False,
     ) -> Tensor:  # fmt: skip
-        product = _product(left, right, factor(left, right, gain))
+        by = factor(left, right, gain)
+        if accumulate is not None and _adds_inside(left, accumulate):
+            return _add_product(accumulate, left.values, right.values.t(), by)
+        product = _product(left, right, by)
         return accumulate.add_(product) if accumulate is not None else product.to(dtype)
+
+
+def _adds_inside(left: Prepared, accumulate: Tensor) -> bool:
+    """Whether the product itself can add to the buffer; a CPU's rounds to BF16 first, as it always did."""
+    a = left.values
+    if not a.is_cuda or left.scale is not None:
+        return False
+    return a.dtype == accumulate.dtype or _has_wide_sums(a.device, a.dtype, accumulate.dtype)
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor, by: float) -> Tensor:
+    """into + by a b, summed in FP32 and rounded once."""
+    if into.dtype == a.dtype:
+        return into.addmm_(a, b, alpha=by)
+    return torch.ops.aten.addmm.dtype_out(into, a, b, into.dtype, alpha=by, out=into)
+
+
+@functools.cache
+def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtype) -> bool:
+    """Whether this torch adds a product to a buffer of a wider type on this device, rightly."""
+    ones = torch.ones(16, 16, device=device, dtype=operands)
+    into = torch.ones(16, 16, device=device, dtype=sums)
+    try:
+        _add_product(into, ones, ones, 0.5)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return isinstance(into, FakeTensor) or bool((into == 9).all())
 
 
 def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
@@ -91,11 +124,11 @@ def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
     if left.scale is None and by == 1.0:
         return a @ b
     rowwise = left.scale is not None and left.scale.dim() > 0
-    if not a.is_cuda and not rowwise:
+    if left.scale is None or (not a.is_cuda and not rowwise):
         for operand in (left, right):
             by *= operand.scale.item() if operand.scale is not None else 1.0
         # alpha is applied in FP32 before the only rounding
-        return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
+        return torch.addmm(torch.zeros((), dtype=a.dtype, device=a.device), a, b, beta=0, alpha=by)
     if a.dtype == torch.bfloat16:
         product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
     else:

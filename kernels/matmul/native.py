@@ -132,8 +132,9 @@ class BlockScaledMm(_Native):
             _scales(left), block, _scales(right), block, swizzle, swizzle, output_dtype=torch.bfloat16,
         )  # fmt: skip
         by = factor(left, right, gain)
-        product = product if by == 1.0 else product * by
-        return product.to(dtype) if accumulate is None else accumulate.add_(product)
+        if accumulate is not None:
+            return accumulate.add_(product, alpha=by)  # multiplied and added in FP32, rounded once
+        return (product if by == 1.0 else product * by).to(dtype)
 
 
 class DotScaled(_Native):
