@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,22 +59,27 @@ class Layer:
         return self.forward_and_keep(x_TK, w_NK, dgrad=False, columns=False)[0]
 
     def forward_and_keep(
-        self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool
-    ) -> tuple[Tensor, Kept | None]:
-        """Fprop (T, N), and what Wgrad needs of X, quantised in the same pass where one engine serves both.
+        self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
+    ) -> tuple[Tensor, Kept | None, Callable[[], Tensor] | None]:
+        """Fprop (T, N), and what is needed later of X, quantised in the same pass where one engine serves both.
 
         Args:
             dgrad: Dgrad will follow: its orientation of the weight is made in the same pass, where weights are kept.
             columns: Wgrad will follow and nothing else keeps X; the second result is None where Wgrad takes X as it is.
+            rows: the product will be wanted again: the third result makes it from the quantised rows.
         """
         plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
-        if columns and self.recipe[Gemm.WGRAD].format is not Format.BF16:
-            x, kept = self._prepare_and_keep(plan, x_TK, w_NK)
-        else:
-            x, kept = plan.engine.prepare(x_TK, plan.left, None)[0], None
-        assert x is not None
+        columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
+        x, again, kept = self._prepare_and_keep(plan, x_TK, w_NK, rows=rows, columns=columns)
         weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
-        return self._multiply(plan, x, weight, (x_TK, w_NK)), kept
+        y = self._multiply(plan, x, weight, (x_TK, w_NK))
+        if again is None:
+            return y, kept, None
+        return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype)
+
+    def _fprop_again(self, plan: _Plan, rows: Narrow, w_NK: Tensor, dtype: torch.dtype) -> Tensor:
+        x, weight = plan.engine.restore(rows), self._weight(plan, w_NK, w_NK)
+        return self._multiply(plan, x, weight, None, dtype=dtype)
 
     def backward(
         self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, kept: Kept | None = None
@@ -103,16 +109,29 @@ class Layer:
         on, request = architectures.of(like.device), Request(left, right, *shape)
         return choose(on, request, self.backend, engine_probe.of(like)), request, on
 
-    def _prepare_and_keep(self, plan: _Plan, x_TK: Tensor, w_NK: Tensor) -> tuple[Prepared | None, Kept]:
+    def _prepare_and_keep(
+        self, plan: _Plan, x_TK: Tensor, w_NK: Tensor, *, rows: bool, columns: bool
+    ) -> tuple[Prepared, Narrow | None, Kept | None]:
+        """X ready for Fprop; its rows and its columns to be kept, where they are wanted."""
+        engine, right = (self._wgrads_input(x_TK, w_NK)) if columns else (None, None)
+        if right is not None and engine is plan.engine:
+            x, narrow, across = engine.narrow(x_TK, plan.left, right, keep_rows=rows)
+            assert x is not None
+            return x, narrow, Kept(right, across)
+        kept = Kept(right, engine.narrow(x_TK, None, right)[2]) if right is not None and engine else None
+        if rows:
+            narrow = replace(plan.engine.narrow(x_TK.t(), None, plan.left)[2], across=False)
+            return plan.engine.restore(narrow), narrow, kept
+        x = plan.engine.prepare(x_TK, plan.left, None)[0]
+        assert x is not None
+        return x, None, kept
+
+    def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
+        """Who multiplies Wgrad, and how it takes X."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
         right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
-        engine = self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK)[0]
-        if engine is plan.engine:
-            x, _, columns = engine.narrow(x_TK, plan.left, right)
-        else:
-            x, columns = plan.engine.prepare(x_TK, plan.left, None)[0], engine.narrow(x_TK, None, right)[2]
-        return x, Kept(right, columns)
+        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK)[0], right
 
     def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
         """How Dgrad will want the weight; None where it is drawn anew every time."""
@@ -156,16 +175,19 @@ class Layer:
         plan: _Plan,
         left: Prepared,
         right: Prepared,
-        operands: tuple[Tensor, Tensor | None],
+        operands: tuple[Tensor, Tensor] | None,
         accumulate: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        gain, dtype = self.recipe[plan.which].gain, operands[0].dtype
+        """The product, entered into the ledger, and shown to the observer where there are `operands` to show."""
+        gain = self.recipe[plan.which].gain
+        out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
-            left, right, gain=gain, dtype=dtype, accumulate=accumulate, fast=plan.which is Gemm.FPROP
+            left, right, gain=gain, dtype=out, accumulate=accumulate, fast=plan.which is Gemm.FPROP
         )
         self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
-        first, second = operands
-        if self.observer is not None and second is not None:
+        if self.observer is not None and operands is not None:
 
             def came_out() -> Tensor:
                 if accumulate is None:
@@ -173,7 +195,7 @@ class Layer:
                 return plan.engine.multiply(left, right, gain=gain, dtype=torch.float32, accumulate=None)
 
             uses, prepared = (plan.left, plan.right), (left, right)
-            self.observer(Multiplied(self.label, plan.which, first, second, uses, prepared, came_out))
+            self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))
         return product
 
 
@@ -226,5 +248,5 @@ class Backward:
             assert x_TK is not None
             x = plan.engine.prepare(x_TK, None, plan.right)[1]
         assert x is not None
-        operands = self.dy_TN.t(), None if x_TK is None else x_TK.t()
-        return self.layer._multiply(plan, dy, x, operands, accumulate)
+        operands = None if x_TK is None else (self.dy_TN.t(), x_TK.t())
+        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ class _Parallel:
     tp_group: Any
     keeps_input: bool  # X stays in memory for another operator: no quantised copy of it is made
     differentiates: bool  # a backward pass will follow
+    again: list[Callable[[], Tensor]] | None  # takes the function that multiplies once more
 
 
 def linear(
@@ -32,6 +34,7 @@ def linear(
     sequence_parallel: bool = False,
     tp_group: Any = None,
     keeps_input: bool = False,
+    recompute: Callable[[Tensor, Callable[[], Tensor]], None] | None = None,
 ) -> Tensor:
     """Multiply by a weight under a layer's recipe; under torch.autocast in its type, as torch's own linear.
 
@@ -43,16 +46,23 @@ def linear(
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
         keeps_input: the operator before this one keeps x for its own backward pass, so that a quantised copy saves
             nothing: x itself is kept and quantised a second time.
+        recompute: where a backward pass will follow, is told the product and a function that multiplies once more, with
+            the same bits, from the quantised rows of x: the product itself need not be kept then.
     """
     where, differentiates = x.device.type, torch.is_grad_enabled()  # inside `apply` gradients are always off
+    again: list[Callable[[], Tensor]] | None = [] if recompute and differentiates else None
     parallel = _Parallel(
-        fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group, keeps_input, differentiates
+        fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group, keeps_input, differentiates, again
     )
     if not torch.is_autocast_enabled(where):
-        return _Linear.apply(x, w, layer, parallel)
-    dtype = torch.get_autocast_dtype(where)
-    with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
-        return _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
+        y = _Linear.apply(x, w, layer, parallel)
+    else:
+        dtype = torch.get_autocast_dtype(where)
+        with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
+            y = _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
+    if recompute and again:
+        recompute(y, again.pop())
+    return y
 
 
 class _Linear(torch.autograd.Function):
@@ -62,14 +72,18 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
         full = _gather(x, parallel.tp_group, asynchronous=False)[0] if parallel.sequence_parallel else x
         dgrad, wgrad = (needed and parallel.differentiates for needed in ctx.needs_input_grad[:2])
-        y, kept = layer.forward_and_keep(
-            full.reshape(-1, full.size(-1)), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel)
-        )
+        y, kept, again = layer.forward_and_keep(
+            full.reshape(-1, full.size(-1)), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel),
+            rows=parallel.again is not None,
+        )  # fmt: skip
+        shape = *full.shape[:-1], w.size(0)
+        if parallel.again is not None and again is not None:
+            parallel.again.append(lambda: again().view(shape))
         stays = kept is None or layer.observer is not None
         ctx.save_for_backward(x if stays else None, w, *(kept.columns.tensors if kept else ()))
         ctx.kept = kept and kept.without_tensors()
         ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
-        return y.view(*full.shape[:-1], w.size(0))
+        return y.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -105,28 +105,31 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
     hidden, tensor = model.hidden_size, parallel.tensor
     around = tensor if parallel.sequence_parallel else 1
     keys = hidden // model.attention_heads * model.query_groups
-    input_bits = _input_bits(config)
+    input_bits = _kept_bits(config, "wgrad")
     # inputs of qkv and fc1: under sequence parallelism this rank's part as it came
-    linears = 2 * hidden * (8 * width if parallel.sequence_parallel else input_bits) / 8
+    linears: float = 2 * hidden * (8 * width if parallel.sequence_parallel else input_bits) / 8
+    # rotated query and key, value, attention's output and its log sums
+    inside: float = width * (hidden + 2 * keys + hidden) + 4 * model.attention_heads
+    inside += model.ffn_hidden_size * input_bits / 8  # fc2's input
+    if parallel.recompute == "fc1":  # its quantised input in the place of its output
+        linears += hidden * _kept_bits(config, "fprop") / 8 * around  # of all ranks' tokens
+    else:
+        inside += width * 2 * model.ffn_hidden_size
     # each norm's input, on a CPU as two FP32 tensors
     outside = linears + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
-    # rotated query and key, value, attention's output and its log sums; fc1's output
-    inside: float = width * (hidden + 2 * keys + hidden) + 4 * model.attention_heads
-    inside += width * 2 * model.ffn_hidden_size + model.ffn_hidden_size * input_bits / 8  # and fc2's input
     if not on_gpu and config.batch.micro_batch_size > 1:
         inside += hidden * input_bits / 8  # the CPU's attention lays its output out in another order: a copy
     return int(tokens * outside / around + tokens * inside / tensor)
 
 
-def _input_bits(config: Config) -> float:
-    """Bits of an element of a linear's input, quantised for Wgrad; the dearest of the arms and their recipes."""
+def _kept_bits(config: Config, gemm: str) -> float:
+    """Bits of an element of a linear's input, quantised for this GEMM; the dearest of the arms and their recipes."""
     high = 16.0 if config.model.dtype == "bf16" else 32.0
     found = []
     for name in config.runs.arms:
         recipe = config.recipes[config.arms[name].recipe]
-        found.append(_KEPT_BITS.get(recipe.wgrad.format, high))
-        if recipe.switch_to:
-            found.append(_KEPT_BITS.get(config.recipes[recipe.switch_to].wgrad.format, high))
+        later = [config.recipes[recipe.switch_to]] if recipe.switch_to else []
+        found += [_KEPT_BITS.get(getattr(one, gemm).format, high) for one in (recipe, *later)]
         if recipe.bf16_first_layers or recipe.bf16_last_layers:
             found.append(high)
     return max(found, default=high)

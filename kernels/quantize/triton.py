@@ -277,7 +277,9 @@ def _empty(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: 
     if not swizzled:
         return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=x.device))
     tiles = triton.cdiv(rows, 128) * triton.cdiv(columns // 32, 4)
-    return Packed(elements, torch.zeros(tiles * 512, dtype=torch.uint8, device=x.device))
+    is_whole = tiles * 512 == rows * (columns // 32)  # else absent rows and columns have scale 0
+    make = torch.empty if is_whole else torch.zeros
+    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device))
 
 
 def _launch(
