@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,19 +82,23 @@ class Layer:
         return self._multiply(plan, x, weight, None, dtype=dtype)
 
     def backward(
-        self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, kept: Kept | None = None
+        self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
     ) -> Backward:
-        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both."""
+        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both.
+
+        Args:
+            right: how X was quantised for Wgrad, where it is kept so.
+        """
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
         dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
-        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t(), kept.use if kept else None) if weight else None
+        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t(), right) if weight else None
         rows = columns = None
         if dgrad and wgrad and dgrad.engine is wgrad.engine:
             rows, columns = dgrad.engine.prepare(dy_TN, dgrad.left, wgrad.left)
         else:
             rows = dgrad.engine.prepare(dy_TN, dgrad.left, None)[0] if dgrad else None
             columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
-        return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns), kept)
+        return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
 
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
         """`right`: of an operand that is quantised already."""
@@ -206,15 +210,6 @@ class Kept:
     use: Use
     columns: Narrow
 
-    def without_tensors(self) -> Kept:
-        """The same without its tensors, which autograd keeps."""
-        nothing = torch.empty(0)
-        return replace(self, columns=replace(self.columns, elements=nothing, scales=None, scale=None))
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Kept:
-        elements, scales, scale = tensors
-        return replace(self, columns=replace(self.columns, elements=elements, scales=scales, scale=scale))
-
 
 @dataclass(frozen=True)
 class Backward:
@@ -225,7 +220,6 @@ class Backward:
     dy_TN: Tensor
     dgrad: tuple[_Plan | None, Prepared | None]
     wgrad: tuple[_Plan | None, Prepared | None]
-    kept: Kept | None = None
 
     def input_gradient(self) -> Tensor:
         """(T, K): Dgrad."""
@@ -234,16 +228,19 @@ class Backward:
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
         return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
 
-    def weight_gradient(self, x_TK: Tensor | None, accumulate: Tensor | None) -> Tensor:
+    def weight_gradient(
+        self, x_TK: Tensor | None, accumulate: Tensor | None, columns: Narrow | None = None
+    ) -> Tensor:
         """(N, K): Wgrad, added to `accumulate` where there is one.
 
         Args:
-            x_TK: in high precision; where X was kept quantised, for the observer alone.
+            x_TK: in high precision; with `columns` for the observer alone.
+            columns: X as the forward pass quantised it.
         """
         plan, dy = self.wgrad
         assert plan is not None and dy is not None
-        if self.kept is not None:
-            x: Prepared | None = plan.engine.restore(self.kept.columns)
+        if columns is not None:
+            x: Prepared | None = plan.engine.restore(columns)
         else:
             assert x_TK is not None
             x = plan.engine.prepare(x_TK, None, plan.right)[1]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kernels import shards
 from kernels.layer import Layer
+from kernels.matmul.engine_protocol import Narrow
 
 
 @dataclass(frozen=True)
@@ -80,33 +82,39 @@ class _Linear(torch.autograd.Function):
         if parallel.again is not None and again is not None:
             parallel.again.append(lambda: again().view(shape))
         stays = kept is None or layer.observer is not None
-        ctx.save_for_backward(x if stays else None, w, *(kept.columns.tensors if kept else ()))
-        ctx.kept = kept and kept.without_tensors()
+        columns = kept and _Columns.of(kept.columns, parallel)
+        ctx.save_for_backward(x if stays else None, w, *(columns.tensors if columns else ()))
+        ctx.columns, ctx.right = columns and columns.without_tensors(), kept and kept.use
         ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
         return y.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (dy,) = gradients
-        x, w, *columns = ctx.saved_tensors
+        x, w, *tensors = ctx.saved_tensors
         parallel: _Parallel = ctx.parallel
-        full, gathering = x, None
+        full, gathering = x, []
         if parallel.sequence_parallel and x is not None:
-            full, gathering = _gather(x, parallel.tp_group, asynchronous=True)
+            full, work = _gather(x, parallel.tp_group, asynchronous=True)
+            gathering.append(work)
+        columns = ctx.columns and ctx.columns.with_tensors(tensors)
+        if columns is not None:
+            gathering += columns.gather(parallel)
         step = ctx.layer.backward(
             dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1],
-            kept=ctx.kept and ctx.kept.with_tensors(columns),
+            right=ctx.right,
         )  # fmt: skip
         dx, reducing = None, None
         if ctx.needs_input_grad[0]:
             dx = step.input_gradient().view(*dy.shape[:-1], w.size(1))
             dx, reducing = _reduce(dx, ctx.shape, parallel)
-        if gathering is not None:
-            gathering.wait()
+        for work in gathering:
+            work.wait()
         dw = None
         if ctx.needs_input_grad[1]:
             into = ctx.weight.main_grad if parallel.fuse_wgrad else None
-            dw = step.weight_gradient(None if full is None else full.reshape(-1, full.size(-1)), into)
+            whole = None if full is None else full.reshape(-1, full.size(-1))
+            dw = step.weight_gradient(whole, into, columns and columns.whole())
             if parallel.fuse_wgrad:
                 dw = _placeholder(ctx.weight)
         if reducing is not None:
@@ -115,8 +123,64 @@ class _Linear(torch.autograd.Function):
 
 
 def _narrows(x: Tensor, parallel: _Parallel) -> bool:
-    """Whether a quantised copy of x saves memory; under sequence parallelism it would hold all ranks' parts."""
-    return not (parallel.keeps_input or parallel.sequence_parallel)
+    """Whether a quantised copy of x saves memory and can be divided as x is."""
+    ranks = parallel.tp_group.size() if parallel.sequence_parallel else 1
+    tokens = x.numel() // x.size(-1) * ranks
+    return not parallel.keeps_input and (ranks == 1 or shards.is_divisible(tokens, ranks))
+
+
+@dataclass
+class _Columns:
+    """X transposed and quantised, until Wgrad: whole, or under sequence parallelism this rank's part of the tokens."""
+
+    own: Narrow | None
+    part: shards.Part | None
+    gathered: Tensor | None = None  # (ranks, bytes)
+
+    @classmethod
+    def of(cls, columns: Narrow, parallel: _Parallel) -> _Columns:
+        group = parallel.tp_group
+        if not parallel.sequence_parallel or group.size() == 1:
+            return cls(columns, None)
+        return cls(None, shards.part(columns, group.rank(), group.size()))
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd keeps."""
+        if self.part is not None:
+            return self.part.bytes, self.part.whole.scale
+        assert self.own is not None
+        return self.own.tensors
+
+    def without_tensors(self) -> _Columns:
+        nothing = torch.empty(0)
+        if self.part is not None:
+            whole = replace(self.part.whole, scale=None)
+            return _Columns(None, replace(self.part, bytes=nothing, whole=whole))
+        assert self.own is not None
+        return _Columns(replace(self.own, elements=nothing, scales=None, scale=None), None)
+
+    def with_tensors(self, tensors: list[Any]) -> _Columns:
+        if self.part is not None:
+            row, scale = tensors
+            return _Columns(None, replace(self.part, bytes=row, whole=replace(self.part.whole, scale=scale)))
+        assert self.own is not None
+        elements, scales, scale = tensors
+        return _Columns(replace(self.own, elements=elements, scales=scales, scale=scale), None)
+
+    def gather(self, parallel: _Parallel) -> list[Any]:
+        """Start fetching the other ranks' parts; what is to be waited for."""
+        if self.part is None:
+            return []
+        self.gathered, work = _gather(self.part.bytes.unsqueeze(0), parallel.tp_group, asynchronous=True)
+        return [work]
+
+    def whole(self) -> Narrow:
+        if self.part is None:
+            assert self.own is not None
+            return self.own
+        assert self.gathered is not None
+        return shards.joined(self.part, self.gathered)
 
 
 def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:

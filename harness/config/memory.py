@@ -106,8 +106,9 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
     around = tensor if parallel.sequence_parallel else 1
     keys = hidden // model.attention_heads * model.query_groups
     input_bits = _kept_bits(config, "wgrad")
-    # inputs of qkv and fc1: under sequence parallelism this rank's part as it came
-    linears: float = 2 * hidden * (8 * width if parallel.sequence_parallel else input_bits) / 8
+    # inputs of qkv and fc1: under sequence parallelism this rank's part, where the tokens divide into whole blocks
+    is_whole = not parallel.sequence_parallel or tokens % (128 * tensor) == 0
+    linears: float = 2 * hidden * (input_bits if is_whole else 8 * width) / 8
     # rotated query and key, value, attention's output and its log sums
     inside: float = width * (hidden + 2 * keys + hidden) + 4 * model.attention_heads
     inside += model.ffn_hidden_size * input_bits / 8  # fc2's input
