@@ -176,7 +176,10 @@ def variants(config: Config) -> Iterator[tuple[str, Config]]:
     while half >= 1:
         changes += [{"batch.micro_batch_size": half}]
         half //= 2
-    changes += [{**changes[-1], "parallelism.recompute": "full"}]
+    smallest = changes[-1]
+    if all(config.arms[name].transformer_engine == "none" for name in config.runs.arms):
+        changes += [{**smallest, "parallelism.recompute": "fc1"}]
+    changes += [{**smallest, "parallelism.recompute": "full"}]
     for tensor in (2, 4, 8):
         if config.parallelism.gpus_per_node % tensor == 0 and config.model.query_groups % tensor == 0:
             changes += [{**changes[-1], "parallelism.tensor": tensor, "parallelism.sequence_parallel": True}]

@@ -73,9 +73,9 @@ def test_a_preset_of_a_small_accelerator_is_the_largest_that_fits(name, larger):
 
 
 def test_what_fits_is_accepted():
-    """71 GiB of 79."""
+    """70 GiB of 79."""
     config = preset("h100_1x8", "parallelism.gradient_reduce=fp32")
-    assert 70 < memory.predicted(config).total / 2**30 < 71
+    assert 69 < memory.predicted(config).total / 2**30 < 70
     memory.require_fit(config)
 
 
