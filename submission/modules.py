@@ -116,10 +116,8 @@ def _alone(value: Tensor, query: Tensor) -> Tensor:
     """Value as autograd should keep it: copied where it would hold query and key as they were before their rotation."""
     whole = value.untyped_storage()
     is_part = whole.nbytes() > value.numel() * value.element_size()
-    is_shared = (
-        whole.data_ptr() == query.untyped_storage().data_ptr()
-    )  # rotated in place: nothing lies there in vain
-    return value.contiguous() if is_part and not is_shared else value
+    is_shared = whole._cdata == query.untyped_storage()._cdata  # rotated in place: nothing lies there in vain
+    return value.contiguous() if torch.is_grad_enabled() and is_part and not is_shared else value
 
 
 def attend(kernel: str, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
