@@ -7,10 +7,12 @@ contraction dimension it cancels: H H^T = 1. Random signs D before it cancel too
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
@@ -50,7 +52,7 @@ def matrix(
 ) -> Tensor:
     """(size, size) of +scale and -scale; at scale 1, x @ matrix / sqrt(size) is the transform of (.., size) elements.
 
-    Without signs all callers get the same tensor: copy it before changing it.
+    The tensor is shared: change it in a copy.
 
     Args:
         signs: (size,) of +1 and -1; row i is multiplied by sign i.
@@ -58,7 +60,13 @@ def matrix(
     """
     require_power_of_two(size)
     found = _kept(size, scale, dtype, torch.device(device or "cpu"))
-    return found if signs is None else signs.to(found).unsqueeze(1) * found
+    if signs is None:
+        return found
+    of_signs = _SIGNED.setdefault(signs, {})  # one vector of signs serves all operands of a step
+    key = (scale, dtype, found.device)
+    if key not in of_signs:
+        of_signs[key] = signs.to(found).unsqueeze(1) * found
+    return of_signs[key]
 
 
 def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -74,6 +82,7 @@ def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> 
     return found
 
 
+_SIGNED: Any = WeakTensorKeyDictionary()  # signs -> {(scale, dtype, device): matrix}
 _MATRICES: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,12 +13,12 @@ from kernels import architectures
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
 from kernels.matmul import engine_probe
-from kernels.matmul.engine_protocol import Engine, Prepared, Request
-from kernels.matmul.gemm import choose, how, uses
+from kernels.matmul.engine_protocol import Engine, Narrow, Prepared, Request
+from kernels.matmul.gemm import choose, how, use
 from kernels.observe.observer import Multiplied, Observer
 from kernels.operand_use import Use
 from kernels.philox import Randomness
-from kernels.recipe import Gemm, LinearRecipe, Rounding, Signs
+from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Rounding, Signs, Stochastic
 from kernels.weights import WeightCache
 
 
@@ -53,17 +55,43 @@ class Layer:
     observer: Observer | None = None
 
     def forward(self, x_TK: Tensor, w_NK: Tensor) -> Tensor:
-        """(T, N): Fprop."""
-        plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
-        x, _ = plan.engine.prepare(x_TK, plan.left, None)
-        assert x is not None
-        return self._multiply(plan, x, self._weight(plan, w_NK, w_NK), (x_TK, w_NK))
+        """(T, N): Fprop, after which nothing is kept."""
+        return self.forward_and_keep(x_TK, w_NK, dgrad=False, columns=False)[0]
 
-    def backward(self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool) -> Backward:
-        """Quantise dY for the gradients that are needed; in one pass where the same engine computes both."""
+    def forward_and_keep(
+        self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
+    ) -> tuple[Tensor, Kept | None, Callable[[], Tensor] | None]:
+        """Fprop (T, N), and what is needed later of X, quantised in the same pass where one engine serves both.
+
+        Args:
+            dgrad: Dgrad will follow: its orientation of the weight is made in the same pass, where weights are kept.
+            columns: Wgrad will follow and nothing else keeps X; the second result is None where Wgrad takes X as it is.
+            rows: the product will be wanted again: the third result makes it from the quantised rows.
+        """
+        plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
+        columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
+        x, again, kept = self._prepare_and_keep(plan, x_TK, w_NK, rows=rows, columns=columns)
+        weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
+        y = self._multiply(plan, x, weight, (x_TK, w_NK))
+        if again is None:
+            return y, kept, None
+        return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype)
+
+    def _fprop_again(self, plan: _Plan, rows: Narrow, w_NK: Tensor, dtype: torch.dtype) -> Tensor:
+        x, weight = plan.engine.restore(rows), self._weight(plan, w_NK, w_NK)
+        return self._multiply(plan, x, weight, None, dtype=dtype)
+
+    def backward(
+        self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
+    ) -> Backward:
+        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both.
+
+        Args:
+            right: how X was quantised for Wgrad, where it is kept so.
+        """
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
         dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
-        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t()) if weight else None
+        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t(), right) if weight else None
         rows = columns = None
         if dgrad and wgrad and dgrad.engine is wgrad.engine:
             rows, columns = dgrad.engine.prepare(dy_TN, dgrad.left, wgrad.left)
@@ -72,41 +100,98 @@ class Layer:
             columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
         return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
 
-    def _plan(self, which: Gemm, M: int, N: int, left: Tensor) -> _Plan:
-        first, second = uses(self.recipe[which], which, self.randomness, left)
-        on = architectures.of(left.device)
-        request = Request(first.quantizer, second.quantizer, M, N, left.size(1))
-        engine = choose(on, request, self.backend, engine_probe.of(left))
+    def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
+        """`right`: of an operand that is quantised already."""
+        first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
+        second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
+        engine, request, on = self._engine(first.quantizer, second.quantizer, (M, N, left.size(1)), left)
         return _Plan(which, first, second, request, engine, on)
 
-    def _weight(self, plan: _Plan, view: Tensor, weight: Tensor) -> Prepared:
-        """The right operand `view` of `weight`; cached between micro batches unless its rounding is stochastic."""
+    def _engine(
+        self, left: Quantizer, right: Quantizer, shape: tuple[int, int, int], like: Tensor
+    ) -> tuple[Engine, Request, Platform]:
+        on, request = architectures.of(like.device), Request(left, right, *shape)
+        return choose(on, request, self.backend, engine_probe.of(like)), request, on
+
+    def _prepare_and_keep(
+        self, plan: _Plan, x_TK: Tensor, w_NK: Tensor, *, rows: bool, columns: bool
+    ) -> tuple[Prepared, Narrow | None, Kept | None]:
+        """X ready for Fprop; its rows and its columns to be kept, where they are wanted."""
+        engine, right = (self._wgrads_input(x_TK, w_NK)) if columns else (None, None)
+        if right is not None and engine is plan.engine:
+            x, narrow, across = engine.narrow(x_TK, plan.left, right, keep_rows=rows)
+            assert x is not None
+            return x, narrow, Kept(right, across)
+        kept = Kept(right, engine.narrow(x_TK, None, right)[2]) if right is not None and engine else None
+        if rows:
+            narrow = replace(plan.engine.narrow(x_TK.t(), None, plan.left)[2], across=False)
+            return plan.engine.restore(narrow), narrow, kept
+        x = plan.engine.prepare(x_TK, plan.left, None)[0]
+        assert x is not None
+        return x, None, kept
+
+    def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
+        """Who multiplies Wgrad, and how it takes X."""
+        recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
+        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
+        left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
+        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK)[0], right
+
+    def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
+        """How Dgrad will want the weight; None where it is drawn anew every time."""
+        recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
+        if self.weights is None or recipe.stochastic is Stochastic.ALL:
+            return None
+        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK)
+        left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
+        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK)[0], right
+
+    def _weight(
+        self, plan: _Plan, view: Tensor, weight: Tensor, other: tuple[Engine, Use] | None = None
+    ) -> Prepared:
+        """The right operand `view` of `weight`, kept between micro batches unless it is rounded by chance.
+
+        Args:
+            other: how Dgrad will want it: made in the same pass where the same engine multiplies.
+        """
+        kept = self.weights if plan.right.quantizer.rounding is Rounding.NEAREST else None
+        across = other[1] if kept is not None and other and other[0] is plan.engine else None
 
         def make() -> Prepared:
-            prepared, _ = plan.engine.prepare(view, plan.right, None)
+            prepared, second = plan.engine.prepare(view, plan.right, across)
+            if kept is not None and across is not None and second is not None:
+                kept.put(weight, Gemm.DGRAD, self._made_by(plan.engine, across), second)
             assert prepared is not None
             return prepared
 
-        quantizer = plan.right.quantizer
-        if self.weights is None or quantizer.rounding is Rounding.STOCHASTIC:
+        if kept is None:
             return make()
+        return kept.get(weight, plan.which, self._made_by(plan.engine, plan.right), make)
+
+    def _made_by(self, engine: Engine, use: Use) -> tuple[str, Quantizer, int]:
+        """What besides the weight itself decides how its operand looks."""
+        quantizer = use.quantizer
         step = self.randomness.step if self.randomness and quantizer.signs is Signs.STEP else 0
-        return self.weights.get(weight, plan.which, (plan.engine.name, quantizer, step), make)
+        return engine.name, quantizer, step
 
     def _multiply(
         self,
         plan: _Plan,
         left: Prepared,
         right: Prepared,
-        operands: tuple[Tensor, Tensor],
+        operands: tuple[Tensor, Tensor] | None,
         accumulate: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        gain, dtype = self.recipe[plan.which].gain, operands[0].dtype
+        """The product, entered into the ledger, and shown to the observer where there are `operands` to show."""
+        gain = self.recipe[plan.which].gain
+        out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
-            left, right, gain=gain, dtype=dtype, accumulate=accumulate, fast=plan.which is Gemm.FPROP
+            left, right, gain=gain, dtype=out, accumulate=accumulate, fast=plan.which is Gemm.FPROP
         )
         self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
-        if self.observer is not None:
+        if self.observer is not None and operands is not None:
 
             def came_out() -> Tensor:
                 if accumulate is None:
@@ -116,6 +201,14 @@ class Layer:
             uses, prepared = (plan.left, plan.right), (left, right)
             self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))
         return product
+
+
+@dataclass(frozen=True)
+class Kept:
+    """X (T, K), transposed and quantised in the forward pass: Wgrad's right operand."""
+
+    use: Use
+    columns: Narrow
 
 
 @dataclass(frozen=True)
@@ -135,10 +228,22 @@ class Backward:
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
         return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
 
-    def weight_gradient(self, x_TK: Tensor, accumulate: Tensor | None) -> Tensor:
-        """(N, K): Wgrad, added to `accumulate` where there is one."""
+    def weight_gradient(
+        self, x_TK: Tensor | None, accumulate: Tensor | None, columns: Narrow | None = None
+    ) -> Tensor:
+        """(N, K): Wgrad, added to `accumulate` where there is one.
+
+        Args:
+            x_TK: in high precision; with `columns` for the observer alone.
+            columns: X as the forward pass quantised it.
+        """
         plan, dy = self.wgrad
         assert plan is not None and dy is not None
-        _, x = plan.engine.prepare(x_TK, None, plan.right)
+        if columns is not None:
+            x: Prepared | None = plan.engine.restore(columns)
+        else:
+            assert x_TK is not None
+            x = plan.engine.prepare(x_TK, None, plan.right)[1]
         assert x is not None
-        return self.layer._multiply(plan, dy, x, (self.dy_TN.t(), x_TK.t()), accumulate)
+        operands = None if x_TK is None else (self.dy_TN.t(), x_TK.t())
+        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kernels import shards
 from kernels.layer import Layer
+from kernels.matmul.engine_protocol import Narrow
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class _Parallel:
     allreduce_dgrad: bool
     sequence_parallel: bool
     tp_group: Any
+    keeps_input: bool  # X stays in memory for another operator: no quantised copy of it is made
+    differentiates: bool  # a backward pass will follow
+    again: list[Callable[[], Tensor]] | None  # takes the function that multiplies once more
 
 
 def linear(
@@ -29,6 +35,8 @@ def linear(
     allreduce_dgrad: bool = False,
     sequence_parallel: bool = False,
     tp_group: Any = None,
+    keeps_input: bool = False,
+    recompute: Callable[[Tensor, Callable[[], Tensor]], None] | None = None,
 ) -> Tensor:
     """Multiply by a weight with a layer's recipe. Under torch.autocast, operands and result have autocast's type.
 
@@ -37,55 +45,142 @@ def linear(
         w: (N, K), this rank's part.
         fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP) in main_grad's type; return no gradient.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
-        sequence_parallel: gather x first, reduce-scatter dX last (column parallel with sequence parallelism).
+        sequence_parallel: gather x before, scatter dX after (column parallel with it).
+        keeps_input: the operator before this one keeps x for its own backward pass, so that a quantised copy saves
+            nothing: x itself is kept and quantised a second time.
+        recompute: where a backward pass will follow, is told the product and a function that multiplies once more, with
+            the same bits, from the quantised rows of x: the product itself need not be kept then.
     """
-    parallel, where = _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group), x.device.type
+    where, differentiates = x.device.type, torch.is_grad_enabled()  # inside `apply` gradients are always off
+    again: list[Callable[[], Tensor]] | None = [] if recompute and differentiates else None
+    parallel = _Parallel(
+        fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group, keeps_input, differentiates, again
+    )
     if not torch.is_autocast_enabled(where):
-        return _Linear.apply(x, w, layer, parallel)
-    dtype = torch.get_autocast_dtype(where)
-    with torch.autocast(
-        where, enabled=False
-    ):  # autocast would convert operands; only the recipe may choose formats
-        return _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
+        y = _Linear.apply(x, w, layer, parallel)
+    else:
+        dtype = torch.get_autocast_dtype(where)
+        with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
+            y = _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
+    if recompute and again:
+        recompute(y, again.pop())
+    return y
 
 
 class _Linear(torch.autograd.Function):
-    """Saves x and w in high precision, because each orientation must be quantised from them, not from the other one."""
+    """Keeps x quantised along its other dimension for Wgrad: each orientation is made from x, never from the other."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.layer, ctx.parallel, ctx.weight = layer, parallel, w
         full = _gather(x, parallel.tp_group, asynchronous=False)[0] if parallel.sequence_parallel else x
-        y = layer.forward(full.reshape(-1, full.size(-1)), w)
-        return y.view(*full.shape[:-1], w.size(0))
+        dgrad, wgrad = (needed and parallel.differentiates for needed in ctx.needs_input_grad[:2])
+        y, kept, again = layer.forward_and_keep(
+            full.reshape(-1, full.size(-1)), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel),
+            rows=parallel.again is not None,
+        )  # fmt: skip
+        shape = *full.shape[:-1], w.size(0)
+        if parallel.again is not None and again is not None:
+            parallel.again.append(lambda: again().view(shape))
+        stays = kept is None or layer.observer is not None
+        columns = kept and _Columns.of(kept.columns, parallel)
+        ctx.save_for_backward(x if stays else None, w, *(columns.tensors if columns else ()))
+        ctx.columns, ctx.right = columns and columns.without_tensors(), kept and kept.use
+        ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
+        return y.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (dy,) = gradients
-        x, w = ctx.saved_tensors
+        x, w, *tensors = ctx.saved_tensors
         parallel: _Parallel = ctx.parallel
-        full, gathering = (
-            _gather(x, parallel.tp_group, asynchronous=True) if parallel.sequence_parallel else (x, None)
-        )
+        full, gathering = x, []
+        if parallel.sequence_parallel and x is not None:
+            full, work = _gather(x, parallel.tp_group, asynchronous=True)
+            gathering.append(work)
+        columns = ctx.columns and ctx.columns.with_tensors(tensors)
+        if columns is not None:
+            gathering += columns.gather(parallel)
         step = ctx.layer.backward(
-            dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1]
-        )
+            dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1],
+            right=ctx.right,
+        )  # fmt: skip
         dx, reducing = None, None
         if ctx.needs_input_grad[0]:
             dx = step.input_gradient().view(*dy.shape[:-1], w.size(1))
-            dx, reducing = _reduce(dx, x, parallel)
-        if gathering is not None:
-            gathering.wait()
+            dx, reducing = _reduce(dx, ctx.shape, parallel)
+        for work in gathering:
+            work.wait()
         dw = None
         if ctx.needs_input_grad[1]:
             into = ctx.weight.main_grad if parallel.fuse_wgrad else None
-            dw = step.weight_gradient(full.reshape(-1, full.size(-1)), into)
+            whole = None if full is None else full.reshape(-1, full.size(-1))
+            dw = step.weight_gradient(whole, into, columns and columns.whole())
             if parallel.fuse_wgrad:
                 dw = _placeholder(ctx.weight)
         if reducing is not None:
             reducing.wait()
         return dx, dw, None, None
+
+
+def _narrows(x: Tensor, parallel: _Parallel) -> bool:
+    """Whether a quantised copy of x saves memory and can be divided as x is."""
+    ranks = parallel.tp_group.size() if parallel.sequence_parallel else 1
+    tokens = x.numel() // x.size(-1) * ranks
+    return not parallel.keeps_input and (ranks == 1 or shards.is_divisible(tokens, ranks))
+
+
+@dataclass
+class _Columns:
+    """X transposed and quantised, until Wgrad: whole, or under sequence parallelism this rank's part of the tokens."""
+
+    own: Narrow | None
+    part: shards.Part | None
+    gathered: Tensor | None = None  # (ranks, bytes)
+
+    @classmethod
+    def of(cls, columns: Narrow, parallel: _Parallel) -> _Columns:
+        group = parallel.tp_group
+        if not parallel.sequence_parallel or group.size() == 1:
+            return cls(columns, None)
+        return cls(None, shards.part(columns, group.rank(), group.size()))
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd keeps."""
+        if self.part is not None:
+            return self.part.bytes, self.part.whole.scale
+        assert self.own is not None
+        return self.own.tensors
+
+    def without_tensors(self) -> _Columns:
+        nothing = torch.empty(0)
+        if self.part is not None:
+            whole = replace(self.part.whole, scale=None)
+            return _Columns(None, replace(self.part, bytes=nothing, whole=whole))
+        assert self.own is not None
+        return _Columns(replace(self.own, elements=nothing, scales=None, scale=None), None)
+
+    def with_tensors(self, tensors: list[Any]) -> _Columns:
+        if self.part is not None:
+            row, scale = tensors
+            return _Columns(None, replace(self.part, bytes=row, whole=replace(self.part.whole, scale=scale)))
+        assert self.own is not None
+        elements, scales, scale = tensors
+        return _Columns(replace(self.own, elements=elements, scales=scales, scale=scale), None)
+
+    def gather(self, parallel: _Parallel) -> list[Any]:
+        """Start fetching the other ranks' parts; what is to be waited for."""
+        if self.part is None:
+            return []
+        self.gathered, work = _gather(self.part.bytes.unsqueeze(0), parallel.tp_group, asynchronous=True)
+        return [work]
+
+    def whole(self) -> Narrow:
+        if self.part is None:
+            assert self.own is not None
+            return self.own
+        assert self.gathered is not None
+        return shards.joined(self.part, self.gathered)
 
 
 def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:
@@ -94,10 +189,10 @@ def _gather(x: Tensor, group: Any, *, asynchronous: bool) -> tuple[Tensor, Any]:
     return full, dist.all_gather_into_tensor(full, x.contiguous(), group=group, async_op=asynchronous)
 
 
-def _reduce(dx: Tensor, x: Tensor, parallel: _Parallel) -> tuple[Tensor, Any]:
-    """Start summing dX over the tensor-parallel ranks; the sum overlaps with Wgrad."""
+def _reduce(dx: Tensor, shape: torch.Size, parallel: _Parallel) -> tuple[Tensor, Any]:
+    """Start summing dX over the tensor-parallel ranks; overlaps with Wgrad."""
     if parallel.sequence_parallel:
-        part = torch.empty_like(x)
+        part = dx.new_empty(shape)
         return part, dist.reduce_scatter_tensor(part, dx, group=parallel.tp_group, async_op=True)
     if parallel.allreduce_dgrad:
         return dx, dist.all_reduce(dx, group=parallel.tp_group, async_op=True)

@@ -37,18 +37,28 @@ class Randomness:
     def __init__(self, seed: int, rank: int = 0):
         self.seed, self.step = seed, 0
         self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
+        self._signs: dict[tuple[int, int, torch.device], Tensor] = {}  # of this step
 
     def draw(self) -> Draw:
         self._used += 1
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1; size is at most 128, because one block of the generator has 128 bits."""
-        words = philox(
-            torch.zeros(1, dtype=torch.int64), _SIGNS_OFFSET + (self.step if per_step else 0), self.seed
-        )
-        bits = [(int(words[0, i // 32]) >> (i % 32)) & 1 for i in range(size)]
-        return torch.tensor([1.0 - 2.0 * bit for bit in bits], device=device)
+        """(size,) FP32 of +1 and -1, size at most 128: one block of the generator has 128 bits. Not to be changed."""
+        offset = _SIGNS_OFFSET + (self.step if per_step else 0)
+        key = size, offset, device
+        if key not in self._signs:
+            current = (_SIGNS_OFFSET, _SIGNS_OFFSET + self.step)
+            self._signs = {old: signs for old, signs in self._signs.items() if old[1] in current}
+            self._signs[key] = _signs(size, offset, self.seed, device)
+        return self._signs[key]
+
+
+def _signs(size: int, offset: int, seed: int, device: torch.device) -> Tensor:
+    """Drawn where they are used: a copy from the host would wait for the device."""
+    words = philox(torch.zeros(1, dtype=torch.int64, device=device), offset, seed)[0]
+    bits = (words[:, None] >> torch.arange(32, device=device)) & 1  # the first one lowest
+    return 1.0 - 2.0 * bits.flatten()[:size].float()
 
 
 def words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:

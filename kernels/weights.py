@@ -27,9 +27,17 @@ class WeightCache:
         self._kept.clear()
 
     def get(self, weight: Tensor, gemm: Gemm, how: Any, make: Callable[[], Prepared]) -> Prepared:
-        """The weight prepared for this GEMM; calls `make` if the weight or `how` has changed."""
-        kept: dict[Gemm, tuple[int, Any, Prepared]] = self._kept.setdefault(weight, {})
-        found = kept.get(gemm)
+        """The weight prepared for this GEMM, made anew if the weight or `how` is another."""
+        found = self._entry(weight).get(gemm)
         if found is None or found[:2] != (weight._version, how):
-            found = kept[gemm] = (weight._version, how, make())
+            self.put(weight, gemm, how, prepared := make())
+            return prepared
         return found[2]
+
+    def put(self, weight: Tensor, gemm: Gemm, how: Any, prepared: Prepared) -> None:
+        """Keep what was made beside another operand, in the same pass."""
+        self._entry(weight)[gemm] = (weight._version, how, prepared)
+
+    def _entry(self, weight: Tensor) -> dict[Gemm, tuple[int, Any, Prepared]]:
+        found: dict[Gemm, tuple[int, Any, Prepared]] = self._kept.setdefault(weight, {})
+        return found

@@ -8,6 +8,7 @@ from harness.contract.config import Config
 from submission import device, model, optimizer, schedule
 from submission.phases import phases_of
 from submission.precision import Linears
+from submission.recompute import Outputs
 from submission.step import Trainer, connect
 from submission.te.te_linear import TeLinears
 
@@ -31,4 +32,7 @@ def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> Linears:
     if settings.transformer_engine != "none":
         return TeLinears(phases[0].recipe, settings.transformer_engine)
     keep = config.micro_batches > 1
-    return Linears(phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep)
+    outputs = Outputs() if config.parallelism.recompute == "fc1" else None
+    return Linears(
+        phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep, recomputed=outputs
+    )

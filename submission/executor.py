@@ -24,6 +24,7 @@ from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
 from submission.evaluation import validation_loss
+from submission.recompute import FC1
 from submission.step import StepResult, Trainer, train_step
 from submission.te.te_linear import linear_kinds
 from submission.watchdog import nonfinite
@@ -253,5 +254,6 @@ class MegatronExecutor:
             forward_passes=backward * (2 if self._config.parallelism.recompute == "full" else 1)
             + evaluation_passes,
             backward_passes=backward,
+            recomputed=FC1 if self._config.parallelism.recompute == "fc1" else "",
         )
         proof.verify(self._linears.ledger, demand)

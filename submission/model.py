@@ -24,6 +24,7 @@ from harness.contract.config import Config
 from submission import device
 from submission.modules import attention_of, norm_of
 from submission.precision import Linears
+from submission.recompute import RecomputedMlp
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -71,7 +72,7 @@ def transformer_config(config: Config, **options: Any) -> TransformerConfig:
 
 
 def _recompute(config: Config) -> dict[str, Any]:
-    if config.parallelism.recompute == "none":
+    if config.parallelism.recompute != "full":  # fc1: submission/recompute.py
         return {}
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
@@ -90,7 +91,12 @@ def layer_spec(config: Config, linears: Linears) -> ModuleSpec:
             k_layernorm=IdentityOp,
         ),
     )
-    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=linears.column, linear_fc2=linears.row))
+    outputs = linears.recomputed
+    mlp = ModuleSpec(
+        module=RecomputedMlp if outputs else MLP,
+        params={"outputs": outputs} if outputs else {},
+        submodules=MLPSubmodules(linear_fc1=linears.column, linear_fc2=linears.row),
+    )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(

@@ -109,9 +109,17 @@ class CausalAttention(MegatronModule):
         """
         if attention_bias is not None or packed_seq_params is not None:
             raise ValueError("attention bias and packed sequences are not part of this model")
-        q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
+        q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, _alone(value, query)))
         out = attend(self.kernel, q, k, v, scale=self.scale)
         return out.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)
+
+
+def _alone(value: Tensor, query: Tensor) -> Tensor:
+    """Value as autograd should keep it: copied where it would hold query and key as they were before their rotation."""
+    whole = value.untyped_storage()
+    is_part = whole.nbytes() > value.numel() * value.element_size()
+    is_shared = whole._cdata == query.untyped_storage()._cdata  # rotated in place: nothing lies there in vain
+    return value.contiguous() if torch.is_grad_enabled() and is_part and not is_shared else value
 
 
 def attend(kernel: str, query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:

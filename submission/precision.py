@@ -15,7 +15,9 @@ from kernels.observe.observer import Observer
 from kernels.philox import Randomness
 from kernels.weights import WeightCache
 from submission.phases import Phase
+from submission.recompute import FC1, Outputs
 
+_ATTENTION_OUTPUT = "self_attention.linear_proj"  # the linear that takes what attention gives
 PARALLEL_LINEARS: tuple[type, ...] = (ColumnParallelLinear, RowParallelLinear)
 
 
@@ -26,10 +28,11 @@ class Linears:
     Megatron's. Each instance creates its own classes, because Megatron's constructor calls cannot pass an instance.
 
     Args:
-        phases: in order; the first one is active at the start.
-        seed: of the run, for recipes that draw random numbers; ranks draw different roundings but the same signs.
-        backend: "auto" for any kind of engine, or only "native" | "emulated" | "reference".
-        keep_weights: cache quantised weights between micro batches, which takes memory.
+        phases: in order; the first one is entered.
+        seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
+        backend: "auto", or "native" | "emulated" | "reference" to insist.
+        keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
+        recomputed: takes the outputs of fc1 that autograd is not to keep.
     """
 
     def __init__(
@@ -40,13 +43,15 @@ class Linears:
         rank: int = 0,
         backend: str = "auto",
         keep_weights: bool = True,
+        recomputed: Outputs | None = None,
     ):
         self.phases, self.phase = tuple(phases), phases[0]
         self.ledger, self.backend = Ledger(), backend
         self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
-        self.observer: Observer | None = None  # called with every GEMM while it is set
+        self.recomputed = recomputed
+        self.observer: Observer | None = None  # is shown every GEMM from now on
         body = {"_forward_impl": self._forward_impl()}
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
@@ -115,6 +120,11 @@ class Linears:
                 allreduce_dgrad=options["allreduce_dgrad"],
                 sequence_parallel=options["sequence_parallel"],
                 tp_group=options["tp_group"],
+                # attention keeps its output for its own backward pass; a view of it costs nothing
+                recompute=linears.recomputed.remember
+                if layer.label.endswith(FC1) and linears.recomputed
+                else None,
+                keeps_input=layer.label.endswith(_ATTENTION_OUTPUT) and input._is_view(),
             )
 
         return forward

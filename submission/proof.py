@@ -26,6 +26,7 @@ class Demand:
     phase: Phase
     forward_passes: int  # micro batches of training and of evaluation
     backward_passes: int  # micro batches of training
+    recomputed: str = ""  # how the labels end whose Fprop runs again in the backward pass; "" for none
 
 
 def verify(ledger: Ledger, demand: Demand) -> None:
@@ -39,6 +40,8 @@ def verify(ledger: Ledger, demand: Demand) -> None:
         recipe = demand.phase.of(label)
         for gemm in Gemm:
             wanted = demand.forward_passes if gemm is Gemm.FPROP else demand.backward_passes
+            if gemm is Gemm.FPROP and demand.recomputed and label.endswith(demand.recomputed):
+                wanted += demand.backward_passes
             _verify_one(label, gemm, ran.get((label, gemm)), recipe, wanted)
     strangers = {label for label, _ in ran} - set(demand.labels)
     if strangers:

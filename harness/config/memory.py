@@ -16,7 +16,9 @@ from harness.contract.config import Config
 
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
-_USABLE = 0.95  # share of the memory that the driver reports; the rest is lost to fragmentation
+_USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
+# bits an element and its share of block scales; MXFP8 as emulation keeps it
+_KEPT_BITS = {"fp8": 8.0, "fp8-row": 8.0, "mxfp8": 16.0, "mxfp4": 4.25, "nvfp4": 4.5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,12 +105,35 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
     hidden, tensor = model.hidden_size, parallel.tensor
     around = tensor if parallel.sequence_parallel else 1
     keys = hidden // model.attention_heads * model.query_groups
-    # inputs of qkv and fc1; each norm's input, on a CPU as two FP32 tensors
-    outside = 2 * width * hidden + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
-    # mixed qkv, rotated query and key, attention's output and its log sums; fc1's output and fc2's input
-    inside = width * ((hidden + 2 * keys) + hidden + keys + hidden) + 4 * model.attention_heads
-    inside += width * 3 * model.ffn_hidden_size
-    return tokens * outside // around + tokens * inside // tensor
+    input_bits = _kept_bits(config, "wgrad")
+    # inputs of qkv and fc1: under sequence parallelism this rank's part, where the tokens divide into whole blocks
+    is_whole = not parallel.sequence_parallel or tokens % (128 * tensor) == 0
+    linears: float = 2 * hidden * (input_bits if is_whole else 8 * width) / 8
+    # rotated query and key, value, attention's output and its log sums
+    inside: float = width * (hidden + 2 * keys + hidden) + 4 * model.attention_heads
+    inside += model.ffn_hidden_size * input_bits / 8  # fc2's input
+    if parallel.recompute == "fc1":  # its quantised input in the place of its output
+        linears += hidden * _kept_bits(config, "fprop") / 8 * around  # of all ranks' tokens
+    else:
+        inside += width * 2 * model.ffn_hidden_size
+    # each norm's input, on a CPU as two FP32 tensors
+    outside = linears + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
+    if not on_gpu and config.batch.micro_batch_size > 1:
+        inside += hidden * input_bits / 8  # the CPU's attention lays its output out in another order: a copy
+    return int(tokens * outside / around + tokens * inside / tensor)
+
+
+def _kept_bits(config: Config, gemm: str) -> float:
+    """Bits of an element of a linear's input, quantised for this GEMM; the dearest of the arms and their recipes."""
+    high = 16.0 if config.model.dtype == "bf16" else 32.0
+    found = []
+    for name in config.runs.arms:
+        recipe = config.recipes[config.arms[name].recipe]
+        later = [config.recipes[recipe.switch_to]] if recipe.switch_to else []
+        found += [_KEPT_BITS.get(getattr(one, gemm).format, high) for one in (recipe, *later)]
+        if recipe.bf16_first_layers or recipe.bf16_last_layers:
+            found.append(high)
+    return max(found, default=high)
 
 
 def _quantised_weights(config: Config) -> int:
@@ -154,7 +179,10 @@ def variants(config: Config) -> Iterator[tuple[str, Config]]:
     while half >= 1:
         changes += [{"batch.micro_batch_size": half}]
         half //= 2
-    changes += [{**changes[-1], "parallelism.recompute": "full"}]
+    smallest = changes[-1]
+    if all(config.arms[name].transformer_engine == "none" for name in config.runs.arms):
+        changes += [{**smallest, "parallelism.recompute": "fc1"}]
+    changes += [{**smallest, "parallelism.recompute": "full"}]
     for tensor in (2, 4, 8):
         if config.parallelism.gpus_per_node % tensor == 0 and config.model.query_groups % tensor == 0:
             changes += [{**changes[-1], "parallelism.tensor": tensor, "parallelism.sequence_parallel": True}]

@@ -68,6 +68,9 @@ def _transformer_engine(config: Config) -> None:
         if arm.backend not in ("auto", "native"):
             allowed = "auto or native: Transformer Engine emulates nothing"
             raise ConfigProblem(f"arms.{name}.backend", arm.backend, allowed)
+        if name in config.runs.arms and config.parallelism.recompute == "fc1":
+            allowed = f"none or full: arm {name} keeps what Transformer Engine keeps"
+            raise ConfigProblem("parallelism.recompute", "fc1", allowed)
 
 
 def _layers_and_switches(config: Config) -> None:

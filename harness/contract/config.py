@@ -118,7 +118,8 @@ class Parallelism:
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
     gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
-    recompute: Literal["none", "full"] = "none"  # full: layers run forward twice and keep no activations
+    # full: layers run forward twice and keep no activations; fc1: its product runs twice and keeps no output
+    recompute: Literal["none", "fc1", "full"] = "none"
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property

@@ -6,11 +6,14 @@ multiplication accumulates in FP32 and rounds to the output type once. High-prec
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels.architectures import Platform
-from kernels.matmul.engine_protocol import Prepared, Request, factor
+from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
 from kernels.recipe import Format
@@ -45,12 +48,75 @@ class Emulated:
             return first, Prepared(first.values.t(), first.quantizer, scale=first.scale)
         return first, _prepare(x_RC.t(), columns) if columns else None
 
+    def narrow(
+        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+    ) -> tuple[Prepared | None, Narrow | None, Narrow]:
+        if x_RC.is_cuda and _is_mx(rows) and _is_mx(columns):
+            return _narrow_on_gpu(x_RC, rows, columns, keep_rows)
+        if rows and rows.quantizer.format is not columns.quantizer.format:
+            kept = self.narrow(x_RC.t(), None, rows)[2] if keep_rows else None
+            first = self.restore(kept) if kept else self.prepare(x_RC, rows, None)[0]
+            return first, kept, self.narrow(x_RC, None, columns)[2]
+        kept = _narrow(x_RC, rows) if rows and (keep_rows or _is_fp8(rows)) else None
+        if kept and rows and rows.quantizer == columns.quantizer and columns.quantizer.format is Format.FP8:
+            second = Narrow(kept.elements.t(), columns.quantizer, scale=kept.scale)
+        else:
+            second = _narrow(x_RC.t(), columns)
+        first = self.restore(kept) if kept else _prepare(x_RC, rows) if rows else None
+        return first, kept if keep_rows else None, second
+
+    def restore(self, kept: Narrow) -> Prepared:
+        quantizer = kept.quantizer
+        if quantizer.format in (Format.FP8, Format.FP8_ROW):
+            return Prepared(kept.elements.to(torch.bfloat16), quantizer, scale=kept.scale)
+        if kept.scales is None:
+            return Prepared(kept.elements, quantizer)
+        quantized = reference.Quantized(kept.elements, kept.scales, quantizer, kept.scale)
+        if quantizer.format is Format.NVFP4:
+            return Prepared(_without_tensor_scale(quantized), quantizer, scale=kept.scale)
+        if not kept.elements.is_cuda:
+            return Prepared(cpu.dequantize(quantized), quantizer)
+        from kernels.quantize import triton
+
+        packed = triton.Packed(kept.elements, kept.scales)
+        return Prepared(triton.dequantize(packed, transposed=kept.across), quantizer)
+
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
         fast: bool = False,
     ) -> Tensor:  # fmt: skip
-        product = _product(left, right, factor(left, right, gain))
+        by = factor(left, right, gain)
+        if accumulate is not None and _adds_inside(left, accumulate):
+            return _add_product(accumulate, left.values, right.values.t(), by)
+        product = _product(left, right, by)
         return accumulate.add_(product) if accumulate is not None else product.to(dtype)
+
+
+def _adds_inside(left: Prepared, accumulate: Tensor) -> bool:
+    """Whether the product itself can add to the buffer; a CPU's rounds to BF16 first, as it always did."""
+    a = left.values
+    if not a.is_cuda or left.scale is not None:
+        return False
+    return a.dtype == accumulate.dtype or _has_wide_sums(a.device, a.dtype, accumulate.dtype)
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor, by: float) -> Tensor:
+    """into + by a b, summed in FP32 and rounded once."""
+    if into.dtype == a.dtype:
+        return into.addmm_(a, b, alpha=by)
+    return torch.ops.aten.addmm.dtype_out(into, a, b, into.dtype, alpha=by, out=into)
+
+
+@functools.cache
+def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtype) -> bool:
+    """Whether this torch adds a product to a buffer of a wider type on this device, rightly."""
+    ones = torch.ones(16, 16, device=device, dtype=operands)
+    into = torch.ones(16, 16, device=device, dtype=sums)
+    try:
+        _add_product(into, ones, ones, 0.5)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return isinstance(into, FakeTensor) or bool((into == 9).all())
 
 
 def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
@@ -58,11 +124,11 @@ def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
     if left.scale is None and by == 1.0:
         return a @ b
     rowwise = left.scale is not None and left.scale.dim() > 0
-    if not a.is_cuda and not rowwise:
+    if left.scale is None or (not a.is_cuda and not rowwise):
         for operand in (left, right):
             by *= operand.scale.item() if operand.scale is not None else 1.0
-        # torch applies alpha in FP32, before the only rounding
-        return torch.addmm(torch.zeros((), dtype=a.dtype), a, b, beta=0, alpha=by)
+        # alpha is applied in FP32 before the only rounding
+        return torch.addmm(torch.zeros((), dtype=a.dtype, device=a.device), a, b, beta=0, alpha=by)
     if a.dtype == torch.bfloat16:
         product = torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
     else:
@@ -76,20 +142,35 @@ def _is_mx(use: Use | None) -> bool:
     return use is None or use.quantizer.format in (Format.MXFP4, Format.MXFP8)
 
 
+def _is_fp8(use: Use) -> bool:
+    return use.quantizer.format in (Format.FP8, Format.FP8_ROW)
+
+
 def _prepare(x_RK: Tensor, use: Use) -> Prepared:
     quantizer = use.quantizer
     if quantizer.format is Format.BF16:
         return Prepared(x_RK, quantizer)
-    if quantizer.format in (Format.FP8, Format.FP8_ROW):
+    if quantizer.format in (Format.MXFP4, Format.MXFP8):
+        x = x_RK.to(torch.bfloat16)  # as the GPU kernels read it
+        values = cpu.quantize_dequantize(x, quantizer, draw=use.draw, signs=use.signs)
+        return Prepared(values, quantizer)
+    return Emulated().restore(_narrow(x_RK, use))
+
+
+def _narrow(x_RK: Tensor, use: Use) -> Narrow:
+    """The operand at the width of its format; MXFP8 as BF16 values, which nothing here reads from codes."""
+    quantizer = use.quantizer
+    if _is_fp8(use):
         assert quantizer.element.dtype is not None
         fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=quantizer.format is Format.FP8_ROW)
-        return Prepared(fp8.elements.to(torch.bfloat16), quantizer, scale=fp8.scale)
-    if quantizer.format is Format.NVFP4:
+        return Narrow(fp8.elements, quantizer, scale=fp8.scale)
+    if quantizer.format not in (Format.MXFP4, Format.NVFP4):
+        return Narrow(_prepare(x_RK, use).values, quantizer)
+    if quantizer.format is Format.MXFP4:
+        quantized = cpu.quantize(x_RK.to(torch.bfloat16), quantizer, draw=use.draw, signs=use.signs)
+    else:
         quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
-        return Prepared(_without_tensor_scale(quantized), quantizer, scale=quantized.tensor_scale)
-    x = x_RK.to(torch.bfloat16)  # as the GPU kernels read it
-    quantized_values = cpu.quantize_dequantize(x, quantizer, draw=use.draw, signs=use.signs)
-    return Prepared(quantized_values, quantizer)
+    return Narrow(quantized.elements, quantizer, scales=quantized.scales, scale=quantized.tensor_scale)
 
 
 def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
@@ -101,6 +182,28 @@ def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepar
         for values, use in zip(found, (rows, columns), strict=True)
     )
     return first, second
+
+
+def _narrow_on_gpu(
+    x_RC: Tensor, rows: Use | None, columns: Use, keep_rows: bool
+) -> tuple[Prepared | None, Narrow | None, Narrow]:
+    from kernels.quantize import triton
+
+    if columns.quantizer.format is not Format.MXFP4 or (rows and rows.quantizer.format is not Format.MXFP4):
+        first, second = _on_gpu(x_RC, rows, columns)
+        assert second is not None
+        kept = Narrow(first.values, first.quantizer) if first and keep_rows else None
+        return first, kept, Narrow(second.values, second.quantizer)
+    x = x_RC.to(torch.bfloat16)
+    if rows and keep_rows:
+        along, across = triton.quantize(x, rows, columns)
+        assert along is not None and across is not None
+        kept = Narrow(along.elements, rows.quantizer, scales=along.scales)
+        first = Emulated().restore(kept)
+    else:
+        (values, across), kept = triton.values_and_codes(x, rows, columns), None
+        first = Prepared(values, rows.quantizer) if rows and values is not None else None
+    return first, kept, Narrow(across.elements, columns.quantizer, scales=across.scales, across=True)
 
 
 def _without_tensor_scale(quantized: reference.Quantized) -> Tensor:

@@ -24,6 +24,29 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """An (R, K) operand at the width of its format, as it waits for the backward pass; `Engine.restore` takes it.
+
+    Elements: (R, K // 2) uint8 (E2M1, low nibble first) or (R, K); scales: of the blocks, (R, K // block), or flat in
+    tiles of 128x4 where tensor memory wants them; scale: of the tensor, or (R, 1) of its rows.
+
+    Args:
+        across: made of the columns of a matrix: emulation on a GPU lays its values out as they lay in that matrix.
+    """
+
+    elements: Tensor
+    quantizer: Quantizer
+    scales: Tensor | None = None
+    scale: Tensor | None = None
+    across: bool = False
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What autograd saves."""
+        return self.elements, self.scales, self.scale
+
+
+@dataclass(frozen=True)
 class Request:
     """A product of (M, K) and (N, K) that an engine is needed for."""
 
@@ -53,6 +76,21 @@ class Engine(Protocol):
 
         MX blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
         """
+
+    def narrow(
+        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+    ) -> tuple[Prepared | None, Narrow | None, Narrow]:
+        """As `prepare`, in one pass where the format allows it; `columns` come at the width of their format.
+
+        Args:
+            keep_rows: the rows too, besides those that are ready to be multiplied.
+
+        Returns:
+            Rows ready to be multiplied, rows to be kept, columns to be kept.
+        """
+
+    def restore(self, kept: Narrow) -> Prepared:
+        """The operand ready to be multiplied, the same in every bit and stride as `prepare` makes it."""
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,

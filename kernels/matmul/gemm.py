@@ -15,7 +15,7 @@ from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
 from kernels.operand_use import Use
 from kernels.philox import Randomness
-from kernels.recipe import Gemm, GemmRecipe, Operand, Quantizer, Rounding, Signs
+from kernels.recipe import Gemm, GemmRecipe, Operand, Rounding, Signs
 
 ENGINES: Sequence[Engine] = (
     ScaledMm(),
@@ -53,27 +53,31 @@ def choose(on: Platform, request: Request, backend: str = "auto", probes: Probes
     raise BackendError(f"no {backend} {request.left.format.value} GEMM on {on.name}: {'; '.join(reasons)}")
 
 
-def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: Tensor) -> tuple[Use, Use]:
-    """How the two operands of a GEMM are quantised, under one sign vector.
+def use(
+    recipe: GemmRecipe, which: Gemm, operand: Operand, randomness: Randomness | None, like: Tensor
+) -> Use:
+    """How one operand of a GEMM is quantised; both operands take the same signs.
 
     Raises:
         ValueError: the recipe draws random numbers, but `randomness` is None.
     """
-    left, right = (recipe.quantizer(which, operand) for operand in Operand)
-    random = [q for q in (left, right) if q.rounding is Rounding.STOCHASTIC or q.signs is not Signs.NONE]
-    if random and randomness is None:
-        raise ValueError(f"{which.value}: the recipe draws random numbers but no seed was given; give one")
-    if randomness is None or not random:
-        return Use(left), Use(right)
+    quantizer = recipe.quantizer(which, operand)
+    draws, signed = quantizer.rounding is Rounding.STOCHASTIC, quantizer.signs is not Signs.NONE
+    if randomness is None:
+        if draws or signed:
+            raise ValueError(f"{which.value}: the recipe draws random numbers; found no seed for them")
+        return Use(quantizer)
     signs = None
-    if left.signs is not Signs.NONE:
-        signs = randomness.signs(left.hadamard, per_step=left.signs is Signs.STEP, device=like.device)
-    return _use(left, randomness, signs), _use(right, randomness, signs)
+    if signed:
+        per_step = quantizer.signs is Signs.STEP
+        signs = randomness.signs(quantizer.hadamard, per_step=per_step, device=like.device)
+    return Use(quantizer, randomness.draw() if draws else None, signs)
 
 
-def _use(quantizer: Quantizer, randomness: Randomness, signs: Tensor | None) -> Use:
-    draw = randomness.draw() if quantizer.rounding is Rounding.STOCHASTIC else None
-    return Use(quantizer, draw, signs)
+def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: Tensor) -> tuple[Use, Use]:
+    """How the two operands of a GEMM are quantised."""
+    left, right = (use(recipe, which, operand, randomness, like) for operand in Operand)
+    return left, right
 
 
 def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:

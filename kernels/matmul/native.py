@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
-from kernels.matmul.engine_protocol import Prepared, Request, factor
+from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
 from kernels.recipe import Format
@@ -22,7 +22,30 @@ from kernels.recipe import Format
 _ALIGNMENT = 16  # cuBLAS and hipBLASLt need every dimension of an FP8 product to be a multiple
 
 
-class ScaledMm:
+class _Native:
+    """Multiplies operands at the width of their format: what is prepared can be kept as it is."""
+
+    def prepare(
+        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+    ) -> tuple[Prepared | None, Prepared | None]:
+        raise NotImplementedError
+
+    def narrow(
+        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+    ) -> tuple[Prepared | None, Narrow | None, Narrow]:
+        first, second = self.prepare(x_RC, rows, columns)
+        assert second is not None
+        return first, _narrow(first) if keep_rows and first else None, _narrow(second)
+
+    def restore(self, kept: Narrow) -> Prepared:
+        return Prepared(kept.elements, kept.quantizer, scales=kept.scales, scale=kept.scale)
+
+
+def _narrow(prepared: Prepared) -> Narrow:
+    return Narrow(prepared.values, prepared.quantizer, scales=prepared.scales, scale=prepared.scale)
+
+
+class ScaledMm(_Native):
     """FP8 with tensor-wise or row-wise scales by torch._scaled_mm (cuBLAS, hipBLASLt)."""
 
     name = "torch scaled_mm"
@@ -72,7 +95,7 @@ class ScaledMm:
         return product.to(dtype) if accumulate is None else accumulate.add_(product)
 
 
-class BlockScaledMm:
+class BlockScaledMm(_Native):
     """MXFP4 by torch.nn.functional.scaled_mm: cuBLAS on datacentre Blackwell, hipBLASLt on gfx950."""
 
     name = "torch block-scaled scaled_mm"
@@ -109,11 +132,12 @@ class BlockScaledMm:
             _scales(left), block, _scales(right), block, swizzle, swizzle, output_dtype=torch.bfloat16,
         )  # fmt: skip
         by = factor(left, right, gain)
-        product = product if by == 1.0 else product * by
-        return product.to(dtype) if accumulate is None else accumulate.add_(product)
+        if accumulate is not None:
+            return accumulate.add_(product, alpha=by)  # multiplied and added in FP32, rounded once
+        return (product if by == 1.0 else product * by).to(dtype)
 
 
-class DotScaled:
+class DotScaled(_Native):
     """MXFP4 and MXFP8 by Triton's dot_scaled, wherever matrix units multiply MX elements."""
 
     name = "triton dot_scaled"

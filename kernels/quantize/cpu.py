@@ -1,4 +1,4 @@
-"""Quantise-dequantise to MX values without codes: what training on a CPU uses, equal to reference.py in every bit.
+"""Quantise-dequantise to MX values, E2M1 codes and back: what training on a CPU uses, bit for bit as reference.py says.
 
 Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
 built. Both round by an FP32 addition: let P be the power of two at or below the scaled magnitude m, but at least the
@@ -53,6 +53,48 @@ def quantize_dequantize(
     return _call(native, x_MK, quantizer, draw, signs)
 
 
+def quantize(
+    x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
+) -> reference.Quantized:
+    """Elements and scales of x along K, as reference.quantize gives them.
+
+    Args:
+        x_MK: (M, K) FP32 or BF16; the transposed view of a contiguous matrix costs no copy.
+
+    Raises:
+        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
+    """
+    is_e2m1 = quantizer.format is Format.MXFP4
+    native = _native() if is_e2m1 and _is_native(x_MK, quantizer, draw, signs) else None
+    if native is None:
+        return reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
+    rows, columns = x_MK.shape
+    elements = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    scales = torch.empty(rows, columns // BLOCK, dtype=torch.uint8)
+    _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales))
+    return reference.Quantized(elements, scales[:: quantizer.rows], quantizer)
+
+
+def dequantize(quantized: reference.Quantized) -> Tensor:
+    """The values (M, K) of `quantized` in BF16, contiguous, as quantize_dequantize gives them."""
+    elements, scales, quantizer = quantized.elements, quantized.scales, quantized.quantizer
+    is_whole = (
+        type(elements) is type(scales) is Tensor and elements.is_contiguous() and scales.is_contiguous()
+    )
+    is_e2m1 = quantizer.format is Format.MXFP4 and quantizer.rows == 1 and elements.device.type == "cpu"
+    native = _native() if is_whole and is_e2m1 else None
+    if native is None:
+        return reference.dequantize(quantized).to(torch.bfloat16)
+    rows, columns = elements.size(0), 2 * elements.size(1)
+    out = torch.empty(rows, columns, dtype=torch.bfloat16)
+    job = cpu_build.Job(
+        out=out.data_ptr(), codes=elements.data_ptr(), scales=scales.data_ptr(), parallel=_parallel(),
+        rows=rows, columns=columns, out_stride=columns, block_rows=1, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    native(ctypes.byref(job))
+    return out
+
+
 def engine() -> str:
     """The engine that quantises on this machine's CPU: "c++", or "eager" for torch operations."""
     return "eager" if _native() is None else "c++"
@@ -84,7 +126,15 @@ def _agrees(native: Native) -> bool:
     x = (steps * 37 % 101 - 50) * torch.exp2(steps[:, :1] // 16 - 136)
     expected = _eager(x, quantizer, None, None)
     views = (x, x.t().contiguous().t())
-    return all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views)
+    if not all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views):
+        return False
+    codes = torch.empty(32, 32, dtype=torch.uint8), torch.empty(32, 2, dtype=torch.uint8)
+    wanted = reference.quantize(x, quantizer)
+    for view in views:
+        _call(native, view, quantizer, None, None, codes=codes)
+        if not (torch.equal(codes[0], wanted.elements) and torch.equal(codes[1], wanted.scales)):
+            return False
+    return True
 
 
 def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> bool:
@@ -103,17 +153,23 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
     )
 
 
-def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
+def _call(
+    native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None,
+    codes: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """The values; with `codes`, elements (M, K // 2) and a scale a row (M, K // 32) are written there instead."""
     rows, columns = x.shape
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
         x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.bfloat16)
+    out = torch.empty(x.shape if codes is None else (0, columns), dtype=torch.bfloat16)
+    elements, scales = (None, None) if codes is None else (part.data_ptr() for part in codes)
     if signs is not None:
         signs = signs.to(device="cpu", dtype=torch.float32).contiguous()
     element = quantizer.element
     job = cpu_build.Job(
-        x=x.data_ptr(), out=out.data_ptr(), signs=None if signs is None else signs.data_ptr(),
+        x=x.data_ptr(), out=out.data_ptr() or None, codes=elements, scales=scales,
+        signs=None if signs is None else signs.data_ptr(),
         parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
         out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
         is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,

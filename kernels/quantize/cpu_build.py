@@ -35,7 +35,7 @@ class Job(ctypes.Structure):
     """The arguments of one call; the same fields as Job in cpu_vectors.h, which explains them."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "out", "signs", "parallel")),
+        *((name, ctypes.c_void_p) for name in ("x", "out", "codes", "scales", "signs", "parallel")),
         *((name, ctypes.c_int64) for name in ("rows", "columns", "x_stride", "out_stride")),
         *((name, ctypes.c_uint64) for name in ("seed", "offset")),
         *((name, ctypes.c_int32) for name in ("is_bf16", "is_transposed", "hadamard", "block_rows")),

@@ -1,4 +1,5 @@
-// Quantise-dequantise to BF16 in one pass, equal to kernels/quantize/reference.py in every bit. Built by cpu_build.py.
+// Quantise to MX values in BF16, or to E2M1 codes and scales, in one pass, equal to kernels/quantize/reference.py in every
+// bit; and codes and scales to values. Built by cpu_build.py.
 //
 // Two orientations: blocks along a contiguous row (a pair of vectors is a block), and blocks along the strided
 // dimension of a transposed matrix (a pair is 32 blocks side by side). Never compile with -ffast-math or contraction:
@@ -92,7 +93,11 @@ template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks f
     for (int b = 0; b < P; b++) {
       for (int i = 0; i < 2; i++)
         t[b].v[i] = element<KIND>(t[b].v[i], by[b], joined(words[b].w[i], words[b].w[i + 2]), c);
-      *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = packed<KIND>(t[b], c.rounds);
+      const U pairs = packed<KIND>(t[b], c.rounds);
+      if (job.codes)
+        store_codes(job, r, at + BLOCK * b, pairs, by[b].inverse[0], by[b].scale[0]);
+      else
+        *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = pairs;
     }
   }
 }
@@ -177,6 +182,9 @@ template <Kind KIND> INLINE void round_columns(
   }
   for (int i = 0; i < 2; i++) {
     transpose(done[i]);
+    for (int j = 0; job.codes && j < LANES && 2 * j + i < count; j++)
+      store_codes(job, row + i + 2 * j, column, done[i][j], by[i].inverse[j], by[i].scale[j]);
+    if (job.codes) continue;
     uint16_t* out = job.out + (row + i) * job.out_stride + column;
     for (int j = 0; j < LANES && 2 * j + i < count; j++) *(Unaligned*)(out + 2 * j * job.out_stride) = done[i][j];
   }
@@ -193,12 +201,18 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
       t[k] = load(x + k * job.x_stride, end - row);
       // the next tile, to read and to write: too many streams for the hardware to foresee
       const char* next = (const char*)(x + k * job.x_stride + BLOCK);
-      __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
+      if (job.out)
+        __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
       for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch(next + line);
     }
     if (job.hadamard) transform(t, job, width);
     for (int k = 0; k < width; k += BLOCK) round_columns<KIND>(t + k, job, c, column + k, row, end - row);
   }
+}
+
+static void values_of_codes(const Job& job, int64_t row, int64_t) {
+  for (int64_t at = 0; at < job.columns; at += BLOCK)
+    *(Unaligned*)(job.out + row * job.out_stride + at) = pairs_of(job, row, at);
 }
 
 // Which of these serves a job, and who works on it
@@ -241,7 +255,7 @@ static void work(void* given) {  // threads take units until none is left: a slo
 }
 
 extern "C" int quantize_dequantize(const Job* job) {  // 0; 1 for a transform that does not exist
-  Task task = job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
+  Task task = !job->x ? values_of_codes : job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
   if (!task) return 1;
   Shared shared{job, task, 0, 0, 0, 1, {0}};
   shared.width = job->hadamard > BLOCK ? job->hadamard : BLOCK;

@@ -127,7 +127,8 @@ def quantize_kernel(
     x_ptr, row_matrix, row_values, row_scales, column_matrix, column_values, column_scales,
     row_seed, row_offset, column_seed, column_offset, M, N,
     BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
-    PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
+    ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr,
+    TARGET: tl.constexpr,
 ):  # fmt: skip
     """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic) or None; ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
     m0 = tl.program_id(0) * BM
@@ -142,13 +143,39 @@ def quantize_kernel(
     if ROW is not None:
         _write(
             x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n0, M, N,
-            BM, BN, ROW, ELEMENT, PACKED, False, SWIZZLED, WHOLE, TARGET,
+            BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     if COLUMN is not None:
         _write(
             tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, n0, m0, N, M,
-            BN, BM, COLUMN, ELEMENT, PACKED, True, SWIZZLED, WHOLE, TARGET,
+            BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
+
+
+@triton.jit
+def dequantize_kernel(
+    codes_ptr, scales_ptr, values_ptr, M, N, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    """E2M1 codes (M, N / 2) and row-major scales (M, N / 32) to BF16 bit patterns, (M, N) or (N, M)."""
+    r = (tl.program_id(0) * BM + tl.arange(0, BM))[:, None]
+    c = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
+    half = (tl.program_id(1) * (BN // 2) + tl.arange(0, BN // 2))[None, :]
+    block = (tl.program_id(1) * (BN // 32) + tl.arange(0, BN // 32))[None, :]
+    row = r.to(tl.int64)
+    both = tl.load(codes_ptr + row * (N // 2) + half, mask=(r < M) & (half < N // 2), other=0).to(tl.int32)
+    code = tl.reshape(tl.join(both & 15, both >> 4), (BM, BN // 32, 32))
+    scale = tl.load(scales_ptr + row * (N // 32) + block, mask=(r < M) & (block < N // 32), other=0)
+    n = code & 7
+    twice = n + tl.maximum(n - 4, 0) + 2 * tl.maximum(n - 6, 0)  # the element, an integer
+    value = twice.to(tl.float32) * 0.5 * tl.expand_dims(tile.power_of(scale.to(tl.int32)), 2)
+    words = value.to(tl.int32, bitcast=True) | ((code & 8) << 28)
+    values = tl.reshape((words >> 16).to(tl.uint16), (BM, BN))
+    inside = (r < M) & (c < N)
+    if TRANSPOSED:
+        at = values_ptr + tl.trans(c).to(tl.int64) * M + tl.trans(r)
+        tl.store(at, tl.trans(values), mask=tl.trans(inside))
+    else:
+        tl.store(values_ptr + row * N + c, values, mask=inside)
 
 
 @dataclass(frozen=True)
@@ -171,7 +198,14 @@ def quantize(
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     M, N = x.shape
     outs = [_empty(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
-    _launch(x, rows, columns, [(out.elements, out.scales) if out else (x, x) for out in outs], True, swizzled)
+    _launch(
+        x,
+        rows,
+        columns,
+        [(out.elements, out.scales) if out else (x, x) for out in outs],
+        (True, True),
+        swizzled,
+    )
     return (outs[1], outs[0]) if flipped else (outs[0], outs[1])
 
 
@@ -181,11 +215,44 @@ def quantize_dequantize(
     """BF16 values of x (M, N) along N, and of x^T (N, M) along M; the latter a transposed view."""
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     outs = [torch.empty_like(x) if use else None for use in (rows, columns)]
-    _launch(x, rows, columns, [(out if out is not None else x, x) for out in outs], False, False)
+    _launch(x, rows, columns, [(out if out is not None else x, x) for out in outs], (False, False), False)
     along_rows, along_columns = outs[0], None if outs[1] is None else outs[1].t()
     if not flipped:
         return along_rows, along_columns
     return along_columns, along_rows
+
+
+def values_and_codes(
+    x_MN: torch.Tensor, rows: Use | None, columns: Use
+) -> tuple[torch.Tensor | None, Packed]:
+    """BF16 values of x (M, N) along N, and elements and scales, row-major, of x^T (N, M) along M."""
+    x, first, second, flipped = _row_major(x_MN, rows, columns)
+    M, N = x_MN.shape
+    values, packed = torch.empty_like(x) if rows else None, _empty(x, columns, N, M, False)
+    assert packed is not None
+    outs = [(values if values is not None else x, x), (packed.elements, packed.scales)]
+    _launch(x, first, second, outs[::-1] if flipped else outs, (flipped, not flipped), False)
+    return values.t() if flipped and values is not None else values, packed
+
+
+def dequantize(packed: Packed, *, transposed: bool) -> torch.Tensor:
+    """The BF16 values (R, K) of E2M1 codes and row-major scales; transposed: as the view of a (K, R) matrix."""
+    M, N = packed.elements.size(0), 2 * packed.elements.size(1)
+    shape = (N, M) if transposed else (M, N)
+    values = torch.empty(shape, dtype=torch.bfloat16, device=packed.elements.device)
+    grid = (triton.cdiv(M, 64), triton.cdiv(N, 128))
+    with torch.cuda.device(values.device) if values.is_cuda else contextlib.nullcontext():
+        dequantize_kernel[grid](
+            packed.elements,
+            packed.scales,
+            values.view(torch.uint16),
+            M,
+            N,
+            TRANSPOSED=transposed,
+            BM=64,
+            BN=128,
+        )
+    return values.t() if transposed else values
 
 
 def _row_major(
@@ -210,18 +277,20 @@ def _empty(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: 
     if not swizzled:
         return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=x.device))
     tiles = triton.cdiv(rows, 128) * triton.cdiv(columns // 32, 4)
-    return Packed(elements, torch.zeros(tiles * 512, dtype=torch.uint8, device=x.device))
+    is_whole = tiles * 512 == rows * (columns // 32)  # else absent rows and columns have scale 0
+    make = torch.empty if is_whole else torch.zeros
+    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device))
 
 
 def _launch(
     x: torch.Tensor, rows: Use | None, columns: Use | None,
-    outs: list[tuple[torch.Tensor, torch.Tensor]], packed: bool, swizzled: bool,
+    outs: list[tuple[torch.Tensor, torch.Tensor]], packed: tuple[bool, bool], swizzled: bool,
 ) -> None:  # fmt: skip
     M, N = x.shape
     grid, options = launch_options(M, N, rows, columns, packed, swizzled, target(x))
     arguments: list[Any] = [x]
-    for use, (values, scales) in zip((rows, columns), outs, strict=True):
-        if not packed:
+    for use, (values, scales), is_packed in zip((rows, columns), outs, packed, strict=True):
+        if not is_packed:
             values = values.view(torch.uint16)
         elif use and use.quantizer.element is E2M1:
             values = values.view(torch.int32)  # eight codes at a time
@@ -252,9 +321,19 @@ def _signed(word: int) -> int:
 
 
 def launch_options(
-    M: int, N: int, rows: Use | None, columns: Use | None, packed: bool, swizzled: bool, target: str
+    M: int,
+    N: int,
+    rows: Use | None,
+    columns: Use | None,
+    packed: tuple[bool, bool],
+    swizzled: bool,
+    target: str,
 ) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Grid and constants of the kernel, for launches and for compiling without a GPU."""
+    """Grid, and the kernel's constants: the same for a launch and for compiling without a GPU.
+
+    Args:
+        packed: whether rows and columns become codes, else values.
+    """
     used = [use.quantizer for use in (rows, columns) if use]
     assert used, "nothing to quantise: give rows, columns or both"
     element = used[0].element
@@ -266,7 +345,8 @@ def launch_options(
         "ROW": _constants(rows),
         "COLUMN": _constants(columns),
         "ELEMENT": (element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
-        "PACKED": packed,
+        "ROW_PACKED": packed[0],
+        "COLUMN_PACKED": packed[1],
         "SWIZZLED": swizzled,
         "WHOLE": M % BM == 0 and N % BN == 0,
         "TARGET": target,

@@ -77,15 +77,18 @@ def cases(target: str) -> Iterator[Case]:
     """Every kernel in the form that runs on this target."""
     on = Platform(target)
     for name, rows, columns, packed in _quantizers():
-        swizzled = on.has_tensor_memory and packed
+        swizzled = on.has_tensor_memory and packed == (True, True)
         shape = (4096, 4096)
         _, constants = quantize.launch_options(
             *shape, rows, columns, packed, swizzled, quantize.target_of(on)
         )
         element = (rows or columns).quantizer.element  # type: ignore[union-attr]
-        out = "*i16" if not packed else "*u8" if element == E4M3 else "*i32"
-        types = {"row_values": out, "column_values": out}
+        codes = "*u8" if element == E4M3 else "*i32"
+        row_type, column_type = (codes if one else "*i16" for one in packed)
+        types = {"row_values": row_type, "column_values": column_type}
         yield _case(name, quantize.quantize_kernel, constants, types)
+    constants = {"TRANSPOSED": True, "BM": 64, "BN": 128}
+    yield _case("mxfp4 codes to values", quantize.dequantize_kernel, constants, {"values_ptr": "*i16"})
     if on.has_fp8_units:
         element = (E4M3.mantissa_bits, E4M3.min_exponent, E4M3.max_exponent, E4M3.largest)
         constants = {
@@ -105,16 +108,18 @@ def cases(target: str) -> Iterator[Case]:
             yield _case(f"gemm {element_name}, {tiling}", kernel, options, {})
 
 
-def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, bool]]:
+def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, tuple[bool, bool]]]:
     plain, h16 = Use(Quantizer()), Use(Quantizer(hadamard=16))
     chance = Use(Quantizer(hadamard=16, rounding=Rounding.STOCHASTIC))
     mxfp8 = Use(Quantizer(format=Format.MXFP8, element=E4M3))
-    yield "mxfp4, rows", plain, None, True
-    yield "mxfp4 H16, rows", h16, None, True
-    yield "mxfp4 H16, both", h16, h16, True
-    yield "mxfp4 H16 stochastic, both", chance, chance, True
-    yield "mxfp4 H16 values, both", h16, h16, False
-    yield "mxfp8, both", mxfp8, mxfp8, True
+    codes, values = (True, True), (False, False)
+    yield "mxfp4, rows", plain, None, codes
+    yield "mxfp4 H16, rows", h16, None, codes
+    yield "mxfp4 H16, both", h16, h16, codes
+    yield "mxfp4 H16 stochastic, both", chance, chance, codes
+    yield "mxfp4 H16 values, both", h16, h16, values
+    yield "mxfp4 H16 values of rows, codes of columns", h16, h16, (False, True)
+    yield "mxfp8, both", mxfp8, mxfp8, codes
 
 
 def _case(name: str, kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Case:

@@ -7,6 +7,7 @@ import kernels
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
+from kernels.matmul.emulated import Emulated
 from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Quantizer, ScaleRule, from_mapping
 
@@ -69,6 +70,58 @@ def test_hybrid_fp8_takes_e5m2_for_gradients_alone():
     e4m3, e5m2 = torch.float8_e4m3fn, torch.float8_e5m2
     assert torch.allclose(forward.float(), fp8(x, e4m3) @ fp8(w, e4m3).t(), rtol=2**-6, atol=2**-6)
     assert torch.allclose(backward.float(), fp8(dy, e5m2) @ fp8(w, e4m3), rtol=2**-6, atol=2**-6)
+
+
+def kept_bytes(x, w, recipe, **options):
+    """What autograd keeps for the backward pass besides the weight."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        linear(x, w, layer(recipe), **options)
+    return sum(kept.values()) - kept.get(w.untyped_storage().data_ptr(), 0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "bits"),
+    [
+        (BF16, 16),
+        (FP8, 8),
+        (GemmRecipe(Format.FP8_ROW), 8),
+        (MXFP4, 4.25),
+        (GemmRecipe(Format.NVFP4), 4.5),
+    ],
+    ids=lambda value: value.format.value if isinstance(value, GemmRecipe) else str(value),
+)
+def test_an_input_waits_for_the_backward_pass_in_the_bits_of_its_format_and_changes_no_gradient(recipe, bits):
+    x, w, dy = operands()
+    scales = 4 * (
+        x.size(1) if recipe.format is Format.FP8_ROW else recipe.format in (Format.FP8, Format.NVFP4)
+    )
+    assert kept_bytes(x, w, recipe) == bits * x.numel() / 8 + scales
+    assert kept_bytes(x, w, recipe, keeps_input=True) == 2 * x.numel()
+    with torch.no_grad():
+        assert kept_bytes(x, w, recipe) == 0
+    narrow, wide = (
+        torch.autograd.grad(linear(x, w, layer(recipe), keeps_input=keeps), (x, w), dy)
+        for keeps in (False, True)
+    )
+    assert all(torch.equal(*pair) for pair in zip(narrow, wide, strict=True))
+
+
+def test_a_pass_without_gradients_makes_no_columns(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("columns were made")
+
+    monkeypatch.setattr(Emulated, "narrow", refuse)
+    x, w, _ = operands()
+    with torch.no_grad():
+        linear(x, w, layer(MXFP4))
+    with pytest.raises(AssertionError, match="columns were made"):
+        linear(x, w, layer(MXFP4))
 
 
 def test_fused_weight_gradients_add_up_over_micro_batches():

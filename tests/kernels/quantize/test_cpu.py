@@ -74,6 +74,16 @@ def assert_all_equal_the_reference(x, quantizer, what):
         "eager": cpu._eager(x, quantizer, *random.values()),
     }.items():
         assert torch.equal(bits(got), want), f"{name}: {what}, {tuple(x.shape)}, {quantizer}"
+    if quantizer.format is Format.MXFP4:
+        assert_codes_equal_the_reference(x, turned, quantizer, want, random)
+
+
+def assert_codes_equal_the_reference(x, turned, quantizer, values, random):
+    want = reference.quantize(x, quantizer, **random)
+    for view in (x, turned):
+        got = cpu.quantize(view, quantizer, **random)
+        assert torch.equal(got.elements, want.elements) and torch.equal(got.scales, want.scales), quantizer
+    assert torch.equal(bits(cpu.dequantize(want)), values)
 
 
 OPTIONS = [  # rows of a block, rounding, pre-scale, signs
@@ -158,6 +168,7 @@ def test_other_types_and_tensors_without_memory_take_torch_operations():
 
 def test_nvfp4_goes_through_the_reference():
     quantizer, x = Quantizer(format=Format.NVFP4), torch.randn(8, 64)
+    assert torch.equal(cpu.quantize(x, quantizer).elements, reference.quantize(x, quantizer).elements)
     assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), expected(x, quantizer))
 
 

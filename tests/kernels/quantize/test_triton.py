@@ -96,6 +96,20 @@ def test_a_transposed_view_is_read_as_it_lies():
     assert torch.equal(values.nan_to_num(), swapped.nan_to_num())
 
 
+def test_values_of_rows_and_codes_of_columns_come_from_one_pass_and_codes_become_the_same_values():
+    x, rows, columns = matrix(96, 160), use(Quantizer(), None), use(Quantizer(hadamard=16), None)
+    for view in (x, x.t().contiguous().t()):
+        values, packed = triton.values_and_codes(view, rows, columns)
+        want = triton.quantize(view, None, columns)[1]
+        assert torch.equal(packed.elements, want.elements) and torch.equal(packed.scales, want.scales)
+        along, across = triton.quantize_dequantize(view, rows, columns)
+        again = triton.dequantize(packed, transposed=view.is_contiguous())
+        for got, expected_values in ((values, along), (again, across)):
+            assert got.stride() == expected_values.stride()
+            assert torch.equal(got.nan_to_num(), expected_values.nan_to_num())
+    assert torch.equal(triton.dequantize(packed, transposed=False).nan_to_num(), across.nan_to_num())
+
+
 def test_swizzled_scales_lie_where_the_tile_formula_says():
     x = matrix(192, 160)
     plain, _ = triton.quantize(x, use(Quantizer(), None), None)
