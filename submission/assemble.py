@@ -10,6 +10,7 @@ from submission.phases import phases_of
 from submission.precision import Linears
 from submission.step import Trainer, connect
 from submission.te.te_linear import TeLinears
+from submission.watchdog.nonfinite import GradientWatch
 
 
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
@@ -19,7 +20,13 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         adamw = optimizer.build(config, chunks)
     rates = schedule.build(config, adamw)
     trainer = Trainer(
-        config=config, chunks=chunks, optimizer=adamw, scheduler=rates, home=home, linears=linears
+        config=config,
+        chunks=chunks,
+        optimizer=adamw,
+        scheduler=rates,
+        home=home,
+        linears=linears,
+        gradients=GradientWatch(chunks, home, distributed_optimizer=config.parallelism.distributed_optimizer),
     )
     connect(trainer)
     return trainer

@@ -154,6 +154,7 @@ class Proof:
     Args:
         verified: the counts are those that recipe and steps demand.
         attention, norm: who computes them; None where nobody does.
+        fusions: what ran in fused kernels, of model.fusions.
         probes: the engines that were tried before the first step; those with a failure were passed over.
     """
 
@@ -163,6 +164,7 @@ class Proof:
     verified: bool
     attention: str | None = None
     norm: str | None = None
+    fusions: tuple[str, ...] = ()
     probes: tuple[EngineProbe, ...] = ()
 
 

@@ -42,6 +42,8 @@ class Model:
     dtype: Literal["bf16", "fp32"] = "bf16"
     attention: Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"] = "torch"
     norm: Literal["torch", "transformer_engine"] = "torch"
+    # kernels that do in one launch what Megatron does in several, between the products
+    fusions: tuple[Literal["rope", "swiglu", "cross_entropy", "norm"], ...] = ()
 
     @property
     def parameters(self) -> int:

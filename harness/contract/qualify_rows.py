@@ -26,8 +26,8 @@ class TrialAnswer:
         calls: kinds of work on the accelerator in one step -> how many; waits: calls that waited for it -> how many;
             busiest: kernels launched most often. None where the profiler saw nothing.
         sync_sites: lines that made the host wait in one step -> how often, as torch's synchronisation warnings say.
-        sync_failure: where a step stopped when waiting was an error, known waits excepted; empty where it did not; None
-            where it was not tried.
+        sync_failure: where a step stopped when waiting was an error; empty where it did not; None where it was not
+            tried.
         trouble: what went wrong without ending the trial.
     """
 

@@ -53,7 +53,9 @@ class Stage:
         fake_operators.install(self._counts)
 
     def rehearse(self, config: Config, arm: str, rank: int = 0) -> Rehearsed:
-        """Run two steps and an evaluation as warm-up, then count an evaluation and a step.
+        """Run a step and an evaluation as warm-up and one step more, then count an evaluation and a step.
+
+        The first step after a warm-up makes the optimizer's moments anew, which no later one does.
 
         Args:
             rank: that this process plays; the last stage of a pipeline does what the first does not.
@@ -76,7 +78,11 @@ class Stage:
         self._ranks = _rank(rank, of=config.parallelism.world_size)
         passes = config.parallelism.pipeline * config.parallelism.virtual_pipeline
         size = config.batch.micro_batch_size * config.parallelism.data
-        config = replace(config, evaluation=replace(config.evaluation, sequences=passes * size))
+        config = replace(
+            config,
+            evaluation=replace(config.evaluation, sequences=passes * size),
+            warmup=replace(config.warmup, train_steps=1),
+        )
         with _FakeTensors(allow_non_fake_inputs=True), self._counts:
             step, evaluation, proof = self._run(config, arm)
         return Rehearsed(
@@ -95,6 +101,7 @@ class Stage:
             with _synthetic_data(config):
                 executor.warm_up()
                 executor.open_data()
+                executor.train_step()
                 counts.start_over()
                 executor.evaluate()
                 evaluation = _sum(counts.phases)
