@@ -25,6 +25,7 @@ from submission import (
     fused_modules,
     model,
     modules,
+    optimizer,
     parallel,
     precision,
     proof,
@@ -233,6 +234,7 @@ class MegatronExecutor:
             verified=True,
             probes=self._probes,
             fusions=fused_modules.found(llama),
+            optimizer=optimizer.described(self.trainer.optimizer),
             **modules.described(llama.decoder.layers[0]),
         )
 

@@ -158,6 +158,7 @@ def wrap(config: Config, model: GPTModel, home: torch.device) -> DistributedData
         overlap_grad_reduce=config.parallelism.overlap,
         overlap_param_gather=config.parallelism.overlap and distributed,
         use_distributed_optimizer=distributed,
+        average_in_collective=config.parallelism.average_in_collective,
     )
     return DistributedDataParallel(settings, ddp, inner)
 

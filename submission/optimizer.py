@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from megatron.core import optimizer as optimizers
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    distrib_optimizer,
+    get_megatron_optimizer,
+)
 from megatron.core.optimizer import optimizer as megatron
 
 from harness.contract.config import Config
 from submission import device, parallel
+from submission.modules import BackendMissing
 
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
     megatron.get_grad_norm_fp32, megatron.clip_grad_by_total_norm_fp32 = gradient_norm, clip
+    _choose(config.optimizer.implementation)
     distributed = config.parallelism.distributed_optimizer
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
@@ -31,7 +41,100 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
         use_distributed_optimizer=distributed,
         overlap_param_gather=config.parallelism.overlap and distributed,
     )
-    return get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=parallel.wants_gloo(config))
+    made = get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=parallel.wants_gloo(config))
+    for part in parts(made):
+        _configure(part, config.optimizer.implementation)
+    return made
+
+
+def parts(optimizer: MegatronOptimizer) -> list[Any]:
+    """Megatron's optimizers that a chain holds, or the one."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+def described(optimizer: MegatronOptimizer) -> str:
+    """Whose AdamW the built optimizer is, and how it goes over the parameters."""
+    inner = parts(optimizer)[0].optimizer
+    if not isinstance(inner, torch.optim.Adam):
+        return f"{type(inner).__module__.partition('.')[0]} {type(inner).__name__}"
+    group = inner.param_groups[0]
+    how = next((name for name in ("fused", "foreach") if group[name]), "one parameter at a time")
+    return f"torch {type(inner).__name__}, {how}"
+
+
+def _choose(implementation: str) -> None:
+    """Whose AdamW Megatron builds: left alone, it takes whichever import succeeds."""
+    adam, of_megatron = _adam(implementation), cast(Any, optimizers)
+    for module in (of_megatron, distrib_optimizer):
+        module.Adam = adam
+    is_torch = adam is torch.optim.AdamW
+    of_megatron.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE = is_torch, not is_torch
+
+
+def _adam(implementation: str) -> Any:
+    """
+    Raises:
+        submission.modules.BackendMissing: Transformer Engine is not installed.
+    """
+    if implementation != "transformer_engine":
+        return torch.optim.AdamW
+    try:
+        from transformer_engine.pytorch.optimizers import FusedAdam
+    except ImportError as error:
+        raise BackendMissing(
+            f"optimizer.implementation: found transformer_engine, which cannot be imported ({error}); "
+            "install it (docs/transformer_engine.md) or set optimizer.implementation=fused"
+        ) from error
+    return FusedAdam
+
+
+def _configure(part: Any, implementation: str) -> None:
+    if isinstance(part.optimizer, torch.optim.Adam):
+        for group in part.optimizer.param_groups:
+            group["foreach"] = implementation == "foreach" and not device.on_cpu()
+            group["fused"] = implementation == "fused"
+    if isinstance(part, distrib_optimizer.DistributedOptimizer):
+        part._copy_model_grads_to_main_grads = partial(_copy_gradients, part)
+        part._copy_main_params_to_model_params = partial(_copy_parameters, part)
+
+
+def _copy_gradients(part: Any) -> None:
+    """In the place of Megatron's, which launches a copy for every parameter: this rank's shards, in FP32."""
+    shards = []
+    for parameter, main in _shards(part):
+        span = part._get_model_param_range_map(parameter)["param"]
+        main.grad = None
+        shards.append((main, parameter.main_grad.view(-1)[span.start : span.end]))
+    narrow = [(main, shard) for main, shard in shards if shard.dtype is not torch.float32]
+    wide = [torch.empty_like(shard, dtype=torch.float32) for _, shard in narrow]
+    if narrow:
+        torch._foreach_copy_(wide, [shard for _, shard in narrow])
+    gradients = dict(shards)
+    gradients.update({main: gradient for (main, _), gradient in zip(narrow, wide, strict=True)})
+    for main, gradient in gradients.items():
+        main.grad = gradient
+
+
+def _copy_parameters(part: Any) -> None:
+    """In the place of Megatron's: the updated shards into the buffers from which the other ranks get them."""
+    into, updated = [], []
+    for parameter, main in _shards(part):
+        span = part._get_model_param_range_map(parameter)["gbuf_world_in_bucket"]
+        buffer, _, bucket = part.model_param_gbuf_map[parameter]
+        into.append(part.buffers[buffer].buckets[bucket].param_data.view(-1)[span.start : span.end])
+        updated.append(main.detach())
+    if into:
+        torch._foreach_copy_(into, updated)
+
+
+def _shards(part: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Parameters and this rank's FP32 shards of them."""
+    for models, mains in (
+        (part.model_float16_groups, part.shard_fp32_from_float16_groups),
+        (part.model_fp32_groups, part.shard_fp32_groups),
+    ):
+        for parameters, shards in zip(models, mains, strict=True):
+            yield from zip(parameters, shards, strict=True)
 
 
 def gradient_norm(

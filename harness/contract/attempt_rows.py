@@ -155,6 +155,7 @@ class Proof:
         verified: the counts are those that recipe and steps demand.
         attention, norm: who computes them; None where nobody does.
         fusions: what ran in fused kernels, of model.fusions.
+        optimizer: whose AdamW updated the weights, and how; None where nobody did.
         probes: the engines that were tried before the first step; those with a failure were passed over.
     """
 
@@ -165,6 +166,7 @@ class Proof:
     attention: str | None = None
     norm: str | None = None
     fusions: tuple[str, ...] = ()
+    optimizer: str | None = None
     probes: tuple[EngineProbe, ...] = ()
 
 

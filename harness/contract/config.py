@@ -92,13 +92,15 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """AdamW; the benchmark fixes every one of these."""
+    """AdamW; the benchmark fixes its numbers."""
 
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-5
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
+    # who updates; a CPU has no foreach kernels: torch goes from parameter to parameter there
+    implementation: Literal["foreach", "fused", "transformer_engine"] = "foreach"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +121,7 @@ class Parallelism:
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
     gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
+    average_in_collective: bool = False  # gradients are averaged by the reduction, not scaled before it
     recompute: Literal["none", "full"] = "none"  # full: layers run forward twice and keep no activations
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
@@ -286,11 +289,17 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
-    """Dotted path -> value of everything that a resumed run shares with the one before; layout and recipe are free."""
+    """Dotted path -> value of everything that a resumed run shares with the one before.
+
+    Layout, recipe and kernels are free: checkpoints name no fusions, and no update of torch's.
+    """
     sections = {
         name: dataclasses.asdict(getattr(config, name)) for name in ("model", "schedule", "optimizer")
     }
     fixed = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    del fixed["model.fusions"]
+    if config.optimizer.implementation != "transformer_engine":  # whose state has another form
+        del fixed["optimizer.implementation"]
     fixed["data.corpus"] = config.data.corpus
     fixed["batch.global_batch_size"] = config.batch.global_batch_size
     fixed["parallelism.distributed_optimizer"] = config.parallelism.distributed_optimizer

@@ -96,7 +96,6 @@ class Stage:
         executor = MegatronExecutor(config, arm=arm, seed=1, ranks=self._ranks, cache=Path())
         executor.build()
         try:
-            _as_on_a_gpu(executor.trainer)
             _name_phases(executor.trainer, counts)
             with _synthetic_data(config):
                 executor.warm_up()
@@ -115,15 +114,6 @@ class Stage:
 
 def _rank(rank: int, *, of: int) -> Ranks:
     return Ranks(rank=rank, local_rank=0, world_size=of)  # a process that sees one GPU
-
-
-def _as_on_a_gpu(trainer: Any) -> None:
-    """torch's AdamW takes many tensors at once on a GPU, but not those of a subclass, as fake ones are."""
-    from submission.warmup import _torch_optimizers
-
-    for optimizer in _torch_optimizers(trainer.optimizer):
-        for group in optimizer.param_groups:
-            group["foreach"] = True
 
 
 def _name_phases(trainer: Any, counts: Counts) -> None:
