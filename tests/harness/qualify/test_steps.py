@@ -99,7 +99,7 @@ def test_a_trial_that_keeps_every_promise_proves_it(tmp_path, answers):
     assert set(verdicts(claims).values()) == {"proven"} and len(claims) == 7
     assert "GiB, 80 % of plan's" in claims["peak memory is what plan predicts"].found
     assert claims["a step launches no more than the rehearsal counted"].found.startswith(
-        "1,203; most 400 triton"
+        "603; most 400 triton"
     )
     (table,) = [one for one in found if isinstance(one, Table)]
     assert table.title == "mxfp4 on NVIDIA H200, 1 rank"
