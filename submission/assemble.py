@@ -11,6 +11,7 @@ from submission.precision import Linears
 from submission.recompute import Outputs
 from submission.step import Trainer, connect
 from submission.te.te_linear import TeLinears
+from submission.watchdog.nonfinite import GradientWatch
 
 
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
@@ -20,7 +21,13 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         adamw = optimizer.build(config, chunks)
     rates = schedule.build(config, adamw)
     trainer = Trainer(
-        config=config, chunks=chunks, optimizer=adamw, scheduler=rates, home=home, linears=linears
+        config=config,
+        chunks=chunks,
+        optimizer=adamw,
+        scheduler=rates,
+        home=home,
+        linears=linears,
+        gradients=GradientWatch(chunks, home, distributed_optimizer=config.parallelism.distributed_optimizer),
     )
     connect(trainer)
     return trainer

@@ -24,6 +24,7 @@ from kernels.matmul.engine_protocol import Request
 from kernels.matmul.gemm import ENGINES, choose
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Operand
 from submission import modules
+from submission.fusion_probes import try_fusions
 from submission.phases import phases_of
 
 ATTENTION = "attention"
@@ -40,10 +41,10 @@ class DifferentEngines(RuntimeError):
 
 
 def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple[EngineProbe, ...]]:
-    """Test the engines of an arm and the attention of its model; all ranks must call it together.
+    """Try the engines of an arm, the attention and the fused kernels of its model; all ranks try together.
 
     Returns:
-        The configuration with the attention kernel to use, and the tests.
+        The configuration with the attention kernel and the fusions that work, and what was tried.
 
     Raises:
         kernels.matmul.gemm.BackendError: no engine can compute a product.
@@ -56,9 +57,10 @@ def try_all(config: Config, arm: str, home: torch.device) -> tuple[Config, tuple
     ours = config.arms[arm].transformer_engine == "none"
     gemms = try_gemms([phase.recipe for phase in phases_of(config, arm)], config, arm, home) if ours else ()
     kernel, attention = try_attention(config, home)
-    found = (*gemms, *attention)
+    working, fusions = try_fusions(config, home)
+    found = (*gemms, *attention, *fusions)
     _require_agreement(found)
-    return replace(config, model=replace(config.model, attention=kernel)), found
+    return replace(working, model=replace(working.model, attention=kernel)), found
 
 
 def try_gemms(
@@ -99,7 +101,7 @@ def try_everything(config: Config, home: torch.device) -> tuple[EngineProbe, ...
     for kernel in _BEST_FIRST:
         failure = _attention_failure(kernel, config, home)
         found.append(EngineProbe(engine=_kernel_name(kernel), what=ATTENTION, failure=failure))
-    return tuple(found)
+    return (*found, *try_fusions(config, home)[1])
 
 
 def _recipe_of(format: Format) -> GemmRecipe:

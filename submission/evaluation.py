@@ -8,6 +8,7 @@ import torch
 
 from submission import device, parallel
 from submission.batches import Batch
+from submission.host_copy import HostCopy
 from submission.step import Trainer, forward_backward
 
 
@@ -26,4 +27,5 @@ def validation_loss(trainer: Trainer, batches: Iterator[Batch], *, micro_batches
             chunk.train()
             if hooks:
                 chunk.enable_forward_pre_hook()
-    return parallel.mean_loss(stats, trainer.home).read()
+    loss, tokens = HostCopy(parallel.loss_and_tokens(stats, trainer.home)).read()
+    return loss / tokens

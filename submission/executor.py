@@ -19,7 +19,18 @@ from harness.contract.diagnostics_rows import Row
 from harness.contract.environment import Ranks
 from harness.contract.metrics_rows import StragglerRow
 from submission import batches as submission_batches
-from submission import device, engine_probes, model, modules, parallel, precision, proof, warmup
+from submission import (
+    device,
+    engine_probes,
+    fused_modules,
+    model,
+    modules,
+    optimizer,
+    parallel,
+    precision,
+    proof,
+    warmup,
+)
 from submission.assemble import assemble, linears_of
 from submission.checkpoint import checkpoint
 from submission.diagnostics import Diagnoser
@@ -194,14 +205,9 @@ class MegatronExecutor:
         with self._diagnoser.watching(step):
             return train_step(self.trainer, self._train_batches)
 
-    def culprits(self) -> str:
-        trainer = self.trainer
-        return nonfinite.culprits(
-            trainer.passes.losses,
-            trainer.chunks,
-            trainer.home,
-            distributed_optimizer=trainer.config.parallelism.distributed_optimizer,
-        )
+    def culprits(self, result: StepResult | None) -> str:
+        losses = self.trainer.passes.losses if result is None else result.losses
+        return nonfinite.culprits(losses, () if result is None else result.bad_parts, self.trainer.home)
 
     def diagnosis(self) -> Sequence[Row]:
         return self._diagnoser.found
@@ -221,14 +227,16 @@ class MegatronExecutor:
         """How every GEMM ran since run_start, verified against the recipe and the number of steps."""
         self._end_phase()
         rows, phases = self._proved, self._linears.phases
-        layer = model.unwrap(self.trainer.model).decoder.layers[0]
+        llama = model.unwrap(self.trainer.model)
         return Proof(
             recipe=phases[0].recipe.name,
             linears=len({row.layer for row in rows}),
             gemms=tuple(rows),
             verified=True,
             probes=self._probes,
-            **modules.described(layer),
+            fusions=fused_modules.found(llama),
+            optimizer=optimizer.described(self.trainer.optimizer),
+            **modules.described(llama.decoder.layers[0]),
         )
 
     def _end_phase(self) -> None:

@@ -10,21 +10,22 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
 
 from harness.contract.config import Config
 from submission import device
+from submission.fused_modules import attention_class, layer_class, mlp_class, model_class
 from submission.modules import attention_of, norm_of
 from submission.precision import Linears
-from submission.recompute import RecomputedMlp
+from submission.recompute import recomputed
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -79,9 +80,9 @@ def _recompute(config: Config) -> dict[str, Any]:
 
 def layer_spec(config: Config, linears: Linears) -> ModuleSpec:
     """One Llama layer: our linears, attention and norms in Megatron's TransformerLayer."""
-    norm = norm_of(config.model.norm)
+    norm, fusions = norm_of(config.model.norm), config.model.fusions
     attention = ModuleSpec(
-        module=SelfAttention,
+        module=attention_class(fusions),
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=linears.column,
@@ -91,14 +92,14 @@ def layer_spec(config: Config, linears: Linears) -> ModuleSpec:
             k_layernorm=IdentityOp,
         ),
     )
-    outputs = linears.recomputed
+    outputs, mlp_of = linears.recomputed, mlp_class(fusions)
     mlp = ModuleSpec(
-        module=RecomputedMlp if outputs else MLP,
+        module=recomputed(mlp_of) if outputs else mlp_of,
         params={"outputs": outputs} if outputs else {},
         submodules=MLPSubmodules(linear_fc1=linears.column, linear_fc2=linears.row),
     )
     return ModuleSpec(
-        module=TransformerLayer,
+        module=layer_class(fusions),
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
             self_attention=attention,
@@ -126,7 +127,7 @@ def _stage(config: Config, settings: TransformerConfig, linears: Linears, stage:
     ends = {"ignore_virtual": stage is None, "vp_stage": stage}
     # With only a layer specification, Megatron would choose the final norm by which packages are installed.
     layers = [layer_spec(config, linears)] * get_num_layers_to_build(settings, vp_stage=stage)
-    model = GPTModel(
+    model = model_class(config.model.fusions)(
         config=settings,
         transformer_layer_spec=TransformerBlockSubmodules(
             layer_specs=layers, layer_norm=norm_of(config.model.norm)
@@ -160,6 +161,7 @@ def wrap(config: Config, model: GPTModel, home: torch.device) -> DistributedData
         overlap_grad_reduce=config.parallelism.overlap,
         overlap_param_gather=config.parallelism.overlap and distributed,
         use_distributed_optimizer=distributed,
+        average_in_collective=config.parallelism.average_in_collective,
     )
     return DistributedDataParallel(settings, ddp, inner)
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
+from megatron.core import optimizer as optimizers
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, clip_grads, get_megatron_optimizer
-from megatron.core.utils import local_multi_tensor_l2_norm
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    distrib_optimizer,
+    get_megatron_optimizer,
+)
+from megatron.core.optimizer import optimizer as megatron
 
 from harness.contract.config import Config
 from submission import device, parallel
+from submission.modules import BackendMissing
 
 
 def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> MegatronOptimizer:
-    if not device.on_cpu() and clip_grads.l2_norm_impl is local_multi_tensor_l2_norm:
-        clip_grads.l2_norm_impl = l2_norm  # ours needs neither Transformer Engine nor Apex
+    megatron.get_grad_norm_fp32, megatron.clip_grad_by_total_norm_fp32 = gradient_norm, clip
+    _choose(config.optimizer.implementation)
     distributed = config.parallelism.distributed_optimizer
     settings = OptimizerConfig(
         optimizer="adam",  # Megatron's name; its weight decay is decoupled: AdamW
@@ -31,18 +41,148 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
         use_distributed_optimizer=distributed,
         overlap_param_gather=config.parallelism.overlap and distributed,
     )
-    return get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=parallel.wants_gloo(config))
+    made = get_megatron_optimizer(settings, list(chunks), use_gloo_process_groups=parallel.wants_gloo(config))
+    for part in parts(made):
+        _configure(part, config.optimizer.implementation)
+    return made
 
 
-def l2_norm(
-    chunk_size: int, overflow: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]], per_tensor: bool
-) -> tuple[torch.Tensor, None]:
-    """Replaces Megatron's norm, which reads the norm of every gradient from the GPU and so waits for each.
+def parts(optimizer: MegatronOptimizer) -> list[Any]:
+    """Megatron's optimizers that a chain holds, or the one."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+def described(optimizer: MegatronOptimizer) -> str:
+    """Whose AdamW the built optimizer is, and how it goes over the parameters."""
+    inner = parts(optimizer)[0].optimizer
+    if not isinstance(inner, torch.optim.Adam):
+        return f"{type(inner).__module__.partition('.')[0]} {type(inner).__name__}"
+    group = inner.param_groups[0]
+    how = next((name for name in ("fused", "foreach") if group[name]), "one parameter at a time")
+    return f"torch {type(inner).__name__}, {how}"
+
+
+def _choose(implementation: str) -> None:
+    """Whose AdamW Megatron builds: left alone, it takes whichever import succeeds."""
+    adam, of_megatron = _adam(implementation), cast(Any, optimizers)
+    for module in (of_megatron, distrib_optimizer):
+        module.Adam = adam
+    is_torch = adam is torch.optim.AdamW
+    of_megatron.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE = is_torch, not is_torch
+
+
+def _adam(implementation: str) -> Any:
+    """
+    Raises:
+        submission.modules.BackendMissing: Transformer Engine is not installed.
+    """
+    if implementation != "transformer_engine":
+        return torch.optim.AdamW
+    try:
+        from transformer_engine.pytorch.optimizers import FusedAdam
+    except ImportError as error:
+        raise BackendMissing(
+            f"optimizer.implementation: found transformer_engine, which cannot be imported ({error}); "
+            "install it (docs/transformer_engine.md) or set optimizer.implementation=fused"
+        ) from error
+    return FusedAdam
+
+
+def _configure(part: Any, implementation: str) -> None:
+    if isinstance(part.optimizer, torch.optim.Adam):
+        for group in part.optimizer.param_groups:
+            group["foreach"] = implementation == "foreach" and not device.on_cpu()
+            group["fused"] = implementation == "fused"
+    if isinstance(part, distrib_optimizer.DistributedOptimizer):
+        part._copy_model_grads_to_main_grads = partial(_copy_gradients, part)
+        part._copy_main_params_to_model_params = partial(_copy_parameters, part)
+
+
+def _copy_gradients(part: Any) -> None:
+    """In the place of Megatron's, which launches a copy for every parameter: this rank's shards, in FP32."""
+    shards = []
+    for parameter, main in _shards(part):
+        span = part._get_model_param_range_map(parameter)["param"]
+        main.grad = None
+        shards.append((main, parameter.main_grad.view(-1)[span.start : span.end]))
+    narrow = [(main, shard) for main, shard in shards if shard.dtype is not torch.float32]
+    wide = [torch.empty_like(shard, dtype=torch.float32) for _, shard in narrow]
+    if narrow:
+        torch._foreach_copy_(wide, [shard for _, shard in narrow])
+    gradients = dict(shards)
+    gradients.update({main: gradient for (main, _), gradient in zip(narrow, wide, strict=True)})
+    for main, gradient in gradients.items():
+        main.grad = gradient
+
+
+def _copy_parameters(part: Any) -> None:
+    """In the place of Megatron's: the updated shards into the buffers from which the other ranks get them."""
+    into, updated = [], []
+    for parameter, main in _shards(part):
+        span = part._get_model_param_range_map(parameter)["gbuf_world_in_bucket"]
+        buffer, _, bucket = part.model_param_gbuf_map[parameter]
+        into.append(part.buffers[buffer].buckets[bucket].param_data.view(-1)[span.start : span.end])
+        updated.append(main.detach())
+    if into:
+        torch._foreach_copy_(into, updated)
+
+
+def _shards(part: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Parameters and this rank's FP32 shards of them."""
+    for models, mains in (
+        (part.model_float16_groups, part.shard_fp32_from_float16_groups),
+        (part.model_fp32_groups, part.shard_fp32_groups),
+    ):
+        for parameters, shards in zip(models, mains, strict=True):
+            yield from zip(parameters, shards, strict=True)
+
+
+def gradient_norm(
+    grads_for_norm: Sequence[torch.Tensor],
+    norm_type: float = 2.0,
+    grad_stats_parallel_group: dist.ProcessGroup | None = None,
+) -> torch.Tensor:
+    """In the place of Megatron's get_grad_norm_fp32, which reads the norm from the GPU and so waits for all its work.
 
     Args:
-        tensors: one list of gradients; the other arguments are those of Apex's function.
+        grads_for_norm: this rank's FP32 gradients.
+        norm_type: 2 alone.
+        grad_stats_parallel_group: ranks whose gradients belong together.
 
     Returns:
-        (1,) FP32 norm of all gradients together, on their device.
+        () FP64 norm of all of them together, on their device.
     """
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors[0])))).view(1), None
+    if norm_type != 2.0:
+        raise ValueError(f"norm of gradients: found type {norm_type}; allowed: 2")
+    home = torch.device("cpu") if device.on_cpu() else torch.device("cuda", torch.cuda.current_device())
+    total = torch.zeros(1, device=home)
+    if grads_for_norm:
+        norms = torch._foreach_norm(list(grads_for_norm))
+        total = torch.linalg.vector_norm(torch.stack(norms)).view(1) ** 2.0
+    dist.all_reduce(total, group=grad_stats_parallel_group)
+    return total[0].double().sqrt()
+
+
+def clip(
+    parameters: Sequence[torch.Tensor],
+    max_norm: float,
+    total_norm: torch.Tensor,
+    use_decoupled_grad: bool = False,
+) -> None:
+    """In the place of Megatron's clip_grad_by_total_norm_fp32, whose branch asks the host: the scale may be 1.
+
+    A norm that is NaN scales nothing: which gradients are not finite can still be told.
+
+    Args:
+        parameters: with FP32 gradients, scaled in place.
+        total_norm: () of all gradients, on their device.
+    """
+    if use_decoupled_grad:
+        raise ValueError(
+            "clip: gradients of another type than the parameters' are not part of this optimizer"
+        )
+    gradients = [parameter.grad.detach() for parameter in parameters if parameter.grad is not None]
+    coefficient = max_norm / (total_norm + 1.0e-6)
+    scale = torch.where(coefficient < 1.0, coefficient, 1.0).float()
+    if gradients:
+        torch._foreach_mul_(gradients, scale)

@@ -77,30 +77,8 @@ def shut_down() -> None:
         dist.destroy_process_group()
 
 
-class MeanLoss:
-    """A mean token loss on the accelerator; only `read` waits for it.
-
-    Args:
-        total: (2,) FP64 sum of token losses and number of tokens.
-    """
-
-    def __init__(self, total: torch.Tensor):
-        self._host, self._arrived = total, None
-        if total.is_cuda:
-            self._host = torch.empty_like(total, device="cpu", pin_memory=True)
-            self._host.copy_(total, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def read(self) -> float:
-        """Nats per token."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return float(self._host[0] / self._host[1])
-
-
-def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> MeanLoss:
-    """Mean token loss over the micro batches of all ranks; every rank gets it.
+def loss_and_tokens(stats: list[dict[str, torch.Tensor]], home: torch.device) -> torch.Tensor:
+    """(2,) FP64 sum of the token losses of all ranks' micro batches and number of tokens, on every rank's device.
 
     Args:
         stats: per micro batch {"loss": (2,) sum of token losses and number of tokens}; empty before the last stage.
@@ -114,4 +92,4 @@ def mean_loss(stats: list[dict[str, torch.Tensor]], home: torch.device) -> MeanL
     if parallel_state.get_pipeline_model_parallel_world_size() > 1:
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
-    return MeanLoss(total)
+    return total

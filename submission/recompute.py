@@ -79,16 +79,19 @@ def _unpack(saved: Tensor | _Part) -> Tensor:
     return saved.output.value().as_strided(saved.size, saved.stride, saved.offset)
 
 
-class RecomputedMlp(MLP):
-    """Megatron's MLP that keeps fc1's quantised input in the place of its output."""
+def recomputed(kind: type[MLP]) -> type[MLP]:
+    """An MLP class of Megatron's that keeps fc1's quantised input instead of its output."""
 
-    def __init__(self, *arguments: Any, outputs: Outputs, **options: Any):
-        super().__init__(*arguments, **options)
-        self._outputs = outputs
+    class RecomputedMlp(kind):
+        def __init__(self, *arguments: Any, outputs: Outputs, **options: Any):
+            super().__init__(*arguments, **options)
+            self._outputs = outputs
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        try:
-            with self._outputs.hooks():
-                return super().forward(*arguments, **options)
-        finally:
-            self._outputs.forget()
+        def forward(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                with self._outputs.hooks():
+                    return super().forward(*arguments, **options)
+            finally:
+                self._outputs.forget()
+
+    return RecomputedMlp

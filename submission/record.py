@@ -30,14 +30,18 @@ _RESERVE_BYTES = 1 << 18  # room for the end of the log, the last status, and to
 
 
 class Step(Protocol):
-    """Figures of one optimizer step."""
+    """What an optimizer step says of itself; reading a figure of a late one waits for the accelerator."""
 
+    @property
+    def is_late(self) -> bool: ...
     @property
     def loss(self) -> float: ...
     @property
     def learning_rate(self) -> float: ...
     @property
     def gradient_norm(self) -> float: ...
+    @property
+    def step_s(self) -> float: ...
 
 
 class Record:
@@ -59,7 +63,7 @@ class Record:
             _reserve_room(directory / file_names.RESERVE)
         self._metrics = (directory / file_names.METRICS).open("x", encoding="utf-8") if writes else None
 
-    def step(self, step: int, samples: int, result: Step, *, step_s: float) -> None:
+    def step(self, step: int, samples: int, result: Step) -> None:
         self._step = step
         row = TrainRow(
             step=step,
@@ -67,7 +71,7 @@ class Record:
             loss=result.loss,
             lr=result.learning_rate,
             gradient_norm=result.gradient_norm,
-            step_s=round(step_s, 6),
+            step_s=round(result.step_s, 6),
         )
         self._line(row)
         if time.monotonic() - self._written_at > _STATUS_EVERY_S:

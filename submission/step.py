@@ -17,8 +17,10 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from harness.contract.config import Config
 from submission import device, parallel
 from submission.batches import Batch
+from submission.host_copy import HostCopy, Moment
 from submission.precision import Linears
 from submission.watchdog.forward_timer import ForwardPasses
+from submission.watchdog.nonfinite import GradientWatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +33,7 @@ class Trainer:
     scheduler: OptimizerParamScheduler
     home: torch.device
     linears: Linears
+    gradients: GradientWatch
     passes: ForwardPasses = field(default_factory=ForwardPasses)
 
     @property
@@ -41,9 +44,34 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    loss: float  # nats per token, mean over the global batch, before the step
-    learning_rate: float  # the learning rate of this step
-    gradient_norm: float  # before clipping
+    """What a step came to. Figures are on their way to the host: reading one waits for the end of the step."""
+
+    learning_rate: float  # the one this step used
+    figures: HostCopy  # sum of the token losses, number of tokens, gradient norm
+    began: Moment
+    losses: tuple[torch.Tensor, ...]  # of this rank's forward passes
+    bad_parts: tuple[torch.Tensor, ...]  # of this rank's gradients: what GradientWatch.look found
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the accelerator may still be at work on the step."""
+        return self.figures.is_late
+
+    @property
+    def loss(self) -> float:
+        """Nats per token, mean over the global batch, before the step."""
+        loss, tokens, _ = self.figures.read()
+        return loss / tokens
+
+    @property
+    def gradient_norm(self) -> float:
+        """Before clipping."""
+        return self.figures.read()[2]
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from the step's first work on the accelerator to its last."""
+        return self.figures.left.seconds_since(self.began)
 
 
 def connect(trainer: Trainer) -> None:
@@ -64,21 +92,23 @@ def _one_or_all(items: list[Any]) -> Any:
 
 def train_step(trainer: Trainer, batches: Iterator[Batch]) -> StepResult:
     """Forward and backward over all micro batches, clip, update, advance the schedule."""
-    learning_rate = trainer.optimizer.param_groups[0]["lr"]
+    learning_rate, began = trainer.optimizer.param_groups[0]["lr"], Moment(trainer.home)
     with device.megatron():
         for chunk in trainer.chunks:
             chunk.zero_grad_buffer()
         trainer.optimizer.zero_grad()
         stats = forward_backward(trainer, batches, get_num_microbatches(), forward_only=False)
-        # Megatron reads the norm before it launches the update. The loss is on the host by then, so that this is the
-        # step's only wait: the update runs while the next step is launched.
-        loss = parallel.mean_loss(stats, trainer.home)
-        updated, gradient_norm, _ = trainer.optimizer.step()
+        loss = parallel.loss_and_tokens(stats, trainer.home)
+        _, norm, _ = trainer.optimizer.step()  # it skips no update: without FP16 there is no loss scale
+    bad_parts = trainer.gradients.look(norm)  # before the next step overwrites the gradients
     trainer.linears.weights_changed()
     trainer.scheduler.step(increment=trainer.config.batch.global_batch_size)
-    norm = float(gradient_norm) if gradient_norm is not None else float("nan")
     return StepResult(
-        loss=loss.read() if updated else float("nan"), learning_rate=learning_rate, gradient_norm=norm
+        learning_rate=learning_rate,
+        figures=HostCopy(torch.cat([loss, norm.view(1)])),
+        began=began,
+        losses=tuple(trainer.passes.losses),
+        bad_parts=bad_parts,
     )
 
 

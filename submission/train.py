@@ -51,8 +51,10 @@ class Executor(Protocol):
     def train_step(self) -> Step:
         """Run one optimizer step."""
 
-    def culprits(self) -> str:
-        """The ranks whose own loss or gradient was NaN or infinite, as text; all ranks must call it together."""
+    def culprits(self, result: Any) -> str:
+        """Which ranks brought forth the value that was not finite in a step's result, or in the evaluation (None).
+
+        All ranks ask together."""
 
     def diagnosis(self) -> Sequence[Row]:
         """Quantisation errors of the last step, if the configuration observes it: a row per layer and GEMM."""
@@ -137,23 +139,24 @@ def _initialize(executor: Executor, config: Config, events: Events, record: Reco
 def _train(executor: Executor, config: Config, clock: _Clock, record: Record, watch: Watch) -> Ending:
     """Train blocks of eval_interval_steps and evaluate after each, until the loss is at or below the target."""
     gbs, target = config.batch.global_batch_size, config.evaluation.target_log_perplexity
-    step = clock.samples // gbs  # a resumed run continues at its checkpoint's step
+    step = clock.samples // gbs  # a resumed run goes on where its checkpoint was written
+    results = _Results(executor, config, record)
     while step < config.schedule.max_steps:
         clock.open_block()
         record.state("training", clock.samples)
         to_go = config.eval_interval_steps - step % config.eval_interval_steps
-        for _ in range(min(to_go, config.schedule.max_steps - step)):
-            began = time.monotonic()
+        last = step + min(to_go, config.schedule.max_steps - step)
+        while step < last:
             result = executor.train_step()
             step += 1
             clock.samples = step * gbs
-            record.step(step, clock.samples, result, step_s=time.monotonic() - began)
-            if config.diagnostics.looks_at(step):
+            looked_at = config.diagnostics.looks_at(step)
+            bad = results.add(step, result, read=looked_at or step == last or _is_save_due(config, step))
+            if looked_at:
                 record.diagnosis(step, clock.samples, executor.diagnosis())
             watch.progress(step)
-            if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-                what = f"training loss {result.loss}, gradient norm {result.gradient_norm} in step {step}"
-                return _not_finite(what, executor)
+            if bad:
+                return bad
             if step % config.eval_interval_steps:
                 _save_if_due(executor, config, record, step)
                 watch.progress(step)
@@ -165,7 +168,7 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
         record.evaluation(step, clock.samples, log_perplexity, clock.elapsed_s)
         watch.progress(step)
         if not math.isfinite(log_perplexity):
-            return _not_finite(f"validation loss {log_perplexity} after step {step}", executor)
+            return _not_finite(f"validation loss {log_perplexity} after step {step}", executor, None)
         record.stragglers(executor.stragglers(), step=step, samples=clock.samples)
         _save_if_due(executor, config, record, step)
         watch.progress(step)
@@ -174,8 +177,41 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
     return Ending(reason=Reason.STEP_LIMIT, message=f"{step} steps without reaching {target}")
 
 
-def _not_finite(what: str, executor: Executor) -> Ending:
-    return Ending(reason=Reason.NOT_FINITE, message=f"{what}: {executor.culprits()}")
+class _Results:
+    """Records steps in their order, a late one once the next is launched: no step waits for its own figures.
+
+    Every rank reads the same steps at the same places, because all look for a value that is not finite together.
+    """
+
+    def __init__(self, executor: Executor, config: Config, record: Record):
+        self._executor, self._config, self._record = executor, config, record
+        self._open: tuple[int, Step] | None = None
+
+    def add(self, step: int, result: Step, *, read: bool) -> Ending | None:
+        """Take a step that was launched; the ending where one that was read is not finite.
+
+        Args:
+            read: wait for its figures, because an evaluation, a checkpoint or a look at the step follows.
+        """
+        ending, self._open = self._read(), (step, result)
+        if ending is None and (read or not result.is_late):
+            ending = self._read()
+        return ending
+
+    def _read(self) -> Ending | None:
+        if self._open is None:
+            return None
+        (step, result), self._open = self._open, None
+        self._record.step(step, step * self._config.batch.global_batch_size, result)
+        loss, norm = result.loss, result.gradient_norm
+        if math.isfinite(loss) and math.isfinite(norm):
+            return None
+        what = f"training loss {loss}, gradient norm {norm} in step {step}"
+        return _not_finite(what, self._executor, result)
+
+
+def _not_finite(what: str, executor: Executor, result: Step | None) -> Ending:
+    return Ending(reason=Reason.NOT_FINITE, message=f"{what}: {executor.culprits(result)}")
 
 
 def _resume(executor: Executor, config: Config, record: Record) -> int:
@@ -198,11 +234,16 @@ def _index_data(executor: Executor, record: Record, samples: int) -> None:
     record.indexed(time.monotonic() - began)
 
 
+def _is_save_due(config: Config, step: int) -> bool:
+    every = config.checkpoint.every_steps
+    return bool(every) and step % every == 0
+
+
 def _save_if_due(executor: Executor, config: Config, record: Record, step: int) -> None:
-    """Write a checkpoint if this step is due. It is part of the timed run, so its seconds are recorded."""
-    every, samples = config.checkpoint.every_steps, step * config.batch.global_batch_size
-    if not every or step % every:
+    """Inside the timed run, and said so: whoever reads its times can see what they contain."""
+    if not _is_save_due(config, step):
         return
+    samples = step * config.batch.global_batch_size
     record.state("saving", samples)
     began = time.monotonic()
     saved = executor.save(record.checkpoints(config.checkpoint.directory))

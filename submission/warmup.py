@@ -23,6 +23,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from submission import device
+from submission.optimizer import parts
 from submission.step import Trainer
 
 
@@ -112,7 +113,7 @@ def freeze_collector() -> None:
 
 
 def _torch_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    return [part.optimizer for part in getattr(optimizer, "chained_optimizers", [optimizer])]
+    return [part.optimizer for part in parts(optimizer)]
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -60,8 +60,13 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
         gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
         optimizer=(12 if width == 2 else 8) * weights // shards,
         activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
-        # logits in BF16, in FP32 for the loss, and their FP32 gradient
-        head=(width + 8) * tokens * model.vocab_size // parallel.tensor if head else 0,
+        # logits; where they are not fused, in FP32 for the loss too, and their FP32 gradient
+        head=(width if "cross_entropy" in model.fusions else width + 8)
+        * tokens
+        * model.vocab_size
+        // parallel.tensor
+        if head
+        else 0,
         quantised_weights=_quantised_weights(config),
         working=_working(config, tokens) if on_gpu else 0,
         libraries=int(_LIBRARIES_GIB * _GIB) if on_gpu else 0,

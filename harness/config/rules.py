@@ -207,6 +207,9 @@ def _shapes(config: Config) -> None:
     _multiple(
         "model.hidden_size", model.hidden_size, 2 * model.attention_heads, "2 * attention_heads (RoPE pairs)"
     )
+    if "norm" in model.fusions and model.norm != "torch":
+        others = ", ".join(name for name in model.fusions if name != "norm")
+        raise ConfigProblem("model.fusions", "norm", f"[{others}] while model.norm is {model.norm}")
     for name in ("attention_heads", "query_groups", "ffn_hidden_size", "vocab_size"):
         _multiple(f"model.{name}", getattr(model, name), tensor, "parallelism.tensor")
     parallel = config.parallelism

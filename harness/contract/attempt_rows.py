@@ -155,9 +155,11 @@ class Proof:
     """proof.json: what ran as every GEMM of a run.
 
     Args:
-        verified: whether the counts are those that recipe and steps require.
-        attention, norm: the implementation of each; None where the model has none.
-        probes: the engines that were tried before the first step; those with a failure were not used.
+        verified: the counts are those that recipe and steps demand.
+        attention, norm: who computes them; None where nobody does.
+        fusions: what ran in fused kernels, of model.fusions.
+        optimizer: whose AdamW updated the weights, and how; None where nobody did.
+        probes: the engines that were tried before the first step; those with a failure were passed over.
     """
 
     recipe: str
@@ -166,6 +168,8 @@ class Proof:
     verified: bool
     attention: str | None = None
     norm: str | None = None
+    fusions: tuple[str, ...] = ()
+    optimizer: str | None = None
     probes: tuple[EngineProbe, ...] = ()
 
 

@@ -43,6 +43,8 @@ class Model:
     dtype: Literal["bf16", "fp32"] = "bf16"
     attention: Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"] = "torch"
     norm: Literal["torch", "transformer_engine"] = "torch"
+    # kernels that do in one launch what Megatron does in several, between the products
+    fusions: tuple[Literal["rope", "swiglu", "cross_entropy", "norm"], ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -91,13 +93,15 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimizer:
-    """AdamW; the benchmark fixes all of these values."""
+    """AdamW; the benchmark fixes its numbers."""
 
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-5
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
+    # who updates; a CPU has no foreach kernels: torch goes from parameter to parameter there
+    implementation: Literal["foreach", "fused", "transformer_engine"] = "foreach"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +122,7 @@ class Parallelism:
     distributed_optimizer: bool = True
     overlap: bool = False  # gradient reduction and parameter gather overlap with compute
     gradient_reduce: Literal["fp32", "bf16"] = "fp32"  # type of the gradient buffer and of its reduction
+    average_in_collective: bool = False  # gradients are averaged by the reduction, not scaled before it
     # full: layers run forward twice and keep no activations; fc1: its product runs twice and keeps no output
     recompute: Literal["none", "fc1", "full"] = "none"
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
@@ -295,14 +300,17 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
-    """Dotted path -> value of every setting that a resumed run must share with the run before.
+    """Dotted path -> value of everything that a resumed run shares with the one before.
 
-    Layout and recipe may differ.
+    Layout, recipe and kernels are free: checkpoints name no fusions, and no update of torch's.
     """
     sections = {
         name: dataclasses.asdict(getattr(config, name)) for name in ("model", "schedule", "optimizer")
     }
     fixed = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    del fixed["model.fusions"]
+    if config.optimizer.implementation != "transformer_engine":  # whose state has another form
+        del fixed["optimizer.implementation"]
     fixed["data.corpus"] = config.data.corpus
     fixed["batch.global_batch_size"] = config.batch.global_batch_size
     fixed["parallelism.distributed_optimizer"] = config.parallelism.distributed_optimizer

@@ -26,9 +26,9 @@ class TrialAnswer:
         calls: kinds of work on the accelerator in one step -> how many; waits: calls that waited for it -> how many;
             busiest: kernels launched most often. None where the profiler saw nothing.
         sync_sites: lines that made the host wait in one step -> how often, as torch's synchronisation warnings say.
-        sync_failure: the code line at which a step waited while waiting was an error (known waits excepted); empty if
-            the step did not wait; None if this was not tried.
-        trouble: errors that did not end the trial.
+        sync_failure: where a step stopped when waiting was an error; empty where it did not; None where it was not
+            tried.
+        trouble: what went wrong without ending the trial.
     """
 
     stage: str = "starting"

@@ -170,7 +170,7 @@ def _on_gpu(arm: str, answer: TrialAnswer, config: Config) -> Iterator[Claim]:
         )  # fmt: skip
     yield from _within_budget(arm, answer, names)
     if answer.sync_failure is not None:
-        found = answer.sync_failure or "none but Megatron's reading of the gradient norm"
+        found = answer.sync_failure or "none"
         yield _judged(
             names["hidden"], not answer.sync_failure, printable(found, _LONGEST), "no wait",
             "look for a copy from pageable memory, a read of a value or nonzero at that line",

@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 
 from kernels.architectures import Platform
 from kernels.formats import E4M3
+from kernels.fused import triton as fused
 from kernels.matmul import triton as gemm
 from kernels.operand_use import Use
 from kernels.quantize import triton as quantize
@@ -43,7 +44,18 @@ _SIGNATURE = {
     "row_seed": "i64", "row_offset": "i64", "column_seed": "i64", "column_offset": "i64",
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
-_UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha")
+_UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha", "epsilon", "first", "B")
+_FUSED_ON = ("sm_90", "gfx950")  # one of each vendor: these kernels ask for no instruction of their own
+_FUSED_TYPES = {
+    "*bf16": "qkv_ptr q_ptr k_ptr v_ptr x_ptr y_ptr dy_ptr dx_ptr logits_ptr residual_ptr gain_ptr stream_ptr out_ptr "
+    "dstream_ptr dnormed_ptr buffer_ptr",
+    "*fp32": "cos_ptr sin_ptr log_sums_ptr chosen_ptr gradient_ptr roots_ptr sums_ptr",
+    "*i64": "labels_ptr starts_ptr sizes_ptr",
+    "*fp64": "norm_ptr",
+    "*i32": "found_ptr",
+    "fp32": "epsilon",
+    "i32": "B q_s q_b q_h k_s k_b k_h v_s v_b v_h F first V H T R C",
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,10 @@ def cases(target: str) -> Iterator[Case]:
             "BN": 128,
         }
         yield _case("fp8 cast, both", triton_fp8.cast_kernel, constants, {})
+    types = {name: type for type, names in _FUSED_TYPES.items() for name in names.split()}
+    for name, kernel, constants in _fused() if target in _FUSED_ON else ():
+        own = {"x_ptr": "*fp32"} if kernel is fused.column_sums_kernel else {}
+        yield _case(name, kernel, constants, {**types, **own})
     if on.has_fp4_units:
         kernel = gemm.descriptor if on.has_tensor_memory else gemm.plain
         for element_name in ("e2m1", "e4m3"):
@@ -120,6 +136,23 @@ def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, tuple[bool, boo
     yield "mxfp4 H16 values, both", h16, h16, values
     yield "mxfp4 H16 values of rows, codes of columns", h16, h16, (False, True)
     yield "mxfp8, both", mxfp8, mxfp8, codes
+
+
+def _fused() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """As a layer of Llama 3.1 8B launches them."""
+    heads = {"HEADS": 4, "GROUPS": 8, "F": 64, "ROWS": 64, "HALF": 64, "num_warps": 8}
+    rows = {"BLOCK": 4096, "num_warps": 8}
+    chunks = {"CHUNK": 8192, "num_warps": 8}
+    yield "rope", fused.rope_kernel, {**heads, "BACKWARD": False}
+    yield "rope, gradient", fused.rope_kernel, {**heads, "BACKWARD": True}
+    yield "swiglu", fused.swiglu_kernel, {"COLUMNS": 1024}
+    yield "swiglu, gradient", fused.swiglu_backward_kernel, {"COLUMNS": 1024}
+    yield "cross entropy", fused.cross_entropy_kernel, chunks
+    yield "cross entropy, gradient", fused.cross_entropy_backward_kernel, chunks
+    yield "residual and norm", fused.norm_kernel, {**rows, "ADDS": True}
+    yield "residual and norm, gradient", fused.norm_backward_kernel, {**rows, "ROWS": 32}
+    yield "sums of the gain's gradient", fused.column_sums_kernel, {"ROWS": 64, "COLUMNS": 32}
+    yield "gradients not finite", fused.parts_not_finite_kernel, {"PARTS": 8, "CHUNK": 8192}
 
 
 def _case(name: str, kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Case:

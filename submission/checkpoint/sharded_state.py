@@ -12,6 +12,7 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from submission import device, model
+from submission.optimizer import parts
 from submission.step import Trainer
 from submission.warmup import finish_parameter_gather
 
@@ -89,10 +90,10 @@ def _sharded(trainer: Trainer, *, is_loading: bool) -> tuple[dict[str, Any], dic
 
 
 def _only_part(trainer: Trainer) -> Any:
-    parts = getattr(trainer.optimizer, "chained_optimizers", [trainer.optimizer])
-    if len(parts) != 1:
-        raise ValueError(f"{len(parts)} optimizers; expected one, as a dense model has")
-    return parts[0]
+    found = parts(trainer.optimizer)
+    if len(found) != 1:
+        raise ValueError(f"a dense model has one optimizer, found {len(found)}")
+    return found[0]
 
 
 def _make_moments(part: Any) -> None:
@@ -119,8 +120,12 @@ def _load_optimizer(part: Any, found: dict[str, Any]) -> None:
         part.load_state_dict(found)
         return
     tensors = found.pop("param_state")
+    hows = [{name: group[name] for name in ("foreach", "fused")} for group in inner.param_groups]
     part.load_state_dict(found)
+    for group, how in zip(inner.param_groups, hows, strict=True):
+        group.update(how)  # this run's, not those of the run that saved
     steps = {parameter: state.pop("step") for parameter, state in inner.state.items()}
     part.load_parameter_state_from_fully_reshardable(tensors)
+    fused = hows[0]["fused"]  # its kernel counts the steps on the device, the others on the host
     for parameter, step in steps.items():
-        inner.state[parameter]["step"] = step.clone()
+        inner.state[parameter]["step"] = step.clone().to(parameter.device if fused else "cpu")

@@ -30,6 +30,8 @@ _INDEXED_BY_MASK = {"index", "index_put", "index_put_", "_index_put_impl_"}
 _CHUNK, _BLOCKS = 65536, 320
 _TENSORS = (110, 64, 48, 36, 30)  # most tensors per launch for 1, 2, .. tensor lists
 
+_MULTI_TENSOR = ("_foreach_", "_fused_adam")
+
 _PACKAGES = ("megatron", "submission", "kernels")
 _PASSED_OVER = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
 
@@ -113,7 +115,7 @@ class Counts(TorchDispatchMode):
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         tally = self._tally
-        tally.launches[name] += _foreach_launches(args, out) if name.startswith("_foreach_") else 1
+        tally.launches[name] += _foreach_launches(args, out) if name.startswith(_MULTI_TENSOR) else 1
         tally.bytes[name] += _moved_bytes(func, name, args, kwargs, out)
         if _waits(func, name, args, kwargs, out):
             self.wait(name)

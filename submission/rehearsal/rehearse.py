@@ -53,7 +53,9 @@ class Stage:
         fake_operators.install(self._counts)
 
     def rehearse(self, config: Config, arm: str, rank: int = 0) -> Rehearsed:
-        """Run two steps and an evaluation as warm-up, then count an evaluation and a step.
+        """Run a step and an evaluation as warm-up and one step more, then count an evaluation and a step.
+
+        The first step after a warm-up makes the optimizer's moments anew, which no later one does.
 
         Args:
             rank: the rank that this process runs as; the last pipeline stage does other work than the first.
@@ -76,7 +78,11 @@ class Stage:
         self._ranks = _rank(rank, of=config.parallelism.world_size)
         passes = config.parallelism.pipeline * config.parallelism.virtual_pipeline
         size = config.batch.micro_batch_size * config.parallelism.data
-        config = replace(config, evaluation=replace(config.evaluation, sequences=passes * size))
+        config = replace(
+            config,
+            evaluation=replace(config.evaluation, sequences=passes * size),
+            warmup=replace(config.warmup, train_steps=1),
+        )
         with _FakeTensors(allow_non_fake_inputs=True), self._counts:
             step, evaluation, proof = self._run(config, arm)
         return Rehearsed(
@@ -90,11 +96,11 @@ class Stage:
         executor = MegatronExecutor(config, arm=arm, seed=1, ranks=self._ranks, cache=Path())
         executor.build()
         try:
-            _as_on_a_gpu(executor.trainer)
             _name_phases(executor.trainer, counts)
             with _synthetic_data(config):
                 executor.warm_up()
                 executor.open_data()
+                executor.train_step()
                 counts.start_over()
                 executor.evaluate()
                 evaluation = _sum(counts.phases)
@@ -108,15 +114,6 @@ class Stage:
 
 def _rank(rank: int, *, of: int) -> Ranks:
     return Ranks(rank=rank, local_rank=0, world_size=of)  # a process that sees one GPU
-
-
-def _as_on_a_gpu(trainer: Any) -> None:
-    """Let torch's AdamW update many tensors per launch, as on a GPU; for fake tensors, a subclass, it would not."""
-    from submission.warmup import _torch_optimizers
-
-    for optimizer in _torch_optimizers(trainer.optimizer):
-        for group in optimizer.param_groups:
-            group["foreach"] = True
 
 
 def _name_phases(trainer: Any, counts: Counts) -> None:

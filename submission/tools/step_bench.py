@@ -81,7 +81,7 @@ def _arm_step(config: Config, arm: str, home: torch.device) -> Callable[[], Any]
 
     trainer = assemble(config, linears_of(config, arm, seed=0, rank=0), home)
     synthetic: Iterator[batches.Batch] = batches.synthetic_batches(config, home=home)
-    return lambda: train_step(trainer, synthetic)
+    return lambda: train_step(trainer, synthetic).loss  # reading it waits for the step's end
 
 
 def _megatron_step(config: Config, home: torch.device) -> Callable[[], Any]:

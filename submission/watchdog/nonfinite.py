@@ -26,20 +26,54 @@ class RankFinding:
     gradient: bool
 
 
-def culprits(
-    losses: list[torch.Tensor],
-    chunks: Sequence[DistributedDataParallel],
-    home: torch.device,
-    *,
-    distributed_optimizer: bool,
-) -> str:
-    """The ranks whose own values were not finite, as text; all ranks must call it together.
+class GradientWatch:
+    """Keeps what tells whose gradients were not finite, step by step: the next step overwrites the gradients.
+
+    The distributed optimizer reduces each rank's own shard in place and leaves the others as they were computed here.
 
     Args:
-        losses: of the last step's forward passes on this rank; none before the last pipeline stage.
-        chunks: this rank's pipeline stages, with the gradients of the last step.
+        chunks: this rank's pipeline stages.
+        home: device of the gradients.
+        distributed_optimizer: without it gradients are reduced in whole, every rank holds the sum: nothing is kept.
     """
-    gradient = float(_own_gradient(chunks, home, distributed_optimizer))
+
+    def __init__(
+        self, chunks: Sequence[DistributedDataParallel], home: torch.device, *, distributed_optimizer: bool
+    ):
+        size = dist.get_world_size(_group())
+        self._parts = size
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        if size > 1 and not distributed_optimizer:
+            return
+        for buffer in (buffer for chunk in chunks for buffer in chunk.buffers):
+            starts = [bucket.offset for bucket in buffer.buckets]
+            sizes = [bucket.grad_data.numel() // size for bucket in buffer.buckets]
+            self._buffers.append(
+                (buffer.grad_data, *(torch.tensor(row, device=home) for row in (starts, sizes)))
+            )
+
+    def look(self, norm: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Per gradient buffer (buckets, shards): 1 where a value is not finite, 0 everywhere while the norm is finite.
+
+        Args:
+            norm: () gradient norm of the step that the buffers hold; a GPU looks at it, the host does not.
+        """
+        on_gpu = norm.is_cuda
+        if on_gpu:
+            from kernels.fused.triton import parts_not_finite
+        else:
+            from kernels.fused.reference import parts_not_finite
+        return tuple(parts_not_finite(norm, *buffer, self._parts) for buffer in self._buffers)
+
+
+def culprits(losses: Sequence[torch.Tensor], bad_parts: Sequence[torch.Tensor], home: torch.device) -> str:
+    """The ranks whose own values were not finite, in words. A collective.
+
+    Args:
+        losses: of a step's forward passes on this rank; none before the last pipeline stage.
+        bad_parts: what GradientWatch.look found in that step.
+    """
+    gradient = float(_own_gradient(bad_parts, home))
     own = torch.tensor([_micro_batch(losses), gradient], device=home)
     rows = torch.empty(2 * dist.get_world_size(), device=home)
     dist.all_gather_into_tensor(rows, own)
@@ -72,32 +106,27 @@ def tell(found: Sequence[RankFinding]) -> str:
     return "every rank's losses are finite; after the reduction it is unknown which rank's gradients are not"
 
 
-def _micro_batch(losses: list[torch.Tensor]) -> int:
+def _group() -> dist.ProcessGroup:
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
+def _micro_batch(losses: Sequence[torch.Tensor]) -> int:
     if not losses:
         return _NONE
-    bad = (~torch.isfinite(torch.stack(losses))).any(1).nonzero()
+    bad = (~torch.isfinite(torch.stack(list(losses)))).any(1).nonzero()
     return int(bad[0]) + 1 if len(bad) else 0
 
 
-def _own_gradient(
-    chunks: Sequence[DistributedDataParallel], home: torch.device, distributed_optimizer: bool
-) -> bool:
+def _own_gradient(bad_parts: Sequence[torch.Tensor], home: torch.device) -> bool:
     """Whether this rank added something that is not finite to its data-parallel group's gradients.
 
-    The distributed optimizer reduces each rank's own shard in place and leaves the other shards as this rank computed
-    them. So this rank caused a bad value that it holds in another rank's shard. It also caused a bad sum in its own
-    shard if no other rank holds a bad value for that shard.
+    A bad foreign shard is this rank's work; and so is a bad sum in its own, if no other rank's part of it is bad.
     """
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    if not bad_parts:
+        return False
+    group = _group()
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    if size > 1 and not distributed_optimizer:
-        return False  # every rank holds only the sum of all gradients
-    shards = torch.zeros(size, device=home)
-    for chunk in chunks:
-        for bucket in (bucket for buffer in chunk.buffers for bucket in buffer.buckets):
-            parts = bucket.grad_data.view(size, -1)
-            largest = torch.stack([torch.linalg.vector_norm(part, float("inf")) for part in parts])
-            shards += (~torch.isfinite(largest)).float()
+    shards = torch.stack([found.sum(0) for found in bad_parts]).sum(0).float().to(home)
     rows = torch.empty(size * size, device=home)
     dist.all_gather_into_tensor(rows, shards, group=group)
     return guilty((rows > 0).view(size, size).tolist(), rank)

@@ -16,13 +16,14 @@ LAYOUTS = {  # by the group that one launch trains, and its number of ranks
     ("pairs", 2): {
         "data": {"gpus_per_node": 2},
         "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
+        "fused, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "mxfp4, data": {"gpus_per_node": 2},
     },
     ("more pairs", 2): {
         "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
-        "data, overlap": {"gpus_per_node": 2, "overlap": True},
+        "data, overlap": {"gpus_per_node": 2, "overlap": True, "average_in_collective": True},
         "tensor": {"gpus_per_node": 2, "tensor": 2},
         "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
     },
@@ -48,8 +49,7 @@ def main() -> None:
     ranks = Ranks.from_environment()
     losses = {}
     for name, layout in LAYOUTS[group, ranks.world_size].items():
-        arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
-        losses[name] = train(directory, ranks, layout, arm)
+        losses[name] = train(directory, ranks, name, layout)
     if ranks.world_size == 1:
         losses["bare"] = bare(directory)
     if ranks.rank == 0:
@@ -58,7 +58,7 @@ def main() -> None:
     torch.distributed.destroy_process_group()
 
 
-def train(directory, ranks, layout, arm):
+def train(directory, ranks, name, layout):
     from megatron.core import parallel_state
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
@@ -66,7 +66,11 @@ def train(directory, ranks, layout, arm):
     from submission.model import unwrap
     from tests.submission.configurations import small_config
 
-    config = small_config(directory, model=FOUR_LAYERS, parallelism={"threads_per_rank": 1, **layout})
+    fusions = ("rope", "swiglu", "cross_entropy", "norm") if name.startswith("fused") else ()
+    config = small_config(
+        directory, model={**FOUR_LAYERS, "fusions": fusions}, parallelism={"threads_per_rank": 1, **layout}
+    )
+    arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
     executor = MegatronExecutor(config, arm=arm, seed=11, ranks=ranks, cache=directory / "cache")
     executor.build()
     models = [unwrap(chunk) for chunk in executor.trainer.chunks]

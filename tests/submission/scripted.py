@@ -17,6 +17,8 @@ class ScriptedStep:
     loss: float = 4.0
     learning_rate: float = 1e-4
     gradient_norm: float = 1.0
+    step_s: float = 0.001
+    is_late: bool = False
 
 
 class ScriptedExecutor:
@@ -89,7 +91,7 @@ class ScriptedExecutor:
             time.sleep(0.002)  # no block of a real run lasts 0 ms, and the checker says so
         return self.step(self.steps)
 
-    def culprits(self) -> str:
+    def culprits(self, result: ScriptedStep | None) -> str:
         return "the script"
 
     def stragglers(self) -> list[StragglerRow]:

@@ -67,19 +67,27 @@ def kept_bytes(made, config):
 
 
 @pytest.mark.parametrize(
-    ("arm", "recompute"), [("bf16", "none"), ("fp8", "none"), ("mxfp4", "none"), ("mxfp4", "fc1")]
+    ("arm", "recompute", "fusions"),
+    [
+        ("bf16", "none", ()),
+        ("fp8", "none", ()),
+        ("mxfp4", "none", ()),
+        ("mxfp4", "fc1", ()),
+        ("mxfp4", "none", ("rope", "swiglu", "cross_entropy", "norm")),
+    ],
 )
-def test_weights_gradients_optimizer_and_activations_are_as_predicted(executor, arm, recompute):
+def test_weights_gradients_optimizer_and_activations_are_as_predicted(executor, arm, recompute, fusions):
+    """The fused norm keeps on a CPU what a GPU keeps; the last norm is torch's."""
     batch, runs = {"global_batch_size": 2, "micro_batch_size": 2}, {"arms": [arm]}
     made = executor(
         arm=arm,
-        model=SHAPE,
+        model={**SHAPE, "fusions": fusions},
         batch=batch,
         runs=runs,
         parallelism={"recompute": recompute, "threads_per_rank": 1},
     )
     config, model = made._config, made.trainer.model
-    need = memory.predicted(config, on_gpu=False)
+    need = memory.predicted(config, on_gpu=bool(fusions))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     gradients = sum(buffer.grad_data.nbytes for buffer in model.buffers)
     assert need.weights == weights
@@ -91,7 +99,7 @@ def test_weights_gradients_optimizer_and_activations_are_as_predicted(executor, 
     assert need.optimizer == pytest.approx(states + masters, rel=0.1)
     tokens = 2 * 512
     outside = tokens * (
-        4 * 1024 + 2 * 256 + 16 * 256 // 2
+        (2 if fusions else 4) * 1024 + 2 * 256 + 16 * 256 // 2
     )  # the loss's logits, the head's input, the final norm
     assert need.activations + outside == pytest.approx(kept_bytes(made, config), rel=0.05)
 

@@ -67,7 +67,6 @@ def test_pipeline_stages_and_tensor_parallel_parts_draw_different_weights_on_a_g
 def joined(monkeypatch, tmp_path):
     """joined(checkpoint=..): what a GPU rank asks torch, Megatron's groups and Megatron's optimizer for."""
     from megatron.core import parallel_state
-    from megatron.core.optimizer import clip_grads
 
     from submission import device, optimizer, parallel
 
@@ -84,7 +83,6 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel_state, "get_data_parallel_world_size", lambda: 8)
     monkeypatch.setattr(parallel, "init_num_microbatches_calculator", noted("micro batches"))
     monkeypatch.setattr(optimizer, "get_megatron_optimizer", noted("optimizer"))
-    monkeypatch.setattr(clip_grads, "l2_norm_impl", clip_grads.l2_norm_impl)  # restored: a GPU run changes it
 
     def join(**sections):
         config = small_config(tmp_path, parallelism={"gpus_per_node": 8}, **sections)

@@ -29,7 +29,7 @@ def test_no_step_and_no_change_of_state_waits_for_a_disk_but_the_end_does(tmp_pa
     written = Record(tmp_path, writes=True, caches_cleared=True, max_steps=9)
     syncs.clear()
     for step in range(1, 4):
-        written.step(step, 8 * step, ScriptedStep(), step_s=1.0)
+        written.step(step, 8 * step, ScriptedStep(step_s=1.0))
         assert attempt_rows.read_status(tmp_path).samples == 8 * step
     for state in ("evaluating", "saving", "training"):
         written.state(state, 24)

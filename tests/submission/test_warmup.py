@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import gc
 import random
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,14 +84,13 @@ class FusedAdam(torch.optim.Optimizer):
 
 @pytest.fixture(params=["step in the group", "step in a tensor of the group"])
 def fused_adam(request, monkeypatch):
-    """Megatron as it is where Transformer Engine or Apex can be imported."""
-    from megatron.core import optimizer
-    from megatron.core.optimizer import distrib_optimizer
-
+    """The optimizer of a Transformer Engine that can be imported."""
     monkeypatch.setattr(FusedAdam, "capturable", request.param != "step in the group")
-    monkeypatch.setattr(optimizer, "USING_PYTORCH_OPTIMIZER", False)
-    for module in (optimizer, distrib_optimizer):
-        monkeypatch.setattr(module, "Adam", FusedAdam)
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    optimizers = SimpleNamespace(FusedAdam=FusedAdam)
+    monkeypatch.setitem(sys.modules, "transformer_engine.pytorch.optimizers", optimizers)
+    return {"implementation": "transformer_engine"}
 
 
 @pytest.mark.parametrize("distributed", [True, False])
@@ -104,7 +105,7 @@ def test_the_warm_up_leaves_no_trace(executor, distributed, dtype):
 
 @pytest.mark.parametrize("distributed", [True, False])
 def test_the_warm_up_leaves_no_trace_in_a_fused_adam(fused_adam, executor, distributed):
-    made = executor(parallelism={"distributed_optimizer": distributed})
+    made = executor(optimizer=fused_adam, parallelism={"distributed_optimizer": distributed})
     assert all(type(part) is FusedAdam for part in optimizers(made))
     before = everything(made)
     made.warm_up()
@@ -114,7 +115,7 @@ def test_the_warm_up_leaves_no_trace_in_a_fused_adam(fused_adam, executor, distr
 
 def test_a_run_with_a_fused_adam_equals_a_run_without_a_warm_up(fused_adam, executor):
     """The first step's bias correction is for step 1."""
-    run_after_a_warm_up_equals_a_run_without(executor)
+    run_after_a_warm_up_equals_a_run_without(executor, optimizer=fused_adam)
 
 
 def test_a_run_after_a_warm_up_equals_a_run_without(executor):
@@ -122,12 +123,12 @@ def test_a_run_after_a_warm_up_equals_a_run_without(executor):
     run_after_a_warm_up_equals_a_run_without(executor)
 
 
-def run_after_a_warm_up_equals_a_run_without(executor):
+def run_after_a_warm_up_equals_a_run_without(executor, **options):
     from submission import parallel
 
     losses = {}
     for steps in (0, 3):
-        made = executor(warmup={"train_steps": steps, "eval_steps": min(steps, 1)})
+        made = executor(warmup={"train_steps": steps, "eval_steps": min(steps, 1)}, **options)
         if steps:
             made.warm_up()
         made.index_data()

@@ -157,6 +157,12 @@ def test_a_mistake_in_the_file_is_one_line_with_its_place_and_exit_code_2(
     assert plan_fails(monkeypatch, capsys, file) == expected
 
 
+def test_a_fused_norm_is_refused_beside_another_norm(monkeypatch, capsys):
+    options = ["--set", "model.norm=transformer_engine", "--set", "model.fusions=[rope, norm]"]
+    said = plan_fails(monkeypatch, capsys, SAMPLE, *options)
+    assert said.endswith("model.fusions: found norm; allowed: [rope] while model.norm is transformer_engine")
+
+
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_a_mistake_in_an_option_is_one_line_that_repeats_it(case, monkeypatch, capsys):
     option, message = BAD_OPTIONS[case]

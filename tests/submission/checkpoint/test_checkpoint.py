@@ -64,11 +64,25 @@ def again():
     return parallel.shut_down
 
 
-@pytest.mark.parametrize("distributed", [True, False], ids=["distributed", "plain"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_everything_is_after_loading_what_it_was_when_saved(executor, again, tmp_path, dtype, distributed):
+@pytest.mark.parametrize(
+    ("dtype", "distributed", "implementation"),
+    [
+        ("bf16", True, "foreach"),
+        ("bf16", False, "foreach"),
+        ("fp32", True, "foreach"),
+        ("fp32", False, "foreach"),
+        ("bf16", True, "fused"),
+    ],
+)
+def test_everything_is_after_loading_what_it_was_when_saved(
+    executor, again, tmp_path, dtype, distributed, implementation
+):
     """Weights, main parameters, moments, step counts, learning rates, chance; and the warm-up has left nothing."""
-    options = {"dtype": dtype, "parallelism": {"distributed_optimizer": distributed}}
+    options = {
+        "dtype": dtype,
+        "parallelism": {"distributed_optimizer": distributed},
+        "optimizer": {"implementation": implementation},
+    }
     made = executor(**options)
     made.warm_up()
     trained(made, 3)

@@ -1,0 +1,139 @@
+"""Megatron's modules with fused kernels between their products (model.fusions), the same for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
+
+from kernels.fused.autograd import CrossEntropy, Norm, Rope, SwiGlu
+
+ROPE, SWIGLU, CROSS_ENTROPY, NORM = "rope", "swiglu", "cross_entropy", "norm"
+_MOST_KEPT = 4  # sequence lengths and models of a process
+_KEPT: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # angles, their cosines and sines
+
+
+class FusedAttention(SelfAttention):
+    """Queries, keys and values are split and rotated in one kernel."""
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary_pos_emb: Any = None, **_: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """As Megatron's attention in training: no inference, packed sequences or biases.
+
+        Args:
+            hidden_states: (sequence, batch, hidden).
+            rotary_pos_emb: (sequence, 1, 1, head size) fp32 angles, the second half equal to the first.
+        """
+        mixed, (queries, head, _) = self.get_query_key_value_tensors(hidden_states, split_qkv=False)
+        cos, sin = _tables(rotary_pos_emb)
+        query, key, value = Rope.apply(mixed, cos, sin, queries // head)
+        attended = self.core_attention(query, key, value, attention_mask, attn_mask_type=self.attn_mask_type)
+        out: tuple[Tensor, Tensor | None] = self.linear_proj(attended)
+        return out
+
+
+def _tables(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (sequence, pairs), made once for the angles that Megatron keeps.
+
+    Found by their memory: activation recompute hands over other tensors of it. The entry keeps the angles alive, so
+    that no others take their place.
+    """
+    key = angles.untyped_storage()._cdata
+    if key not in _KEPT:
+        while len(_KEPT) >= _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        pairs = angles.detach().flatten(1).chunk(2, 1)[0].float()
+        _KEPT[key] = (angles, pairs.cos(), pairs.sin())
+    return _KEPT[key][1:]
+
+
+class FusedMlp(MLP):
+    """SwiGLU is one kernel, and so is its gradient."""
+
+    def forward(self, hidden_states: Tensor, per_token_scale: Any = None, **_: Any) -> tuple[Tensor, None]:
+        if per_token_scale is not None:
+            raise ValueError("model.fusions: swiglu knows no experts")
+        out, _ = self.linear_fc2(SwiGlu.apply(self.linear_fc1(hidden_states)[0]))
+        return out, None
+
+
+class FusedLayer(TransformerLayer):
+    """The residual stream is added to and normed in one kernel; gradients of the two ways past a norm likewise."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary_pos_emb: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """As Megatron's layer in training, without cross attention and dropout."""
+        stream, normed = _norm(self.input_layernorm, hidden_states, None)
+        branch, _ = self.self_attention(normed, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb)
+        stream, normed = _norm(self.pre_mlp_layernorm, branch, stream)
+        branch, _ = self.mlp(normed)
+        return stream + branch, None
+
+
+def _norm(module: Any, branch: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = Norm.apply(branch, stream, module.weight, module.eps)
+    return found
+
+
+class FusedLlama(GPTModel):
+    """The loss is made of BF16 logits, which its gradient overwrites: no FP32 copy of them."""
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Cross entropy of labels, both (batch, sequence); logits (sequence, batch, vocabulary shard)."""
+        first = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
+        transposed = labels.transpose(0, 1).contiguous()
+        loss: Tensor = CrossEntropy.apply(logits, transposed, first, _over_shards)
+        return loss.transpose(0, 1).contiguous()
+
+
+def _over_shards(log_sums: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    group = parallel_state.get_tensor_model_parallel_group()
+    if group.size() == 1:
+        return log_sums, chosen
+    largest = log_sums.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    sums = torch.stack((torch.exp(log_sums - largest), chosen))
+    dist.all_reduce(sums, group=group)
+    return largest + sums[0].log(), sums[1]
+
+
+def attention_class(fusions: Collection[str]) -> type[SelfAttention]:
+    return FusedAttention if ROPE in fusions else SelfAttention
+
+
+def mlp_class(fusions: Collection[str]) -> type[MLP]:
+    return FusedMlp if SWIGLU in fusions else MLP
+
+
+def layer_class(fusions: Collection[str]) -> type[TransformerLayer]:
+    return FusedLayer if NORM in fusions else TransformerLayer
+
+
+def model_class(fusions: Collection[str]) -> type[GPTModel]:
+    return FusedLlama if CROSS_ENTROPY in fusions else GPTModel
+
+
+def found(model: GPTModel) -> tuple[str, ...]:
+    """The fusions of a built model, for the proof."""
+    layer = model.decoder.layers[0]
+    parts = {
+        ROPE: (layer.self_attention, FusedAttention),
+        SWIGLU: (layer.mlp, FusedMlp),
+        CROSS_ENTROPY: (model, FusedLlama),
+        NORM: (layer, FusedLayer),
+    }
+    return tuple(name for name, (part, kind) in parts.items() if isinstance(part, kind))

@@ -1,0 +1,86 @@
+"""A model with fused kernels trains the losses of the model without them, and the proof names them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.submission.configurations import small_config
+
+FUSIONS = ("rope", "swiglu", "cross_entropy", "norm")
+STEPS = 8
+
+
+def losses(executor, **options):
+    from submission import parallel
+
+    made = executor(**options)
+    made.warm_up()
+    made.index_data()
+    made.open_data()
+    found = [made.train_step().loss for _ in range(STEPS)] + [made.evaluate()]
+    fused = made.proof().fusions
+    made.close()
+    parallel.shut_down()
+    return found, fused
+
+
+def difference(a, b):
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_in_fp32_the_losses_are_those_without_fusions(executor, recompute):
+    options = {
+        "arm": "bf16",
+        "dtype": "fp32",
+        "warmup": {"train_steps": 1},
+        "parallelism": {"recompute": recompute},
+    }
+    plain, none = losses(executor, **options)
+    fused, found = losses(executor, model={"fusions": FUSIONS}, **options)
+    assert (none, found) == ((), FUSIONS)
+    assert plain[0] - plain[STEPS - 1] > 0.1 and 0 < difference(plain, fused) < 1e-5
+
+
+@pytest.mark.parametrize("one", FUSIONS)
+def test_quantised_each_fusion_alone_trains_alike(executor, one):
+    """Rounded once where Megatron rounds twice, an operand's code may flip."""
+    options = {"arm": "mxfp4", "dtype": "bf16", "warmup": {"train_steps": 1}}
+    plain, _ = losses(executor, **options)
+    fused, found = losses(executor, model={"fusions": (one,)}, **options)
+    assert found == (one,)
+    assert difference(plain, fused) < 5e-3
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_a_fused_kernel_that_is_right_passes_its_probe_and_a_wrong_one_is_left_out(
+    tmp_path, monkeypatch, name
+):
+    pytest.importorskip("triton")
+    from kernels.fused import triton
+    from submission import fusion_probes
+
+    config = small_config(tmp_path, model={"fusions": FUSIONS, "vocab_size": 96})
+    monkeypatch.setattr(fusion_probes, "_TOKENS", 4)
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert fusion_probes.failure_of(name, config, here) == ""
+    wrong = getattr(triton, f"{name}_backward")
+    monkeypatch.setattr(triton, f"{name}_backward", lambda *arguments: scaled(wrong(*arguments)))
+    assert "differs by 1.0e-03 of its norm from the specification" in fusion_probes.failure_of(
+        name, config, here
+    )
+
+    def missing(*_):
+        raise RuntimeError("no kernel image\nand more")
+
+    monkeypatch.setattr(triton, name, missing)
+    assert fusion_probes.failure_of(name, config, here) == "RuntimeError: no kernel image"
+    monkeypatch.setattr(fusion_probes, "failure_of", lambda one, *_: "wrong" if one == name else "")
+    kept, tried = fusion_probes.try_fusions(config, torch.device("cuda"))
+    assert set(kept.model.fusions) == set(FUSIONS) - {name}
+    assert {one.engine: one.failure for one in tried}[f"fused {name}"] == "wrong"
+
+
+def scaled(results):
+    return tuple(1.001 * x for x in results) if isinstance(results, tuple) else 1.001 * results
