@@ -26,8 +26,9 @@ _FAMILIES = {  # by the start of an operator's name, the first that fits
     "quantise": ("quantize_kernel", "dequantize_kernel", "cast_kernel", "scale_kernel", "aminmax"),
     "products": ("_scaled_mm", "plain", "descriptor", "mm", "addmm"),
     "attention": ("attention",),
-    "norms": ("_fused_rms_norm",),
-    "optimizer": ("_foreach",),
+    "norms": ("_fused_rms_norm", "norm_kernel", "norm_backward", "column_sums"),
+    "RoPE, SwiGLU, cross entropy": ("rope_", "swiglu_", "cross_entropy_"),
+    "optimizer": ("_foreach", "_fused_adamw"),
 }
 _REST = "element-wise and copies"
 
