@@ -86,19 +86,20 @@ def gradient_error(gg: Matrix, eg: Matrix, ee: Matrix) -> GradientError:
             f"found matrices {gg.shape}, {eg.shape}, {ee.shape}; allowed: equal squares of {FEWEST} or more"
         )
     g, cross, e = _pairs(gg), _pairs((eg + eg.T) / 2), _pairs(ee)
-    energy, b = g, cross / g
+    mean_gg, mean_ee = float(np.trace(gg)) / n, float(np.trace(ee)) / n
+    energy = g if g > 0 else mean_gg / n  # drowned in noise: the shares say nothing, and clarity says so
+    b = cross / energy
     along_kernel = (eg + eg.T) / 2 / energy - cross / energy**2 * gg
     variance = _variance(along_kernel)
     across_kernel = ee / energy - 2 * b / energy * (eg + eg.T) / 2 + (2 * b * b - e / energy) / energy * gg
     across = e / energy - b * b + variance
-    mean_gg, mean_ee = float(np.trace(gg)) / n, float(np.trace(ee)) / n
     return GradientError(
         along=Estimate(value=b, se=math.sqrt(variance)),
         across=Estimate(value=across, se=math.sqrt(_variance(across_kernel))),
         random=(mean_ee - e) / energy,
         across_absolute=across * energy,
         total=mean_ee / mean_gg,
-        clarity=n * energy / mean_gg,
+        clarity=n * g / mean_gg,
     )
 
 

@@ -1,0 +1,98 @@
+"""`study replay` on the proxy: what the process writes, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness import cli
+from harness.base.errors import UsageError
+from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayAsked, ReplayCell, write_asked
+from harness.study import replay
+
+LINEARS = ("layers.0.mlp.linear_fc1", "layers.0.mlp.linear_fc2")
+
+
+def written(out, errors, *, n=64, seeds=1):
+    """Matrices of gradients with a clear mean; `errors`: cell -> systematic error across it."""
+    cells = tuple(ReplayCell(name=name, arm=name) for name in errors)
+    for seed in range(1, seeds + 1):
+        generator, arrays = np.random.default_rng(seed), {"loss": np.zeros((len(cells) + 1, n))}
+        home = out / f"seed_{seed}"
+        home.mkdir(parents=True)
+        for label in LINEARS:
+            mean, aside = np.zeros(100), np.zeros(100)
+            mean[0], aside[1] = 1, 1
+            g = mean + 0.2 * generator.standard_normal((n, 100))
+            arrays[f"g/{label}"] = g @ g.T
+            for cell in cells:
+                e = errors[cell.name] * aside + 0.01 * generator.standard_normal((n, 100))
+                arrays[f"eg/{cell.name}/{label}"], arrays[f"ee/{cell.name}/{label}"] = e @ g.T, e @ e.T
+        with (home / GRAMS).open("wb") as file:
+            np.savez(file, **arrays)
+        write_asked(home, ReplayAsked(cells=cells, batches=n, train_steps=5))
+    return out
+
+
+def test_the_page_answers_whether_a_transform_removes_the_systematic_error(tmp_path, capsys):
+    out = written(tmp_path, {"w-none": 0.1, "w-h16": 0.01, "w-rh16": 0.0, "w-sr": 0.0}, seeds=2)
+    assert cli.main(["study", "replay", "--out", str(out), "--analyse"]) == 0
+    said = capsys.readouterr().out
+    assert "w-none           across +1.0" in said and "A deterministic h16 leaves 0.0" in said
+    page = (out / replay.PAGE).read_text()
+    assert "standard errors from zero" in page and "2 training seeds: other trainings may differ" in page
+    document = json.loads((out / replay.RESULTS).read_text())
+    (none, *_) = document["cells"]
+    assert none["across"]["value"] == pytest.approx(0.01, rel=0.1) and none["is_clear"]
+    assert none["layers"][LINEARS[0]]["value"] == pytest.approx(0.01, rel=0.2)
+
+
+def test_no_ratio_is_printed_where_the_mean_gradient_drowns_in_noise(tmp_path, capsys):
+    out = written(tmp_path, {"w-none": 0.1}, n=4)
+    arrays = dict(np.load(out / "seed_1" / GRAMS))
+    for label in LINEARS:
+        arrays[f"g/{label}"] = np.eye(4)
+    with (out / "seed_1" / GRAMS).open("wb") as file:
+        np.savez(file, **arrays)
+    cli.main(["study", "replay", "--out", str(out), "--analyse"])
+    assert "not clear in so few micro batches" in capsys.readouterr().out
+
+
+def test_a_directory_without_matrices_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="study replay has filled"):
+        replay.analyse(tmp_path)
+
+
+def test_a_misspelled_cell_is_answered(tmp_path, capsys):
+    assert cli.main(["study", "replay", "--out", str(tmp_path), "--cells", "w-nome"]) == 2
+    assert "did you mean w-none?" in capsys.readouterr().err
+
+
+def test_every_cell_says_what_it_quantises():
+    cells = {one.row.name: one for one in replay.cells()}
+    assert cells["w-none-x"].row.operand is Quantised.X and "only X" in cells["w-none-x"].text
+    assert cells["fdw-h16"].row.gemms is Gemms.ALL and cells["fdw-h16"].recipe.dgrad.hadamard == 16
+    assert cells["w-h16"].recipe.fprop.format == "bf16"
+
+
+@pytest.mark.slow
+def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path, monkeypatch):
+    exact = replay.Cell(
+        row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL),
+        recipe=replay.cells()[0].recipe,
+        text="exact",
+    )
+    from harness.config.file import resolve
+
+    config = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
+    chosen = [exact, *replay.cells()[:2]]
+    exact_arm = config.recipes["bf16"]
+    chosen[0] = replay.Cell(row=exact.row, recipe=exact_arm, text="exact")
+    found = replay.run(
+        config, chosen, arm="bf16", batches=6, seeds=1, steps=3, checkpoint=None, jobs=1, out=tmp_path
+    )
+    nothing, none, only_x = (one.seeds[0] for one in found)
+    assert nothing.total == 0.0 and nothing.across.value == 0.0
+    assert 0 < only_x.total < none.total < 1
