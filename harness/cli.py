@@ -17,9 +17,13 @@ COMMANDS = {
         "harness.commands.main",
         "the main job, also without arguments: trains every arm, checks, compares and reports",
     ),
+    "init": (
+        "harness.commands.init",
+        "write your names and your system's preset into benchmark.yaml; asks, or takes them",
+    ),
     "plan": (
         "harness.commands.plan",
-        "print every setting, where it comes from, and every derived number; needs no GPU",
+        "show what would run, its memory, time and rule notes; --all: every setting; needs no GPU",
     ),
     "doctor": (
         "harness.commands.doctor",

@@ -16,6 +16,7 @@ from tests.test_architecture import ROOMS, imports, module_of, room_of
 
 COMMANDS = [
     "main",
+    "init",
     "plan",
     "doctor",
     "data",
