@@ -95,13 +95,18 @@ TRAINING = frozenset(
 )  # these commands need torch
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = importlib.import_module("harness.commands.parser").Parser(
-        prog=f"{PROGRAM} {command}", description=COMMANDS[command][1]
-    )
-    importlib.import_module(COMMANDS[command][0]).arguments(parser)
+def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
+    """The options of one command. An action with options of its own (`rcp plan`) has a parser of its own."""
+    module, text = importlib.import_module(COMMANDS[command][0]), COMMANDS[command][1]
+    arguments = module.arguments
+    own = getattr(module, "ACTIONS", {})
+    if words and words[0] in own:
+        command, (text, arguments), words = f"{command} {words[0]}", own[words[0]], words[1:]
+    make: type[argparse.ArgumentParser] = importlib.import_module("harness.commands.parser").Parser
+    parser = make(prog=f"{PROGRAM} {command}", description=text)
+    arguments(parser)
     parser.set_defaults(every_command=COMMANDS)  # `completion` lists them; commands do not import this file
-    return parser
+    return parser.parse_args(words)
 
 
 def _usage() -> str:
@@ -130,7 +135,8 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_ENVIRONMENT
     module = importlib.import_module(COMMANDS[command][0])
     try:
-        code: int = module.main(_parser(command).parse_args(rest))
+        hands_over = command == "kernels"  # a command line of its own, whose help is its own too
+        code: int = module.main(argparse.Namespace(rest=rest) if hands_over else parse(command, rest))
         return code
     except UserError as error:
         tell(error)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.base.errors import UsageError
-from harness.base.names import unknown_name
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
@@ -61,13 +60,13 @@ def create(config: Config) -> Job:
         campaign.save(made)
     files.sync_directory(staging)
     staging.rename(output / f".{stamp}")
-    _unpack_staged(output)
+    unpack_staged(output)
     return next(job for job in load_jobs(output) if job.stamp == stamp)
 
 
 def load_all(output: Path) -> list[Campaign]:
     """Every readable campaign under `output`, oldest job first; finishes the creation of a job that was killed."""
-    _unpack_staged(output)
+    unpack_staged(output)
     return read_all(output)
 
 
@@ -88,37 +87,16 @@ def load_jobs(output: Path) -> list[Job]:
     return [Job(stamp=stamp, campaigns=tuple(campaigns)) for stamp, campaigns in jobs.items()]
 
 
-def select(output: Path, names: Sequence[str]) -> list[Job]:
-    """The jobs to resume: those of the named campaigns, or the newest job that lacks runs or its report.
+def unfinished(output: Path) -> Job:
+    """The newest job that lacks runs or its report.
 
     Raises:
-        UsageError: no such campaign, or nothing to resume.
+        UsageError: there is none.
     """
-    if not names:
-        unfinished = [job for job in load_jobs(output) if not (job.finished and job.reported)]
-        if not unfinished:
-            raise UsageError(f"{output}: found no campaign with runs left; start a new one with ./run.sh")
-        return unfinished[-1:]
-    wanted = [find(output, name) for name in names]
-    places = dict.fromkeys((made.directory.parent, made.job) for made in wanted)
-    return [job for place, stamp in places for job in load_jobs(place) if job.stamp == stamp]
-
-
-def find(output: Path, name: str) -> Campaign:
-    """A campaign by path, or by its name under `output`.
-
-    Raises:
-        UsageError: no such campaign.
-    """
-    path = Path(name)
-    if not path.is_dir() and path.name == name:
-        path = output / name
-    if path.parent.is_dir():
-        _unpack_staged(path.parent)
-    if not path.is_dir():
-        known = [made.directory.name for made in reversed(load_all(path.parent))]
-        raise UsageError(f"{path.parent}: {unknown_name('campaign', path.name, known)}")
-    return campaign.load(path.resolve())
+    jobs = [job for job in load_jobs(output) if not (job.finished and job.reported)]
+    if not jobs:
+        raise UsageError(f"{output}: found no campaign with runs left; start a new one with ./run.sh")
+    return jobs[-1]
 
 
 def _claim_stamp(output: Path) -> tuple[str, Path]:
@@ -145,7 +123,7 @@ def _suffixed(stamp: str) -> Iterator[str]:
         number += 1
 
 
-def _unpack_staged(output: Path) -> None:
+def unpack_staged(output: Path) -> None:
     """Move the campaigns of completely staged jobs into place. Several processes may do this at the same time."""
     for staged in output.glob(".[0-9]*"):
         if staged.suffix == ".part":

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from harness.analysis import comparison, public_index, submission_loader
 from harness.base.errors import EXIT_OK, UsageError
+from harness.campaign import find
 from harness.commands.options import add_json, require_page
 from harness.report import comparison_json, terminal
 
@@ -18,9 +19,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="*",
-        type=Path,
-        metavar="PATH",
-        help="campaigns, packages, directories of logs, or logs; the last one is the baseline",
+        metavar="NAME",
+        help="a campaign, job, package, log, directory of logs or published system; the last is the baseline",
     )
     parser.add_argument(
         "--public",
@@ -47,9 +47,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     if not args.paths and not args.public:
-        raise UsageError("compare: nothing to compare; name PATH .., or --public NAME ..")
+        raise UsageError(
+            "compare: nothing to compare; name campaigns, directories of logs or published systems"
+        )
     require_page(args.html)
-    found = [submission_loader.load(path) for path in args.paths]
+    found = find.submissions(args.paths, args.index)
     loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
     compared = comparison.compare(loaded)
     if args.html:

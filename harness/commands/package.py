@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compliance.ruleset import NAMES, named
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.campaign import find
 from harness.check import grouped_text, other_benchmarks
 from harness.check.log_directory import known_ruleset
 from harness.commands.coloured_lines import show
@@ -23,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     wording = "build a tree from finished campaigns; it is written only if every check passes"
     building = commands.add_parser("build", help=wording)
     building.add_argument(
-        "campaigns", nargs="+", type=Path, metavar="CAMPAIGN", help="a campaign: a directory under runs/"
+        "campaigns", nargs="+", metavar="CAMPAIGN", help="a campaign or a job: a name, or a path"
     )
     wording = "write the tree to DIR/<submitter>"
     building.add_argument("--out", type=Path, required=True, metavar="DIR", help=wording)
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="fields of the system description, from a JSON object in a file",
     )
     verifying = commands.add_parser("verify", help="verify DIR/<submitter>, or a DIR of several")
-    verifying.add_argument("tree", type=Path, metavar="TREE")
+    verifying.add_argument("tree", type=Path, metavar="TREE", help="the tree, or a directory of several")
     wording = "a tree of an earlier round; print changes of descriptions and code, and equal logs"
     verifying.add_argument("--previous", type=Path, metavar="TREE", help=wording)
     add_ruleset(building, _ROUNDS, default="the newest")
@@ -56,7 +57,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    built = build.build(args.campaigns, args.out, build.own_fields(args.fields, args.field), args.ruleset)
+    built = build.build(
+        find.paths(args.campaigns), args.out, build.own_fields(args.fields, args.field), args.ruleset
+    )
     said = json.dumps(asdict(build.document(built)), indent=2) if args.json else "\n".join(build.lines(built))
     print(said)
     return EXIT_OK if built.target else EXIT_FAILED

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis.reference_check import Verdict, judge, point
-from harness.analysis.submission_loader import result_sets
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
 from harness.base.text import plural, printable
+from harness.campaign import find
 from harness.commands.options import add_json
 
 
@@ -24,12 +24,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `rcp plan`, which takes no path."""
+    parser.set_defaults(paths=["plan"])
+    parser.add_argument("--gbs", type=int, metavar="N", required=True, help="the global batch size")
+    add_json(parser)
+
+
+ACTIONS = {"plan": ("what a campaign of a global batch size must reach", plan_arguments)}
+
+
 def main(args: argparse.Namespace) -> int:
     if (args.paths == ["plan"]) != (args.gbs is not None):
         raise UsageError("rcp: `plan` and --gbs need each other; use rcp PATH .., or rcp plan --gbs N")
     if args.gbs is not None:
         return _plan(args.gbs, as_json=args.json)
-    verdicts = [judge(group) for group in result_sets(args.paths)]
+    verdicts = [judge(group) for group in find.result_sets(args.paths)]
     if args.json:
         print(json.dumps({"rcp": [asdict(one) for one in verdicts]}, indent=1))
     else:
