@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from compliance import checker
 from compliance.checker import Violation
@@ -36,6 +37,7 @@ def start(config: Config, say: Callable[[str], None]) -> int:
     memory.require_fit(config)
     page_caches.require(config)
     job_upload.require(config)
+    store.require_writable(Path(config.runs.output))
     ensure.ensure(config)
     return conclude(run_job(store.create(config)), say)
 

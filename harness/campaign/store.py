@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.base.errors import UsageError
+from harness.base.errors import EnvironmentFailure, UsageError
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
 from harness.contract import environment, file_names, files
 from harness.contract.config import Config
+
+WRITABLE = "set LOGDIR to a directory that you may write"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +45,20 @@ def output_directory() -> Path:
     return Path(resolve("proxy", aliases=aliases).config.runs.output)
 
 
+def require_writable(output: Path) -> None:
+    """Create the directory of the campaigns before any work is done.
+
+    Raises:
+        EnvironmentFailure: it cannot be created, or this user may not write into it.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise EnvironmentFailure(f"{output}: {error.strerror}; {WRITABLE}") from None
+
+
 def create(config: Config) -> Job:
     """Draw the seeds and create the campaign directories, without runs.
 
@@ -48,7 +66,7 @@ def create(config: Config) -> Job:
     later than this, `load_all` completes the job; a kill before this leaves an unused hidden directory.
     """
     output = Path(config.runs.output)
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable(output)
     stamp, staging = _claim_stamp(output)
     for arm, seeds in campaign.draw_seeds(config).items():
         directory = staging / f"{stamp}_{config.profile}_{arm}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from harness.base.errors import EXIT_USAGE
 from harness.base.names import unknown_name
 from harness.base.paths import PROGRAM
 
@@ -16,15 +19,24 @@ _EXAMPLES = Path(__file__).with_name("examples.yaml")
 class Parser(argparse.ArgumentParser):
     """argparse, with the house's messages for names that do not exist. The exit code stays 2."""
 
+    _words: Sequence[str] = ()  # of the command line, also for the parsers of its actions
+
     def format_help(self) -> str:
         rows = examples(self.prog.removeprefix(PROGRAM).strip())
         lines = [f"  {f'{PROGRAM} {line}'.rstrip()}\n      {what}" for line, what in rows.items()]
         return super().format_help() + "\n".join(["", "examples:", *lines, ""]) * bool(rows)
 
+    def error(self, message: str) -> NoReturn:
+        """As argparse does; with --json also one document on stdout."""
+        if "--json" in self._words:
+            print(json.dumps({"error": f"{self.prog}: {message}", "exit_code": EXIT_USAGE}))
+        super().error(message)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Look at the options first: argparse would answer `launch --emti slurm` with `--emit is required`."""
+        Parser._words = _before_the_separator(sys.argv[1:] if args is None else args)
         known = list(_options(self))
-        for word in _before_the_separator(args or ()):
+        for word in Parser._words:
             option = word.partition("=")[0]
             if word.startswith("--") and not any(name.startswith(option) for name in known):
                 self.error(unknown_name("option", option, [name for name in known if name.startswith("--")]))

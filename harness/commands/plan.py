@@ -7,7 +7,8 @@ import json
 
 from rich.console import Console
 
-from harness.base.errors import EXIT_OK
+from harness.base.errors import EXIT_OK, EXIT_USAGE
+from harness.base.stderr import tell
 from harness.commands.options import add_json, add_preset, add_profile, add_set
 from harness.config import memory, plan_text
 from harness.config.file import resolve
@@ -36,7 +37,11 @@ def main(args: argparse.Namespace) -> int:
     width = min(console.width, _WIDTHS[False]) if console.is_terminal else _WIDTHS[args.all]
     if args.json:
         print(json.dumps(plan_text.document(resolved, arm_times.of(resolved.config)), indent=2))
-    elif args.all:
+        if (problem := memory.misfit(resolved.config)) is not None:
+            tell(problem)  # the document has it as `error`
+            return EXIT_USAGE
+        return EXIT_OK
+    if args.all:
         console = console if console.is_terminal else Console(width=width)
         for part in plan_text.tables(resolved):
             if isinstance(part, str):

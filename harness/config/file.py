@@ -91,6 +91,7 @@ def resolve(
     _add_file(tree, profile, preset, file)
     set_by_environment = environment.alias_overrides() if aliases is None else aliases
     for path, (variable, text) in set_by_environment.items():
+        text = tree.own_directory(profile, text) if path == "data.directory" else text
         tree.override(path, text, Origin(kind="env", name=variable))
     for text in overrides:
         path, equals, value = text.partition("=")
@@ -259,6 +260,14 @@ class _Tree:
             nested = {key: nested}
         above = [parent for parent in sections if path.startswith(f"{parent}.")]
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
+
+    def own_directory(self, profile: str, text: str) -> str:
+        """Where DATADIR puts a corpus that is built here: below it, in a directory of the profile's name.
+
+        DATADIR usually holds C4, or another profile's corpus, whose files may have the same names.
+        """
+        built = self._get("data.corpus") not in (None, "c4")
+        return str(Path(text) / profile) if built and Path(text).name != profile else text
 
     def add_facts(self) -> None:
         """Set the memory of the named accelerator where no source gives it.

@@ -46,6 +46,7 @@ def document(resolved: Resolved, times: Sequence[ArmTime]) -> dict[str, Any]:
         path: {"value": value, "origin": asdict(resolved.origins[path])}
         for path, value in _configured(config)
     }
+    problem = memory.misfit(config)
     return {
         "profile": config.profile,
         "configured": values,
@@ -53,6 +54,7 @@ def document(resolved: Resolved, times: Sequence[ArmTime]) -> dict[str, Any]:
         "memory": {**asdict(memory.predicted(config)), "total": memory.predicted(config).total},
         "lint": lint(config),
         "times": [asdict(one) for one in times],
+        **({} if problem is None else {"error": problem}),
     }
 
 

@@ -154,15 +154,15 @@ def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
 def test_a_job_that_trains_another_run_is_not_disturbed(job, installed, monkeypatch):
     trained = job.campaigns[1].directory
     monkeypatch.setattr(lock, "trainers", lambda directory: [4242] if directory == trained else [])
-    for name in (job.campaigns[0].directory.name, str(attempt_of(job.campaigns[0]))):
+    for path in (job.campaigns[0].directory, attempt_of(job.campaigns[0])):
         with pytest.raises(UsageError, match=r"processes still train this job \(4242\)"):
-            job_upload.select(store.output_directory(), name)
+            job_upload.select(path)
 
 
 def test_a_campaign_without_results_has_nothing_to_upload(tmp_path, monkeypatch):
     (made, _) = store.create(scripted_config(tmp_path, runs=1)).campaigns
     with pytest.raises(UsageError, match="found no run that has ended by the rules"):
-        job_upload.select(tmp_path, made.directory.name)
+        job_upload.select(made.directory)
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
