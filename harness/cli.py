@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
     as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
     answers = _Answers(sys.stdout)
     try:
-        with contextlib.redirect_stdout(answers if as_json else sys.stdout):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(answers if as_json else sys.stdout):
             code = _run(argv)
         sys.stdout.flush()
         return code
