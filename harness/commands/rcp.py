@@ -6,12 +6,11 @@ import argparse
 import json
 from dataclasses import asdict
 
-from compliance.benchmark import BENCHMARK
-from harness.analysis.reference_check import Verdict, judge, point
+from harness.analysis.reference_check import judge, point
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.base.text import plural, printable
 from harness.campaign import find
 from harness.commands.options import add_json
+from harness.report import reference_text
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"rcp": [asdict(one) for one in verdicts]}, indent=1))
     else:
-        print("\n".join(line for verdict in verdicts for line in _report(verdict)))
+        print("\n".join(line for verdict in verdicts for line in reference_text.lines(verdict)))
     return EXIT_OK if all(verdict.verdict == "pass" for verdict in verdicts) else EXIT_FAILED
 
 
@@ -57,32 +56,3 @@ def _plan(size: int, *, as_json: bool) -> int:
     print(f"  a mean below {smallest:,.2f} fails; between the two the score is multiplied by")
     print(f"  {mean:,.2f} / mean; at or above the reference the score is unchanged")
     return EXIT_OK
-
-
-def _report(verdict: Verdict) -> list[str]:
-    head = f"{verdict.verdict:<9} {printable(verdict.directory, 400)}: batch size {verdict.global_batch_size}"
-    bounds = (
-        f"reference {verdict.reference_mean_samples:,.2f} samples, "
-        f"smallest that passes {verdict.smallest_mean_samples:,.2f}"
-    )
-    lines = [f"{head}, {bounds}"]
-    if verdict.window:
-        names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
-        lines.append(f"  scored: the ten consecutive runs with the median score, of {verdict.runs}: {names}")
-    if verdict.mean_samples is not None:
-        margin = verdict.margin_pct or 0.0
-        where = f"{abs(margin):.1f} % {'above' if margin >= 0 else 'below'} the smallest that passes"
-        text = f"  trimmed mean {verdict.mean_samples:,.1f} samples, {where}"
-        if verdict.normalisation is not None:
-            text += (
-                f"; {verdict.time_to_train_min:.3f} min x {verdict.normalisation:.5f}"
-                f" = {verdict.time_to_train_normalized_min:.3f} min"
-            )
-        lines.append(text)
-    if verdict.why:
-        lines.append(f"  {printable(verdict.why, 400)}")
-    if verdict.unreadable_records:
-        lines.append(f"  unreadable records: {verdict.unreadable_records}")
-    if not verdict.valid:
-        lines.append(f"  {plural(verdict.runs, 'run')}; a valid score needs {BENCHMARK.runs}")
-    return lines
