@@ -10,6 +10,7 @@ from compliance import mllog, runlog
 from harness.base.errors import ConfigError, UsageError
 from harness.base.names import unknown_name
 from harness.base.stderr import tell
+from harness.base.text import plural
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.find import stamp as stamp_of
@@ -44,7 +45,7 @@ def _require_runs(job: Job) -> None:
     left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
     if left:
         raise UsageError(
-            f"study {job.stamp}: found {left} runs left; allowed: a finished study (--resume {job.stamp} continues it)"
+            f"study {job.stamp}: found {plural(left, 'run')} left; allowed: a finished study (--resume {job.stamp} continues it)"
         )
 
 
