@@ -45,7 +45,8 @@ def _require_runs(job: Job) -> None:
     left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
     if left:
         raise UsageError(
-            f"study {job.stamp}: found {plural(left, 'run')} left; allowed: a finished study (--resume {job.stamp} continues it)"
+            f"study {job.stamp}: found {plural(left, 'run')} left; "
+            f"allowed: a finished study (--resume {job.stamp} continues it)"
         )
 
 
