@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -25,6 +26,7 @@ from harness.records.metrics import Tail, duration
 
 _REDRAW_S = 0.25
 _ALMOST = 0.99  # share of the bar that a run without a result can fill: the crossing is a prediction
+_WIDEST = 100  # columns of the block: a wider terminal can be resized down to this without a redraw
 _SHORTEST_BAR = 12  # columns, with the spaces around it
 _LONGEST = 400  # characters of a warning that are shown
 
@@ -82,7 +84,8 @@ class Block:
         self._forget_reflowed_lines()
         self._show(Group(*self._lines()))
 
-    def _show(self, block: Group) -> None:
+    def _show(self, rows: Group) -> None:
+        block = Constrain(rows, _WIDEST)
         lines = self._console.render_lines(block, pad=False)
         self._lengths = [sum(segment.cell_length for segment in line) for line in lines]
         self._live.update(block, refresh=True)
@@ -113,7 +116,7 @@ class Block:
         left = f", {duration(view.time_to_target_s)} left" if view.time_to_target_s is not None else ""
         text = f"{share:.0%}{left}" if share is not None else f"{self._tail.samples:,} samples"
         text = text if self._tail.samples else status.state
-        beside = len(self._name) + len(text) + _SHORTEST_BAR <= self._console.width
+        beside = len(self._name) + len(text) + _SHORTEST_BAR <= min(self._console.width, _WIDEST)
         self._bar.update(
             self._task,
             description=self._name if beside else "",
