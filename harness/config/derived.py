@@ -9,6 +9,7 @@ from harness.contract.config import Config
 
 SUBMITTER, SYSTEM = "reference", "unnamed_system"  # in the shipped benchmark.yaml; nobody's names
 _PLACEHOLDER = "system: "
+NO_NOTES = "no notes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +118,4 @@ def lint(config: Config) -> list[str]:
         keys = " and ".join(path.removeprefix("system.") for path in still)
         plural = "are still placeholders" if len(still) > 1 else "is still a placeholder"
         notes.append(f"{_PLACEHOLDER}{keys} {plural}, which every log would show; ./run.sh init sets them")
-    return notes or ["no notes"]
+    return notes or [NO_NOTES]

@@ -12,7 +12,7 @@ from rich.table import Table
 from harness.base.paths import PROGRAM
 from harness.base.text import plural
 from harness.config import memory, recipe_text
-from harness.config.derived import derived, is_warning, lint
+from harness.config.derived import NO_NOTES, derived, is_warning, lint
 from harness.config.file import Origin, Resolved, leaves_of
 from harness.config.profile_choice import absent_tokens
 from harness.contract.config import Config, to_mapping
@@ -108,6 +108,7 @@ def _notes(config: Config) -> list[tuple[str, str]]:
     found = [("warning" if is_warning(note, config) else "note", note) for note in lint(config)]
     if (problem := memory.misfit(config)) is not None:
         found.append(("warning", problem))
+    found = [(label, text if text != NO_NOTES else "none") for label, text in found]
     return sorted(found, key=lambda row: row[0] == "note")
 
 

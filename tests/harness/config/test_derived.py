@@ -9,6 +9,8 @@ from harness.config import derived as config_derived
 from harness.config import profile_choice
 from harness.config.file import resolve
 
+SHIPPED = ["system.submitter=reference", "system.name=unnamed_system"]  # a user's own file has other names
+
 
 def document(capsys, *options):
     """The JSON answer of `plan`, which must be all that is on stdout."""
@@ -96,14 +98,13 @@ def test_a_plan_predicts_step_and_time_where_public_systems_allow_it(capsys):
 
 
 def test_placeholders_are_a_warning_where_the_log_can_be_submitted(capsys):
-    assert any(
-        line.startswith("warning   system: submitter and name")
-        for line in lines_of(capsys, "--preset", "b200_1x8")
-    )
-    opened = lines_of(capsys, "--preset", "b200_1x8", "--set", "system.division=open")
+    shipped = ["--preset", "b200_1x8", *(word for text in SHIPPED for word in ("--set", text))]
+    warning = "warning   system: submitter and name"
+    assert any(line.startswith(warning) for line in lines_of(capsys, *shipped))
+    opened = lines_of(capsys, *shipped, "--set", "system.division=open")
     assert not any(line.startswith("warning") for line in opened)
     named = ["--set", "system.submitter=us", "--set", "system.name=ours"]
-    assert not any("placeholder" in line for line in lines_of(capsys, "--preset", "b200_1x8", *named))
+    assert not any("placeholder" in line for line in lines_of(capsys, *shipped, *named))
 
 
 def test_without_a_profile_the_machine_decides_as_it_does_for_the_main_job(capsys, monkeypatch, tmp_path):
@@ -120,6 +121,7 @@ def test_without_a_profile_the_machine_decides_as_it_does_for_the_main_job(capsy
 
 def test_the_lint_says_what_the_rules_would():
     overrides = ["batch.global_batch_size=256", "runs.count=3", "runs.seed=1", "runs.paired_seeds=true"]
+    overrides += SHIPPED
     notes = config_derived.lint(resolve("llama31_8b", overrides=overrides).config)
     for key in ("batch.global_batch_size", "runs.count", "runs.seed", "runs.paired_seeds", "system"):
         assert any(note.startswith(f"{key}: ") for note in notes), key

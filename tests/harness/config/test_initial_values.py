@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 import sys
 
 import pytest
@@ -96,7 +97,7 @@ def test_the_preset_of_a_driver_name_is_the_smallest_system():
 
 def test_a_preset_of_the_file_that_does_not_exist_is_named_with_its_line(tmp_path):
     file = tmp_path / "benchmark.yaml"
-    file.write_text(BENCHMARK.read_text().replace('preset: ""', "preset: mi355x_1x9"))
+    file.write_text(re.sub(r"(?m)^preset: \S+", "preset: mi355x_1x9", BENCHMARK.read_text()))
     with pytest.raises(
         ConfigError, match=r"benchmark.yaml:\d+: preset: no preset 'mi355x_1x9' \(did you mean mi355"
     ):
