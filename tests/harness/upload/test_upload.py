@@ -133,7 +133,7 @@ def test_mlflow_gets_batches_it_can_take_and_no_run_twice(job, installed, tmp_pa
     assert ["train/loss", 4.0, 1000 * int(START_S + 4), 1] in metrics
     assert any(key.startswith("result/energy_ nvidia-smi_ kWh") for key, *_ in metrics)
     assert not private(json.dumps(calls)), "hosts, people, paths and secrets"
-    assert cli.main(arguments) == 2 and "found 2" in capsys.readouterr().err
+    assert cli.main(arguments) == 2 and "was uploaded there before" in capsys.readouterr().err
 
 
 def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
@@ -206,7 +206,7 @@ def test_a_configured_upload_follows_the_last_run_and_its_failure_costs_no_resul
     assert len(list((tmp_path / "tb").iterdir())) == 2
     job_upload.after(with_upload(job, "wandb", "offended"), say=print)
     said = capsys.readouterr().err
-    assert "again: ./run.sh upload" in said and "--to wandb offended" in said
+    assert "to retry: ./run.sh upload" in said and "--to wandb offended" in said
 
 
 def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
