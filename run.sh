@@ -20,7 +20,7 @@ fail() {
 layer_of() {
     case " $* " in *" --help "* | *" -h "*) echo light && return ;; esac
     case ${1:-main} in
-        check | score | rcp | compare | results | project | plan | launch | status | serve | diagnose | upload | completion) echo light ;;
+        check | score | rcp | compare | results | project | plan | init | launch | status | serve | diagnose | upload | completion) echo light ;;
         package | test) echo "$1" ;;
         *) echo train ;;
     esac

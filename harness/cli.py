@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
+import json
+import os
+import sys
 from collections.abc import Sequence
+from typing import Any, TextIO
 
-from harness.base.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, EXIT_OK, UserError
+from harness.base.errors import (
+    EXIT_ENVIRONMENT,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EnvironmentFailure,
+    UsageError,
+    UserError,
+)
 from harness.base.names import unknown_name
 from harness.base.paths import INSTALLED, PROGRAM
 from harness.base.stderr import tell
@@ -17,9 +29,13 @@ COMMANDS = {
         "harness.commands.main",
         "the main job, also without arguments: trains every arm, checks, compares and reports",
     ),
+    "init": (
+        "harness.commands.init",
+        "write your names and your system's preset into benchmark.yaml; asks, or takes them",
+    ),
     "plan": (
         "harness.commands.plan",
-        "print every setting, where it comes from, and every derived number; needs no GPU",
+        "show what would run, its memory, time and rule notes; --all: every setting; needs no GPU",
     ),
     "doctor": (
         "harness.commands.doctor",
@@ -91,13 +107,18 @@ TRAINING = frozenset(
 )  # these commands need torch
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = importlib.import_module("harness.commands.parser").Parser(
-        prog=f"{PROGRAM} {command}", description=COMMANDS[command][1]
-    )
-    importlib.import_module(COMMANDS[command][0]).arguments(parser)
+def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
+    """The options of one command. An action with options of its own (`rcp plan`) has a parser of its own."""
+    module, text = importlib.import_module(COMMANDS[command][0]), COMMANDS[command][1]
+    arguments = module.arguments
+    own = getattr(module, "ACTIONS", {})
+    if words and words[0] in own:
+        command, (text, arguments), words = f"{command} {words[0]}", own[words[0]], words[1:]
+    make: type[argparse.ArgumentParser] = importlib.import_module("harness.commands.parser").Parser
+    parser = make(prog=f"{PROGRAM} {command}", description=text)
+    arguments(parser)
     parser.set_defaults(every_command=COMMANDS)  # `completion` lists them; commands do not import this file
-    return parser
+    return parser.parse_args(words)
 
 
 def _usage() -> str:
@@ -111,29 +132,70 @@ def _usage() -> str:
     return f"{head}\n\n{rows}\n\n{PROGRAM} COMMAND --help lists the options of a command.\n"
 
 
+class _Answers:
+    """Standard output, and whether anything was written to it."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self.used = stream, False
+
+    def write(self, text: str) -> int:
+        self.used = True
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code. A mistake of the user prints one line on stderr, never a traceback."""
+    """Run one command and return its exit code. A mistake of the user prints one line on stderr, never a traceback.
+
+    With --json it also prints {"error": ..} on stdout, if the command has not answered yet.
+    """
+    as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+    answers = _Answers(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(answers if as_json else sys.stdout):
+            code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # as rich says it
+            return _reader_left()
+        raise
+    except UserError as error:
+        problem, code = str(error), error.exit_code
+    except KeyboardInterrupt:
+        problem, code = "interrupted", EXIT_INTERRUPTED
+    except OSError as error:
+        problem, code = f"{error.filename or 'system'}: {error.strerror or error}", EXIT_ENVIRONMENT
+    tell(problem)
+    if as_json and not answers.used:
+        print(json.dumps({"error": problem, "exit_code": code}))
+    return code
+
+
+def _reader_left() -> int:
+    """The reader of stdout, such as `head`, has seen enough: nothing more is written, and nothing is wrong."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK
+
+
+def _run(argv: Sequence[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("main", argv)
     if argv and argv[0] in ("-h", "--help", "help"):
         print(_usage(), end="")
         return EXIT_OK
     if command not in COMMANDS:
-        tell(unknown_name("command", command, COMMANDS))
-        return 2
+        raise UsageError(unknown_name("command", command, COMMANDS))
     if command in TRAINING and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
         training = f"pipx install 'fourmark[train]', or ./run.sh {command} in a checkout"
-        tell(f"{command}: torch is not installed; install the training packages: {training}")
-        return EXIT_ENVIRONMENT
+        raise EnvironmentFailure(
+            f"{command}: torch is not installed; install the training packages: {training}"
+        )
     module = importlib.import_module(COMMANDS[command][0])
-    try:
-        code: int = module.main(_parser(command).parse_args(rest))
-        return code
-    except UserError as error:
-        tell(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        tell(f"{error.filename or 'system'}: {error.strerror or error}")
-        return EXIT_ENVIRONMENT
+    hands_over = command == "kernels"  # a command line of its own, whose help is its own too
+    code: int = module.main(argparse.Namespace(rest=rest) if hands_over else parse(command, rest))
+    return code

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from compliance import checker
 from compliance.checker import Violation
 from harness.base.errors import EXIT_FAILED, EXIT_OK
+from harness.base.stderr import tell
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
 from harness.campaign.runner import run_job
 from harness.campaign.store import Job
-from harness.config import memory
+from harness.config import derived, memory
 from harness.config.profile_choice import require_accelerators
 from harness.contract.config import Config
 from harness.data import ensure
@@ -28,10 +30,14 @@ def start(config: Config, say: Callable[[str], None]) -> int:
     Args:
         say: takes each line of the answer.
     """
+    for note in derived.lint(config):
+        if derived.is_warning(note, config):
+            tell(f"warning: {note}")
     require_accelerators(config)
     memory.require_fit(config)
     page_caches.require(config)
     job_upload.require(config)
+    store.require_writable(Path(config.runs.output))
     ensure.ensure(config)
     return conclude(run_job(store.create(config)), say)
 

@@ -31,12 +31,36 @@ COMMANDS = {  # name -> the function that declares options, the function that ru
 }
 
 
+_EXAMPLES = {  # command -> lines that can be typed; "" for the help of all
+    "": ("verify --device cpu", "prove --target gfx950"),
+    "verify": ("verify", "verify --seeds 5 --json"),
+    "prove": ("prove", "prove --target sm_100 --json"),
+    "bench": ("bench", "bench --cpu"),
+    "quantize": (
+        "quantize in.npy --out vectors.npz",
+        "quantize in.npy --out vectors.npz --hadamard 16 --signs --seed 7",
+    ),
+}
+
+
+def _examples(command: str) -> str:
+    return "\n".join(["examples:", *(f"  ./run.sh kernels {line}" for line in _EXAMPLES[command])])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run.sh kernels")
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="./run.sh kernels",
+        description="verify, prove or time the MXFP4 kernels, or quantise a file",
+        formatter_class=plain,
+        epilog=_examples(""),
+    )
     added = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for name, (arguments, _, text) in COMMANDS.items():
-        command = added.add_parser(name, help=text, description=text)
+        command = added.add_parser(
+            name, help=text, description=text, formatter_class=plain, epilog=_examples(name)
+        )
         if name == wanted:  # other commands' modules are not imported: torch and Triton take seconds
             arguments(command)
     args = parser.parse_args()

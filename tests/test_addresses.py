@@ -16,6 +16,7 @@ from tests.test_architecture import ROOMS, imports, module_of, room_of
 
 COMMANDS = [
     "main",
+    "init",
     "plan",
     "doctor",
     "data",
@@ -92,11 +93,13 @@ def test_the_commands_are_those_that_scripts_call():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_says_what_it_takes(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: ./run.sh {command}")
+def test_a_command_says_what_it_takes(command, capfd):
+    try:
+        code = cli.main([command, "--help"])  # of the kernels it comes from their own command line
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0
+    assert capfd.readouterr().out.startswith(f"usage: ./run.sh {command}")
 
 
 @pytest.mark.parametrize("command", ["verify", "prove", "bench", "quantize"])

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from harness.base.errors import EXIT_INTERRUPTED, UserError
 from harness.base.paths import ROOT
+from harness.base.stderr import tell
 from harness.contract import file_names
 from harness.machine.child_process import die_with_this_process
 from harness.records import attempt as attempts
@@ -80,6 +81,7 @@ def train(
             while not (signals.count or _ended(process, _POLL_S) or overdue()):
                 watch()
             if process.poll() is None and signals.count:
+                tell("stopping: the training writes the end of its log; press Ctrl-C again to end it at once")
                 _interrupt(process, signals)
         finally:
             _leave_nothing(process, campaign, patience_s=0 if signals.count > 1 else _TERMINATING_S)

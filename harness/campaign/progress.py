@@ -1,4 +1,4 @@
-"""Shows progress on stderr: one bar per run on a terminal, otherwise one line per evaluation."""
+"""Shows progress on stderr: one block on a terminal (progress_block.py), otherwise one line per evaluation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.campaign import forecast_text
 from harness.contract import attempt_rows, file_names
 from harness.contract.attempt_rows import Status
 from harness.contract.config import Config
-from harness.records.metrics import Evaluation, Tail, duration
+from harness.records.metrics import Evaluation, Tail
 
 _LONGEST = 400  # characters of a warning that are shown
 
 
 class Progress(Protocol):
-    """Follows the runs of a job, one after another."""
+    """Follows the runs of a job, one after another. `end` follows every `start`."""
 
     def start(self, name: str, attempt: Path, config: Config) -> None:
         """A run called `name` starts in `attempt`."""
@@ -28,14 +28,24 @@ class Progress(Protocol):
         """Read the files of the run. This is cheap and is called often."""
 
     def end(self, outcome: str) -> None:
-        """The run has ended."""
+        """The run has ended; `outcome` says how, and why where it has no result."""
 
     def close(self) -> None:
         """The job has ended."""
 
 
-def for_this_terminal() -> Progress:
-    return Bars() if stderr.is_terminal() else Lines()
+def for_this_terminal(*, runs: int, done: int) -> Progress:
+    """The progress of a job.
+
+    Args:
+        runs: of all arms together.
+        done: those that have a result already.
+    """
+    if not stderr.is_terminal():
+        return Lines()
+    from harness.campaign.progress_block import Block  # rich is slow to import
+
+    return Block(stderr.console(), runs=runs, done=done)
 
 
 class Lines:
@@ -87,63 +97,6 @@ def line(
         used,
     ]
     return f"{name}: {', '.join(part for part in parts if part)}"
-
-
-class Bars:
-    """Shows a bar per run, filled by samples up to the step limit."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-        )
-        self._display = Progress(*columns, console=stderr.console(), refresh_per_second=4)
-        self._display.start()
-
-    def start(self, name: str, attempt: Path, config: Config) -> None:
-        self._attempt, self._config = attempt, config
-        self._tail = Tail(attempt / file_names.METRICS)
-        self._task = self._display.add_task(name, total=config.train_samples, text="starting")
-
-    def poll(self) -> None:
-        self._tail.read()
-        text = describe(self._tail, self._config, status=_status(self._attempt))
-        self._display.update(self._task, completed=self._tail.samples, text=text)
-
-    def end(self, outcome: str) -> None:
-        self.poll()
-        text = describe(self._tail, self._config, status=Status(state=outcome), running=False)
-        self._display.update(self._task, text=text)
-        self._display.stop_task(self._task)
-
-    def close(self) -> None:
-        self._display.stop()
-
-
-def describe(tail: Tail, config: Config, *, status: Status, running: bool = True) -> str:
-    """One line about a run: state, samples, last evaluation, speed, time left, memory."""
-    speed = tail.samples_per_s
-    view = forecast_text.look(tail.evaluations, config, samples=tail.samples, samples_per_s=speed)
-    parts = [status.state]
-    if tail.samples:
-        parts.append(f"{tail.samples} samples")
-    if tail.evaluations:
-        parts.append(forecast_text.loss(tail.evaluations[-1], config.evaluation.target_log_perplexity, view))
-    if speed:
-        parts.append(f"{speed:.1f} samples/s")
-    if speed and running:
-        parts.append(f"step limit in {duration((config.train_samples - tail.samples) / speed)}")
-    if tail.evaluations and running:
-        parts.append(forecast_text.way(view))
-    if used := forecast_text.memory(status.memory_bytes):
-        parts.append(used)
-    if running:
-        parts += [f"warning: {straggler}" for straggler in tail.slow_now]
-    parts += [f"warning: {printable(text, _LONGEST)}" for text in tail.passed_over]
-    return ", ".join(parts)
 
 
 def _status(attempt: Path) -> Status:

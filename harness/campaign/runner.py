@@ -59,7 +59,7 @@ def run_job(
     with (
         _words_for_the_user(job),
         lock.held(directories, wait_s=wait_s) as locks,
-        _progress() as progress,
+        _progress(job) as progress,
         nodes.lit(here, job.directory.parent) as beacon,
     ):
         arms = {arm.arm: campaign.settle(_placed(campaign.load(arm.directory))) for arm in job.campaigns}
@@ -108,7 +108,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
         finally:  # an interrupted run may have ended by the rules just before the signal
             close_attempt.close(directory, code=code)
             made = campaign.settle(made)
-            progress.end(made.runs[index].outcome or "no result")
+            progress.end(made.runs[index].outcome or _no_result(directory))
         if made.runs[index].state == "promoted":
             return made
         close_attempt.add_evidence(directory, gpu_errors.found(since_s=began_s))
@@ -119,6 +119,13 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
             raise Interrupted("the training was stopped by a signal")
     campaign.save(made.with_run(dataclasses.replace(made.runs[index], state="failed")))
     raise TrainingFailed(_failure(made, index, directory, code))
+
+
+def _no_result(directory: Path) -> str:
+    """Why an attempt has no result, and where to read more."""
+    last = attempt.ending(directory)
+    why = f" ({last.reason}: {last.message or 'no message'})" if last is not None else ""
+    return f"no result{why}; log {directory / file_names.STDOUT}"
 
 
 def _where_full(directory: Path, last: Ending) -> str:
@@ -144,8 +151,9 @@ def _require_first_node(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    progress = for_this_terminal()
+def _progress(job: Job) -> Iterator[Progress]:
+    runs = [run.state == "promoted" for arm in job.campaigns for run in arm.runs]
+    progress = for_this_terminal(runs=len(runs), done=sum(runs))
     try:
         yield progress
     finally:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.analysis import energy
 from harness.analysis.energy import Use
 from harness.analysis.forecast import Band
+from harness.base.text import printable
 from harness.campaign import forecast_text
 from harness.campaign.campaign import Campaign, Run
 from harness.campaign.forecast_text import View
 from harness.contract import attempt_rows, file_names
-from harness.records import lock
+from harness.records import attempt, lock
 from harness.records.metrics import Tail
+
+_LONGEST = 400  # characters of a message that are shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,20 @@ class Prediction:
     error_s: float | None
     why: str
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedAttempt:
+    """An attempt that ended without a result, and why.
+
+    Args:
+        log: what its processes printed.
+    """
+
+    attempt: int
+    reason: str
+    message: str
+    log: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +79,7 @@ class RunRow:
     reference_samples: float | None = None
     prediction: Prediction | None = None
     power: Sequence[Use] = ()
+    failures: Sequence[FailedAttempt] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +147,20 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> RunRow:
         reference_samples=view.reference_samples,
         prediction=None if run.state == "promoted" else _prediction(view),
         power=energy.of_log(latest),
+        failures=_failures(made.run_directory(run.index)),
     )
+
+
+def _failures(run: Path) -> list[FailedAttempt]:
+    """The attempts of a run that ended without a result, in their order."""
+    found = []
+    for directory in attempt.directories(run):
+        last = attempt.ending(directory)
+        if last is not None and attempt.result(directory) is None:
+            log = str(directory / file_names.STDOUT)
+            number, message = attempt.number(directory), printable(last.message or "", _LONGEST)
+            found.append(FailedAttempt(attempt=number, reason=last.reason, message=message, log=log))
+    return found
 
 
 def _prediction(view: View) -> Prediction:
@@ -148,8 +180,14 @@ def table(campaigns: Sequence[CampaignRow]) -> list[str]:
     for one in campaigns:
         done = sum(run.state == "promoted" for run in one.runs)
         lines.append(f"{one.campaign}: {done} of {len(one.runs)} runs")
-        lines += [_row(run) for run in one.runs]
+        for run in one.runs:
+            lines += [_row(run), *map(_failure, run.failures)]
     return lines
+
+
+def _failure(one: FailedAttempt) -> str:
+    said = f": {one.message}" if one.message else ""
+    return f"    attempt {one.attempt} failed, {one.reason}{said}; log {one.log}"
 
 
 def _row(run: RunRow) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+import errno
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.base.errors import UsageError
-from harness.base.names import unknown_name
+from harness.base.errors import EnvironmentFailure, UsageError
 from harness.campaign import campaign
 from harness.campaign.campaign import Campaign, Run
 from harness.config.file import resolve
 from harness.contract import environment, file_names, files
 from harness.contract.config import Config
+
+WRITABLE = "set LOGDIR to a directory that you may write"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,20 @@ def output_directory() -> Path:
     return Path(resolve("proxy", aliases=aliases).config.runs.output)
 
 
+def require_writable(output: Path) -> None:
+    """Create the directory of the campaigns before any work is done.
+
+    Raises:
+        EnvironmentFailure: it cannot be created, or this user may not write into it.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise EnvironmentFailure(f"{output}: {error.strerror}; {WRITABLE}") from None
+
+
 def create(config: Config) -> Job:
     """Draw the seeds and create the campaign directories, without runs.
 
@@ -50,7 +67,7 @@ def create(config: Config) -> Job:
     remains.
     """
     output = Path(config.runs.output)
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable(output)
     stamp, staging = _claim_stamp(output)
     for arm, seeds in campaign.draw_seeds(config).items():
         directory = staging / f"{stamp}_{config.profile}_{arm}"
@@ -62,13 +79,13 @@ def create(config: Config) -> Job:
         campaign.save(made)
     files.sync_directory(staging)
     staging.rename(output / f".{stamp}")
-    _unpack_staged(output)
+    unpack_staged(output)
     return next(job for job in load_jobs(output) if job.stamp == stamp)
 
 
 def load_all(output: Path) -> list[Campaign]:
     """Every readable campaign under `output`, oldest job first; finishes the creation of a job that was killed."""
-    _unpack_staged(output)
+    unpack_staged(output)
     return read_all(output)
 
 
@@ -89,37 +106,16 @@ def load_jobs(output: Path) -> list[Job]:
     return [Job(stamp=stamp, campaigns=tuple(campaigns)) for stamp, campaigns in jobs.items()]
 
 
-def select(output: Path, names: Sequence[str]) -> list[Job]:
-    """The jobs to resume: those of the named campaigns, or the newest job that lacks runs or its report.
+def unfinished(output: Path) -> Job:
+    """The newest job that lacks runs or its report.
 
     Raises:
-        UsageError: no such campaign, or nothing to resume.
+        UsageError: there is none.
     """
-    if not names:
-        unfinished = [job for job in load_jobs(output) if not (job.finished and job.reported)]
-        if not unfinished:
-            raise UsageError(f"{output}: found no campaign with runs left; start a new one with ./run.sh")
-        return unfinished[-1:]
-    wanted = [find(output, name) for name in names]
-    places = dict.fromkeys((made.directory.parent, made.job) for made in wanted)
-    return [job for place, stamp in places for job in load_jobs(place) if job.stamp == stamp]
-
-
-def find(output: Path, name: str) -> Campaign:
-    """A campaign by path, or by its name under `output`.
-
-    Raises:
-        UsageError: no such campaign.
-    """
-    path = Path(name)
-    if not path.is_dir() and path.name == name:
-        path = output / name
-    if path.parent.is_dir():
-        _unpack_staged(path.parent)
-    if not path.is_dir():
-        known = [made.directory.name for made in reversed(load_all(path.parent))]
-        raise UsageError(f"{path.parent}: {unknown_name('campaign', path.name, known)}")
-    return campaign.load(path.resolve())
+    jobs = [job for job in load_jobs(output) if not (job.finished and job.reported)]
+    if not jobs:
+        raise UsageError(f"{output}: found no campaign with runs left; start a new one with ./run.sh")
+    return jobs[-1]
 
 
 def _claim_stamp(output: Path) -> tuple[str, Path]:
@@ -146,7 +142,7 @@ def _suffixed(stamp: str) -> Iterator[str]:
         number += 1
 
 
-def _unpack_staged(output: Path) -> None:
+def unpack_staged(output: Path) -> None:
     """Move the campaigns of completely staged jobs into place. Several processes may do this at the same time."""
     for staged in output.glob(".[0-9]*"):
         if staged.suffix == ".part":

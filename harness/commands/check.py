@@ -11,6 +11,7 @@ from pathlib import Path
 from compliance import rules_page
 from compliance.ruleset import NAMES
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
+from harness.campaign import find
 from harness.check import grouped_text, other_benchmarks, results_repository
 from harness.check.document import all_ok, document
 from harness.check.log_directory import judge, known_ruleset
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if (args.review or args.html) and (args.all or args.json):
         raise UsageError("--review and --html cannot go with --all or --json; leave those out")
     require_page(args.html)
+    args.paths = [str(path) for path in find.paths(args.paths)]
     known_ruleset(args.ruleset)
     other_benchmarks.require_ours(args.paths)
     how = {"skip_official": args.skip_official, "rebuilt": args.rebuilt}
@@ -58,10 +60,7 @@ def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
     else:
         show(grouped_text.lines(checked, packages, others), grouped_text.COLOURS)
     if args.review or args.html:
-        from harness.report import (  # importing matplotlib takes a second, which other checks need not wait for
-            review,
-            review_page,
-        )
+        from harness.report import review, review_page  # matplotlib takes a second to import
 
         show(review.text(checked) if args.review else [], {})
         if args.html:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.base.errors import EXIT_OK
+from harness.campaign import find
 from harness.commands.options import add_json
 from harness.study.quantisation import figures, looks
 from harness.study.quantisation.figures import Attempt
@@ -26,7 +27,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
         metavar="PATH",
         help="campaigns or attempts trained with diagnostics.every_steps above 0",
     )
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    attempts = [figures.attempt(one) for one in looks.load(args.paths)]
+    attempts = [figures.attempt(one) for one in looks.load(find.paths(args.paths))]
     if args.html:
         # importing matplotlib takes a second, which the table need not wait for
         from harness.study.quantisation import page

@@ -9,7 +9,7 @@ from harness.base.errors import EXIT_OK, UsageError
 from harness.base.stderr import tell
 from harness.campaign.launch_files import KINDS, render
 from harness.commands.options import add_preset, add_profile, add_set, positive
-from harness.config.file import resolve
+from harness.config.file import preset_of, resolve
 from harness.config.profile_choice import BENCHMARK_PROFILE
 
 
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     kind = KINDS[args.emit]
-    nodes = args.nodes or (_nodes_of(args) if args.preset else kind.nodes)
+    nodes = args.nodes or (_nodes_of(args) if args.preset or preset_of() else kind.nodes)
     text = render(args.emit, nodes=nodes, profile=args.profile, preset=args.preset, overrides=args.overrides)
     if args.out is None:
         print(text, end="")

@@ -19,7 +19,10 @@ def add_preset(parser: argparse.ArgumentParser, *, over: str) -> None:
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", dest="overrides")
+    wording = "a key of benchmark.yaml, for example runs.count=1; may be repeated (plan --all lists the keys)"
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key=value", dest="overrides", help=wording
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,11 @@ import argparse
 import json
 from dataclasses import asdict
 
-from compliance.benchmark import BENCHMARK
-from harness.analysis.reference_check import Verdict, judge, point
-from harness.analysis.submission_loader import result_sets
+from harness.analysis.reference_check import judge, point
 from harness.base.errors import EXIT_FAILED, EXIT_OK, UsageError
-from harness.base.text import plural, printable
+from harness.campaign import find
 from harness.commands.options import add_json
+from harness.report import reference_text
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +23,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `rcp plan`, which takes no path."""
+    parser.set_defaults(paths=["plan"])
+    parser.add_argument("--gbs", type=int, metavar="N", required=True, help="the global batch size")
+    add_json(parser)
+
+
+ACTIONS = {"plan": ("what a campaign of a global batch size must reach", plan_arguments)}
+
+
 def main(args: argparse.Namespace) -> int:
     if (args.paths == ["plan"]) != (args.gbs is not None):
         raise UsageError("rcp: `plan` and --gbs need each other; use rcp PATH .., or rcp plan --gbs N")
     if args.gbs is not None:
         return _plan(args.gbs, as_json=args.json)
-    verdicts = [judge(group) for group in result_sets(args.paths)]
+    verdicts = [judge(group) for group in find.result_sets(args.paths)]
     if args.json:
         print(json.dumps({"rcp": [asdict(one) for one in verdicts]}, indent=1))
     else:
-        print("\n".join(line for verdict in verdicts for line in _report(verdict)))
+        print("\n".join(line for verdict in verdicts for line in reference_text.lines(verdict)))
     return EXIT_OK if all(verdict.verdict == "pass" for verdict in verdicts) else EXIT_FAILED
 
 
@@ -47,6 +56,7 @@ def _plan(size: int, *, as_json: bool) -> int:
     print(f"  a mean below {smallest:,.2f} fails; between the two the score is multiplied by")
     print(f"  {mean:,.2f} / mean; at or above the reference the score is unchanged")
     return EXIT_OK
+<<<<<<< HEAD
 
 
 def _report(verdict: Verdict) -> list[str]:
@@ -78,3 +88,5 @@ def _report(verdict: Verdict) -> list[str]:
     if not verdict.valid:
         lines.append(f"  {plural(verdict.runs, 'run')}; a valid score needs {BENCHMARK.runs}")
     return lines
+=======
+>>>>>>> daily_use

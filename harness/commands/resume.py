@@ -7,7 +7,7 @@ import argparse
 from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
 from harness.base.text import plural
-from harness.campaign import store
+from harness.campaign import find
 from harness.campaign.runner import run_job
 from harness.config.profile_choice import require_accelerators
 from harness.data import ensure
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     worst = EXIT_OK
-    for job in store.select(store.output_directory(), args.campaigns):
+    for job in find.jobs(args.campaigns):
         left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
         tell(f"job {job.stamp}: {plural(left, 'run')} left")
         config = job.campaigns[0].config

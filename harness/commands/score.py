@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict
 
 from harness.analysis.score_files import NOTICE, Score, score
-from harness.analysis.submission_loader import result_sets
 from harness.base.errors import EXIT_FAILED, EXIT_OK
 from harness.base.text import printable
+from harness.campaign import find
 from harness.commands.options import add_json
 
 _COUNTS = {
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scored = [score(group) for group in result_sets(args.paths)]
+    scored = [score(group) for group in find.result_sets(args.paths)]
     if args.json:
         print(json.dumps({"scores": [asdict(one) for one in scored], "notice": NOTICE}, indent=2))
     else:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 
 from harness.base.errors import EXIT_OK
-from harness.campaign import status_rows, store
+from harness.campaign import find, status_rows, store
 from harness.commands.options import add_json
 
 
@@ -23,8 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     output = store.output_directory()
-    named = [store.find(output, name) for name in args.campaigns]
-    campaigns = named or (store.load_all(output) if not args.campaigns else [])
+    campaigns = find.campaigns(args.campaigns) if args.campaigns else store.load_all(output)
     rows = [status_rows.describe(made) for made in campaigns]
     if args.json:
         print(json.dumps({"campaigns": [asdict(row) for row in rows]}, indent=1))

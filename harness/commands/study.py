@@ -8,8 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
+<<<<<<< HEAD
 from harness.commands import study_replay
 from harness.commands.options import add_json, add_profile, add_set, positive, target_or_half
+=======
+from harness.commands.options import add_json, add_profile, add_set, positive
+from harness.config import recipe_text
+>>>>>>> daily_use
 from harness.config.file import resolve
 from harness.contract.config import Config
 from harness.study import grid, run, workers
@@ -49,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     plain = resolve(args.profile, overrides=args.overrides).config
     cells = grid.select(grid.cells_of(args.grid, plain), args.cells)
     if args.list:
-        print("\n".join(f"{cell.name:<20} {grid.describe(cell)}" for cell in cells))
+        print("\n".join(f"{cell.name:<20} {recipe_text.describe(cell.recipe)}" for cell in cells))
         return EXIT_OK
     outcome = _outcome(args, plain, cells)
     if args.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.base.errors import EXIT_OK, UsageError
-from harness.campaign import store
+from harness.campaign import find
 from harness.config import file, rules
 from harness.contract.build import ConfigProblem
 from harness.upload import job_upload, targets
@@ -27,8 +27,8 @@ def main(args: argparse.Namespace) -> int:
         rules.check_upload("--to", args.to)
     except ConfigProblem as problem:
         raise UsageError(file.sentence(problem)) from None
+    places = find.paths(args.paths)
     targets.module(kind)
-    output = store.output_directory()
-    attempts = [path for name in args.paths for path in job_upload.select(output, name)]
+    attempts = [path for place in places for path in job_upload.select(place)]
     job_upload.send(attempts, kind, place, say=print)
     return EXIT_OK

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from harness.config import checkpoint_rules
 from harness.contract.config import Config
 
+SUBMITTER, SYSTEM = "reference", "unnamed_system"  # in the shipped benchmark.yaml; nobody's names
+_PLACEHOLDER = "system: "
+NO_NOTES = "no notes"
+
 
 @dataclass(frozen=True, slots=True)
 class Derived:
@@ -77,6 +81,20 @@ def derived(config: Config) -> list[Derived]:
     ]
 
 
+def is_warning(note: str, config: Config) -> bool:
+    """Whether a note of `lint` is about a defect of every log to come, not a choice that one may want."""
+    return config.closed_benchmark and note.startswith(_PLACEHOLDER)
+
+
+def placeholders(config: Config) -> list[str]:
+    """The keys that still hold what benchmark.yaml is shipped with."""
+    shipped = {
+        "system.submitter": config.system.submitter == SUBMITTER,
+        "system.name": config.system.name == SYSTEM,
+    }
+    return [path for path, still in shipped.items() if still]
+
+
 def lint(config: Config) -> list[str]:
     """Notes on what the rules say about a result of this configuration, where the configuration is not refused."""
     notes = checkpoint_rules.notes(config)
@@ -96,6 +114,8 @@ def lint(config: Config) -> list[str]:
         notes.append("runs.paired_seeds: arms share seeds; a submission's seeds are unique over all its runs")
     if config.system.division == "open":
         notes.append("system.division: open; fixed hyperparameters are not enforced")
-    if config.system.submitter == "reference" or config.system.name == "unnamed_system":
-        notes.append("system: submitter or name is still the placeholder; both go into every log")
-    return notes or ["no notes"]
+    if still := placeholders(config):
+        keys = " and ".join(path.removeprefix("system.") for path in still)
+        plural = "are still placeholders" if len(still) > 1 else "is still a placeholder"
+        notes.append(f"{_PLACEHOLDER}{keys} {plural}, which every log would show; ./run.sh init sets them")
+    return notes or [NO_NOTES]

@@ -29,6 +29,7 @@ from harness.machine import facts
 _INTERVAL_STEPS = "set interval_samples: the steps are ceil(interval_samples / global_batch_size)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_RULE = "at most 64 letters, digits, '.', '_' and '-', which also name a directory"
+_NOT_SETTINGS = ("preset", "profiles", "presets")  # keys that choose settings, or hold choices of them
 _CONTEXT = re.compile(r"(?:context|cp)(?:_parallel\w*|_size)?")
 _NO_CONTEXT = (
     "context parallelism is always 1: every arm uses the same attention, which needs whole sequences (attention over "
@@ -90,6 +91,7 @@ def resolve(
     _add_file(tree, profile, preset, file)
     set_by_environment = environment.alias_overrides() if aliases is None else aliases
     for path, (variable, text) in set_by_environment.items():
+        text = tree.own_directory(profile, text) if path == "data.directory" else text
         tree.override(path, text, Origin(kind="env", name=variable))
     for text in overrides:
         path, equals, value = text.partition("=")
@@ -114,8 +116,17 @@ def names_of(section: str, file: Path = BENCHMARK) -> list[str]:
     Raises:
         ConfigError: a file that cannot be read.
     """
+    return [str(name) for name in choices(section, file)]
+
+
+def choices(section: str, file: Path = BENCHMARK) -> Mapping[str, Any]:
+    """What stands under `profiles`, `presets` or `arms`, by name, as the file has it.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
     named = _read(file).value.get(section)
-    return [str(name) for name in named] if isinstance(named, Mapping) else []
+    return named if isinstance(named, Mapping) else {}
 
 
 def _read(file: Path) -> yaml_lines.Document:
@@ -127,7 +138,7 @@ def _read(file: Path) -> yaml_lines.Document:
 
 def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None:
     document = _read(file)
-    common = {key: value for key, value in document.value.items() if key not in ("profiles", "presets")}
+    common = {key: value for key, value in document.value.items() if key not in _NOT_SETTINGS}
     if "profile" in common:
         where = f"{file.name}:{document.lines['profile']}"
         raise ConfigError(f"{where}: profile: not a key of the file; choose a profile with --profile")
@@ -135,12 +146,34 @@ def _add_file(tree: _Tree, profile: str, preset: str | None, file: Path) -> None
     layers: list[tuple[Literal["profile", "preset"], str, str]] = [("profile", "profiles", profile)]
     if preset is not None:
         _require_the_benchmark(document, profile, preset, file.name)
+    elif _choice(document, "profiles", profile, file.name).get("benchmark") == benchmark.BENCHMARK.name:
+        preset = _preset_of(document, file.name)
+    if preset is not None:
         layers.append(("preset", "presets", preset))
     for kind, section, name in layers:
         chosen, above = _choice(document, section, name, file.name), (section, name)
         origin = functools.partial(_line, document, kind, above, file=file.name)
         tree.merge(chosen, "", origin)
     tree.root = _line(document, "profile", ("profiles", profile), "", file.name)
+
+
+def preset_of(file: Path = BENCHMARK) -> str | None:
+    """The system that the file names under `preset`, which applies where no --preset is given; None for none.
+
+    Raises:
+        ConfigError: a file that cannot be read, or no such preset.
+    """
+    return _preset_of(_read(file), file.name)
+
+
+def _preset_of(document: yaml_lines.Document, file: str) -> str | None:
+    name, known = document.value.get("preset") or None, document.value.get("presets")
+    if name is None:
+        return None
+    if not isinstance(known, Mapping) or name not in known:
+        wrong = unknown_name("preset", name, known if isinstance(known, Mapping) else ())
+        raise ConfigError(f"{file}:{document.lines['preset']}: preset: {wrong}")
+    return str(name)
 
 
 def _require_the_benchmark(document: yaml_lines.Document, profile: str, preset: str, file: str) -> None:
@@ -227,6 +260,14 @@ class _Tree:
             nested = {key: nested}
         above = [parent for parent in sections if path.startswith(f"{parent}.")]
         self.merge(nested, "", lambda child: sections[child] if child in above else origin)
+
+    def own_directory(self, profile: str, text: str) -> str:
+        """Where DATADIR puts a corpus that is built here: below it, in a directory of the profile's name.
+
+        DATADIR usually holds C4, or another profile's corpus, whose files may have the same names.
+        """
+        built = self._get("data.corpus") not in (None, "c4")
+        return str(Path(text) / profile) if built and Path(text).name != profile else text
 
     def add_facts(self) -> None:
         """Set the memory of the named accelerator where no source gives it.

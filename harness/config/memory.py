@@ -165,13 +165,19 @@ def require_fit(config: Config) -> None:
     Raises:
         ConfigError: the memory that is needed, the memory that exists, and the nearest configuration that fits.
     """
+    if (problem := misfit(config)) is not None:
+        raise ConfigError(problem)
+
+
+def misfit(config: Config) -> str | None:
+    """Why the configuration cannot fit, and the nearest one that can; None where it fits or the memory is unknown."""
     have = config.system.accelerator_memory_gib * _USABLE
     need = predicted(config).total / _GIB
     if not have or need <= have:
-        return
+        return None
     nearest = next((text for text, other in variants(config) if predicted(other).total / _GIB <= have), None)
     advice = f"--set {nearest}" if nearest else "more accelerators, or ones with more memory"
-    raise ConfigError(
+    return (
         f"memory: found {need:.0f} GiB needed of {config.system.accelerator_memory_gib:g} GiB; "
         f"allowed: {have:.0f} GiB; nearest that fits: {advice}"
     )

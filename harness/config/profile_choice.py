@@ -40,7 +40,7 @@ def fitting_profile(overrides: Sequence[str]) -> tuple[str, str]:
     if not gpus:
         return PROXY_PROFILE, f"this machine has no GPU: {_TOY}"
     wanted = resolve(BENCHMARK_PROFILE, overrides=overrides).config
-    absent = [path.name for path in _token_files(wanted) if not path.exists()]
+    absent = absent_tokens(wanted)
     if absent:
         found = f"{gpus} GPUs are here, but {wanted.data.directory} (DATADIR) lacks {', '.join(absent)}"
         return PROXY_PROFILE, f"{found}: {_TOY}"
@@ -85,6 +85,8 @@ def require_accelerators(config: Config) -> None:
         )
 
 
-def _token_files(config: Config) -> list[Path]:
+def absent_tokens(config: Config) -> list[str]:
+    """Names of the files of tokens that the configuration needs and that do not exist."""
     directory, prefixes = Path(config.data.directory), (config.data.train_prefix, config.data.valid_prefix)
-    return [directory / f"{name}{suffix}" for name in prefixes for suffix in (".idx", ".bin")]
+    paths = [directory / f"{name}{suffix}" for name in prefixes for suffix in (".idx", ".bin")]
+    return [path.name for path in paths if not path.exists()]

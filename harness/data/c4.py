@@ -39,17 +39,21 @@ def problems(config: Config, *, full: bool, report: Callable[[str], None] | None
     """
     tokens = token_files(config)
     missing = [path for path in tokens if not path.is_file()]
+    found = [*_problems_of_names(config), *_problems_of_sizes(config, tokens, missing)]
     if missing:
+        rest = "".join(f"\n{problem}" for problem in found)
         raise EnvironmentFailure(
             f"{missing[0].parent}: found no {', '.join(path.name for path in missing)}; expected the "
-            f"MLCommons-prepared C4 (data.directory, or DATADIR): {_FETCH}"
+            f"MLCommons-prepared C4 (data.directory, or DATADIR): {_FETCH}{rest}"
         )
-    found = [*_problems_of_names(config), *_problems_of_sizes(config, tokens)]
-    if found or not full:
+    if not full:
         return found
+    sound = [path for path in tokens if not any(problem.startswith(f"{path}: ") for problem in found)]
     if report:
-        report(f"reading {sum(path.stat().st_size for path in tokens):,} bytes in {config.data.directory}")
-    return [*problems_of_index(tokens[1]), *problems_of_index(tokens[3]), *_problems_of_contents(config)]
+        report(f"reading {sum(path.stat().st_size for path in sound):,} bytes in {config.data.directory}")
+    for path in (tokens[1], tokens[3]):
+        found += problems_of_index(path) if path in sound else []
+    return [*found, *_problems_of_contents(config, sound)]
 
 
 def summary(config: Config, *, full: bool) -> str:
@@ -67,25 +71,28 @@ def _problems_of_names(config: Config) -> Iterator[str]:
             yield f"data.{key}: found {found}; expected {name}, the only one the benchmark reads"
 
 
-def _problems_of_sizes(config: Config, tokens: list[Path]) -> Iterator[str]:
-    if (size := tokens[0].stat().st_size) != TRAIN_BYTES:
+def _problems_of_sizes(config: Config, tokens: list[Path], missing: list[Path]) -> Iterator[str]:
+    """Sizes and structure of the files that are there."""
+    if tokens[0] not in missing and (size := tokens[0].stat().st_size) != TRAIN_BYTES:
         yield f"{tokens[0]}: found {size:,} bytes; expected {TRAIN_BYTES:,}"
-    length, least = config.model.sequence_length, config.evaluation.sequences
-    structure = [
-        *problems_of_split(tokens[0].with_suffix(""), sequence_length=length, least_sequences=1),
-        *problems_of_split(tokens[2].with_suffix(""), sequence_length=length, least_sequences=least),
-    ]
-    yield from structure
-    if structure:
-        return
-    for path in (tokens[1], tokens[3]):
-        if (kind := read_index(path).token_type) != TOKEN_TYPE:
-            yield f"{path}: found tokens of type {kind}; expected {TOKEN_TYPE}"
-    if (documents := read_index(tokens[3]).documents) != VALID_DOCUMENTS:
-        yield f"{tokens[3]}: found {documents:,} documents; expected {VALID_DOCUMENTS:,}"
+    length = config.model.sequence_length
+    for (binary, index), least in ((tokens[:2], 1), (tokens[2:], config.evaluation.sequences)):
+        if binary in missing or index in missing:
+            continue
+        structure = list(
+            problems_of_split(binary.with_suffix(""), sequence_length=length, least_sequences=least)
+        )
+        yield from structure
+        if structure:
+            continue
+        if (kind := read_index(index).token_type) != TOKEN_TYPE:
+            yield f"{index}: found tokens of type {kind}; expected {TOKEN_TYPE}"
+        if binary == tokens[2] and (documents := read_index(index).documents) != VALID_DOCUMENTS:
+            yield f"{index}: found {documents:,} documents; expected {VALID_DOCUMENTS:,}"
 
 
-def _problems_of_contents(config: Config) -> Iterator[str]:
+def _problems_of_contents(config: Config, sound: list[Path]) -> Iterator[str]:
+    """Whether the files without another problem are the published ones, byte for byte."""
     directory, dataset = Path(config.data.directory), WHAT["train"]
     path = directory / dataset.manifest
     try:
@@ -99,7 +106,7 @@ def _problems_of_contents(config: Config) -> Iterator[str]:
         raise EnvironmentFailure(f"{path}: {error}; {_FETCH} --what validation replaces it") from None
     for file in published:
         target = directory / file.target
-        if target in token_files(config):
+        if target in sound:
             yield from _problem_of_content(target, file.md5)
 
 

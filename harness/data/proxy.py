@@ -46,7 +46,7 @@ def problems(config: Config, *, digests: bool, report: Callable[[str], None] | N
         *_problems_of_settings(config, manifest),
         *problems_of_files(directory, files, digests=digests),
     ]
-    return found or list(_problems_of_splits(config))
+    return [*found, *_problems_of_splits(config, found)]
 
 
 def build(config: Config, *, force: bool) -> bool:
@@ -203,10 +203,13 @@ def _problems_of_settings(config: Config, manifest: CorpusManifest) -> Iterator[
             yield f"{path}: found {', '.join(manifest.splits)}; expected {prefix}: {remedy}"
 
 
-def _problems_of_splits(config: Config) -> Iterator[str]:
+def _problems_of_splits(config: Config, found: list[str]) -> Iterator[str]:
+    """Structure of the splits; a file that has a problem already is not named twice."""
     directory, length = Path(config.data.directory), config.model.sequence_length
     for prefix, least in (
         (config.data.train_prefix, 1),
         (config.data.valid_prefix, config.evaluation.sequences),
     ):
-        yield from problems_of_split(directory / prefix, sequence_length=length, least_sequences=least)
+        files = [f"{directory / prefix}.{end}: " for end in ("bin", "idx")]
+        if not any(problem.startswith(tuple(files)) for problem in found):
+            yield from problems_of_split(directory / prefix, sequence_length=length, least_sequences=least)

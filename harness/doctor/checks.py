@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.contract import environment
 from harness.contract.config import Config
 
 Verdict = Literal["ok", "warn", "fail", "unknown"]
@@ -54,6 +56,12 @@ class Patient:
             return (self.root / path).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             return ""
+
+
+def busy() -> str:
+    """`load 14.2 on 2 cores` where more programs want to run than there are cores; else empty."""
+    load, cores = os.getloadavg()[0], environment.cores()
+    return f"load {load:.1f} on {cores} cores" if load > cores else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.base.ask_program import ask_program
+from harness.campaign import store
 from harness.contract import environment
 from harness.doctor.checks import Check, Finding, Patient, Verdict
 from harness.machine import page_caches
@@ -103,7 +104,7 @@ def runs_disk(patient: Patient) -> Sequence[Finding]:
                 "disk runs",
                 f"{home}: not writable",
                 "writable",
-                "set LOGDIR to a directory that you may write",
+                store.WRITABLE,
             )
         ]
     return [_speed("disk runs", "runs", home, speed, size, free)]

@@ -19,7 +19,7 @@ from harness.contract import attempt_rows, environment, file_names
 from harness.contract.attempt_rows import AttemptConfig
 from harness.contract.build import build
 from harness.contract.node_answers import AllReduceAnswer, PrecisionAnswer
-from harness.doctor.checks import Check, Finding, Patient, Verdict
+from harness.doctor.checks import Check, Finding, Patient, Verdict, busy
 from harness.machine import facts
 from harness.machine.accelerators import inventory
 
@@ -163,6 +163,10 @@ def all_reduce(patient: Patient) -> Sequence[Finding]:
     said, why = _ask(patient, [*torchrun, *question])
     if said is None:
         fix = "run the all-reduce by hand with NCCL_DEBUG=INFO; the training would hang or fail here"
+        if not patient.gpus:
+            fix = "GLOO_SOCKET_IFNAME=lo, where this host's name is not its address; the training would hang too"
+        if load := busy():
+            fix = f"{load}, which may have made it wait: stop other programs (ps, top) and try again; else {fix}"
         return [Finding(name="all-reduce", verdict="fail", found=why, expected="a correct sum", fix=fix)]
     return [_bandwidth(patient, build(AllReduceAnswer, said, ""))]
 
@@ -172,7 +176,7 @@ def _bandwidth(patient: Patient, answer: AllReduceAnswer) -> Finding:
     found = f"{speed:,.2f} GB/s bus bandwidth, {answer.ranks} ranks, {answer.bytes >> 20} MiB, {library}"
     if not patient.gpus:
         verdict: Verdict = "ok" if speed >= _GLOO_GBPS else "warn"
-        fix = "" if verdict == "ok" else "stop other programs on this machine (ps, top)"
+        fix = "" if verdict == "ok" else f"{busy() or 'slow memory'}: stop other programs (ps, top)"
         return Finding(
             name="all-reduce", verdict=verdict, found=found, expected=f"{_GLOO_GBPS} GB/s", fix=fix
         )

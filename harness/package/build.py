@@ -57,13 +57,13 @@ def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], reques
         UsageError: the campaigns do not fit together, or the target exists.
     """
     sources = [eligibility.examined(campaign.load(path.resolve())) for path in campaigns]
-    target = out / _submitter(sources)
+    target = out / submitter_of(sources)
     for path in (target, target.with_name(target.name + ".tar.gz")):
         if path.exists() or path.is_symlink():
             raise UsageError(f"{path}: exists already and is not overwritten; choose another --out")
     if refused := tuple(violation for source in sources for violation in source.violations):
         return Built(refused=refused)
-    with _staging(out, target.name) as staging:
+    with staged(out, target.name) as staging:
         beside = staging / target.name
         written = tree_writer.write(sources, beside, given)
         archive.seal(beside)
@@ -79,7 +79,7 @@ def build(campaigns: Sequence[Path], out: Path, given: Mapping[str, str], reques
 
 
 @contextlib.contextmanager
-def _staging(out: Path, name: str) -> Iterator[Path]:
+def staged(out: Path, name: str) -> Iterator[Path]:
     """A directory beside the target, removed at the end.
 
     --out is removed too if it was created here and stays empty.
@@ -96,7 +96,7 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
                 out.rmdir()
 
 
-def _submitter(sources: Sequence[Submittable]) -> str:
+def submitter_of(sources: Sequence[Submittable]) -> str:
     """The name of the tree's directory.
 
     Raises:

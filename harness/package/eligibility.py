@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Submittable:
     campaign: Campaign
     evidence: tuple[Evidence, ...]
     violations: tuple[Violation, ...]
+    rehearsed: bool = False  # not to be submitted, so every finished run stands for a scored one
 
     @property
     def recorded(self) -> Mapping[str, Any]:
@@ -70,6 +71,8 @@ class Submittable:
         Raises:
             ScoreError: the runs give no official score.
         """
+        if self.rehearsed:
+            return tuple(run.index for run in self.campaign.runs)
         logs = {
             run.index: runlog.build(e.log) for run, e in zip(self.campaign.runs, self.evidence, strict=True)
         }
@@ -81,10 +84,25 @@ class Submittable:
 
 def examined(campaign: Campaign) -> Submittable:
     """Read the files of a campaign and judge it."""
+    if scaled := list(_scaled(campaign)):
+        return Submittable(campaign=campaign, evidence=(), violations=tuple(scaled))
+    made = _read(campaign)
+    return made if made.violations else _scorable(made)
+
+
+def rehearsed(campaign: Campaign) -> Submittable:
+    """The same for a rehearsal: a scaled model too is read, and its reasons tell what a real campaign must have."""
+    made = _read(campaign)
+    return replace(made, violations=(*_scaled(campaign), *made.violations), rehearsed=True)
+
+
+def _scaled(campaign: Campaign) -> Iterator[Violation]:
     if campaign.config.benchmark.is_scaled:
         message = "a proxy run is no result; train the benchmark's profile"
-        found = violation(campaign.directory, campaign.config.benchmark.name, BENCHMARK.name, message)
-        return Submittable(campaign=campaign, evidence=(), violations=(found,))
+        yield violation(campaign.directory, campaign.config.benchmark.name, BENCHMARK.name, message)
+
+
+def _read(campaign: Campaign) -> Submittable:
     done = [
         run.index for run in campaign.runs if run.state == "promoted" and campaign.result(run.index).is_file()
     ]
@@ -93,8 +111,7 @@ def examined(campaign: Campaign) -> Submittable:
     for index, one in zip(done, evidence, strict=True):
         reasons += _run(campaign, index, one)
     reasons += [*_one_machine(campaign, evidence), *_one_commit(campaign, evidence)]
-    made = Submittable(campaign=campaign, evidence=evidence, violations=tuple(reasons))
-    return made if reasons else _scorable(made)
+    return Submittable(campaign=campaign, evidence=evidence, violations=tuple(reasons))
 
 
 def _scorable(made: Submittable) -> Submittable:

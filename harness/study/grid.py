@@ -177,25 +177,3 @@ def select(cells: list[Cell], names: list[str] | None) -> list[Cell]:
     if unknown:
         raise UsageError(f"--cells: {unknown_name('cell', unknown[0], known)}")
     return [cell for cell in cells if not names or cell.name in names or cell.name == BASELINE]
-
-
-def describe(cell: Cell) -> str:
-    """One line about the options that differ from the plain formats."""
-    parts = []
-    for field in dataclasses.fields(cell.recipe):
-        value = getattr(cell.recipe, field.name)
-        if isinstance(value, GemmFormat):
-            parts.append(f"{field.name}: {' '.join([value.format, *_options(value)])}")
-        elif value:
-            parts.append(f"{field.name}={value}")
-    return "; ".join(parts)
-
-
-def _options(gemm: GemmFormat) -> list[str]:
-    """Options that differ from the format's defaults."""
-    values = [(field, getattr(gemm, field.name)) for field in dataclasses.fields(gemm)]
-    return [
-        f"{field.name}={value}"
-        for field, value in values
-        if field.name != "format" and value != field.default
-    ]

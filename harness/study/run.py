@@ -10,8 +10,10 @@ from compliance import mllog, runlog
 from harness.base.errors import ConfigError, UsageError
 from harness.base.names import unknown_name
 from harness.base.stderr import tell
+from harness.base.text import plural
 from harness.campaign import store
 from harness.campaign.campaign import Campaign
+from harness.campaign.find import stamp as stamp_of
 from harness.campaign.store import Job
 from harness.config import rules
 from harness.config.file import sentence
@@ -43,7 +45,8 @@ def _require_runs(job: Job) -> None:
     left = sum(run.state != "promoted" for arm in job.campaigns for run in arm.runs)
     if left:
         raise UsageError(
-            f"study {job.stamp}: found {left} runs left; allowed: a finished study (--resume {job.stamp} continues it)"
+            f"study {job.stamp}: found {plural(left, 'run')} left; "
+            f"allowed: a finished study (--resume {job.stamp} continues it)"
         )
 
 
@@ -121,7 +124,7 @@ def study_config(config: Config, cells: list[grid.Cell], *, seeds: int, steps: i
 
 
 def find(stamp: str, plain: Config, option: str) -> Job:
-    """The study with this stamp.
+    """The study with this stamp, or with a campaign of this name.
 
     Raises:
         UsageError: there is no such study; the message names `option`.
@@ -129,6 +132,7 @@ def find(stamp: str, plain: Config, option: str) -> Job:
     output = Path(plain.runs.output)
     jobs = store.load_jobs(output)
     studies = {job.stamp: job for job in jobs if (job.directory / file_names.STUDY).exists()}
+    stamp = stamp_of(stamp)
     if stamp not in studies:
         known = unknown_name("study", stamp, reversed(studies), plural=f"studies in {output}")
         raise UsageError(f"{option}: {known}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.base.errors import UsageError, UserError
 from harness.base.stderr import tell
 from harness.base.text import printable
-from harness.campaign import campaign, store
+from harness.campaign import campaign
 from harness.campaign.campaign import Campaign
 from harness.campaign.store import Job
 from harness.contract import file_names
@@ -34,22 +34,21 @@ def send(attempts: Sequence[Path], kind: str, place: str, *, say: Say) -> None:
         say(targets.send(kind, place, record, beside=path.parents[2]))
 
 
-def select(output: Path, name: str) -> list[Path]:
-    """The attempts that a name means: the attempt itself, or the attempts of a campaign that gave results.
+def select(path: Path) -> list[Path]:
+    """The attempts that a path means: the attempt itself, or the attempts of a campaign that gave results.
 
     Raises:
         UsageError: there is none, or its job still trains, which an upload would disturb.
     """
-    path = Path(name)
     if (path / file_names.CONFIG).is_file():
         directory = path.resolve()
         _require_rest(campaign.load(directory.parents[1]))
         return [directory]
-    made = store.find(output, name)
+    made = campaign.load(path.resolve())
     _require_rest(made)
     if found := _results(made):
         return found
-    raise UsageError(f"{printable(name)}: found no run that has ended by the rules; see ./run.sh status")
+    raise UsageError(f"{printable(path)}: found no run that has ended by the rules; see ./run.sh status")
 
 
 def _results(made: Campaign) -> list[Path]:

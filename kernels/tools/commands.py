@@ -27,7 +27,9 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", type=int, default=2, help="number of random inputs of each kind (default 2)"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where torch sees one"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
@@ -277,17 +279,29 @@ def _tune(device: torch.device) -> int:
 def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule
 
-    parser.add_argument("source", type=Path, metavar="IN.npy")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz")
-    parser.add_argument("--format", choices=_formats(), default="mxfp4")
-    parser.add_argument("--scale-rule", choices=[rule.value for rule in ScaleRule], default="even")
+    parser.add_argument("source", type=Path, metavar="IN.npy", help="a NumPy array")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz", help="the test vectors")
+    parser.add_argument(
+        "--format", choices=_formats(), default="mxfp4", help="of the elements (default mxfp4)"
+    )
+    parser.add_argument(
+        "--scale-rule",
+        choices=[rule.value for rule in ScaleRule],
+        default="even",
+        help="how a block's largest magnitude becomes its scale (default even)",
+    )
     parser.add_argument(
         "--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points of the transform, 0 for none"
     )
     parser.add_argument(
         "--signs", action="store_true", help="random signs before the transform, drawn from --seed"
     )
-    parser.add_argument("--rounding", choices=[one.value for one in Rounding], default="nearest")
+    parser.add_argument(
+        "--rounding",
+        choices=[one.value for one in Rounding],
+        default="nearest",
+        help="of the elements (default nearest)",
+    )
     parser.add_argument("--prescale", type=float, default=1.0, help="1.0, or for example 0.75")
     parser.add_argument("--rows", type=int, default=1, help="rows of a block: 1, or the block's columns")
     parser.add_argument(

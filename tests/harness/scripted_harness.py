@@ -45,7 +45,7 @@ def main() -> int:
     process._CLOSING_S = args.closing
     try:
         if args.resume:
-            job = store.select(args.output, [])[0]
+            job = store.unfinished(args.output)
         else:
             job = store.create(scripted_config(args.output, runs=args.runs))
         run_job(job, command=command(args.behaviour), wait_s=args.wait)

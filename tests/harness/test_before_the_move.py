@@ -72,14 +72,14 @@ def test_compare_gives_the_same_figures(campaigns, capsys):
 
 def test_resume_trains_what_is_left_and_changes_no_result(campaigns):
     before = {path: path.read_bytes() for campaign in campaigns for path in campaign.glob("result_*.txt")}
-    (job,) = store.select(campaigns[0].parent, [])
+    job = store.unfinished(campaigns[0].parent)
     finished = run_job(job, command=command())
     assert [[run.outcome for run in arm.runs] for arm in finished.campaigns] == [["success"] * 2] * 2
     assert len(before) == 2 and all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_a_new_log_names_its_lines_below_the_repository(campaigns):
-    (job,) = store.select(campaigns[0].parent, [])
+    job = store.unfinished(campaigns[0].parent)
     run_job(job, command=command())
     logs = [path.read_text() for path in sorted(campaigns[0].glob("result_*.txt"))]
     files = [

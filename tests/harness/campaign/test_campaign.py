@@ -87,7 +87,7 @@ def test_a_job_killed_while_it_is_created_has_all_its_arms_or_none(tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "_unpack_staged", killed)
+        patch.setattr(store, "unpack_staged", killed)
         store.create(scripted_config(tmp_path))
     assert [made.arm for made in store.load_all(tmp_path)] == ["mxfp4", "fp8"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -126,7 +126,7 @@ def test_a_failed_run_is_tried_again_when_resumed(tmp_path):
     job = store.create(scripted_config(tmp_path, runs=1))
     with pytest.raises(TrainingFailed):
         run_job(job, command=command("crash"))
-    resumed = run_job(store.select(tmp_path, [])[0], command=command())
+    resumed = run_job(store.unfinished(tmp_path), command=command())
     assert resumed.finished
     assert resumed.campaigns[0].runs[0].attempts == 4
 
@@ -178,7 +178,7 @@ def test_an_attempt_whose_log_and_status_disagree_is_not_promoted(tmp_path):
 
 def test_resume_without_unfinished_runs_says_so(tmp_path):
     job = run_job(store.create(scripted_config(tmp_path, runs=1)), command=command())
-    assert store.select(tmp_path, []) == [job], "its report is still to be written"
+    assert store.unfinished(tmp_path) == job, "its report is still to be written"
     (job.directory / "report.html").touch()
     with pytest.raises(UsageError, match="no campaign with runs left"):
-        store.select(tmp_path, [])
+        store.unfinished(tmp_path)

@@ -80,7 +80,7 @@ def test_an_interrupted_job_closes_its_log_and_exits_130(tmp_path, number):
     log = attempt / "result.txt"
     assert keys(log)[-1] == "run_stop" and '"status": "aborted"' in log.read_text().splitlines()[-1]
     assert not results(tmp_path)
-    assert run_job(store.select(tmp_path, [])[0], command=command()).finished
+    assert run_job(store.unfinished(tmp_path), command=command()).finished
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_deaf_training(tmp_path):
@@ -103,7 +103,7 @@ def test_a_training_ends_when_its_harness_is_killed(tmp_path):
     attempt = wait_for(lambda: training(tmp_path))
     process.kill()
     process.communicate()
-    assert run_job(store.select(tmp_path, [])[0], command=command()).finished
+    assert run_job(store.unfinished(tmp_path), command=command()).finished
     assert keys(attempt / "result.txt")[-1] == "run_stop", "the kernel told it, and it closed its log"
 
 
@@ -116,10 +116,10 @@ def test_resume_refuses_while_an_orphan_still_trains(tmp_path):
     process.communicate()
     (orphan,) = wait_for(lambda: lock.trainers(directory))
     with pytest.raises(UsageError, match=rf"another process trains it \({orphan}\)") as busy:
-        run_job(store.select(tmp_path, [])[0], command=command(), wait_s=0.3)
+        run_job(store.unfinished(tmp_path), command=command(), wait_s=0.3)
     assert busy.value.exit_code == EXIT_USAGE
     psutil.Process(orphan).kill()
-    assert run_job(store.select(tmp_path, [])[0], command=command()).finished
+    assert run_job(store.unfinished(tmp_path), command=command()).finished
 
 
 def kill_at_random_moments(start, output: Path, *, longest_s: float, times: int = 20) -> dict[str, bytes]:
@@ -156,7 +156,7 @@ def test_kill_9_of_everything_at_random_moments_loses_and_doubles_nothing(tmp_pa
     kill_everything(first)
     recorded = kill_at_random_moments(start, tmp_path, longest_s=startup_s + 1.2, times=times)
     while unfinished(tmp_path):
-        run_job(store.select(tmp_path, [])[0], command=command())
+        run_job(store.unfinished(tmp_path), command=command())
     assert_whole(tmp_path, recorded, runs=3)
 
 

@@ -9,7 +9,7 @@ from harness.base.names import nearest, unknown_name
 
 # The command line, and what standard error says of it.
 MISTAKES = {
-    "command": (["scor"], "no command 'scor' (did you mean score?); commands: main, plan, "),
+    "command": (["scor"], "no command 'scor' (did you mean score?); commands: main, init, plan, "),
     "option": (["run", "--profil", "x", "--prset", "y"], "no option '--prset' (did you mean --preset?); options: "),
     "option of an action": (
         ["results", "index", "tree", "--oot=x"],

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from harness.base.errors import UsageError
-from harness.campaign import campaign, store
+from harness.base.errors import TrainingFailed, UsageError
+from harness.campaign import campaign, runner, store
 from harness.campaign.runner import run_job
 from harness.commands import status
 from tests.harness.scripted_harness import scripted_config
@@ -84,3 +84,19 @@ def test_a_half_written_campaign_is_not_shown(job, tmp_path, capsys):
     (tmp_path / "20991231-000000_proxy_mxfp4" / ".campaign.json.part").write_text('{"schema"')
     status.main(asked())
     assert len(answer(capsys)) == 2
+
+
+def test_a_failed_attempt_says_why_on_the_screen_and_in_status(job, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "_ATTEMPTS", 1)
+    with pytest.raises(TrainingFailed):
+        run_job(job, command=command("die"))
+    said = capsys.readouterr().err
+    assert said.count("mxfp4 run 0: no result (lost_rank: ") == 1 and "attempt_1/stdout.log" in said
+    status.main(asked())
+    run = answer(capsys)[0]["runs"][0]
+    assert (run["state"], run["attempts"]) == ("failed", 1)
+    assert [one["attempt"] for one in run["failures"]] == [1]
+    assert all(one["reason"] == "lost_rank" and one["message"] for one in run["failures"])
+    status.main(asked(as_json=False))
+    rows = [line for line in capsys.readouterr().out.splitlines() if "failed, lost_rank: " in line]
+    assert len(rows) == 1 and all("; log " in row for row in rows)

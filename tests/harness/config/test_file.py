@@ -261,7 +261,7 @@ def test_later_layers_win_and_are_remembered(tmp_path):
     resolved = resolve("proxy", overrides=overrides, file=SAMPLE, aliases=aliases)
     config, origins = resolved.config, resolved.origins
     assert (config.runs.count, config.runs.seed, config.runs.arms) == (7, 6, ("fp8",))
-    assert config.data.directory == "/data #1"
+    assert config.data.directory == "/data #1/proxy", "below DATADIR, which may hold C4"
     kinds = (
         "runs.count",
         "runs.seed",

@@ -184,3 +184,14 @@ def test_any_text_survives_the_tokenizer(built):
     ids = tokenizer.encode(text).ids
     assert 0 not in ids and tokenizer.decode(ids) == text
     assert tokenizer.get_vocab_size() == 1024 and tokenizer.id_to_token(0) == "<|end|>"
+
+
+def test_every_fault_of_a_corpus_is_named_at_once_and_once(copy, capsys):
+    (copy / "train.bin").write_bytes(b"short")
+    (copy / "valid.idx").unlink()
+    code, answer = verify(copy, capsys)
+    assert code == 1 and len(answer) == 2
+    assert answer[0].startswith(f"{copy}/train.bin: found 5 bytes") or answer[1].startswith(
+        f"{copy}/train.bin: "
+    )
+    assert any(line.startswith(f"{copy}/valid.idx: missing") for line in answer)

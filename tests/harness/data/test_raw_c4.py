@@ -92,4 +92,4 @@ def test_options_that_cannot_be_used_are_told(options, message, raw, capsys):
 
 def test_a_build_without_all_three_names_what_is_missing(raw, capsys):
     assert cli.main(["data", "build", "--input", str(raw / "c4-train.*")]) == 2
-    assert "missing --tokenizer, --out" in capsys.readouterr().err
+    assert "missing options; add --tokenizer, --out" in capsys.readouterr().err

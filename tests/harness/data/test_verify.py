@@ -164,3 +164,14 @@ def test_a_terminal_has_one_line_and_a_continued_job_estimates_from_what_it_did_
     assert [line.strip() for line in text.split("\r")[1:]] == [
         "file:  50% of 10 GB", "file:  60% of 10 GB, 4 s left", "file:  70% of 10 GB, 3 s left", "file: 100% of 10 GB",
     ]  # fmt: skip
+
+
+def test_every_fault_is_named_at_once(c4, capsys):
+    (c4 / f"{TRAIN_PREFIX}.idx").write_bytes(b"no index")
+    (c4 / f"{VALID_PREFIX}.bin").write_bytes(b"short")
+    code, answer, _ = verify(c4, capsys)
+    assert code == 1 and len(answer) == 2
+    assert "not a Megatron index" in answer[0] and "found 5 bytes" in answer[1]
+    (c4 / f"{VALID_PREFIX}.idx").unlink()
+    code, _, said = verify(c4, capsys)
+    assert code == 3 and f"found no {VALID_PREFIX}.idx" in said and "not a Megatron index" in said

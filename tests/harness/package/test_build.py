@@ -105,7 +105,7 @@ def test_the_readme_says_what_ran_and_how_to_run_it_again(tree, made, sources):
         .replace("\\\n", "")
         .replace('"${NEXP:-10}"', "10")
     )
-    parsed = cli._parser("run").parse_args(arguments.split())
+    parsed = cli.parse("run", arguments.split())
     assert (parsed.profile, parsed.arm, parsed.runs) == ("llama31_8b", ["mxfp4"], 10)
     assert set(parsed.overrides) == set(tree_writer.settings(made.config))
 

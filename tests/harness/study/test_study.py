@@ -68,7 +68,7 @@ def test_the_conclusions_state_intervals_and_what_was_not_told_apart():
     assert [(a, b) for a, b, _ in contrasts] == [("none-fdw", "none-f")]
     says = conclusions.conclusions(results, contrasts, 0.8, "fp8")
     assert says[0].startswith("none-fdw: +6.7 % (+6.4 .. +7.0) samples against fp8")
-    assert says[1] == "not told apart from fp8 (Holm, 5 %): none-f"
+    assert says[1] == "no significant difference from fp8 (Holm, 5 %): none-f"
     assert says[2].startswith("none-fdw against none-f: +6.8 % (+6.0") and "told apart" not in says[2]
     assert says[3:] == [
         "did not converge: none",

@@ -133,7 +133,7 @@ def test_mlflow_gets_batches_it_can_take_and_no_run_twice(job, installed, tmp_pa
     assert ["train/loss", 4.0, 1000 * int(START_S + 4), 1] in metrics
     assert any(key.startswith("result/energy_ nvidia-smi_ kWh") for key, *_ in metrics)
     assert not private(json.dumps(calls)), "hosts, people, paths and secrets"
-    assert cli.main(arguments) == 2 and "found 2" in capsys.readouterr().err
+    assert cli.main(arguments) == 2 and "was uploaded there before" in capsys.readouterr().err
 
 
 def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
@@ -154,15 +154,15 @@ def test_a_run_that_still_trains_is_refused(job, installed, tmp_path, capsys):
 def test_a_job_that_trains_another_run_is_not_disturbed(job, installed, monkeypatch):
     trained = job.campaigns[1].directory
     monkeypatch.setattr(lock, "trainers", lambda directory: [4242] if directory == trained else [])
-    for name in (job.campaigns[0].directory.name, str(attempt_of(job.campaigns[0]))):
+    for path in (job.campaigns[0].directory, attempt_of(job.campaigns[0])):
         with pytest.raises(UsageError, match=r"processes still train this job \(4242\)"):
-            job_upload.select(store.output_directory(), name)
+            job_upload.select(path)
 
 
 def test_a_campaign_without_results_has_nothing_to_upload(tmp_path, monkeypatch):
     (made, _) = store.create(scripted_config(tmp_path, runs=1)).campaigns
     with pytest.raises(UsageError, match="found no run that has ended by the rules"):
-        job_upload.select(tmp_path, made.directory.name)
+        job_upload.select(made.directory)
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
@@ -206,7 +206,7 @@ def test_a_configured_upload_follows_the_last_run_and_its_failure_costs_no_resul
     assert len(list((tmp_path / "tb").iterdir())) == 2
     job_upload.after(with_upload(job, "wandb", "offended"), say=print)
     said = capsys.readouterr().err
-    assert "again: ./run.sh upload" in said and "--to wandb offended" in said
+    assert "to retry: ./run.sh upload" in said and "--to wandb offended" in said
 
 
 def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
