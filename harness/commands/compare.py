@@ -10,7 +10,6 @@ from rich.console import Console
 
 from harness.analysis import comparison, costs, index_selection, machine_spread, pooled, public_index
 from harness.base.errors import EXIT_OK, UsageError
-from harness.campaign import find
 from harness.commands.options import add_json, require_page
 from harness.commands.system_options import add_submissions, submissions_of
 from harness.report import comparison_json, pooled_text, terminal
@@ -20,16 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_submissions(parser)
     parser.add_argument("--baseline", metavar="NAME", help="the submission that the others are held against")
     parser.add_argument(
-<<<<<<< HEAD
         "--price",
         metavar="NAME=P,..",
         help="accelerator-hours and their cost, at a price for an accelerator and hour (B200=4,MI355X=3)",
-=======
-        "paths",
-        nargs="*",
-        metavar="NAME",
-        help="a campaign, job, package, log, directory of logs or published system; the last is the baseline",
->>>>>>> daily_use
     )
     parser.add_argument(
         "--group",
@@ -53,17 +45,11 @@ def main(args: argparse.Namespace) -> int:
             "compare: nothing to compare; name campaigns, directories of logs or published systems"
         )
     require_page(args.html)
-<<<<<<< HEAD
     prices = costs.prices(args.price) if args.price else None
     loaded = submissions_of(args)
     if args.baseline:
         loaded = index_selection.baseline_last(loaded, args.baseline)
     compared = comparison.compare(loaded, machine_spread.around(loaded, args.index), prices)
-=======
-    found = find.submissions(args.paths, args.index)
-    loaded = submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
-    compared = comparison.compare(loaded)
->>>>>>> daily_use
     if args.html:
         from harness.report import (
             page,  # importing matplotlib takes a second, which the table need not wait for

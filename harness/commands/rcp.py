@@ -56,37 +56,3 @@ def _plan(size: int, *, as_json: bool) -> int:
     print(f"  a mean below {smallest:,.2f} fails; between the two the score is multiplied by")
     print(f"  {mean:,.2f} / mean; at or above the reference the score is unchanged")
     return EXIT_OK
-<<<<<<< HEAD
-
-
-def _report(verdict: Verdict) -> list[str]:
-    head = f"{verdict.verdict:<9} {printable(verdict.directory, 400)}: batch size {verdict.global_batch_size}"
-    bounds = (
-        f"reference {verdict.reference_mean_samples:,.2f} samples, "
-        f"smallest that passes {verdict.smallest_mean_samples:,.2f}"
-    )
-    lines = [f"{head}, {bounds}"]
-    if verdict.window:
-        names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
-        lines.append(
-            f"  scored: of {verdict.runs} runs the ten consecutive ones with the median score: {names}"
-        )
-    if verdict.mean_samples is not None:
-        margin = verdict.margin_pct or 0.0
-        where = f"{abs(margin):.1f} % {'above' if margin >= 0 else 'below'} the smallest that passes"
-        text = f"  trimmed mean {verdict.mean_samples:,.1f} samples, {where}"
-        if verdict.normalisation is not None:
-            text += (
-                f"; {verdict.time_to_train_min:.3f} min x {verdict.normalisation:.5f}"
-                f" = {verdict.time_to_train_normalized_min:.3f} min"
-            )
-        lines.append(text)
-    if verdict.why:
-        lines.append(f"  {printable(verdict.why, 400)}")
-    if verdict.unreadable_records:
-        lines.append(f"  unreadable records: {verdict.unreadable_records}")
-    if not verdict.valid:
-        lines.append(f"  {plural(verdict.runs, 'run')}; a valid score needs {BENCHMARK.runs}")
-    return lines
-=======
->>>>>>> daily_use

@@ -8,13 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
-<<<<<<< HEAD
 from harness.commands import study_replay
 from harness.commands.options import add_json, add_profile, add_set, positive, target_or_half
-=======
-from harness.commands.options import add_json, add_profile, add_set, positive
 from harness.config import recipe_text
->>>>>>> daily_use
 from harness.config.file import resolve
 from harness.contract.config import Config
 from harness.study import grid, run, workers

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.analysis import public_index, submission_loader
 from harness.analysis.index_selection import Filter
 from harness.analysis.submission_loader import Submission
+from harness.campaign import find
 from harness.commands.options import positive
 
 
@@ -16,9 +17,8 @@ def add_submissions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="*",
-        type=Path,
-        metavar="PATH",
-        help="campaigns, packages, directories of logs, logs; the last named is the baseline",
+        metavar="NAME",
+        help="a campaign, job, package, log, directory of logs or published system; the last is the baseline",
     )
     parser.add_argument(
         "--public",
@@ -38,7 +38,7 @@ def add_submissions(parser: argparse.ArgumentParser) -> None:
 
 def submissions_of(args: argparse.Namespace) -> list[Submission]:
     """What `add_submissions` names, under names that tell them apart."""
-    found = [submission_loader.load(path) for path in args.paths]
+    found = find.submissions(args.paths, args.index)
     return submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
 
 

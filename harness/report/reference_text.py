@@ -17,7 +17,9 @@ def lines(verdict: Verdict) -> list[str]:
     said = [f"{head}, {bounds}"]
     if verdict.window:
         names = ", ".join(printable(path.rpartition("/")[2]) for path in verdict.window)
-        said.append(f"  scored: the ten consecutive runs with the median score, of {verdict.runs}: {names}")
+        said.append(
+            f"  scored: of {verdict.runs} runs the ten consecutive ones with the median score: {names}"
+        )
     if verdict.mean_samples is not None:
         margin = verdict.margin_pct or 0.0
         where = f"{abs(margin):.1f} % {'above' if margin >= 0 else 'below'} the smallest that passes"
