@@ -75,7 +75,8 @@ class Layer:
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor) -> _Plan:
         first, second = uses(self.recipe[which], which, self.randomness, left)
         on = architectures.of(left.device)
-        request = Request(first.quantizer, second.quantizer, M, N, left.size(1))
+        gain = self.recipe[which].gain
+        request = Request(first.quantizer, second.quantizer, M, N, left.size(1), gain, left.dtype)
         engine = choose(on, request, self.backend, engine_probe.of(left))
         return _Plan(which, first, second, request, engine, on)
 
@@ -111,7 +112,8 @@ class Layer:
             def came_out() -> Tensor:
                 if accumulate is None:
                     return product
-                return plan.engine.multiply(left, right, gain=gain, dtype=torch.float32, accumulate=None)
+                nothing = torch.zeros_like(accumulate)
+                return plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=nothing)
 
             uses, prepared = (plan.left, plan.right), (left, right)
             self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))

@@ -175,10 +175,11 @@ class MxQuantizer(TeQuantizer):
             raise ValueError(
                 f"{which.value}: the operands have different recipes, {self.recipe.name} and {other.name}"
             )
-        request = Request(left.quantizer, right.quantizer, qx.size(0), qw.size(0), _contracted(left))
+        shape, gain = (qx.size(0), qw.size(0), _contracted(left)), self.recipe[which].gain
+        request = Request(left.quantizer, right.quantizer, *shape, gain, out_dtype)
         engine = choose(architectures.of(qx.device), request, probes=engine_probe.of(qx))
         into = out if accumulate else None
-        product = engine.multiply(left, right, gain=self.recipe[which].gain, dtype=out_dtype, accumulate=into)
+        product = engine.multiply(left, right, gain=gain, dtype=out_dtype, accumulate=into)
         return product if bias is None else product + bias
 
     def supports_only_rowwise_all_gather(self) -> bool:

@@ -1,7 +1,8 @@
 """Quantise, dequantise, multiply in BF16: exact products on any device.
 
 A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
-multiplication accumulates in FP32 and rounds to the output type once. High-precision operands are not quantised.
+multiplication accumulates in FP32, applies scales and factors there, and rounds to the output type once. High-precision
+operands are not quantised. `accumulate` gets the product rounded to the operands' type on a CPU, whatever its own type.
 """
 
 from __future__ import annotations
@@ -49,14 +50,21 @@ class Emulated:
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
         fast: bool = False,
     ) -> Tensor:  # fmt: skip
-        product = _product(left, right, factor(left, right, gain))
+        product = _product(left, right, factor(left, right, gain), dtype)
         return accumulate.add_(product) if accumulate is not None else product.to(dtype)
 
 
-def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
+def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> Tensor:
+    """The product before its rounding to `dtype`, or after it."""
     a, b = left.values, right.values.t()
+    if not a.is_cuda and a.dtype not in (
+        dtype,
+        torch.float32,
+    ):  # the result of a BF16 product would be rounded to BF16
+        a, b = a.float(), b.float()
     if left.scale is None and by == 1.0:
-        return a @ b
+        wider = a.is_cuda and a.dtype is torch.bfloat16 and dtype is not torch.bfloat16
+        return torch.mm(a, b, out_dtype=torch.float32) if wider else a @ b
     rowwise = left.scale is not None and left.scale.dim() > 0
     if not a.is_cuda and not rowwise:
         for operand in (left, right):
@@ -80,9 +88,12 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
     quantizer = use.quantizer
     if quantizer.format is Format.BF16:
         return Prepared(x_RK, quantizer)
-    if quantizer.format in (Format.FP8, Format.FP8_ROW):
+    if quantizer.format is Format.FP8:
+        values, scale = cpu.fp8_values(x_RK, quantizer.element)
+        return Prepared(values, quantizer, scale=scale)
+    if quantizer.format is Format.FP8_ROW:
         assert quantizer.element.dtype is not None
-        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=quantizer.format is Format.FP8_ROW)
+        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=True)
         return Prepared(fp8.elements.to(torch.bfloat16), quantizer, scale=fp8.scale)
     if quantizer.format is Format.NVFP4:
         quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)

@@ -1,4 +1,4 @@
-"""Quantise-dequantise to MX values without codes: what training on a CPU uses, equal to reference.py in every bit.
+"""Quantises to MX and FP8 values, to codes and back: what training on a CPU uses, equal to reference.py in every bit.
 
 Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
 built. Both round by an FP32 addition: let P be the power of two at or below the scaled magnitude m, but at least the
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels.formats import BLOCK, E8M0_BIAS, E8M0_NAN
+from kernels.formats import BLOCK, E4M3, E5M2, E8M0_BIAS, E8M0_NAN, Element
 from kernels.philox import Draw
 from kernels.quantize import cpu_build, reference
 from kernels.recipe import Format, Quantizer, Rounding, Signs
@@ -47,10 +47,98 @@ def quantize_dequantize(
     Raises:
         ValueError: a shape without whole blocks; random numbers that are missing, or given but not used.
     """
+    x_MK = x_MK.resolve_neg()
     native = _native() if _is_native(x_MK, quantizer, draw, signs) else None
     if native is None:
         return _eager(x_MK, quantizer, draw, signs)
     return _call(native, x_MK, quantizer, draw, signs)
+
+
+def quantize(
+    x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
+) -> reference.Quantized:
+    """Elements and scales of x along K, as reference.quantize gives them.
+
+    Args:
+        x_MK: (M, K) FP32 or BF16; the transposed view of a contiguous matrix costs no copy.
+
+    Raises:
+        ValueError: a shape without whole blocks, or random numbers missing or superfluous.
+    """
+    x_MK, is_e2m1 = x_MK.resolve_neg(), quantizer.format is Format.MXFP4
+    native = _native() if is_e2m1 and _is_native(x_MK, quantizer, draw, signs) else None
+    if native is None:
+        return reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
+    rows, columns = x_MK.shape
+    elements = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    scales = torch.empty(rows, columns // BLOCK, dtype=torch.uint8)
+    _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales))
+    return reference.Quantized(elements, scales[:: quantizer.rows], quantizer)
+
+
+def dequantize(quantized: reference.Quantized) -> Tensor:
+    """The values (M, K) of `quantized` in BF16, contiguous, as quantize_dequantize gives them."""
+    elements, scales, quantizer = quantized.elements, quantized.scales, quantized.quantizer
+    is_whole = (
+        type(elements) is type(scales) is Tensor and elements.is_contiguous() and scales.is_contiguous()
+    )
+    is_e2m1 = quantizer.format is Format.MXFP4 and quantizer.rows == 1 and elements.device.type == "cpu"
+    native = _native() if is_whole and is_e2m1 else None
+    if native is None:
+        return reference.dequantize(quantized).to(torch.bfloat16)
+    rows, columns = elements.size(0), 2 * elements.size(1)
+    out = torch.empty(rows, columns, dtype=torch.bfloat16)
+    job = cpu_build.Job(
+        out=out.data_ptr(), codes=elements.data_ptr(), scales=scales.data_ptr(), parallel=_parallel(),
+        rows=rows, columns=columns, out_stride=columns, block_rows=1, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    native(ctypes.byref(job))
+    return out
+
+
+def fp8_values(x: Tensor, element: Element) -> tuple[Tensor, Tensor]:
+    """Elements as BF16 values with x's strides, and their FP32 scale: reference.quantize_fp8 without codes.
+
+    Args:
+        x: FP32 or BF16, any shape.
+        element: E4M3 or E5M2.
+    """
+    x = x.resolve_neg()
+    native = _native() if _is_dense(x) and x.dtype in (torch.float32, torch.bfloat16) else None
+    if native is None:
+        found = reference.quantize_fp8(x, element_type(element))
+        return found.elements.to(torch.bfloat16), found.scale
+    values, scale = torch.empty_like(x, dtype=torch.bfloat16), torch.empty(())
+    _call_fp8(native, element, x.numel(), x=x, out=values, scale=scale)
+    return values, scale
+
+
+def quantize_fp8(x: Tensor, element: Element) -> reference.Fp8:
+    """Elements and scale of x, as reference.quantize_fp8 gives them; the elements have x's strides."""
+    x = x.resolve_neg()
+    native = _native() if _is_dense(x) and x.dtype in (torch.float32, torch.bfloat16) else None
+    if native is None:
+        return reference.quantize_fp8(x, element_type(element))
+    codes, scale = torch.empty_like(x, dtype=torch.uint8), torch.empty(())
+    _call_fp8(native, element, x.numel(), x=x, codes=codes, scale=scale)
+    return reference.Fp8(codes.view(element_type(element)), scale)
+
+
+def dequantize_fp8(elements: Tensor) -> Tensor:
+    """FP8 elements as BF16 values, exactly; torch's own conversion of E4M3 takes 30 times as long."""
+    element = E5M2 if elements.dtype == E5M2.dtype else E4M3
+    native = _native() if _is_dense(elements) and elements.dtype == element.dtype else None
+    if native is None:
+        return elements.to(torch.bfloat16)
+    values = torch.empty_like(elements, dtype=torch.bfloat16)
+    _call_fp8(native, element, elements.numel(), codes=elements, out=values)
+    return values
+
+
+def element_type(element: Element) -> torch.dtype:
+    """torch's type of an FP8 element."""
+    assert element.dtype is not None, element.name
+    return element.dtype
 
 
 def engine() -> str:
@@ -84,7 +172,17 @@ def _agrees(native: Native) -> bool:
     x = (steps * 37 % 101 - 50) * torch.exp2(steps[:, :1] // 16 - 136)
     expected = _eager(x, quantizer, None, None)
     views = (x, x.t().contiguous().t())
-    return all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views)
+    if not all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views):
+        return False
+    codes = torch.empty(32, 32, dtype=torch.uint8), torch.empty(32, 2, dtype=torch.uint8)
+    wanted = reference.quantize(x, quantizer)
+    for view in views:
+        _call(native, view, quantizer, None, None, codes=codes)
+        if not (torch.equal(codes[0], wanted.elements) and torch.equal(codes[1], wanted.scales)):
+            return False
+    fp8, values, scale = reference.quantize_fp8(x, element_type(E5M2)), x.to(torch.bfloat16), torch.empty(())
+    _call_fp8(native, E5M2, x.numel(), x=x, out=values, scale=scale)
+    return torch.equal(values, fp8.elements.to(torch.bfloat16)) and torch.equal(scale, fp8.scale)
 
 
 def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> bool:
@@ -103,17 +201,42 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
     )
 
 
-def _call(native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> Tensor:
+def _is_dense(x: Tensor) -> bool:
+    """Whether the C++ engine can read x's memory as one run of numbers."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and (x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous()))
+    )
+
+
+def _call_fp8(native: Native, element: Element, count: int, **tensors: Tensor) -> None:
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    job = cpu_build.Job(
+        **pointers, parallel=_parallel(), rows=1, columns=count, block_rows=1, is_fp8=True,
+        is_bf16="x" in tensors and tensors["x"].dtype is torch.bfloat16, threads=torch.get_num_threads(),
+        smallest=(element.min_exponent + 127) << 23, mantissa_bits=element.mantissa_bits, largest=element.largest,
+    )  # fmt: skip
+    native(ctypes.byref(job))
+
+
+def _call(
+    native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None,
+    codes: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """The values; with `codes`, elements (M, K // 2) and a scale a row (M, K // 32) are written there instead."""
     rows, columns = x.shape
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
         x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.bfloat16)
+    out = torch.empty(x.shape if codes is None else (0, columns), dtype=torch.bfloat16)
+    elements, scales = (None, None) if codes is None else (part.data_ptr() for part in codes)
     if signs is not None:
         signs = signs.to(device="cpu", dtype=torch.float32).contiguous()
     element = quantizer.element
     job = cpu_build.Job(
-        x=x.data_ptr(), out=out.data_ptr(), signs=None if signs is None else signs.data_ptr(),
+        x=x.data_ptr(), out=out.data_ptr() or None, codes=elements, scales=scales,
+        signs=None if signs is None else signs.data_ptr(),
         parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
         out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
         is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,

@@ -1,4 +1,5 @@
-// Quantise-dequantise to BF16 in one pass, equal to kernels/quantize/reference.py in every bit. Built by cpu_build.py.
+// Quantise to MX values in BF16, or to E2M1 codes and scales, in one pass, equal to kernels/quantize/reference.py in every
+// bit; and codes and scales to values. FP8 with one scale for the matrix: cpu_fp8.h. Built by cpu_build.py.
 //
 // Two orientations: blocks along a contiguous row (a pair of vectors is a block), and blocks along the strided
 // dimension of a transposed matrix (a pair is 32 blocks side by side). Never compile with -ffast-math or contraction:
@@ -6,6 +7,7 @@
 
 #include <atomic>
 
+#include "cpu_fp8.h"
 #include "cpu_vectors.h"
 
 constexpr int64_t STRIP = 2048;  // rows of a transposed matrix that a thread takes at a time
@@ -92,7 +94,11 @@ template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks f
     for (int b = 0; b < P; b++) {
       for (int i = 0; i < 2; i++)
         t[b].v[i] = element<KIND>(t[b].v[i], by[b], joined(words[b].w[i], words[b].w[i + 2]), c);
-      *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = packed<KIND>(t[b], c.rounds);
+      const U pairs = packed<KIND>(t[b], c.rounds);
+      if (job.codes)
+        store_codes(job, r, at + BLOCK * b, pairs, by[b].inverse[0], by[b].scale[0]);
+      else
+        *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = pairs;
     }
   }
 }
@@ -177,6 +183,9 @@ template <Kind KIND> INLINE void round_columns(
   }
   for (int i = 0; i < 2; i++) {
     transpose(done[i]);
+    for (int j = 0; job.codes && j < LANES && 2 * j + i < count; j++)
+      store_codes(job, row + i + 2 * j, column, done[i][j], by[i].inverse[j], by[i].scale[j]);
+    if (job.codes) continue;
     uint16_t* out = job.out + (row + i) * job.out_stride + column;
     for (int j = 0; j < LANES && 2 * j + i < count; j++) *(Unaligned*)(out + 2 * j * job.out_stride) = done[i][j];
   }
@@ -193,12 +202,18 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
       t[k] = load(x + k * job.x_stride, end - row);
       // the next tile, to read and to write: too many streams for the hardware to foresee
       const char* next = (const char*)(x + k * job.x_stride + BLOCK);
-      __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
+      if (job.out)
+        __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
       for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch(next + line);
     }
     if (job.hadamard) transform(t, job, width);
     for (int k = 0; k < width; k += BLOCK) round_columns<KIND>(t + k, job, c, column + k, row, end - row);
   }
+}
+
+static void values_of_codes(const Job& job, int64_t row, int64_t) {
+  for (int64_t at = 0; at < job.columns; at += BLOCK)
+    *(Unaligned*)(job.out + row * job.out_stride + at) = pairs_of(job, row, at);
 }
 
 // Which of these serves a job, and who works on it
@@ -240,20 +255,43 @@ static void work(void* given) {  // threads take units until none is left: a slo
     }
 }
 
+static void run(Shared& shared) {  // on as many threads as the units are worth
+  const Job& job = *shared.job;
+  int64_t per_unit = job.rows * job.columns / (shared.units ? shared.units : 1) + 1;
+  shared.grain = (32768 + per_unit - 1) / per_unit;
+  int64_t useful = (shared.units + shared.grain - 1) / shared.grain;
+  int64_t threads = job.threads < useful ? job.threads : useful;
+  if (job.parallel && threads > 1)
+    job.parallel(work, &shared, (unsigned)threads, 0);
+  else
+    work(&shared);
+}
+
+static void run_fp8(const Job& job, Task task) {
+  Shared shared{&job, task, 0, 1, (job.columns + FP8_UNIT - 1) / FP8_UNIT, 1, {0}};
+  run(shared);
+}
+
+template <class T> static void quantize_fp8(const Job& job) {
+  *job.scale = 0.0f;
+  run_fp8(job, largest_magnitude<T>);
+  scale_of_largest(job);
+  run_fp8(job, cast_to_fp8<T>);
+}
+
 extern "C" int quantize_dequantize(const Job* job) {  // 0; 1 for a transform that does not exist
-  Task task = job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
+  if (job->is_fp8) {
+    if (!job->x) run_fp8(*job, values_of_fp8);
+    else if (job->is_bf16) quantize_fp8<uint16_t>(*job);
+    else quantize_fp8<float>(*job);
+    return 0;
+  }
+  Task task = !job->x ? values_of_codes : job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
   if (!task) return 1;
   Shared shared{job, task, 0, 0, 0, 1, {0}};
   shared.width = job->hadamard > BLOCK ? job->hadamard : BLOCK;
   shared.strips = (job->rows + STRIP - 1) / STRIP;
   shared.units = job->is_transposed ? shared.strips * (job->columns / shared.width) : job->rows / job->block_rows;
-  int64_t per_unit = job->rows * job->columns / (shared.units ? shared.units : 1) + 1;
-  shared.grain = (32768 + per_unit - 1) / per_unit;
-  int64_t useful = (shared.units + shared.grain - 1) / shared.grain;
-  int64_t threads = job->threads < useful ? job->threads : useful;
-  if (job->parallel && threads > 1)
-    job->parallel(work, &shared, (unsigned)threads, 0);
-  else
-    work(&shared);
+  run(shared);
   return 0;
 }

@@ -18,17 +18,21 @@ typedef float F __attribute__((vector_size(64)));
 typedef uint32_t U __attribute__((vector_size(64)));
 typedef int32_t I __attribute__((vector_size(64)));
 typedef uint64_t D __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint32_t Unaligned __attribute__((vector_size(64), aligned(2), may_alias));
 
 extern "C" struct Job {  // the same fields as Job in cpu_build.py
-  const void* x;
-  uint16_t* out;
+  const void* x;             // null: the values of `codes` and `scales` go to `out`
+  uint16_t* out;             // null: codes and scales are written in its place
+  uint8_t *codes, *scales;   // (rows, columns / 2) E2M1, the first element in the low nibble; (rows, columns / 32)
+  float* scale;        // of a matrix in FP8; written
   const float* signs;  // `hadamard` of +1 and -1, or null
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's OpenMP, or null
   int64_t rows, columns;         // M, K of the matrix whose rows hold the blocks
   int64_t x_stride, out_stride;  // elements between rows, or between columns when transposed
   uint64_t seed, offset;
-  int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic, threads;
+  int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic;
+  int32_t is_fp8, threads;  // is_fp8: one scale for the matrix, cpu_fp8.h
   uint32_t carry, max_exponent, smallest, mantissa_bits;  // of the scale rule and the element
   float largest, prescale, factor;                        // factor: 1 / sqrt(hadamard)
 };
@@ -172,4 +176,39 @@ template <Kind KIND> INLINE F element(F x, const Scale& by, U random, const Cons
     r = (m + base) - base;
   }
   return value(bits(r * by.scale) | (bits(x) & SIGN));
+}
+
+// E2M1 codes of 32 values and back; pairs: BF16, the even ones in the lower halves
+INLINE U code_of(F v, F inverse) {  // twice an element is 0, 1, 2, 3, 4, 6, 8 or 12
+  const U twice = bits(value(magnitude(v)) * inverse * 2.0f);
+  // an infinity: 4 times the largest scale, 2^126; no magnitude reaches its 6
+  const U n = (U)__builtin_convertvector(value(twice >= EXPONENT ? all(0x41000000u) : twice), I);
+  return (n - ((larger(n, all(4)) - 4u) >> 1) - ((larger(n, all(8)) - 8u) >> 2)) | (bits(v) >> 31 << 3);
+}
+
+INLINE void store_codes(const Job& job, int64_t row, int64_t column, U pairs, float inverse, float scale) {
+  uint32_t byte;
+  std::memcpy(&byte, &scale, sizeof byte);
+  byte >>= 23;
+  const F by = F{} + inverse;
+  const U both = code_of(value(pairs << 16), by) | code_of(value(pairs & UPPER), by) << 4;
+  const Bytes codes = __builtin_convertvector(byte == 255 ? U{} : both, Bytes);
+  std::memcpy(job.codes + (row * job.columns + column) / 2, &codes, sizeof codes);
+  job.scales[(row * job.columns + column) / BLOCK] = (uint8_t)byte;
+}
+
+INLINE U pairs_of(const Job& job, int64_t row, int64_t column) {
+  Bytes codes;
+  std::memcpy(&codes, job.codes + (row * job.columns + column) / 2, sizeof codes);
+  const uint32_t byte = job.scales[(row * job.columns + column) / BLOCK];
+  const uint32_t exponent = byte == 255 ? QUIET_NAN : byte ? byte << 23 : 0x00400000u;
+  const F scale = value(all(exponent));
+  const U both = __builtin_convertvector(codes, U);
+  U half[2];
+  for (int i = 0; i < 2; i++) {
+    const U code = both >> (4 * i), n = code & 7u;
+    const U twice = n + (larger(n, all(4)) - 4u) + 2u * (larger(n, all(6)) - 6u);  // the element, an integer
+    half[i] = bits(__builtin_convertvector((I)twice, F) * 0.5f * scale) | (code & 8u) << 28;
+  }
+  return half[0] >> 16 | (half[1] & UPPER);
 }

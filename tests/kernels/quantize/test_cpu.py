@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -74,6 +75,16 @@ def assert_all_equal_the_reference(x, quantizer, what):
         "eager": cpu._eager(x, quantizer, *random.values()),
     }.items():
         assert torch.equal(bits(got), want), f"{name}: {what}, {tuple(x.shape)}, {quantizer}"
+    if quantizer.format is Format.MXFP4:
+        assert_codes_equal_the_reference(x, turned, quantizer, want, random)
+
+
+def assert_codes_equal_the_reference(x, turned, quantizer, values, random):
+    want = reference.quantize(x, quantizer, **random)
+    for view in (x, turned):
+        got = cpu.quantize(view, quantizer, **random)
+        assert torch.equal(got.elements, want.elements) and torch.equal(got.scales, want.scales), quantizer
+    assert torch.equal(bits(cpu.dequantize(want)), values)
 
 
 OPTIONS = [  # rows of a block, rounding, pre-scale, signs
@@ -158,6 +169,7 @@ def test_other_types_and_tensors_without_memory_take_torch_operations():
 
 def test_nvfp4_goes_through_the_reference():
     quantizer, x = Quantizer(format=Format.NVFP4), torch.randn(8, 64)
+    assert torch.equal(cpu.quantize(x, quantizer).elements, reference.quantize(x, quantizer).elements)
     assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), expected(x, quantizer))
 
 
@@ -173,3 +185,47 @@ def test_what_the_reference_refuses_is_refused_with_its_words():
     ):
         with pytest.raises(ValueError, match=words):
             cpu.quantize_dequantize(bad, quantizer, **random)
+
+
+@pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fp8_has_the_bits_of_the_reference_at_every_magnitude(element, dtype):
+    generator = torch.Generator().manual_seed(5)
+    for magnitude in (1e-44, 1e-38, 1e-20, 1.0, 1e30, float("inf"), float("nan")):
+        whole = (
+            torch.randn(90, 210, generator=generator) * torch.randn(90, 210, generator=generator).exp() ** 3
+        )
+        if math.isfinite(magnitude):
+            whole *= magnitude
+        else:
+            whole[7, 7] = magnitude
+        for x in (
+            whole.to(dtype),
+            whole.to(dtype).t(),
+            whole.to(dtype)[:, ::2],
+            whole[:5, :7].to(dtype).clone(),
+        ):
+            want = reference.quantize_fp8(x, element.dtype)
+            values, scale = cpu.fp8_values(x, element)
+            codes = cpu.quantize_fp8(x, element)
+            assert torch.equal(bits(values), bits(want.elements.bfloat16())), magnitude
+            assert torch.equal(bits(codes.elements.bfloat16()), bits(values)), magnitude
+            assert scale == codes.scale == want.scale
+            assert values.stride() == codes.elements.stride() == want.elements.stride()
+
+
+@pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+def test_every_fp8_code_becomes_its_value(element):
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(element.dtype)
+    assert torch.equal(bits(cpu.dequantize_fp8(codes)), bits(codes.bfloat16()))
+
+
+def test_a_negated_view_is_read_with_its_sign():
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
+    negated, minus = x._neg_view(), -x
+    assert negated.is_contiguous() and negated.data_ptr() == x.data_ptr()
+    assert torch.equal(
+        cpu.quantize_dequantize(negated, Quantizer()), cpu.quantize_dequantize(minus, Quantizer())
+    )
+    assert torch.equal(cpu.quantize(negated, Quantizer()).elements, cpu.quantize(minus, Quantizer()).elements)
+    assert torch.equal(cpu.fp8_values(negated, E4M3)[0], cpu.fp8_values(minus, E4M3)[0])
