@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kernels.layer import Layer
+from kernels.recipe import Gemm, LinearRecipe, Operand
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ def linear(
         fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP), in main_grad's type; return none.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x first, reduce-scatter dX last (column parallel with sequence parallelism).
+
+    Raises:
+        ValueError: a gradient that is needed cannot be quantised in whole blocks.
     """
+    if torch.is_grad_enabled():
+        tokens = x.numel() // x.size(-1) * (tp_group.size() if sequence_parallel else 1)
+        require_gradients(layer.recipe, tokens, w.size(0), dgrad=x.requires_grad, wgrad=w.requires_grad)
     parallel, where = _Parallel(fuse_wgrad, allreduce_dgrad, sequence_parallel, tp_group), x.device.type
     if not torch.is_autocast_enabled(where):
         return _Linear.apply(x, w, layer, parallel)
@@ -47,6 +54,25 @@ def linear(
         where, enabled=False
     ):  # autocast would convert operands; only the recipe may choose formats
         return _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
+
+
+def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad: bool, wgrad: bool) -> None:
+    """Require whole blocks in the gradients that are needed: Dgrad contracts output features, Wgrad contracts tokens.
+
+    Raises:
+        ValueError: a number that is no multiple; the message gives the rule.
+    """
+    for which, needed, found, what in (
+        (Gemm.DGRAD, dgrad, features, "output features"),
+        (Gemm.WGRAD, wgrad, tokens, "tokens"),
+    ):
+        quantizer = recipe[which].quantizer(which, Operand.LEFT)
+        multiple = max(quantizer.block, quantizer.hadamard) if quantizer.format.is_blocked else 1
+        if needed and found % multiple:
+            raise ValueError(
+                f"{found} {what}: {which.value} in {quantizer.format.value} contracts them in blocks; pad them to a "
+                f"multiple of {multiple}, or give {which.value} a format without blocks: bf16, fp8"
+            )
 
 
 class _Linear(torch.autograd.Function):

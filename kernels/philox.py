@@ -38,7 +38,8 @@ class Randomness:
         self.seed, self.step = seed, 0
         self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
 
-    def draw(self) -> Draw:
+    def draw(self, stream: str = "") -> Draw:
+        """The next draw of this rank; kernels/randomness.py has a source that gives each stream its own words."""
         self._used += 1
         return Draw(self._key, self._used - 1)
 

@@ -2,7 +2,7 @@
 
 A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
 multiplication accumulates in FP32, applies scales and factors there, and rounds to the output type once. High-precision
-operands are not quantised. `accumulate` gets the product rounded to the operands' type on a CPU, whatever its own type.
+operands are not quantised. On a CPU `accumulate` gets the product after its rounding to the asked type.
 """
 
 from __future__ import annotations

@@ -68,11 +68,12 @@ def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: T
     signs = None
     if left.signs is not Signs.NONE:
         signs = randomness.signs(left.hadamard, per_step=left.signs is Signs.STEP, device=like.device)
-    return _use(left, randomness, signs), _use(right, randomness, signs)
+    first, second = (f"{which.value} {operand.value}" for operand in Operand)
+    return _use(left, randomness, signs, first), _use(right, randomness, signs, second)
 
 
-def _use(quantizer: Quantizer, randomness: Randomness, signs: Tensor | None) -> Use:
-    draw = randomness.draw() if quantizer.rounding is Rounding.STOCHASTIC else None
+def _use(quantizer: Quantizer, randomness: Randomness, signs: Tensor | None, stream: str) -> Use:
+    draw = randomness.draw(stream) if quantizer.rounding is Rounding.STOCHASTIC else None
     return Use(quantizer, draw, signs)
 
 
