@@ -130,7 +130,8 @@ def element_codes(y: Tensor, element: Element, random: Tensor | None = None) -> 
 def dequantize(quantized: Quantized) -> Tensor:
     """(M, K) FP32, exact for the MX formats: element times scale; a NaN scale makes its whole block NaN.
 
-    A value beyond FP32, 4 times 2^126 or more, becomes FP32's largest number: infinities have no code. The values are still transformed and pre-scaled; the GEMM undoes both.
+    A value beyond FP32, 4 times 2^126 or more, becomes FP32's largest number: infinities have no code. The values are
+    still transformed and pre-scaled; the GEMM undoes both.
     """
     quantizer = quantized.quantizer
     codes = unpack(quantized.elements) if quantizer.element is E2M1 else quantized.elements
