@@ -104,13 +104,16 @@ class Layer:
         """`right`: of an operand that is quantised already."""
         first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
         second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
-        engine, request, on = self._engine(first.quantizer, second.quantizer, (M, N, left.size(1)), left)
+        engine, request, on = self._engine(
+            first.quantizer, second.quantizer, (M, N, left.size(1)), left, which
+        )
         return _Plan(which, first, second, request, engine, on)
 
     def _engine(
-        self, left: Quantizer, right: Quantizer, shape: tuple[int, int, int], like: Tensor
+        self, left: Quantizer, right: Quantizer, shape: tuple[int, int, int], like: Tensor, which: Gemm
     ) -> tuple[Engine, Request, Platform]:
-        on, request = architectures.of(like.device), Request(left, right, *shape)
+        on = architectures.of(like.device)
+        request = Request(left, right, *shape, self.recipe[which].gain, like.dtype)
         return choose(on, request, self.backend, engine_probe.of(like)), request, on
 
     def _prepare_and_keep(
@@ -135,7 +138,7 @@ class Layer:
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
         right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK)[0], right
+        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
 
     def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
         """How Dgrad will want the weight; None where it is drawn anew every time."""
@@ -144,7 +147,7 @@ class Layer:
             return None
         right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK)
         left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK)[0], right
+        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK, Gemm.DGRAD)[0], right
 
     def _weight(
         self, plan: _Plan, view: Tensor, weight: Tensor, other: tuple[Engine, Use] | None = None
@@ -196,7 +199,8 @@ class Layer:
             def came_out() -> Tensor:
                 if accumulate is None:
                     return product
-                return plan.engine.multiply(left, right, gain=gain, dtype=torch.float32, accumulate=None)
+                nothing = torch.zeros_like(accumulate)
+                return plan.engine.multiply(left, right, gain=gain, dtype=out, accumulate=nothing)
 
             uses, prepared = (plan.left, plan.right), (left, right)
             self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))

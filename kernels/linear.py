@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels import shards
 from kernels.layer import Layer
 from kernels.matmul.engine_protocol import Narrow
+from kernels.recipe import Gemm, LinearRecipe, Operand
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,13 @@ def linear(
             nothing: x itself is kept and quantised a second time.
         recompute: where a backward pass will follow, is told the product and a function that multiplies once more, with
             the same bits, from the quantised rows of x: the product itself need not be kept then.
+
+    Raises:
+        ValueError: a gradient that is needed cannot be quantised in whole blocks.
     """
+    if torch.is_grad_enabled():
+        tokens = x.numel() // x.size(-1) * (tp_group.size() if sequence_parallel else 1)
+        require_gradients(layer.recipe, tokens, w.size(0), dgrad=x.requires_grad, wgrad=w.requires_grad)
     where, differentiates = x.device.type, torch.is_grad_enabled()  # inside `apply` gradients are always off
     again: list[Callable[[], Tensor]] | None = [] if recompute and differentiates else None
     parallel = _Parallel(
@@ -65,6 +72,25 @@ def linear(
     if recompute and again:
         recompute(y, again.pop())
     return y
+
+
+def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad: bool, wgrad: bool) -> None:
+    """Require whole blocks in the gradients that are needed: Dgrad contracts output features, Wgrad contracts tokens.
+
+    Raises:
+        ValueError: a number that is no multiple; the message gives the rule.
+    """
+    for which, needed, found, what in (
+        (Gemm.DGRAD, dgrad, features, "output features"),
+        (Gemm.WGRAD, wgrad, tokens, "tokens"),
+    ):
+        quantizer = recipe[which].quantizer(which, Operand.LEFT)
+        multiple = max(quantizer.block, quantizer.hadamard) if quantizer.format.is_blocked else 1
+        if needed and found % multiple:
+            raise ValueError(
+                f"{found} {what}: {which.value} in {quantizer.format.value} contracts them in blocks; pad them to a "
+                f"multiple of {multiple}, or give {which.value} a format without blocks: bf16, fp8"
+            )
 
 
 class _Linear(torch.autograd.Function):

@@ -1,76 +1,241 @@
-"""MXFP4 as torch operators, torch.ops.fourmark.*: usable under torch.compile and on meta tensors.
+"""MXFP4 as torch operators, torch.ops.fourmark.*: usable under torch.compile, in autograd and on meta tensors.
 
-On a GPU they run the Triton kernels, on a CPU the specification. Import this module to register them.
+Every device takes the same arguments, refuses the same ones with the same words, and gives the same bits: a GPU by the
+Triton kernels, a CPU by the C++ path. Import this module to register them. `fourmark::linear` is in linear_op.py.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from kernels.formats import BLOCK
+from kernels import architectures
+from kernels.formats import BLOCK, E8M0_BIAS, E8M0_NAN, require_blocks, unpack, values
+from kernels.formats import E2M1 as _E2M1
+from kernels.hadamard import hadamard as transformed
+from kernels.matmul.emulated import Emulated
+from kernels.matmul.engine_protocol import Prepared
 from kernels.operand_use import Use
+from kernels.philox import Draw
 from kernels.quantize import cpu, reference
-from kernels.recipe import Quantizer, ScaleRule
+from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
+
+_TILE = (128, 4)  # rows and columns of a tile of swizzled scales
 
 
 @custom_op("fourmark::mxfp4_quantize", mutates_args=())
-def mxfp4_quantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> tuple[Tensor, Tensor]:
-    """Elements (M, K // 2), low nibble first, and E8M0 scales (M, K // 32), both uint8, of (M, K) rounded to BF16."""
-    x, quantizer = x.to(torch.bfloat16), Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
+def mxfp4_quantize(
+    x: Tensor, scale_rule: str = "even", hadamard: int = 0, transposed: bool = False, signs: Tensor | None = None,
+    stochastic: bool = False, seed: int = 0, offset: int = 0, prescale: float = 1.0, swizzled: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Elements (M, K // 2), low nibble first, and E8M0 scales (M, K // 32), both uint8, of (M, K) rounded to BF16.
+
+    Args:
+        transposed: quantise x^T instead: (K, M // 2) and (K, M // 32).
+        signs: (hadamard,) FP32 of +1 and -1 before the transform.
+        stochastic: round by the random words of (seed, offset), kernels/philox.py; both are 64 bits.
+        prescale: the elements hold prescale times the value; give mxfp4_gemm the gain 1 / prescale^2.
+        swizzled: scales flat in tiles of 128x4, as datacentre Blackwell reads them; past the end they are 0.
+
+    Raises:
+        ValueError: not a matrix of whole blocks, or an option that does not exist.
+    """
+    use = _use(x, scale_rule, hadamard, transposed, signs, stochastic, seed, offset, prescale)
+    x = x.to(torch.bfloat16)
     if not x.is_cuda:
-        quantized = reference.quantize(x, quantizer)
-        return quantized.elements, quantized.scales
+        view = x.t() if transposed else x
+        found = cpu.quantize(view, use.quantizer, draw=use.draw, signs=use.signs)
+        return found.elements, swizzle(found.scales) if swizzled else found.scales
     from kernels.quantize import triton
 
-    packed, _ = triton.quantize(x, Use(quantizer), None)
+    both = triton.quantize(x, *((None, use) if transposed else (use, None)), swizzled=swizzled)
+    packed = both[1] if transposed else both[0]
     assert packed is not None
     return packed.elements, packed.scales
 
 
 @custom_op("fourmark::mxfp4_quantize_dequantize", mutates_args=())
-def mxfp4_quantize_dequantize(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> Tensor:
-    """Quantise to MXFP4 and dequantise: BF16 values (M, K); with a transform, the values are the transformed ones."""
-    x, quantizer = x.to(torch.bfloat16), Quantizer(scale_rule=ScaleRule(scale_rule), hadamard=hadamard)
+def mxfp4_quantize_dequantize(
+    x: Tensor, scale_rule: str = "even", hadamard: int = 0, transposed: bool = False, signs: Tensor | None = None,
+    stochastic: bool = False, seed: int = 0, offset: int = 0, prescale: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Quantise to MXFP4 and dequantise: BF16 values (M, K), transposed (K, M), still transformed and pre-scaled.
+
+    The gradient is straight-through: quantising counts as the identity, the transform and the pre-scale do not. The
+    arguments are those of mxfp4_quantize.
+    """
+    use = _use(x, scale_rule, hadamard, transposed, signs, stochastic, seed, offset, prescale)
+    x = x.to(torch.bfloat16)
     if not x.is_cuda:
-        return cpu.quantize_dequantize(x, quantizer).contiguous()
+        view = x.t() if transposed else x
+        return cpu.quantize_dequantize(view, use.quantizer, draw=use.draw, signs=use.signs).contiguous()
     from kernels.quantize import triton
 
-    values, _ = triton.quantize_dequantize(x, Use(quantizer), None)
-    assert values is not None
-    return values.contiguous()
+    both = triton.quantize_dequantize(x, *((None, use) if transposed else (use, None)))
+    found = both[1] if transposed else both[0]
+    assert found is not None
+    return found.contiguous()
 
 
 @custom_op("fourmark::mxfp4_gemm", mutates_args=())
-def mxfp4_gemm(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor) -> Tensor:
-    """a b^T (M, N) in BF16 of two quantised matrices: multiplied as FP4 on GPUs that can, else exactly as BF16."""
-    from kernels import architectures
+def mxfp4_gemm(
+    a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, gain: float = 1.0, swizzled: bool = False
+) -> Tensor:
+    """gain a b^T (M, N) in BF16, rounded once: multiplied as FP4 on GPUs that can, else exactly as BF16.
 
-    if a.is_cuda and architectures.of(a.device).has_fp4_units:
-        from kernels.matmul import triton
+    Args:
+        a, b: elements (M, K // 2) and (N, K // 2) uint8; they have no gradient.
+        swizzled: both scales are flat tiles of 128x4; with them datacentre Blackwell uses its tensor memory.
 
-        out = torch.empty(a.size(0), b.size(0), dtype=torch.bfloat16, device=a.device)
-        parts = (a, a_scales, b, b_scales, out)
-        return triton.multiply(*parts, element="e2m1", alpha=1.0, accumulate=False, swizzled=False)
-    values = [
-        reference.dequantize(reference.Quantized(elements, scales, Quantizer())).bfloat16()
-        for elements, scales in ((a, a_scales), (b, b_scales))
-    ]
-    return values[0] @ values[1].t()
+    Raises:
+        ValueError: operands that do not belong together.
+    """
+    _require_operands(a, a_scales, b, b_scales, swizzled)
+    on = architectures.of(a.device)
+    if not on.has_fp4_units:
+        left, right = (
+            Prepared(_values(codes, scales, swizzled), Quantizer())
+            for codes, scales in ((a, a_scales), (b, b_scales))
+        )
+        return Emulated().multiply(left, right, gain=gain, dtype=torch.bfloat16, accumulate=None)
+    from kernels.matmul import triton
+
+    if swizzled and not on.has_tensor_memory:
+        a_scales, b_scales = unswizzle(a_scales, a), unswizzle(b_scales, b)
+    out = torch.empty(a.size(0), b.size(0), dtype=torch.bfloat16, device=a.device)
+    options: dict[str, Any] = {
+        "element": "e2m1",
+        "alpha": gain,
+        "swizzled": swizzled and on.has_tensor_memory,
+    }
+    return triton.multiply(a, a_scales, b, b_scales, out, accumulate=False, **options)
+
+
+def swizzle(scales: Tensor) -> Tensor:
+    """(R, C) scales -> flat tiles of 128x4, padded with 0; row r of a tile is 4 bytes at 16 (r % 32) + 4 (r // 32)."""
+    R, C = scales.shape
+    rows, columns = -(-R // _TILE[0]), -(-C // _TILE[1])
+    padded = scales.new_zeros(rows * _TILE[0], columns * _TILE[1])
+    padded[:R, :C] = scales
+    return padded.view(rows, 4, 32, columns, 4).permute(0, 3, 2, 1, 4).flatten()
+
+
+def unswizzle(tiles: Tensor, elements: Tensor) -> Tensor:
+    """The scales (R, C) of elements (R, 16 C) from their tiles."""
+    R, C = elements.size(0), elements.size(1) // (BLOCK // 2)
+    rows, columns = -(-R // _TILE[0]), -(-C // _TILE[1])
+    whole = tiles.view(rows, columns, 32, 4, 4).permute(0, 3, 2, 1, 4).reshape(rows * 128, columns * 4)
+    return whole[:R, :C].contiguous()
+
+
+def _use(
+    x: Tensor, scale_rule: str, hadamard: int, transposed: bool, signs: Tensor | None, stochastic: bool,
+    seed: int, offset: int, prescale: float,
+) -> Use:  # fmt: skip
+    """The same checks on every device and without data."""
+    if x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(
+            f"found {x.dtype} of shape {tuple(x.shape)}; pass a matrix of floating-point numbers"
+        )
+    if signs is not None and signs.shape != (hadamard,):
+        raise ValueError(f"signs: found shape {tuple(signs.shape)}; allowed: ({hadamard},), one per point")
+    quantizer = Quantizer(
+        scale_rule=ScaleRule(scale_rule), hadamard=hadamard, prescale=prescale,
+        rounding=Rounding.STOCHASTIC if stochastic else Rounding.NEAREST,
+        signs=Signs.NONE if signs is None else Signs.FIXED,
+    )  # fmt: skip
+    require_blocks(x.t() if transposed else x, max(BLOCK, hadamard))
+    draw = Draw(seed % (1 << 64), offset % (1 << 64)) if stochastic else None
+    return Use(quantizer, draw, signs)
+
+
+def _require_operands(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, swizzled: bool) -> None:
+    for name, codes, scales in (("a", a, a_scales), ("b", b, b_scales)):
+        if codes.dim() != 2 or codes.dtype != torch.uint8 or scales.dtype != torch.uint8:
+            raise ValueError(
+                f"{name}: found {codes.dtype} of shape {tuple(codes.shape)}; pass mxfp4_quantize's result"
+            )
+        if codes.size(1) % (BLOCK // 2):
+            raise ValueError(f"{name}: {2 * codes.size(1)} elements in a row are not a multiple of {BLOCK}")
+        wanted = _scales_shape(codes.size(0), 2 * codes.size(1), swizzled)
+        if scales.shape != wanted:
+            raise ValueError(f"{name}: found scales of shape {tuple(scales.shape)}; allowed: {wanted}")
+    if a.size(1) != b.size(1):
+        raise ValueError(
+            f"a has {2 * a.size(1)} elements in a row, b has {2 * b.size(1)}; give both the same"
+        )
+
+
+def _scales_shape(rows: int, columns: int, swizzled: bool) -> tuple[int, ...]:
+    if not swizzled:
+        return rows, columns // BLOCK
+    return (-(-rows // _TILE[0]) * -(-columns // (BLOCK * _TILE[1])) * math.prod(_TILE),)
+
+
+def _values(elements: Tensor, scales: Tensor, swizzled: bool) -> Tensor:
+    """BF16 values (R, K); without C++ in five bytes an element: each byte is an index into a table of value pairs."""
+    scales = unswizzle(scales, elements) if swizzled else scales
+    if not elements.is_cuda:
+        return cpu.dequantize(reference.Quantized(elements, scales, Quantizer()))
+    return values_on_gpu(elements, scales)
+
+
+def values_on_gpu(elements: Tensor, scales: Tensor) -> Tensor:
+    """torch operations for `_values`: element times power of two, both exact in BF16."""
+    codes = torch.arange(256, dtype=torch.uint8, device=elements.device).unsqueeze(1)
+    table = values(unpack(codes), _E2M1).to(torch.bfloat16).view(torch.int32).flatten()
+    pairs = table.index_select(0, elements.flatten().int()).view(torch.bfloat16)
+    power = torch.exp2(scales.float() - E8M0_BIAS).masked_fill_(scales == E8M0_NAN, torch.nan)
+    blocks = pairs.view(elements.size(0), -1, BLOCK)
+    return blocks.mul_(power.to(torch.bfloat16).unsqueeze(-1)).flatten(1)
 
 
 @mxfp4_quantize.register_fake
-def _(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> tuple[Tensor, Tensor]:
-    M, K = x.shape
-    return x.new_empty((M, K // 2), dtype=torch.uint8), x.new_empty((M, K // BLOCK), dtype=torch.uint8)
+def _(
+    x: Tensor, scale_rule: str = "even", hadamard: int = 0, transposed: bool = False, signs: Tensor | None = None,
+    stochastic: bool = False, seed: int = 0, offset: int = 0, prescale: float = 1.0, swizzled: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _use(x, scale_rule, hadamard, transposed, signs, stochastic, seed, offset, prescale)
+    rows, columns = x.shape[::-1] if transposed else x.shape
+    scales = x.new_empty(_scales_shape(rows, columns, swizzled), dtype=torch.uint8)
+    return x.new_empty((rows, columns // 2), dtype=torch.uint8), scales
 
 
 @mxfp4_quantize_dequantize.register_fake
-def _(x: Tensor, scale_rule: str = "even", hadamard: int = 0) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.bfloat16)
+def _(
+    x: Tensor, scale_rule: str = "even", hadamard: int = 0, transposed: bool = False, signs: Tensor | None = None,
+    stochastic: bool = False, seed: int = 0, offset: int = 0, prescale: float = 1.0,
+) -> Tensor:  # fmt: skip
+    _use(x, scale_rule, hadamard, transposed, signs, stochastic, seed, offset, prescale)
+    return x.new_empty(x.shape[::-1] if transposed else x.shape, dtype=torch.bfloat16)
 
 
 @mxfp4_gemm.register_fake
-def _(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor) -> Tensor:
+def _(
+    a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, gain: float = 1.0, swizzled: bool = False
+) -> Tensor:
+    _require_operands(a, a_scales, b, b_scales, swizzled)
     return a.new_empty((a.size(0), b.size(0)), dtype=torch.bfloat16)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, _, ctx.hadamard, ctx.transposed, signs, _, _, _, ctx.prescale = inputs
+    ctx.save_for_backward(signs)
+    ctx.dtype = x.dtype
+
+
+def _straight_through(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    (signs,) = ctx.saved_tensors
+    dx = dy.float() * ctx.prescale
+    if ctx.hadamard:  # the transform is symmetric; signs come before it
+        dx = transformed(dx, ctx.hadamard)
+        dx = dx if signs is None else (dx.unflatten(-1, (-1, ctx.hadamard)) * signs).flatten(-2)
+    dx = (dx.t() if ctx.transposed else dx).to(ctx.dtype)
+    return dx, *[None] * 8
+
+
+mxfp4_quantize_dequantize.register_autograd(_straight_through, setup_context=_save)

@@ -39,7 +39,8 @@ class Randomness:
         self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
         self._signs: dict[tuple[int, int, torch.device], Tensor] = {}  # of this step
 
-    def draw(self) -> Draw:
+    def draw(self, stream: str = "") -> Draw:
+        """The next draw of this rank; kernels/randomness.py has a source that gives each stream its own words."""
         self._used += 1
         return Draw(self._key, self._used - 1)
 

@@ -71,15 +71,20 @@ def try_gemms(
     size = engine_probe.SIZE
     if probes is None:
         return ()
-    pairs = {
-        tuple(recipe[which].quantizer(which, operand) for operand in Operand)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.model.dtype]
+    products = {
+        (
+            recipe[which].quantizer(which, Operand.LEFT),
+            recipe[which].quantizer(which, Operand.RIGHT),
+            recipe[which].gain,
+        )
         for recipe in recipes
         for which in Gemm
     }
-    for left, right in sorted(pairs, key=str):
-        request = Request(left, right, size, size, size)
+    for left, right, gain in sorted(products, key=str):
+        request = Request(left, right, size, size, size, gain, dtype)
         choose(architectures.of(home), request, config.arms[arm].backend, probes)
-    wanted = {engine_probe.described(left, right) for left, right in pairs}
+    wanted = {engine_probe.described(left, right) for left, right, _ in products}
     return tuple(
         EngineProbe(engine=one.engine, what=one.what, failure=one.failure)
         for one in probes.found

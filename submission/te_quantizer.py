@@ -175,10 +175,14 @@ class MxQuantizer(TeQuantizer):
             raise ValueError(
                 f"{which.value}: the operands have different recipes, {self.recipe.name} and {other.name}"
             )
-        request = Request(left.quantizer, right.quantizer, qx.size(0), qw.size(0), _contracted(left))
+        shape, gain = (qx.size(0), qw.size(0), _contracted(left)), self.recipe[which].gain
+        # a weight gradient is rounded to the operands' type before it enters main_grad, as with our own linears
+        dtype = qresult_x.dtype if which is Gemm.WGRAD and qresult_x is not None else out_dtype
+        request = Request(left.quantizer, right.quantizer, *shape, gain, dtype)
         engine = choose(architectures.of(qx.device), request, probes=engine_probe.of(qx))
         into = out if accumulate else None
-        product = engine.multiply(left, right, gain=self.recipe[which].gain, dtype=out_dtype, accumulate=into)
+        product = engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=into)
+        product = product if accumulate else product.to(out_dtype)
         return product if bias is None else product + bias
 
     def supports_only_rowwise_all_gather(self) -> bool:

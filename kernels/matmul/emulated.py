@@ -1,7 +1,8 @@
 """Quantise, dequantise, multiply in BF16: exact products on any device.
 
 A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
-multiplication accumulates in FP32 and rounds to the output type once. High-precision operands are not quantised.
+multiplication accumulates in FP32, applies scales and factors there, and rounds to the output type once. High-precision
+operands are not quantised. On a CPU `accumulate` gets the product after its rounding to the asked type.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Emulated:
     def restore(self, kept: Narrow) -> Prepared:
         quantizer = kept.quantizer
         if quantizer.format in (Format.FP8, Format.FP8_ROW):
-            return Prepared(kept.elements.to(torch.bfloat16), quantizer, scale=kept.scale)
+            return Prepared(cpu.dequantize_fp8(kept.elements), quantizer, scale=kept.scale)
         if kept.scales is None:
             return Prepared(kept.elements, quantizer)
         quantized = reference.Quantized(kept.elements, kept.scales, quantizer, kept.scale)
@@ -88,12 +89,12 @@ class Emulated:
         by = factor(left, right, gain)
         if accumulate is not None and _adds_inside(left, accumulate):
             return _add_product(accumulate, left.values, right.values.t(), by)
-        product = _product(left, right, by)
+        product = _product(left, right, by, dtype)
         return accumulate.add_(product) if accumulate is not None else product.to(dtype)
 
 
 def _adds_inside(left: Prepared, accumulate: Tensor) -> bool:
-    """Whether the product itself can add to the buffer; a CPU's rounds to BF16 first, as it always did."""
+    """Whether the product itself can add to the buffer; a CPU's is rounded to the operands' type first."""
     a = left.values
     if not a.is_cuda or left.scale is not None:
         return False
@@ -119,12 +120,16 @@ def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtyp
     return isinstance(into, FakeTensor) or bool((into == 9).all())
 
 
-def _product(left: Prepared, right: Prepared, by: float) -> Tensor:
+def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> Tensor:
+    """The product before its rounding to `dtype`, or after it."""
     a, b = left.values, right.values.t()
+    if not a.is_cuda and a.dtype not in (dtype, torch.float32):  # a BF16 product would round to BF16
+        a, b = a.float(), b.float()
+    wider = a.is_cuda and a.dtype is torch.bfloat16 and dtype is not torch.bfloat16
     if left.scale is None and by == 1.0:
-        return a @ b
+        return torch.mm(a, b, out_dtype=torch.float32) if wider else a @ b
     rowwise = left.scale is not None and left.scale.dim() > 0
-    if left.scale is None or (not a.is_cuda and not rowwise):
+    if (left.scale is None and not wider) or (not a.is_cuda and not rowwise):
         for operand in (left, right):
             by *= operand.scale.item() if operand.scale is not None else 1.0
         # alpha is applied in FP32 before the only rounding
@@ -154,15 +159,21 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
         x = x_RK.to(torch.bfloat16)  # as the GPU kernels read it
         values = cpu.quantize_dequantize(x, quantizer, draw=use.draw, signs=use.signs)
         return Prepared(values, quantizer)
+    if quantizer.format is Format.FP8:
+        values, scale = cpu.fp8_values(x_RK, quantizer.element)
+        return Prepared(values, quantizer, scale=scale)
     return Emulated().restore(_narrow(x_RK, use))
 
 
 def _narrow(x_RK: Tensor, use: Use) -> Narrow:
     """The operand at the width of its format; MXFP8 as BF16 values, which nothing here reads from codes."""
     quantizer = use.quantizer
-    if _is_fp8(use):
+    if quantizer.format is Format.FP8:
+        fp8 = cpu.quantize_fp8(x_RK, quantizer.element)
+        return Narrow(fp8.elements, quantizer, scale=fp8.scale)
+    if quantizer.format is Format.FP8_ROW:
         assert quantizer.element.dtype is not None
-        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=quantizer.format is Format.FP8_ROW)
+        fp8 = reference.quantize_fp8(x_RK, quantizer.element.dtype, rows=True)
         return Narrow(fp8.elements, quantizer, scale=fp8.scale)
     if quantizer.format not in (Format.MXFP4, Format.NVFP4):
         return Narrow(_prepare(x_RK, use).values, quantizer)

@@ -48,13 +48,15 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Request:
-    """A product of (M, K) and (N, K) that an engine is needed for."""
+    """A product of (M, K) and (N, K) that an engine is needed for: times `gain`, in `dtype`."""
 
     left: Quantizer
     right: Quantizer
     M: int
     N: int
     K: int
+    gain: float = 1.0
+    dtype: torch.dtype = torch.bfloat16
 
 
 class Engine(Protocol):

@@ -65,13 +65,15 @@ def use(
     draws, signed = quantizer.rounding is Rounding.STOCHASTIC, quantizer.signs is not Signs.NONE
     if randomness is None:
         if draws or signed:
-            raise ValueError(f"{which.value}: the recipe draws random numbers; found no seed for them")
+            raise ValueError(
+                f"{which.value}: the recipe draws random numbers but no seed was given; give one"
+            )
         return Use(quantizer)
     signs = None
     if signed:
         per_step = quantizer.signs is Signs.STEP
         signs = randomness.signs(quantizer.hadamard, per_step=per_step, device=like.device)
-    return Use(quantizer, randomness.draw() if draws else None, signs)
+    return Use(quantizer, randomness.draw(f"{which.value} {operand.value}") if draws else None, signs)
 
 
 def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: Tensor) -> tuple[Use, Use]:

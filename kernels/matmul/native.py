@@ -5,6 +5,7 @@ kernels/README.md lists what has run on which hardware; `kernels prove` shows th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -109,6 +110,9 @@ class BlockScaledMm(_Native):
             return f"needs torch 2.10 or later, not {torch.__version__}"
         if request.K % 128 or request.M % 128 or request.N % 128:
             return f"needs M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
+        by = request.gain / (request.left.prescale * request.right.prescale)
+        if request.dtype is not torch.bfloat16 or math.frexp(by)[0] != 0.5:
+            return f"rounds to BF16 before the factor {by:.4g} and the result's type, {request.dtype}"
         return None
 
     def backend(self, platform: Platform, request: Request) -> str:

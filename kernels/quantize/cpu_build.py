@@ -22,7 +22,9 @@ import torch
 
 COMPILER = "c++"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-_SOURCE, _HEADER = (Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h"))
+_SOURCE, *_HEADERS = (
+    Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h", "cpu_fp8.h")
+)
 _DIGEST_BYTES = 32
 _TIMEOUT_S = 300
 
@@ -35,11 +37,11 @@ class Job(ctypes.Structure):
     """The arguments of one call; the same fields as Job in cpu_vectors.h, which explains them."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "out", "codes", "scales", "signs", "parallel")),
+        *((name, ctypes.c_void_p) for name in ("x", "out", "codes", "scales", "scale", "signs", "parallel")),
         *((name, ctypes.c_int64) for name in ("rows", "columns", "x_stride", "out_stride")),
         *((name, ctypes.c_uint64) for name in ("seed", "offset")),
         *((name, ctypes.c_int32) for name in ("is_bf16", "is_transposed", "hadamard", "block_rows")),
-        *((name, ctypes.c_int32) for name in ("is_stochastic", "threads")),
+        *((name, ctypes.c_int32) for name in ("is_stochastic", "is_fp8", "threads")),
         *((name, ctypes.c_uint32) for name in ("carry", "max_exponent", "smallest", "mantissa_bits")),
         *((name, ctypes.c_float) for name in ("largest", "prescale", "factor")),
     )
@@ -87,7 +89,7 @@ def _command(compiler: str) -> tuple[list[str], str]:
         raise BuildError(f"no compiler: {compiler} is not on the PATH")
     version = _run([found, "--version"])
     command = [found, *_FLAGS]
-    sources = [path.read_text(encoding="utf-8") for path in (_SOURCE, _HEADER)]
+    sources = [path.read_text(encoding="utf-8") for path in (_SOURCE, *_HEADERS)]
     parts = [*command, version, _cpu(), platform.machine(), *sources]
     return command, hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

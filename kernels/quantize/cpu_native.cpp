@@ -1,5 +1,5 @@
 // Quantise to MX values in BF16, or to E2M1 codes and scales, in one pass, equal to kernels/quantize/reference.py in every
-// bit; and codes and scales to values. Built by cpu_build.py.
+// bit; and codes and scales to values. FP8 with one scale for the matrix: cpu_fp8.h. Built by cpu_build.py.
 //
 // Two orientations: blocks along a contiguous row (a pair of vectors is a block), and blocks along the strided
 // dimension of a transposed matrix (a pair is 32 blocks side by side). Never compile with -ffast-math or contraction:
@@ -7,6 +7,7 @@
 
 #include <atomic>
 
+#include "cpu_fp8.h"
 #include "cpu_vectors.h"
 
 constexpr int64_t STRIP = 2048;  // rows of a transposed matrix that a thread takes at a time
@@ -254,20 +255,43 @@ static void work(void* given) {  // threads take units until none is left: a slo
     }
 }
 
+static void run(Shared& shared) {  // on as many threads as the units are worth
+  const Job& job = *shared.job;
+  int64_t per_unit = job.rows * job.columns / (shared.units ? shared.units : 1) + 1;
+  shared.grain = (32768 + per_unit - 1) / per_unit;
+  int64_t useful = (shared.units + shared.grain - 1) / shared.grain;
+  int64_t threads = job.threads < useful ? job.threads : useful;
+  if (job.parallel && threads > 1)
+    job.parallel(work, &shared, (unsigned)threads, 0);
+  else
+    work(&shared);
+}
+
+static void run_fp8(const Job& job, Task task) {
+  Shared shared{&job, task, 0, 1, (job.columns + FP8_UNIT - 1) / FP8_UNIT, 1, {0}};
+  run(shared);
+}
+
+template <class T> static void quantize_fp8(const Job& job) {
+  *job.scale = 0.0f;
+  run_fp8(job, largest_magnitude<T>);
+  scale_of_largest(job);
+  run_fp8(job, cast_to_fp8<T>);
+}
+
 extern "C" int quantize_dequantize(const Job* job) {  // 0; 1 for a transform that does not exist
+  if (job->is_fp8) {
+    if (!job->x) run_fp8(*job, values_of_fp8);
+    else if (job->is_bf16) quantize_fp8<uint16_t>(*job);
+    else quantize_fp8<float>(*job);
+    return 0;
+  }
   Task task = !job->x ? values_of_codes : job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
   if (!task) return 1;
   Shared shared{job, task, 0, 0, 0, 1, {0}};
   shared.width = job->hadamard > BLOCK ? job->hadamard : BLOCK;
   shared.strips = (job->rows + STRIP - 1) / STRIP;
   shared.units = job->is_transposed ? shared.strips * (job->columns / shared.width) : job->rows / job->block_rows;
-  int64_t per_unit = job->rows * job->columns / (shared.units ? shared.units : 1) + 1;
-  shared.grain = (32768 + per_unit - 1) / per_unit;
-  int64_t useful = (shared.units + shared.grain - 1) / shared.grain;
-  int64_t threads = job->threads < useful ? job->threads : useful;
-  if (job->parallel && threads > 1)
-    job->parallel(work, &shared, (unsigned)threads, 0);
-  else
-    work(&shared);
+  run(shared);
   return 0;
 }

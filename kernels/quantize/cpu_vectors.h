@@ -25,12 +25,14 @@ extern "C" struct Job {  // the same fields as Job in cpu_build.py
   const void* x;             // null: the values of `codes` and `scales` go to `out`
   uint16_t* out;             // null: codes and scales are written in its place
   uint8_t *codes, *scales;   // (rows, columns / 2) E2M1, the first element in the low nibble; (rows, columns / 32)
+  float* scale;        // of a matrix in FP8; written
   const float* signs;  // `hadamard` of +1 and -1, or null
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's OpenMP, or null
   int64_t rows, columns;         // M, K of the matrix whose rows hold the blocks
   int64_t x_stride, out_stride;  // elements between rows, or between columns when transposed
   uint64_t seed, offset;
-  int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic, threads;
+  int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic;
+  int32_t is_fp8, threads;  // is_fp8: one scale for the matrix, cpu_fp8.h
   uint32_t carry, max_exponent, smallest, mantissa_bits;  // of the scale rule and the element
   float largest, prescale, factor;                        // factor: 1 / sqrt(hadamard)
 };

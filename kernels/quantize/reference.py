@@ -130,7 +130,8 @@ def element_codes(y: Tensor, element: Element, random: Tensor | None = None) -> 
 def dequantize(quantized: Quantized) -> Tensor:
     """(M, K) FP32, exact for the MX formats: element times scale; a NaN scale makes its whole block NaN.
 
-    The values are still transformed and pre-scaled; the GEMM undoes both.
+    A value beyond FP32, 4 times 2^126 or more, becomes FP32's largest number: infinities have no code. The values are
+    still transformed and pre-scaled; the GEMM undoes both.
     """
     quantizer = quantized.quantizer
     codes = unpack(quantized.elements) if quantizer.element is E2M1 else quantized.elements
@@ -139,10 +140,16 @@ def dequantize(quantized: Quantized) -> Tensor:
     if quantizer.format is Format.NVFP4:
         assert quantized.tensor_scale is not None
         scales = values(quantized.scales, E4M3) * quantized.tensor_scale
-        return (blocks * _per_row(scales, quantizer).unsqueeze(-1)).flatten(-2)
+        return _saturated(blocks * _per_row(scales, quantizer).unsqueeze(-1))
     exact = torch.exp2(quantized.scales.double() - E8M0_BIAS)
     exact = _per_row(torch.where(quantized.scales == E8M0_NAN, torch.nan, exact), quantizer)
-    return (blocks.double() * exact.unsqueeze(-1)).flatten(-2).float()
+    return _saturated((blocks.double() * exact.unsqueeze(-1)).float())
+
+
+def _saturated(blocks: Tensor) -> Tensor:
+    """(.., blocks, block) -> (.., K), infinities as the largest FP32 number; NaN stays."""
+    largest = torch.finfo(torch.float32).max
+    return blocks.clamp(-largest, largest).flatten(-2)
 
 
 def quantize_fp8(x: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Fp8:

@@ -287,8 +287,7 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale-rule",
         choices=[rule.value for rule in ScaleRule],
-        default="even",
-        help="how a block's largest magnitude becomes its scale (default even)",
+        help="of the MX formats: how a block's largest magnitude becomes its scale (default even)",
     )
     parser.add_argument(
         "--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points of the transform, 0 for none"
@@ -312,15 +311,20 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quantize(args: argparse.Namespace) -> int:
     """`kernels quantize IN.npy --out OUT.npz ..`: write test vectors."""
-    from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
+    from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
     from kernels.tools.vectors import VectorError, quantize_file
 
     format, element = _formats()[args.format]
+    if args.scale_rule and format is Format.NVFP4:
+        text = f"--scale-rule: found {args.scale_rule} with nvfp4, whose scales are E4M3; leave it out, or choose an MX"
+        print(f"{text} format", file=sys.stderr)
+        return 2
+    rule = ScaleRule(args.scale_rule or "even")
     try:
         quantizer = Quantizer(
             format=format,
             element=element,
-            scale_rule=ScaleRule(args.scale_rule),
+            scale_rule=rule,
             rounding=Rounding(args.rounding),
             prescale=args.prescale,
             hadamard=args.hadamard,
@@ -334,7 +338,9 @@ def quantize(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"{args.out}: {error.strerror}", file=sys.stderr)
         return 3
-    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}"
+    how = f"Hadamard {args.hadamard}"
+    if format is not Format.NVFP4:
+        how = f"scale rule {rule.value}, {how}"
     print(f"{args.out}: {shape}, {args.format}, {how}, blocks along axis {args.axis}")
     return 0
 

@@ -101,7 +101,7 @@ def _products(
     yield Shared("product", f"{name} BF16", seconds, flops=flops, share=flops / seconds / rate)
     for format, recipe in _RECIPES.items():
         left, right = uses(recipe, Gemm.FPROP, Randomness(0), x)
-        request = Request(left.quantizer, right.quantizer, M, N, K)
+        request = Request(left.quantizer, right.quantizer, M, N, K, recipe.gain)
         engine = choose(on, request, probes=engine_probe.of(x))
         (first, _), (second, _) = engine.prepare(x, left, None), engine.prepare(w, right, None)
         assert first is not None and second is not None

@@ -29,7 +29,7 @@ def quantize_file(
     has several rows, the other dimensions count as rows in row-major order, and the scales have two dimensions.
 
     Args:
-        source: .npy of float16, float32 or float64 (float64 is rounded to FP32 first).
+        source: .npy of float16, float32 or float64 of either byte order (float64 is rounded to FP32 first).
         axis: the contraction dimension; its length a multiple of the block and of the transform.
         seed: seed of stochastic rounding (offset 0) and of the transform's signs.
 
@@ -81,14 +81,20 @@ def _load(source: Path, axis: int, block: int) -> np.ndarray:
         raise VectorError(f"{source}: no such file") from None
     except (ValueError, EOFError, OSError) as error:
         raise VectorError(f"{source}: not a .npy array ({error}); write floats with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype not in (np.float16, np.float32, np.float64):
+    if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in (
+        np.float16,
+        np.float32,
+        np.float64,
+    ):
         found = getattr(array, "dtype", "an archive")
         raise VectorError(f"{source}: found {found}; allowed: float16, float32, float64")
+    if not array.size:
+        raise VectorError(f"{source}: found an empty array of shape {array.shape}; give at least one block")
     if not -array.ndim <= axis < array.ndim:
         raise VectorError(
             f"{source}: axis: found {axis} for shape {array.shape}; allowed: {-array.ndim} .. {array.ndim - 1}"
         )
-    if array.shape[axis] % block or not array.size:
+    if array.shape[axis] % block:
         raise VectorError(f"{source}: axis {axis} of shape {array.shape}: found length {array.shape[axis]}; "
-                          f"allowed: a positive multiple of {block}")  # fmt: skip
+                          f"allowed: a multiple of {block}")  # fmt: skip
     return array

@@ -53,7 +53,7 @@ def _case(
     a = inputs.make("outliers", (M, K), 1).to(device)
     b = inputs.make("outliers", (N, K), 2).to(device)
     left, right = uses(recipe, Gemm.FPROP, Randomness(0), a)
-    request = Request(left.quantizer, right.quantizer, M, N, K)
+    request = Request(left.quantizer, right.quantizer, M, N, K, recipe.gain)
     if engine.refuses(architectures.of(device), request):
         return None
     prepared = [engine.prepare(x, use, None)[0] for x, use in ((a, left), (b, right))]

@@ -119,6 +119,7 @@ def _engines(
     on = architectures.of(home)
     probes = engine_probe.of(torch.empty(0, device=home)) if probe else None
     tokens = config.batch.micro_batch_size * config.model.sequence_length
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[config.model.dtype]
     arms: dict[str, dict[str, str]] = {}
     for arm in config.runs.arms:
         chosen = config.arms[arm]
@@ -126,7 +127,8 @@ def _engines(
         arms[arm] = {}
         for which in Gemm:
             left, right = (recipe[which].quantizer(which, operand) for operand in Operand)
-            request = Request(left, right, tokens, config.model.hidden_size, config.model.hidden_size)
+            shape = tokens, config.model.hidden_size, config.model.hidden_size
+            request = Request(left, right, *shape, recipe[which].gain, dtype)
             try:
                 engine = gemm.choose(on, request, chosen.backend, probes)
                 arms[arm][which.value] = f"{engine.backend(on, request)} ({engine.name})"

@@ -8,6 +8,7 @@ from kernels.architectures import Platform
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.matmul import engine_probe
+from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Request
 from kernels.matmul.gemm import BackendError, choose, uses
 from kernels.philox import Randomness
@@ -98,6 +99,42 @@ def test_a_gemm_equals_the_float64_product_of_its_operands_within_the_accumulati
     factor = recipe.gain / recipe.prescale**2
     product, magnitudes = factor * exact[0] @ exact[1].t(), factor * exact[0].abs() @ exact[1].abs().t()
     assert ((got.double() - product).abs() <= 128 * 2.0**-24 * magnitudes + 2.0**-8 * product.abs()).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", [
+    {"format": Format.MXFP4}, {"format": Format.MXFP4, "prescale": 0.75}, {"format": Format.FP8},
+    {"format": Format.FP8_ROW}, {"format": Format.NVFP4},
+], ids=str)  # fmt: skip
+def test_an_emulated_product_is_rounded_once_to_its_type(options, dtype):
+    """Rounding to BF16 on the way would change a quarter of the results, and those in FP32 by 2^-9."""
+    recipe = GemmRecipe(**options)
+    generator = torch.Generator().manual_seed(4)
+    a, b = (torch.randn(rows, 32, generator=generator).bfloat16() for rows in (64, 96))
+    first, second = uses(recipe, Gemm.FPROP, None, a)
+    engine = Emulated()
+    left, right = (engine.prepare(x, use, None)[0] for x, use in ((a, first), (b, second)))
+    got = engine.multiply(left, right, gain=1.0, dtype=dtype, accumulate=None)
+    exact = engine_probe.exact_product((a, first.quantizer), (b, second.quantizer))[0]
+    assert got.dtype == dtype
+    if dtype != torch.float32:  # whose own sums are rounded too
+        assert (got != exact.to(dtype)).float().mean() < 0.01
+    assert (
+        (got.double() - exact).abs() <= (torch.finfo(dtype).eps / 2 + 2.0**-21) * exact.abs() + 1e-5
+    ).all()
+
+
+@pytest.mark.parametrize(("options", "dtype", "engine"), [
+    ({}, torch.bfloat16, "torch block-scaled scaled_mm"),
+    ({"prescale": 0.5}, torch.bfloat16, "torch block-scaled scaled_mm"),
+    ({"prescale": 0.75}, torch.bfloat16, "triton dot_scaled"),
+    ({"gain": 1.02}, torch.bfloat16, "triton dot_scaled"),
+    ({}, torch.float32, "triton dot_scaled"),
+], ids=str)  # fmt: skip
+def test_an_engine_that_would_round_twice_is_not_chosen(options, dtype, engine):
+    recipe = GemmRecipe(Format.MXFP4, **options)
+    pair = (recipe.quantizer(Gemm.FPROP, operand) for operand in Operand)
+    assert choose(Platform("sm_100"), Request(*pair, 256, 256, 256, recipe.gain, dtype)).name == engine
 
 
 def test_a_hadamard_gemm_with_signs_approximates_the_plain_product():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -184,3 +185,47 @@ def test_what_the_reference_refuses_is_refused_with_its_words():
     ):
         with pytest.raises(ValueError, match=words):
             cpu.quantize_dequantize(bad, quantizer, **random)
+
+
+@pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fp8_has_the_bits_of_the_reference_at_every_magnitude(element, dtype):
+    generator = torch.Generator().manual_seed(5)
+    for magnitude in (1e-44, 1e-38, 1e-20, 1.0, 1e30, float("inf"), float("nan")):
+        whole = (
+            torch.randn(90, 210, generator=generator) * torch.randn(90, 210, generator=generator).exp() ** 3
+        )
+        if math.isfinite(magnitude):
+            whole *= magnitude
+        else:
+            whole[7, 7] = magnitude
+        for x in (
+            whole.to(dtype),
+            whole.to(dtype).t(),
+            whole.to(dtype)[:, ::2],
+            whole[:5, :7].to(dtype).clone(),
+        ):
+            want = reference.quantize_fp8(x, element.dtype)
+            values, scale = cpu.fp8_values(x, element)
+            codes = cpu.quantize_fp8(x, element)
+            assert torch.equal(bits(values), bits(want.elements.bfloat16())), magnitude
+            assert torch.equal(bits(codes.elements.bfloat16()), bits(values)), magnitude
+            assert scale == codes.scale == want.scale
+            assert values.stride() == codes.elements.stride() == want.elements.stride()
+
+
+@pytest.mark.parametrize("element", [E4M3, E5M2], ids=["e4m3", "e5m2"])
+def test_every_fp8_code_becomes_its_value(element):
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(element.dtype)
+    assert torch.equal(bits(cpu.dequantize_fp8(codes)), bits(codes.bfloat16()))
+
+
+def test_a_negated_view_is_read_with_its_sign():
+    x = torch.randn(64, 96, generator=torch.Generator().manual_seed(6))
+    negated, minus = x._neg_view(), -x
+    assert negated.is_contiguous() and negated.data_ptr() == x.data_ptr()
+    assert torch.equal(
+        cpu.quantize_dequantize(negated, Quantizer()), cpu.quantize_dequantize(minus, Quantizer())
+    )
+    assert torch.equal(cpu.quantize(negated, Quantizer()).elements, cpu.quantize(minus, Quantizer()).elements)
+    assert torch.equal(cpu.fp8_values(negated, E4M3)[0], cpu.fp8_values(minus, E4M3)[0])

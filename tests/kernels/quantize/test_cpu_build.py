@@ -138,5 +138,5 @@ def test_without_a_compiler_training_goes_on_with_one_notice_that_says_why(tmp_p
         env={"PATH": str(tmp_path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.stdout == "eager\n"
-    assert done.stderr.count("quantising with torch operations") == 1
+    assert done.stderr.count("using torch operations") == 1
     assert "no compiler: c++ is not on the PATH" in done.stderr

@@ -97,6 +97,15 @@ def test_the_reference_equals_an_independent_float64_oracle(rule, magnitude):
     assert torch.equal(reference.dequantize(quantized).double(), oracle.quantized(x, rule.value))
 
 
+@pytest.mark.parametrize("options", [
+    *({"scale_rule": rule} for rule in ScaleRule), {"format": Format.MXFP8, "element": E5M2}, {"format": Format.NVFP4},
+], ids=str)  # fmt: skip
+def test_a_finite_value_never_becomes_infinite(options):
+    """Under the rule even, 3.4e38 takes scale 2^126 and element 4: 2^128, which FP32 does not hold."""
+    got = through_reference(row(3.4e38, -3.4e38, 1e38), **options)
+    assert got.isfinite().all() and got[0, 0] == -got[0, 1] >= 2.5e38
+
+
 def test_rows_that_are_no_whole_number_of_blocks_are_refused():
     for quantize in (reference.quantize, cpu.quantize_dequantize):
         with pytest.raises(ValueError, match="last dimension 40"):

@@ -57,10 +57,16 @@ def test_elements_and_scales_give_the_dequantised_values(source, tmp_path):
 @pytest.mark.parametrize(
     ("array", "options", "message"),
     [
-        (np.zeros((4, 40), np.float32), (), "found length 40; allowed: a positive multiple of 32"),
+        (np.zeros((4, 40), np.float32), (), "found length 40; allowed: a multiple of 32"),
         (np.zeros((4, 32), np.int64), (), "found int64; allowed: float16, float32, float64"),
         (np.zeros((4, 32), np.float32), ("--axis", "2"), "axis: found 2 for shape (4, 32)"),
-        (np.zeros(0, np.float32), (), "found length 0"),
+        (np.zeros(0, np.float32), (), "found an empty array of shape (0,)"),
+        (np.zeros((0, 32), np.float32), (), "found an empty array of shape (0, 32); give at least one block"),
+        (
+            np.zeros((4, 32), np.float32),
+            ("--format", "nvfp4", "--scale-rule", "rceil"),
+            "--scale-rule: found rceil with nvfp4",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_quantised_are_one_clear_line(tmp_path, array, options, message):
@@ -81,3 +87,12 @@ def test_files_that_are_no_arrays_are_one_clear_line(tmp_path):
 def test_the_command_line_hands_over_to_the_package(source, tmp_path):
     assert cli.main(["kernels", "quantize", str(source), "--out", str(tmp_path / "out.npz")]) == 0
     assert (tmp_path / "out.npz").exists()
+
+
+def test_the_order_of_bytes_in_the_file_changes_nothing(source, tmp_path):
+    np.save(tmp_path / "big.npy", np.load(source).astype(">f4"))
+    for name in ("in", "big"):
+        done = quantize(tmp_path / f"{name}.npy", tmp_path / f"{name}.npz")
+        assert done.returncode == 0, done.stderr
+    got, big = np.load(tmp_path / "in.npz"), np.load(tmp_path / "big.npz")
+    assert all(np.array_equal(got[part], big[part]) for part in got)
