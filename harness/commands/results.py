@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the systems that compare --public knows")
     add_filters(listing)
     listing.add_argument(
-        "--sort", choices=index_table.SORTS, metavar="BY", help=" | ".join(index_table.SORTS)
+        "--sort", choices=index_table.SORTS, metavar="ORDER", help=" | ".join(index_table.SORTS)
     )
     add_json(listing)
     for one in (add, listing):

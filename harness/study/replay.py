@@ -93,9 +93,10 @@ class CellResult:
     """One cell over all training seeds.
 
     Args:
-        along, across: mean over seeds; the standard error is that of the measurement at these weights.
+        along, across: mean over the clear seeds, over all where none is; the standard error is that of the measurement
+            at these weights.
         spread: standard deviation of `across` between training seeds; None for one seed.
-        layers: of each linear, `across` as above; None where its mean gradient is not clear.
+        layers: of each linear, `across` over the seeds at which its mean gradient is clear; None where it is at none.
         seeds: the parts at each seed.
         loss_gap: nats per token of the recipe's forward pass above the exact one, for cells that quantise it.
     """
@@ -110,8 +111,13 @@ class CellResult:
     loss_gap: Estimate | None
 
     @property
+    def clear(self) -> int:
+        """Number of seeds at which the mean gradient is clear."""
+        return sum(one.is_clear for one in self.seeds)
+
+    @property
     def is_clear(self) -> bool:
-        return all(one.is_clear for one in self.seeds)
+        return self.clear > 0
 
 
 def run(
@@ -212,21 +218,26 @@ def analyse(out: Path) -> list[CellResult]:
 def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]], text: str) -> CellResult:
     labels = [key[2:] for key in matrices[0] if key.startswith("g/")]
     seeds = [_parts(found, cell.name, labels) for found in matrices]
+    shown = _clear(seeds) or seeds
     layers = {}
     for label in labels:
-        each = [_parts(found, cell.name, [label]) for found in matrices]
-        layers[label] = _mean([one.across for one in each]) if all(one.is_clear for one in each) else None
+        each = _clear([_parts(found, cell.name, [label]) for found in matrices])
+        layers[label] = _mean([one.across for one in each]) if each else None
     gaps = [found["loss"][place] - found["loss"][0] for found in matrices]
     return CellResult(
         cell=cell.name,
         text=text,
-        along=_mean([one.along for one in seeds]),
-        across=_mean([one.across for one in seeds]),
-        spread=stdev(one.across.value for one in seeds) if len(seeds) > 1 else None,
+        along=_mean([one.along for one in shown]),
+        across=_mean([one.across for one in shown]),
+        spread=stdev(one.across.value for one in shown) if len(shown) > 1 else None,
         layers=layers,
         seeds=seeds,
         loss_gap=_mean([_sample(gap) for gap in gaps]) if cell.gemms is Gemms.ALL else None,
     )
+
+
+def _clear(parts: Sequence[GradientError]) -> list[GradientError]:
+    return [one for one in parts if one.is_clear]
 
 
 def _parts(found: Mapping[str, Any], cell: str, labels: Sequence[str]) -> GradientError:
@@ -251,7 +262,7 @@ def document(results: Sequence[CellResult], asked: ReplayAsked, seeds: int) -> d
     return {
         **settings,
         "seeds": seeds,
-        "cells": [{**asdict(one), "is_clear": one.is_clear} for one in results],
+        "cells": [{**asdict(one), "clear_seeds": one.clear, "is_clear": one.is_clear} for one in results],
     }
 
 
@@ -263,7 +274,8 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
             yield f"{one.cell:<16} the mean gradient is not clear in so few micro batches; take more"
             continue
         across, along = one.across, one.along
-        random = fmean(part.random for part in one.seeds)
+        random = fmean(part.random for part in _clear(one.seeds))
+        seeds = "" if one.clear == len(one.seeds) else f"  {one.clear} of {len(one.seeds)} seeds clear"
         spread = "" if one.spread is None else f"  between seeds {100 * one.spread:.3f}"
         gap = (
             ""
@@ -272,7 +284,7 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
         )
         yield (
             f"{one.cell:<16} across {100 * across.value:+.3f} ({100 * across.se:.3f})  along {100 * along.value:+.2f} "
-            f"({100 * along.se:.2f})  random {100 * random:.1f}{spread}{gap}"
+            f"({100 * along.se:.2f})  random {100 * random:.1f}{spread}{gap}{seeds}"
         )
 
 
@@ -291,11 +303,9 @@ def conclusion(results: Sequence[CellResult]) -> str:
         "w-sr": "stochastic rounding of both operands",
     }
     rest = [f"{text} leaves {_percent(found[cell])}" for cell, text in names.items() if cell in found]
-    return (
-        f"{start} ({none.sigmas:.0f} standard errors from zero). {'; '.join(rest).capitalize()}."
-        if rest
-        else f"{start}."
-    )
+    start = f"{start} ({none.sigmas:.0f} standard errors from zero)."
+    text = "; ".join(rest)
+    return f"{start} {text[0].upper()}{text[1:]}." if text else start
 
 
 def _percent(estimate: Estimate) -> str:

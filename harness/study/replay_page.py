@@ -24,7 +24,15 @@ def write(out: Path, results: Sequence[CellResult]) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     shown = [one for one in results if one.is_clear]
-    figures = [figure for figure in (_systematic(shown), _random(shown), _layers(shown)) if figure]
+    wgrad = [one for one in shown if one.loss_gap is None]
+    whole = [one for one in shown if one.loss_gap is not None]  # their scales differ by ten
+    drawn = (
+        _systematic(wgrad, "Systematic error, only Wgrad quantised", "wgrad"),
+        _systematic(whole, "Systematic error, all GEMMs quantised", "whole"),
+        _random(shown),
+        _layers(wgrad),
+    )
+    figures = [figure for figure in drawn if figure]
     page = environment.get_template("replay.html.j2").render(
         palette=list(zip(PALETTE, DARK, strict=True)),
         headline=replay.conclusion(results),
@@ -37,12 +45,10 @@ def write(out: Path, results: Sequence[CellResult]) -> Path:
     return out / replay.PAGE
 
 
-def _systematic(results: Sequence[CellResult]) -> tuple[str, str] | None:
+def _systematic(results: Sequence[CellResult], title: str, name: str) -> tuple[str, str] | None:
     if not results:
         return None
-    with canvas(
-        "Systematic error across the mean gradient", "% of its energy", height=1.1 + 0.28 * len(results)
-    ) as axes:
+    with canvas(title, "% of the mean gradient's energy", height=1.1 + 0.28 * len(results)) as axes:
         for row, one in enumerate(results):
             value, half = 100 * one.across.value, 100 * _T95 * one.across.se
             colour = PALETTE[0] if one.across.sigmas >= 2 else INK
@@ -52,10 +58,10 @@ def _systematic(results: Sequence[CellResult]) -> tuple[str, str] | None:
         axes.set_yticks([-row for row in range(len(results))], [one.cell for one in results])
         axes.grid(axis="y", visible=False)
         text = "; ".join(f"{one.cell} {100 * one.across.value:.3f} %" for one in results)
-        drawn = svg(axes, f"Systematic error of the weight gradient: {text}", "systematic")
+        drawn = svg(axes, f"Systematic error of the weight gradient: {text}", f"systematic-{name}")
     return (
         drawn,
-        "Coloured: more than two standard errors from zero. Lines: 95 % intervals of the measurement.",
+        "Across the mean gradient. Blue: more than two standard errors from zero. Lines: 95 % of the measurement.",
     )
 
 
@@ -65,7 +71,12 @@ def _random(results: Sequence[CellResult]) -> tuple[str, str] | None:
     with canvas("Random error, which averages out over batches", "% of the mean gradient's energy",
                 height=1.1 + 0.28 * len(results)) as axes:  # fmt: skip
         for row, one in enumerate(results):
-            axes.barh(-row, 100 * fmean(part.random for part in one.seeds), height=0.6, color=PALETTE[1])
+            axes.barh(
+                -row,
+                100 * fmean(part.random for part in one.seeds if part.is_clear),
+                height=0.6,
+                color=PALETTE[1],
+            )
         axes.set_yticks([-row for row in range(len(results))], [one.cell for one in results])
         axes.grid(axis="y", visible=False)
         drawn = svg(axes, "Random error of the weight gradient by cell", "random")
@@ -77,15 +88,19 @@ def _layers(results: Sequence[CellResult]) -> tuple[str, str] | None:
     if not shown:
         return None
     labels = list(shown[0].layers)
-    with canvas("By linear", "", "% of its mean gradient's energy") as axes:
+    with canvas("Systematic error by linear", "", "% of its energy", height=4.4) as axes:
         for one, colour in zip(shown, PALETTE, strict=False):
             places = [place for place, label in enumerate(labels) if one.layers[label]]
             values = [100 * found.value for label in labels if (found := one.layers[label])]
             axes.plot(places, values, "o-", color=colour, ms=4, lw=1, label=one.cell)
-        axes.set_xticks(
-            range(len(labels)), [label.removeprefix("layers.") for label in labels], rotation=90, fontsize=7
-        )
+        axes.set_xticks(range(len(labels)), [_short(label) for label in labels], rotation=90, fontsize=7)
         axes.axhline(0, color=INK, lw=0.8)
         axes.legend(fontsize=8)
         drawn = svg(axes, "Systematic error by linear and cell", "layers")
     return drawn, "Only linears whose mean gradient is clear. The first six cells."
+
+
+def _short(label: str) -> str:
+    """`layers.0.mlp.linear_fc1` as `0 fc1`."""
+    parts = label.split(".")
+    return f"{parts[1]} {parts[-1].removeprefix('linear_')}"

@@ -40,7 +40,7 @@ def test_the_page_answers_whether_a_transform_removes_the_systematic_error(tmp_p
     out = written(tmp_path, {"w-none": 0.1, "w-h16": 0.01, "w-rh16": 0.0, "w-sr": 0.0}, seeds=2)
     assert cli.main(["study", "replay", "--out", str(out), "--analyse"]) == 0
     said = capsys.readouterr().out
-    assert "w-none           across +1.0" in said and "A deterministic h16 leaves 0.0" in said
+    assert "w-none           across +1.0" in said and "A deterministic H16 leaves 0.0" in said
     page = (out / replay.PAGE).read_text()
     assert "standard errors from zero" in page and "2 training seeds: other trainings may differ" in page
     document = json.loads((out / replay.RESULTS).read_text())
