@@ -51,7 +51,7 @@ def _raw(one: Submission) -> Estimate:
 
 
 def estimates(one: Submission) -> dict[Quantity, Estimate]:
-    """Return the ratios of official score (or time, without a score), samples to target and samples per second."""
+    """Estimate official score (time, if there is no score), samples to target and samples per second."""
     found = {Quantity.TIME: official_score.estimate(one) or _raw(one)}
     for quantity, values in (
         (Quantity.SAMPLES, run_figures.target_samples(one)),
