@@ -105,8 +105,8 @@ def estimates_of(runs: Runs) -> dict[Factor, Estimate]:
 
     Runs that stop at the same evaluation look too similar. So the variance of times and samples at stop is at least
     that of the interpolated samples of the same runs. Resampling understates the variance of a mean by 1 / n, which is
-    corrected for samples to target. It overstates that of a trimmed mean by about as much, so trimmed means need no
-    correction.
+    corrected for samples to target. For a trimmed mean an overstatement of the same size cancels this, so no
+    correction is needed.
     """
     count = len(runs.minutes)
     point = factors(runs, np.arange(count))

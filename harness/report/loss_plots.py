@@ -1,4 +1,4 @@
-"""Loss curves: of a few submissions in one plot, of many in a panel each."""
+"""Plots loss curves: a few submissions in one plot, many in one panel each."""
 
 from __future__ import annotations
 
