@@ -1,5 +1,4 @@
-"""The fused kernels for GPUs. Each result equals that of the function of the same name in reference.py, up to the
-order of sums."""
+"""The fused kernels for GPUs. Their results equal those of reference.py, up to the order of sums."""
 
 import contextlib
 
