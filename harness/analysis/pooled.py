@@ -1,9 +1,8 @@
 """Estimates the effect of a precision or an accelerator over many systems, with strata and random effects.
 
 Systems are compared within a question (such as: AMD, batch 32) and within strata of equal learning rate, evaluation
-interval and warm-up. If no stratum holds both groups, strata no longer depend on the last of these properties, then on
-the interval, but always on the learning rate. The answer names the differences that coincide with the groups. Runs
-that
+interval and warm-up. If no stratum holds both groups, warm-up and then the interval may differ within a stratum; the
+learning rate never may. The answer names the differences that coincide with the groups. Runs that
 did not finish are censored.
 """
 

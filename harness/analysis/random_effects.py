@@ -1,8 +1,9 @@
 """Compares two groups of systems over strata with a random-effects model of system means.
 
-y_i = stratum + effect x group_i + u_i + e_i, u_i between systems (variance tau^2, Paule and Mandel's estimate), e_i of
-the runs. The interval of the effect is Hartung and Knapp's: Student's t with systems less parameters, and never a
-smaller variance than the model's own (Roever, Knapp and Friede 2015).
+y_i = stratum + effect x group_i + u_i + e_i. u_i is the difference between systems (its variance tau^2 is estimated by
+Paule and Mandel's method), e_i the error of the runs. The interval of the effect is Hartung and Knapp's: Student's t,
+with the number of systems less that of parameters as degrees of freedom. Its variance is at least the model's own
+(Roever, Knapp and Friede 2015).
 """
 
 from __future__ import annotations

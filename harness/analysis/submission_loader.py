@@ -27,7 +27,7 @@ from harness.records import timing
 from harness.records.timing import Timing
 
 _HEAD_BYTES = 65536
-_STATISTICS = "tracked_stats"  # what NVIDIA's and AMD's programs log at every step
+_STATISTICS = "tracked_stats"  # keys that NVIDIA's and AMD's programs log at every step
 _DEEPEST = 5  # directories below a path that are searched for logs
 
 
@@ -105,7 +105,7 @@ class Submission:
         return scoring.target_of(self.runs[0])
 
     def point(self, key: str) -> Any:
-        """Value of a log key in the first run, None where it is absent."""
+        """Return the value of a log key in the first run; None if it is absent."""
         event = self.runs[0].points.get(key)
         return event.value if event is not None else None
 

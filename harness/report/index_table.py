@@ -26,7 +26,7 @@ class Row:
 
     Args:
         key: round/organisation/system, which --public takes.
-        model: of the accelerator in facts.yaml; None where it is not known there.
+        model: name of the accelerator in facts.yaml; None if it is not listed there.
         product: the system's name in its description.
         availability: status in the system description.
         origin: source of logs that were not read from the round's own repository.
@@ -69,7 +69,7 @@ _SORTED_BY: dict[str, Callable[[Row], Any]] = {
     "name": lambda row: row.key,
 }
 SORTS = tuple(_SORTED_BY)
-WIDTH = 195  # characters of a row where no terminal sets a limit
+WIDTH = 195  # characters of a row without a terminal
 
 
 def row(one: Entry) -> Row:

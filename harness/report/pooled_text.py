@@ -37,7 +37,7 @@ _NOTICES = (
 
 
 def document(found: Pooled) -> dict[str, Any]:
-    """What `compare --group --json` prints."""
+    """Return what `compare --group --json` prints."""
     return {
         "group": found.group,
         "answers": [

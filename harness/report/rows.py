@@ -104,7 +104,7 @@ class ProofRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """One figure at the head of the page; the interval is empty where there is none."""
+    """One figure at the head of the page; the interval is empty if there is none."""
 
     label: str
     value: str
@@ -208,7 +208,7 @@ def _stated(value: str | int | float | None) -> str:
 
 
 def factors(ratios: Ratios) -> list[tuple[str, Ratio | None]]:
-    """The official scores, the ratio of times and its factors, indented below it; None where a log does not say."""
+    """The official scores, the ratio of times and its factors, indented below it; None if a log does not state it."""
     score = ("official score, RCP-normalised", ratios.official_score)
     return [score] + [(label, ratios.factors.get(factor)) for label, factor in _FACTORS]
 
@@ -230,7 +230,7 @@ def ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
 
 
 def gap_lines(gaps: Sequence[Gap], most: int = 5) -> list[str]:
-    """A few of the differences of log perplexity, evenly spread, with the last one."""
+    """A few evenly spread differences of log perplexity, including the last one."""
     step = max(1, -(-len(gaps) // most))
     return [
         f"{row.samples:>9,} samples  {row.gap:+.4f}"
