@@ -1,8 +1,8 @@
 """Splits a ratio of times: time = samples to target x evaluation grid x seconds per sample x evaluation overhead.
 
 Samples to target are the mean over all converged runs. Every other factor is computed over the runs that the olympic
-mean keeps. The product is exactly the ratio of times, because the evaluation grid includes the effect of the dropped
-runs.
+mean keeps. The product is exactly the ratio of times, because the evaluation grid includes the effect of
+the dropped runs.
 """
 
 from __future__ import annotations

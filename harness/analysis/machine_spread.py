@@ -2,8 +2,7 @@
 
 Systems of the public index with the same accelerator, their number, precision, round and batch size are one class.
 tau, the standard deviation between the machines of a class, is estimated from the index (method of moments: the
-variance between the systems less what their runs explain). Classes of fewer than four systems are pooled. A claim
-about
+variance between the systems less what their runs explain). Classes of fewer than four systems are pooled. A claim about
 a chip, a format or a framework holds where |log ratio| > t_v sqrt(2 tau^2 + s_a^2 / n_a + s_b^2 / n_b).
 """
 
