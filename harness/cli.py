@@ -133,7 +133,7 @@ def _usage() -> str:
 
 
 class _Answers:
-    """Standard output, and whether anything was written to it."""
+    """Standard output that records whether anything was written to it."""
 
     def __init__(self, stream: TextIO):
         self._stream, self.used = stream, False
@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return _reader_left()
     except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # as rich says it
+        if isinstance(ended.__context__, BrokenPipeError):  # rich turns a broken pipe into SystemExit
             return _reader_left()
         raise
     except UserError as error:
@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _reader_left() -> int:
-    """The reader of stdout, such as `head`, has seen enough: nothing more is written, and nothing is wrong."""
+    """Stop writing without an error: the reader of stdout, such as `head`, has closed it."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK
@@ -196,6 +196,6 @@ def _run(argv: Sequence[str]) -> int:
             f"{command}: torch is not installed; install the training packages: {training}"
         )
     module = importlib.import_module(COMMANDS[command][0])
-    hands_over = command == "kernels"  # a command line of its own, whose help is its own too
+    hands_over = command == "kernels"  # it parses its own options and prints its own help
     code: int = module.main(argparse.Namespace(rest=rest) if hands_over else parse(command, rest))
     return code

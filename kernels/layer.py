@@ -1,4 +1,4 @@
-"""Runs the three GEMMs of one linear layer in the order in which autograd calls for them."""
+"""Runs the three GEMMs of one linear layer in the order in which autograd needs them."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ class Layer:
     observer: Observer | None = None
 
     def forward(self, x_TK: Tensor, w_NK: Tensor) -> Tensor:
-        """(T, N): Fprop, after which nothing is kept."""
+        """Compute Fprop (T, N) and keep nothing for the backward pass."""
         return self.forward_and_keep(x_TK, w_NK, dgrad=False, columns=False)[0]
 
     def forward_and_keep(
         self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
     ) -> tuple[Tensor, Kept | None, Callable[[], Tensor] | None]:
-        """Fprop (T, N), and what is needed later of X, quantised in the same pass where one engine serves both.
+        """Compute Fprop (T, N) and keep X for Wgrad, quantised in the same pass if one engine runs both GEMMs.
 
         Args:
-            dgrad: Dgrad will follow: its orientation of the weight is made in the same pass, where weights are kept.
-            columns: Wgrad will follow and nothing else keeps X; the second result is None where Wgrad takes X as it is.
-            rows: the product will be wanted again: the third result makes it from the quantised rows.
+            dgrad: Dgrad will follow. Its orientation of the weight is made in the same pass, if weights are cached.
+            columns: Wgrad will follow, and no other code keeps X. The second result is None if Wgrad uses X in BF16.
+            rows: the product is needed again later. The third result computes it from the quantised rows.
         """
         plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
         columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
@@ -84,10 +84,10 @@ class Layer:
     def backward(
         self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
     ) -> Backward:
-        """Quantise dY for the gradients that are wanted, in one pass where one engine serves both.
+        """Quantise dY for the requested gradients, in one pass if one engine runs both GEMMs.
 
         Args:
-            right: how X was quantised for Wgrad, where it is kept so.
+            right: how the kept X was quantised for Wgrad; None if X is not kept quantised.
         """
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
         dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
@@ -101,7 +101,7 @@ class Layer:
         return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
 
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
-        """`right`: of an operand that is quantised already."""
+        """Choose quantisers and engine; `right` describes a right operand that is already quantised."""
         first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
         second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
         engine, request, on = self._engine(
@@ -119,7 +119,7 @@ class Layer:
     def _prepare_and_keep(
         self, plan: _Plan, x_TK: Tensor, w_NK: Tensor, *, rows: bool, columns: bool
     ) -> tuple[Prepared, Narrow | None, Kept | None]:
-        """X ready for Fprop; its rows and its columns to be kept, where they are wanted."""
+        """Return X prepared for Fprop, and its quantised rows and columns if they are requested."""
         engine, right = (self._wgrads_input(x_TK, w_NK)) if columns else (None, None)
         if right is not None and engine is plan.engine:
             x, narrow, across = engine.narrow(x_TK, plan.left, right, keep_rows=rows)
@@ -134,14 +134,14 @@ class Layer:
         return x, None, kept
 
     def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
-        """Who multiplies Wgrad, and how it takes X."""
+        """Return the engine of Wgrad, and how X is quantised for it."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
         right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
         return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
 
     def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
-        """How Dgrad will want the weight; None where it is drawn anew every time."""
+        """Return engine and quantisation of the weight in Dgrad; None if it cannot be cached."""
         recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
         if self.weights is None or recipe.stochastic is Stochastic.ALL:
             return None
@@ -152,10 +152,10 @@ class Layer:
     def _weight(
         self, plan: _Plan, view: Tensor, weight: Tensor, other: tuple[Engine, Use] | None = None
     ) -> Prepared:
-        """The right operand `view` of `weight`, kept between micro batches unless it is rounded by chance.
+        """Return the right operand `view` of `weight`, cached between micro batches unless rounding is stochastic.
 
         Args:
-            other: how Dgrad will want it: made in the same pass where the same engine multiplies.
+            other: engine and quantisation of Dgrad's operand, made in the same pass if the engine is the same.
         """
         kept = self.weights if plan.right.quantizer.rounding is Rounding.NEAREST else None
         across = other[1] if kept is not None and other and other[0] is plan.engine else None
@@ -172,7 +172,7 @@ class Layer:
         return kept.get(weight, plan.which, self._made_by(plan.engine, plan.right), make)
 
     def _made_by(self, engine: Engine, use: Use) -> tuple[str, Quantizer, int]:
-        """What besides the weight itself decides how its operand looks."""
+        """Return the cache key: everything except the weight that determines its quantised operand."""
         quantizer = use.quantizer
         step = self.randomness.step if self.randomness and quantizer.signs is Signs.STEP else 0
         return engine.name, quantizer, step
@@ -187,7 +187,7 @@ class Layer:
         *,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """The product, entered into the ledger, and shown to the observer where there are `operands` to show."""
+        """Multiply, record the GEMM in the ledger, and call the observer if `operands` are given."""
         gain = self.recipe[plan.which].gain
         out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
@@ -226,7 +226,7 @@ class Backward:
     wgrad: tuple[_Plan | None, Prepared | None]
 
     def input_gradient(self) -> Tensor:
-        """(T, K): Dgrad."""
+        """Compute Dgrad (T, K)."""
         plan, dy = self.dgrad
         assert plan is not None and dy is not None
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
@@ -235,11 +235,11 @@ class Backward:
     def weight_gradient(
         self, x_TK: Tensor | None, accumulate: Tensor | None, columns: Narrow | None = None
     ) -> Tensor:
-        """(N, K): Wgrad, added to `accumulate` where there is one.
+        """Compute Wgrad (N, K), added to `accumulate` if it is given.
 
         Args:
-            x_TK: in high precision; with `columns` for the observer alone.
-            columns: X as the forward pass quantised it.
+            x_TK: X in high precision; if `columns` is given, only the observer uses it.
+            columns: X, quantised in the forward pass.
         """
         plan, dy = self.wgrad
         assert plan is not None and dy is not None

@@ -15,7 +15,7 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
-_SIGNS_OFFSET = 1 << 63  # offsets of draws count up from 0, so they never equal that of a sign vector
+_SIGNS_OFFSET = 1 << 63  # draws have offsets from 0 up, so none equals the offset of a sign vector
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Draw:
 
 
 class Randomness:
-    """Source of one rank's random numbers. Every draw is used once; signs depend on seed and step alone.
+    """Source of one rank's random numbers. Every draw is used once. Signs depend only on seed and step.
 
     Args:
         seed: the run's seed, equal on all ranks.
-        rank: gives each rank its own draws; all ranks have the same signs.
+        rank: ranks differ in their draws, not in their signs.
     """
 
     def __init__(self, seed: int, rank: int = 0):
         self.seed, self.step = seed, 0
         self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
-        self._signs: dict[tuple[int, int, torch.device], Tensor] = {}  # of this step
+        self._signs: dict[tuple[int, int, torch.device], Tensor] = {}  # draws in this step
 
     def draw(self, stream: str = "") -> Draw:
         """The next draw of this rank; kernels/randomness.py has a source that gives each stream its own words."""
@@ -45,7 +45,7 @@ class Randomness:
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1, size at most 128: one block of the generator has 128 bits. Not to be changed."""
+        """(size,) FP32 of +1 and -1, size at most 128, the bits of a block. It is cached: do not modify it."""
         offset = _SIGNS_OFFSET + (self.step if per_step else 0)
         key = size, offset, device
         if key not in self._signs:
@@ -56,9 +56,9 @@ class Randomness:
 
 
 def _signs(size: int, offset: int, seed: int, device: torch.device) -> Tensor:
-    """Drawn where they are used: a copy from the host would wait for the device."""
+    """Draw signs on the device that uses them, because a copy from the host would wait for the device."""
     words = philox(torch.zeros(1, dtype=torch.int64, device=device), offset, seed)[0]
-    bits = (words[:, None] >> torch.arange(32, device=device)) & 1  # the first one lowest
+    bits = (words[:, None] >> torch.arange(32, device=device)) & 1  # the first bit is the lowest
     return 1.0 - 2.0 * bits.flatten()[:size].float()
 
 

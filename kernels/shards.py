@@ -1,6 +1,6 @@
-"""A quantised operand whose contraction dimension is divided among ranks: each keeps its part; all parts are joined.
+"""Divides a quantised operand among ranks along its contraction dimension, and joins the parts again.
 
-The whole was quantised before it was divided, so the largest magnitude of a tensor or a row is that of all ranks.
+The operand is quantised before it is divided, so the largest magnitude of a tensor or row is that of all ranks.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _TILE = 128  # of the contraction dimension: whole blocks and bytes, and whole t
 
 @dataclass(frozen=True)
 class _Piece:
-    """One tensor inside a part: its place among the bytes, and its shape once a rank's dimension leads."""
+    """One tensor inside a part: its type, and the shape of this rank's share."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    divided: int  # the dimension of `shape` along which the parts lie
+    divided: int  # the dimension of `shape` that is divided among ranks
 
 
 @dataclass(frozen=True)
 class Part:
-    """This rank's elements and scales as one row of bytes, and what is needed to join those of all ranks."""
+    """This rank's elements and scales as one row of bytes, and the layout that joins all ranks' rows."""
 
     bytes: Tensor
     pieces: tuple[_Piece, ...]
@@ -35,15 +35,15 @@ class Part:
 
 
 def is_divisible(length: int, ranks: int) -> bool:
-    """Whether a contraction dimension of this length falls into parts of whole blocks."""
+    """Whether a contraction dimension of this length divides into parts of whole blocks."""
     return length % (ranks * _TILE) == 0
 
 
 def part(whole: Narrow, rank: int, ranks: int) -> Part:
-    """The share of one rank, copied, so that the whole can go.
+    """Copy the part of one rank, so that the memory of the whole operand can be freed.
 
     Args:
-        whole: (R, K), K divisible.
+        whole: (R, K); `is_divisible` holds for K.
     """
     pieces: list[_Piece] = []
     rows: list[Tensor] = []
@@ -58,10 +58,10 @@ def part(whole: Narrow, rank: int, ranks: int) -> Part:
 
 
 def joined(given: Part, all_bytes: Tensor) -> Narrow:
-    """The whole again.
+    """Join the parts to the whole operand.
 
     Args:
-        given: of any rank.
+        given: the part of any rank.
         all_bytes: (ranks, bytes), every rank's part.
     """
     at, tensors = 0, []

@@ -1,4 +1,4 @@
-"""Megatron's modules with fused kernels between their products (model.fusions), the same for every arm."""
+"""Megatron's modules with fused kernels between their GEMMs (model.fusions), the same for every arm."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor
 from kernels.fused.autograd import CrossEntropy, Norm, Rope, SwiGlu
 
 ROPE, SWIGLU, CROSS_ENTROPY, NORM = "rope", "swiglu", "cross_entropy", "norm"
-_MOST_KEPT = 4  # sequence lengths and models of a process
-_KEPT: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # angles, their cosines and sines
+_MOST_KEPT = 4  # pairs of sequence length and model in a process
+_KEPT: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # angles, and their cosines and sines
 
 
 class FusedAttention(SelfAttention):
-    """Queries, keys and values are split and rotated in one kernel."""
+    """Attention that splits and rotates queries, keys and values in one kernel."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, rotary_pos_emb: Any = None, **_: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """As Megatron's attention in training: no inference, packed sequences or biases.
+        """Compute what Megatron's attention does in training, without inference, packed sequences or biases.
 
         Args:
             hidden_states: (sequence, batch, hidden).
@@ -42,10 +42,10 @@ class FusedAttention(SelfAttention):
 
 
 def _tables(angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (sequence, pairs), made once for the angles that Megatron keeps.
+    """Return cosines and sines (sequence, pairs), computed once for the angles that Megatron keeps.
 
-    Found by their memory: activation recompute hands over other tensors of it. The entry keeps the angles alive, so
-    that no others take their place.
+    The key is the memory of the angles, because activation recompute passes other tensors with the same memory. The
+    entry keeps the angles alive, so that no other tensor gets this memory.
     """
     key = angles.untyped_storage()._cdata
     if key not in _KEPT:
@@ -57,7 +57,7 @@ def _tables(angles: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FusedMlp(MLP):
-    """SwiGLU is one kernel, and so is its gradient."""
+    """An MLP that computes SwiGLU in one kernel, and its gradient in another."""
 
     def forward(self, hidden_states: Tensor, per_token_scale: Any = None, **_: Any) -> tuple[Tensor, None]:
         if per_token_scale is not None:
@@ -67,7 +67,7 @@ class FusedMlp(MLP):
 
 
 class FusedLayer(TransformerLayer):
-    """The residual stream is added to and normed in one kernel; gradients of the two ways past a norm likewise."""
+    """A layer that adds to the residual stream and normalises it in one kernel, and computes their gradient in one."""
 
     def forward(
         self,
@@ -76,7 +76,7 @@ class FusedLayer(TransformerLayer):
         rotary_pos_emb: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        """As Megatron's layer in training, without cross attention and dropout."""
+        """Compute what Megatron's layer does in training, without cross attention and dropout."""
         stream, normed = _norm(self.input_layernorm, hidden_states, None)
         branch, _ = self.self_attention(normed, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb)
         stream, normed = _norm(self.pre_mlp_layernorm, branch, stream)
@@ -90,10 +90,10 @@ def _norm(module: Any, branch: Tensor, stream: Tensor | None) -> tuple[Tensor, T
 
 
 class FusedLlama(GPTModel):
-    """The loss is made of BF16 logits, which its gradient overwrites: no FP32 copy of them."""
+    """A model that computes the loss from BF16 logits without an FP32 copy; the gradient overwrites the logits."""
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Cross entropy of labels, both (batch, sequence); logits (sequence, batch, vocabulary shard)."""
+        """Return cross entropy (batch, sequence) of labels (batch, sequence), logits (sequence, batch, shard)."""
         first = parallel_state.get_tensor_model_parallel_rank() * logits.size(-1)
         transposed = labels.transpose(0, 1).contiguous()
         loss: Tensor = CrossEntropy.apply(logits, transposed, first, _over_shards)
@@ -128,7 +128,7 @@ def model_class(fusions: Collection[str]) -> type[GPTModel]:
 
 
 def found(model: GPTModel) -> tuple[str, ...]:
-    """The fusions of a built model, for the proof."""
+    """Return the fusions of a built model, for the proof."""
     layer = model.decoder.layers[0]
     parts = {
         ROPE: (layer.self_attention, FusedAttention),

@@ -1,4 +1,4 @@
-"""Values and times of the accelerator on their way to the host: whoever reads them waits for them, nobody else."""
+"""Copies values and times from the accelerator to the host. Only the code that reads them waits for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Moment:
-    """A point in the accelerator's work, or in the host's where there is no accelerator."""
+    """A point in the accelerator's work, or in the host's work without an accelerator."""
 
     def __init__(self, home: torch.device):
         self._host_s, self._event = time.perf_counter(), None
@@ -21,7 +21,7 @@ class Moment:
             self._event.synchronize()
 
     def seconds_since(self, earlier: Moment) -> float:
-        """Seconds the accelerator took from `earlier` to here; waits for it to come here."""
+        """Return the accelerator's seconds from `earlier` to this moment; waits until it reaches this moment."""
         if self._event is None or earlier._event is None:
             return self._host_s - earlier._host_s
         self.wait()
@@ -29,14 +29,14 @@ class Moment:
 
 
 class HostCopy:
-    """Numbers that leave the accelerator without the host waiting.
+    """Numbers that are copied to the host while the host goes on.
 
     Args:
         values: (n,), any type.
 
     Attributes:
         is_late: the accelerator may not have computed them yet when the host goes on.
-        left: the moment after they left.
+        left: the moment after the copy.
     """
 
     def __init__(self, values: torch.Tensor):

@@ -48,12 +48,12 @@ def build(config: Config, chunks: Sequence[DistributedDataParallel]) -> Megatron
 
 
 def parts(optimizer: MegatronOptimizer) -> list[Any]:
-    """Megatron's optimizers that a chain holds, or the one."""
+    """Return the optimizers of a Megatron chain, or the only optimizer."""
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
 def described(optimizer: MegatronOptimizer) -> str:
-    """Whose AdamW the built optimizer is, and how it goes over the parameters."""
+    """Return the library of the optimizer's AdamW, and how it loops over the parameters."""
     inner = parts(optimizer)[0].optimizer
     if not isinstance(inner, torch.optim.Adam):
         return f"{type(inner).__module__.partition('.')[0]} {type(inner).__name__}"
@@ -63,7 +63,7 @@ def described(optimizer: MegatronOptimizer) -> str:
 
 
 def _choose(implementation: str) -> None:
-    """Whose AdamW Megatron builds: left alone, it takes whichever import succeeds."""
+    """Set the library of Megatron's AdamW; by default Megatron takes the first one that can be imported."""
     adam, of_megatron = _adam(implementation), cast(Any, optimizers)
     for module in (of_megatron, distrib_optimizer):
         module.Adam = adam
@@ -99,7 +99,7 @@ def _configure(part: Any, implementation: str) -> None:
 
 
 def _copy_gradients(part: Any) -> None:
-    """In the place of Megatron's, which launches a copy for every parameter: this rank's shards, in FP32."""
+    """Copy this rank's gradient shards to FP32. Megatron's method launches a copy for every parameter."""
     shards = []
     for parameter, main in _shards(part):
         span = part._get_model_param_range_map(parameter)["param"]
@@ -116,7 +116,7 @@ def _copy_gradients(part: Any) -> None:
 
 
 def _copy_parameters(part: Any) -> None:
-    """In the place of Megatron's: the updated shards into the buffers from which the other ranks get them."""
+    """Copy the updated shards into the buffers that the ranks gather. This replaces Megatron's method."""
     into, updated = [], []
     for parameter, main in _shards(part):
         span = part._get_model_param_range_map(parameter)["gbuf_world_in_bucket"]
@@ -128,7 +128,7 @@ def _copy_parameters(part: Any) -> None:
 
 
 def _shards(part: Any) -> Iterator[tuple[Any, torch.Tensor]]:
-    """Parameters and this rank's FP32 shards of them."""
+    """Yield parameters, each with this rank's FP32 shard of it."""
     for models, mains in (
         (part.model_float16_groups, part.shard_fp32_from_float16_groups),
         (part.model_fp32_groups, part.shard_fp32_groups),
@@ -142,15 +142,15 @@ def gradient_norm(
     norm_type: float = 2.0,
     grad_stats_parallel_group: dist.ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """In the place of Megatron's get_grad_norm_fp32, which reads the norm from the GPU and so waits for all its work.
+    """Compute the norm without waiting for the GPU, unlike Megatron's get_grad_norm_fp32, which reads it.
 
     Args:
         grads_for_norm: this rank's FP32 gradients.
-        norm_type: 2 alone.
+        norm_type: must be 2.
         grad_stats_parallel_group: ranks whose gradients belong together.
 
     Returns:
-        () FP64 norm of all of them together, on their device.
+        () FP64 norm of all gradients together, on their device.
     """
     if norm_type != 2.0:
         raise ValueError(f"norm of gradients: found type {norm_type}; allowed: 2")
@@ -169,13 +169,13 @@ def clip(
     total_norm: torch.Tensor,
     use_decoupled_grad: bool = False,
 ) -> None:
-    """In the place of Megatron's clip_grad_by_total_norm_fp32, whose branch asks the host: the scale may be 1.
+    """Clip without a branch on the host, unlike Megatron's clip_grad_by_total_norm_fp32; the scale may be 1.
 
-    A norm that is NaN scales nothing: which gradients are not finite can still be told.
+    A NaN norm leaves gradients unscaled, so that the ones that are not finite can still be found.
 
     Args:
-        parameters: with FP32 gradients, scaled in place.
-        total_norm: () of all gradients, on their device.
+        parameters: their FP32 gradients are scaled in place.
+        total_norm: () norm of all gradients, on their device.
     """
     if use_decoupled_grad:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""fc1's output is let go after the activation and multiplied again when the backward pass asks for it.
+"""Frees fc1's output after the activation, and computes it again when the backward pass needs it.
 
 It is the largest tensor of a layer: 57,344 of the 106,304 bytes that a token of the 8B model keeps in MXFP4. The same
 operands in the same engine give the same bits.
@@ -16,24 +16,24 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-FC1 = "mlp.linear_fc1"  # how its label ends
+FC1 = "mlp.linear_fc1"  # end of its label
 
 
 class _Output:
-    """One output: its memory while the forward pass needs it, and how it is made again."""
+    """One output: a reference to its memory, and the function that computes it again."""
 
     def __init__(self, y: Tensor, again: Callable[[], Tensor]):
         self._storage, self._again = (
             StorageWeakRef(y.untyped_storage()),
             again,
-        )  # its address cannot be used anew
+        )  # this reference keeps its address from being reused
         self._made: weakref.ref[Tensor] | None = None
 
     def lies_under(self, tensor: Tensor) -> bool:
         return bool(self._storage.cdata == tensor.untyped_storage()._cdata)
 
     def value(self) -> Tensor:
-        """Once for all that was saved of it, if one is still in use."""
+        """Return the output, computed again unless a computed one is still in use."""
         made = None if self._made is None else self._made()
         if made is None:
             made = self._again()
@@ -52,7 +52,7 @@ class _Part:
 
 
 class Outputs:
-    """Outputs that autograd is not to keep, from their product to the end of the MLP."""
+    """The outputs that autograd must not keep, from their GEMM to the end of the MLP."""
 
     def __init__(self) -> None:
         self._outputs: list[_Output] = []
@@ -80,7 +80,7 @@ def _unpack(saved: Tensor | _Part) -> Tensor:
 
 
 def recomputed(kind: type[MLP]) -> type[MLP]:
-    """An MLP class of Megatron's that keeps fc1's quantised input instead of its output."""
+    """Return a subclass of a Megatron MLP that keeps fc1's quantised input instead of its output."""
 
     class RecomputedMlp(kind):
         def __init__(self, *arguments: Any, outputs: Outputs, **options: Any):

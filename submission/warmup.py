@@ -96,7 +96,7 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
 
 
 def finish_parameter_gather(model: DistributedDataParallel) -> None:
-    """Wait for an overlapped gather of the last step's weights, which else ends during the next forward pass."""
+    """Wait for the overlapped gather of the last step's weights; otherwise it ends during the next forward pass."""
     if model.ddp_config.overlap_param_gather:
         with device.megatron():
             model.start_param_sync(force_sync=True)

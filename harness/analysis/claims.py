@@ -1,4 +1,4 @@
-"""Claims about kinds of machines, wider than those about two machines: they carry the spread between equal machines."""
+"""Claims about kinds of machines. Their intervals include the spread between equal machines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from harness.analysis.submission_loader import Submission
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A over B for machines like A and like B.
+    """The ratio of a quantity, A over B, for all machines like A and like B.
 
     Args:
-        spreads: between machines like A, and between machines like B.
-        smallest_decided_pct: a smaller difference is not decided, however many runs there are.
+        spreads: how much machines like A differ, and how much machines like B differ.
+        smallest_decided_pct: a smaller difference cannot be decided by any number of runs.
     """
 
     quantity: Quantity
@@ -30,7 +30,7 @@ class Claim:
 
 
 def claims(a: Submission, b: Submission, classes: Classes) -> tuple[Claim, ...]:
-    """One for each quantity that both sides have an interval and a spread for."""
+    """Return a claim for each quantity for which both sides have an interval and a spread."""
     mine, theirs = estimates(a), estimates(b)
     if (Quantity.TIME in mine) and not _same_score(a, b):
         mine[Quantity.TIME], theirs[Quantity.TIME] = _raw(a), _raw(b)
@@ -51,7 +51,7 @@ def _raw(one: Submission) -> Estimate:
 
 
 def estimates(one: Submission) -> dict[Quantity, Estimate]:
-    """Of the official score (of the time, where there is none), samples to target and samples per second."""
+    """Estimate official score (time, if there is no score), samples to target and samples per second."""
     found = {Quantity.TIME: official_score.estimate(one) or _raw(one)}
     for quantity, values in (
         (Quantity.SAMPLES, run_figures.target_samples(one)),
@@ -84,7 +84,7 @@ def _claim(
 
 
 def narrowly_decided(claims_: Mapping[Quantity, Ratio], wide: tuple[Claim, ...]) -> list[Claim]:
-    """Claims that are open although the two machines themselves differ."""
+    """Return the undecided claims for which the two machines themselves differ."""
     return [
         one
         for one in wide

@@ -1,4 +1,4 @@
-"""A against the baseline B: time = samples x seconds per sample, each with its uncertainty. Pure values in and out."""
+"""Compares A with the baseline B: time = samples x seconds per sample, each with its uncertainty. Pure functions."""
 
 from __future__ import annotations
 
@@ -33,22 +33,24 @@ from harness.analysis.submission_loader import Submission
 from harness.base.errors import UsageError
 
 NO_CLASSES: Classes = MappingProxyType({})
-EFFECT_PCT = 2.0  # the difference that `runs_needed` is stated for
+EFFECT_PCT = 2.0  # `runs_needed` is the number of runs that detects this difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratios:
-    """A over B; a value below 1 says that A has or needs less.
+    """Ratios of A to B. A ratio below 1 means that A has less.
 
     Args:
-        official_score: of the RCP-normalised olympic means; None where a side has none.
-        time_to_train: of the olympic means before normalisation.
-        samples_to_target: of the means over all converged runs, interpolated; so are the next three.
+        official_score: ratio of the RCP-normalised olympic means; None if a side has no score.
+        time_to_train: ratio of the olympic means before normalisation.
+        samples_to_target: ratio of the means over all converged runs, interpolated; the next three also use all
+            converged runs.
         throughput: samples per second.
-        factors: of the ratio of times, over the runs that the olympic mean keeps; those that both sides have.
-        paired_samples_to_target: over runs of the same seed; None where seeds and data order are not shared.
-        minimum_detectable_effect_pct: of the time, with 80 % power; None where the runs are too few.
-        runs_needed_for_2pct: a side, with 80 % power.
+        factors: factors of the ratio of times that both sides have, over the runs that the olympic mean keeps.
+        paired_samples_to_target: from pairs of runs with the same seed; None if seeds or data order differ.
+        minimum_detectable_effect_pct: smallest difference in time that is detected with 80 % power; None if there are
+            too few runs.
+        runs_needed_for_2pct: runs per side that detect 2 % with 80 % power.
         loss_gap: A's log perplexity less B's at equal samples.
     """
 
@@ -67,10 +69,10 @@ class Ratios:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """A submission against the baseline; no ratios where a side has no time to train.
+    """A submission compared with the baseline; without ratios if a side has no time to train.
 
     Args:
-        ratios: of these two machines.
+        ratios: for these two machines.
         claims: about machines like them.
     """
 
@@ -84,12 +86,12 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Submissions, the last of which is the baseline of every pair.
+    """A comparison of submissions. The last one is the baseline of every pair.
 
     Args:
-        power: of each submission, a value for each source that was sampled.
-        ranking: of three submissions or more.
-        costs: at the prices that were named, of each submission.
+        power: for each submission, a value per power source that was sampled.
+        ranking: None for fewer than three submissions.
+        costs: cost of each submission at the given prices.
     """
 
     submissions: tuple[RunFigures, ...]
@@ -106,14 +108,14 @@ def compare(
     classes: Classes = NO_CLASSES,
     prices: Mapping[str, float] | None = None,
 ) -> Comparison:
-    """Every submission, each but the last against the last, differences, notices.
+    """Compare every submission with the last one, and list differences and notices.
 
     Args:
-        classes: of public systems, which say how far equal machines differ (machine_spread.classes_of).
-        prices: of an accelerator for an hour, by its name.
+        classes: classes of public systems, which show how much equal machines differ (machine_spread.classes_of).
+        prices: accelerator name -> price per accelerator-hour.
 
     Raises:
-        UsageError: submissions of different benchmarks or targets, or one without a price where there are prices.
+        UsageError: the submissions have different benchmarks or targets, or prices are given but one is missing.
     """
     _refuse_different_goals(submissions)
     priced = costs.costs(submissions, prices) if prices else ()
@@ -209,7 +211,7 @@ def _ratios(
 
 
 def _samples(a: Submission, b: Submission) -> tuple[Ratio | None, Ratio]:
-    """Ratios of mean samples to target and at stop over all converged runs, as `compare --json` defines them."""
+    """Return the ratios of mean samples to target and at stop over all converged runs, as in `compare --json`."""
     exact = [run_figures.target_samples(side) for side in (a, b)]
     target = [intervals.mean_of(values) if values else None for values in exact]
     floors = [one.variance if one and one.runs >= intervals.FEWEST_RUNS else 0.0 for one in target]
@@ -222,9 +224,9 @@ def _samples(a: Submission, b: Submission) -> tuple[Ratio | None, Ratio]:
 
 
 def shares_data_order(a: Submission, b: Submission) -> bool:
-    """Whether runs of one seed saw the same data in the same order: our own, of one batch size, with the same seeds.
+    """Return whether runs with equal seeds read the same data in the same order.
 
-    Equal seeds of two vendors' programs are no pairing.
+    This holds for our own runs with one batch size and the same seeds, not for those of two vendors' programs.
     """
     ours = all(side.is_proxy or side.campaign is not None for side in (a, b))
     seeds = [sorted(run.seed for run in side.runs if run.seed is not None) for side in (a, b)]
@@ -233,7 +235,7 @@ def shares_data_order(a: Submission, b: Submission) -> bool:
 
 
 def paired_samples(a: Submission, b: Submission) -> Ratio | None:
-    """Ratio of samples to target over runs of the same seed; only where all of them converged."""
+    """Return the ratio of samples to target from pairs with the same seed; None unless all converged."""
     if not shares_data_order(a, b):
         return None
     sides = [{run.seed: run_figures.interpolated(run, side.target) for run in side.runs} for side in (a, b)]
@@ -243,7 +245,7 @@ def paired_samples(a: Submission, b: Submission) -> Ratio | None:
 
 
 def loss_gaps(a: Submission, b: Submission) -> list[Gap]:
-    """Gaps of log perplexity at equal samples; in pairs where seeds and data order are shared."""
+    """Return loss gaps at equal samples; from pairs of runs if seeds and data order are shared."""
     if not shares_data_order(a, b):
         return loss_gap.gaps(a.runs, b.runs, paired=False)
     sides = [sorted(side.runs, key=lambda run: run.seed or 0) for side in (a, b)]

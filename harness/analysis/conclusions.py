@@ -1,4 +1,4 @@
-"""A comparison in words: what can and what cannot be concluded from it."""
+"""Writes in words what can and what cannot be concluded from a comparison."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from harness.analysis.machine_spread import Quantity, Spread
 from harness.analysis.submission_loader import Submission
 
 _WORDS = {Quantity.TIME: wording.TIME, Quantity.SAMPLES: wording.SAMPLES, Quantity.SPEED: wording.SPEED}
-_SMALL_PCT = 0.1  # a bound that is not worth a word
+_SMALL_PCT = 0.1  # a bound below this is not mentioned
 _NAMES = {Quantity.TIME: "time", Quantity.SAMPLES: "the number of samples", Quantity.SPEED: "speed"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """Ratios of A to B that the words are about.
+    """The ratios of A to B that the sentences describe.
 
     Args:
-        official: of the RCP-normalised scores; None where a side has none.
-        paired: samples to target over runs of the same seed.
-        claims: about machines like these.
+        official: ratio of the RCP-normalised scores; None if a side has none.
+        paired: ratio of samples to target from pairs of runs with the same seed.
+        claims: claims about machines like these.
         effect_pct: minimum detectable effect on the time.
-        runs_needed: a side, for an effect of 2 %.
-        gap: of the losses at the last evaluation that every run reaches.
+        runs_needed: runs per side that detect an effect of 2 %.
+        gap: difference of the losses at the last evaluation that every run reaches.
     """
 
     official: Ratio | None
@@ -42,13 +42,13 @@ class Found:
 
     @property
     def headline(self) -> Ratio:
-        """The official scores, raw times where there are none."""
+        """Return the ratio of official scores, or of raw times if there are no scores."""
         return self.official or self.time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conclusions:
-    """Sentences: what these runs show, and what they do not."""
+    """Return sentences on what these runs show and what they do not show."""
 
     can: tuple[str, ...]
     cannot: tuple[str, ...]
@@ -84,7 +84,7 @@ def sentence(a: Submission, b: Submission, found: Found) -> str:
 
 
 def _scores(a: Submission, b: Submission, found: Found) -> str:
-    """The official scores and the raw times below them; nothing where a side has no official score."""
+    """Return official scores and raw times as sentences; nothing if a side has no official score."""
     scores = [official_score.estimate(side) for side in (a, b)]
     times = [run_figures.time_to_train_min(side) for side in (a, b)]
     if found.official is None or scores[0] is None or scores[1] is None:
@@ -141,7 +141,7 @@ def conclusions(a: Submission, b: Submission, found: Found) -> Conclusions:
 
 
 def _claimed(a: Submission, b: Submission, claim: Claim) -> str:
-    """What holds of the kinds of machines, or does not."""
+    """Say which differences hold for machines like these, and which do not."""
     kinds = dict.fromkeys(map(_kind, (a, b)))
     subject = " against ".join(kinds) if len(kinds) > 1 else f"two systems of {next(iter(kinds))}"
     spread = " and ".join(dict.fromkeys(map(_spread, claim.spreads)))
@@ -163,7 +163,7 @@ def _spread(one: Spread) -> str:
 
 
 def _no_official_score(a: Submission, b: Submission, found: Found) -> list[str]:
-    """Why the headline is of raw times."""
+    """Explain why the headline compares raw times."""
     whys = [f"{side.name}: {why}" for side in (a, b) if (why := official_score.problem(side))]
     return [] if found.official or not whys else [f"How official scores compare: {'; '.join(whys)}."]
 
@@ -176,7 +176,7 @@ def _loss(a: Submission, b: Submission, gap: Gap, *, decided: bool) -> str:
 
 
 def _causes(a: Submission, b: Submission) -> list[str]:
-    """Why a difference is not the precision's alone."""
+    """Explain which other differences could cause a result besides the precision."""
     lines = []
     if "unknown" in (a.precision, b.precision):
         lines.append("What the precision does: a side does not state it.")

@@ -1,4 +1,4 @@
-"""Accelerator-hours and their cost at prices that the user names; nothing else that a training costs is counted."""
+"""Computes accelerator-hours and their cost at the user's prices. No other cost of a training is counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHEAPER = wording.Words(less="less", more="more", times="as much")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Amount:
-    """Mean over the runs that reached the target, and its 95 % interval; None of fewer than three runs."""
+    """Mean over the runs that reached the target, and its 95 % interval (None for fewer than three runs)."""
 
     value: float
     low: float | None
@@ -32,10 +32,10 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a run of a submission costs: to its end, and to the target between two evaluations (interpolated).
+    """Cost of a run of a submission: to its end, and to the target, interpolated between two evaluations.
 
     Args:
-        price: of an accelerator for an hour, in the user's currency.
+        price: price of one accelerator-hour, in the user's currency.
         against_baseline: ratio of the costs of a run.
     """
 
@@ -50,10 +50,10 @@ class Cost:
 
 
 def prices(text: str) -> dict[str, float]:
-    """`B200=4,MI355X=3`: price of an accelerator for an hour, by its name in facts.yaml.
+    """Parse prices such as `B200=4,MI355X=3`: price per accelerator-hour, by the name in facts.yaml.
 
     Raises:
-        UsageError: another form, an unknown accelerator, or a price that is no positive number.
+        UsageError: the text has another form, an accelerator is unknown, or a price is not a positive number.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -73,10 +73,10 @@ def prices(text: str) -> dict[str, float]:
 
 
 def costs(submissions: Sequence[Submission], known: Mapping[str, float]) -> tuple[Cost, ...]:
-    """The cost of every submission; the last is the baseline.
+    """Compute the cost of every submission; the last one is the baseline.
 
     Raises:
-        UsageError: a submission whose accelerator has no price, or whose accelerators or runs nobody knows.
+        UsageError: a submission has no price, no known number of accelerators, or no run with a time.
     """
     to_target = [_hours(one, _minutes_to_target(one)) for one in submissions]
     hours = [
@@ -110,14 +110,14 @@ def _accelerator(one: Submission, known: Mapping[str, float]) -> str:
 
 
 def _hours(one: Submission, minutes: Sequence[float], *, floor: float = 0.0) -> Estimate:
-    """Accelerator-hours; runs that stop on one evaluation look alike without being alike: hence the floor."""
+    """Return accelerator-hours. The variance has a floor: runs that stop at the same evaluation look too similar."""
     if not minutes or not one.accelerators:
         raise UsageError(f"--price: {one.name}: no run with a time, or no number of accelerators")
     return intervals.mean_of([value * one.accelerators / 60 for value in minutes], floor=floor)
 
 
 def _minutes_to_target(one: Submission) -> list[float]:
-    """Minutes of a run up to the samples at which it crossed the target."""
+    """Return the minutes of a run until it crossed the target."""
     found = []
     for run in run_figures.converged(one):
         crossing, stop = run_figures.interpolated(run, one.target), run.samples_at_stop
@@ -138,7 +138,7 @@ def _amount(one: Estimate) -> Amount:
 
 
 def lines(found: Sequence[Cost]) -> list[str]:
-    """A line for each submission, with the price that it rests on."""
+    """Return a line for each submission, with its price."""
     told = []
     for index, one in enumerate(found):
         text = (
@@ -153,7 +153,7 @@ def lines(found: Sequence[Cost]) -> list[str]:
 
 
 def notice(found: Sequence[Cost]) -> list[str]:
-    """The footnote of a price (messaging rules, 9)."""
+    """Return the footnote on prices (messaging rules, 9)."""
     if not found:
         return []
     named = ", ".join(

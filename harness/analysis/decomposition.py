@@ -1,7 +1,8 @@
-"""Why one submission is faster: time = samples to target x evaluation grid x seconds per sample x evaluation overhead.
+"""Splits a ratio of times: time = samples to target x evaluation grid x seconds per sample x evaluation overhead.
 
-Samples to target are the mean over every converged run; every other factor is taken over the runs that the olympic
-mean keeps. The product is exactly the ratio of times: the evaluation grid holds what the dropped runs change.
+Samples to target are the mean over all converged runs. Every other factor is computed over the runs that the olympic
+mean keeps. The product is exactly the ratio of times, because the evaluation grid includes the effect of
+the dropped runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from harness.analysis.submission_loader import Submission
 
 
 class Factor(str, Enum):
-    """What the ratio of times is made of; the values are the names in `compare --json`."""
+    """A factor of the ratio of times; the values are the names in `compare --json`."""
 
     TIME_TO_TRAIN = "time_to_train"
     SAMPLES_AT_STOP = "samples_at_stop"
@@ -31,10 +32,10 @@ class Factor(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runs:
-    """Converged runs, one element each; nan where a log does not say.
+    """The converged runs, one array element each; nan if a log does not state the value.
 
     Args:
-        one_failed: one more run counts as the slowest, so that only the fastest of these is dropped.
+        one_failed: another run failed and counts as the slowest, so only the fastest of these is dropped.
     """
 
     minutes: np.ndarray
@@ -65,10 +66,10 @@ def runs_of(submission: Submission) -> Runs:
 
 
 def factors(runs: Runs, picks: np.ndarray) -> dict[Factor, np.ndarray]:
-    """Figures of resampled submissions.
+    """Compute every factor for resampled submissions.
 
     Args:
-        picks: (.., runs) which run stands in each place.
+        picks: (.., runs) indices of the drawn runs.
     """
     kept = _kept(runs, picks)
     time, stop, training = (
@@ -87,7 +88,7 @@ def factors(runs: Runs, picks: np.ndarray) -> dict[Factor, np.ndarray]:
 
 
 def _kept(runs: Runs, picks: np.ndarray) -> np.ndarray:
-    """Those of the picks that the olympic mean keeps."""
+    """Return the picks that the olympic mean keeps."""
     order = np.argsort(runs.minutes[picks], axis=-1, kind="stable")
     if picks.shape[-1] > 2:
         order = order[..., 1:] if runs.one_failed else order[..., 1:-1]
@@ -95,17 +96,17 @@ def _kept(runs: Runs, picks: np.ndarray) -> np.ndarray:
 
 
 def estimates(submission: Submission) -> dict[Factor, Estimate]:
-    """Every factor that a submission's logs give, with its uncertainty."""
+    """Estimate every factor that a submission's logs allow, with its uncertainty."""
     return estimates_of(runs_of(submission))
 
 
 def estimates_of(runs: Runs) -> dict[Factor, Estimate]:
-    """Every factor that these runs give, with its uncertainty.
+    """Estimate every factor that these runs allow, with its uncertainty.
 
-    Run results that sit on one evaluation look more certain than they are: their variance is never taken for less
-    than that of the interpolated samples of the same runs. Resampling overstates the variance of a trimmed mean by
-    what it understates that of a mean (1 / n): those are taken as they come, that of the mean samples to target is
-    corrected.
+    Runs that stop at the same evaluation look too similar. So the variance of times and samples at stop is at least
+    that of the interpolated samples of the same runs. Resampling understates the variance of a mean by 1 / n, which is
+    corrected for samples to target. For a trimmed mean an overstatement of the same size cancels this, so no
+    correction is needed.
     """
     count = len(runs.minutes)
     point = factors(runs, np.arange(count))
@@ -125,5 +126,5 @@ def estimates_of(runs: Runs) -> dict[Factor, Estimate]:
 
 
 def ratios(a: Mapping[Factor, Estimate], b: Mapping[Factor, Estimate]) -> dict[Factor, Ratio]:
-    """A over B for every factor that both have."""
+    """Return the ratio of A to B for every factor that both have."""
     return {name: intervals.ratio(a[name], b[name]) for name in a if name in b}

@@ -1,7 +1,6 @@
-"""What a run's power readings amount to: energy, mean and peak between run_start and run_stop. Pure, but for reading.
+"""Computes energy, mean and peak power between run_start and run_stop from a run's power readings.
 
-Informative: no calibrated meter, no whole system. MLPerf Power has rules, meters and a review of its own; none of them
-is here.
+The figures are informative: no calibrated meter, no whole system. They do not follow the rules of MLPerf Power.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from harness.contract import file_names
 from harness.records import attempt
 
 LABEL = "informative, not an MLPerf Power result"
-_LONGEST_GAP = 5  # times the usual step: over more nothing is assumed
-_WHOLE = 0.99  # share of the run that counts as all of it
+_LONGEST_GAP = 5  # times the usual interval; nothing is assumed about longer gaps
+_WHOLE = 0.99  # a run covered to this share counts as fully covered
 _JOULES = 3.6e6  # of a kilowatt hour
 
 Sample = tuple[float, tuple[float | None, ...]]  # seconds since the epoch, watts per device
@@ -31,13 +30,13 @@ Sample = tuple[float, tuple[float | None, ...]]  # seconds since the epoch, watt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Use:
-    """Of one source over one run.
+    """Readings of one power source over one run.
 
     Args:
-        devices: that gave readings.
-        energy_kwh: of the covered time alone; nothing is made up for the rest.
-        peak_w: highest sample of all devices together; of several nodes the sum of their own peaks.
-        coverage: share of the run between samples that follow one another.
+        devices: number of devices with readings.
+        energy_kwh: energy in the covered time; gaps are not filled.
+        peak_w: highest sample of all devices together; with several nodes the sum of their peaks.
+        coverage: share of the run that has no gap in the samples.
     """
 
     source: str
@@ -53,9 +52,9 @@ class MeanUse:
     """Means of one source over the runs of a submission; a row of `power` in `compare --json`.
 
     Args:
-        runs: that have readings of this source.
-        peak_w: the highest of all runs.
-        coverage: the smallest of all runs.
+        runs: number of runs with readings of this source.
+        peak_w: highest peak of all runs.
+        coverage: smallest coverage of all runs.
     """
 
     source: str
@@ -69,10 +68,10 @@ class MeanUse:
 
 
 def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> list[Use]:
-    """Every source of every node, joined with the clock of the log.
+    """Compute the use of every source on every node between two times of the log's clock.
 
     Args:
-        stop_ms: None while the run still trains: then until the last sample.
+        stop_ms: None while the run still trains; the use then ends at the last sample.
     """
     if start_ms is None:
         return []
@@ -86,7 +85,7 @@ def of_attempt(directory: Path, start_ms: int | None, stop_ms: int | None) -> li
 
 
 def of_log(directory: Path) -> list[Use]:
-    """The same, with the clock of the attempt's own log."""
+    """Compute the use of an attempt; start and stop come from its own log."""
     if not any(directory.glob(f"**/{file_names.POWER}")):
         return []
     try:
@@ -117,7 +116,7 @@ def _read(path: Path) -> dict[str, list[Sample]]:
 
 
 def _sample(line: str) -> tuple[str, Sample] | None:
-    """One row; None for trouble, for the sampler's cost, for half a line, and for what somebody else wrote."""
+    """Parse one row; None unless it is a complete sample: other rows report errors or the cost of sampling."""
     try:
         row = json.loads(line)
         values = tuple(None if value is None else float(value) for value in row["watts"])
@@ -128,13 +127,13 @@ def _sample(line: str) -> tuple[str, Sample] | None:
 
 
 def totals(directory: Path) -> dict[str, list[tuple[float, float]]]:
-    """Seconds since the epoch and watts of all devices together, by source; this node's alone."""
+    """Return this node's samples by source: seconds since the epoch, and watts of all devices together."""
     read = _read(directory / file_names.POWER)
     return {source: _whole(rows)[1] for source, rows in read.items()}
 
 
 def _whole(rows: Sequence[Sample]) -> tuple[int, list[tuple[float, float]]]:
-    """How many devices mostly speak, and the samples in which all of those have spoken."""
+    """Count the devices with readings in most samples, and return the samples in which all of these have one."""
     width = max(len(values) for _, values in rows)
     said = [sum(len(w) == width and w[i] is not None for _, w in rows) for i in range(width)]
     speaking = [i for i in range(width) if 2 * said[i] > len(rows)]
@@ -147,7 +146,7 @@ def _whole(rows: Sequence[Sample]) -> tuple[int, list[tuple[float, float]]]:
 
 
 def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use | None:
-    """Energy by trapezoids over the samples in which every device that mostly speaks has spoken."""
+    """Integrate power by trapezoids over the samples that `_whole` returns."""
     devices, whole = _whole(rows)
     steps = [after[0] - before[0] for before, after in itertools.pairwise(whole)]
     if not steps or not devices:
@@ -169,7 +168,7 @@ def _use(source: str, rows: Sequence[Sample], span: tuple[float, float]) -> Use 
 def _pieces(
     whole: Sequence[tuple[float, float]], start: float, stop: float, longest: float
 ) -> Iterator[tuple[float, float, float]]:
-    """Seconds, watts at the beginning and at the end of every piece between two samples, cut to the run."""
+    """Yield seconds, first watts and last watts of every interval between two samples, cut to the run."""
     for (t0, w0), (t1, w1) in itertools.pairwise(whole):
         begin, end = max(t0, start), min(t1, stop)
         if not 0 < t1 - t0 <= longest or begin >= end:
@@ -179,14 +178,14 @@ def _pieces(
 
 
 def of_submission(submission: Submission) -> tuple[MeanUse, ...]:
-    """Means over the runs of a submission, one for each source; empty where nothing was sampled."""
+    """Return means over the runs of a submission, one per source; empty without samples."""
     used = [use for run in submission.runs for use in _of_run(submission, run)]
     sources = dict.fromkeys(use.source for use in used)
     return tuple(_mean([use for use in used if use.source == one]) for one in sources)
 
 
 def _of_run(submission: Submission, run: RunLog) -> list[Use]:
-    """Readings lie beside the log: in the last attempt at the run, whose log was promoted."""
+    """Return the directory of the readings: that of the last attempt at the run, whose log was promoted."""
     place = Path(run.path)
     attempts = attempt.directories(file_names.run_of(place))
     if submission.campaign is None or not attempts:

@@ -1,7 +1,8 @@
-"""A submission against the public systems of the same hardware: seconds per sample, and samples to the target.
+"""Compares a submission with public systems of equal hardware: seconds per sample, and samples to the target.
 
-What lies outside of their band is for a reviewer: another machine than described, another clock, or honest progress.
-The margins around the band are calibrated on the public index, where no system alarms against the others.
+A reviewer should look at figures outside their band: the machine or its clock may differ from the description, or the
+submission is simply better. The margins around the band are calibrated on the public index: no system there lies
+outside the band of the others.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from harness.base.text import printable
 from harness.machine import facts
 
 SPEED_MARGIN = 1.25  # factor beyond the slowest or the fastest; public systems against their peers: 1.193
-SAMPLES_MARGIN = 1.1  # the same of samples to target; public systems: 1.085
-_FEWEST_PEERS = 2  # one peer is no band
-_FEWEST_RUNS = 3  # of a submission, whose mean is compared
+SAMPLES_MARGIN = 1.1  # the same for samples to target; public systems: 1.085
+_FEWEST_PEERS = 2  # peers; fewer form no band
+_FEWEST_RUNS = 3  # runs of a submission, whose mean is compared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +35,11 @@ class Peer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Against:
-    """One quantity of a submission beside that of its peers.
+    """One quantity of a submission, and that of its peers.
 
     Args:
-        quantity: with its unit.
-        peers: in the order of their values, at least one.
+        quantity: name with unit.
+        peers: at least one, sorted by value.
         margin: factor around the band.
     """
 
@@ -49,7 +50,7 @@ class Against:
 
     @property
     def band(self) -> tuple[float, float]:
-        """Of what the peers have."""
+        """The lowest and highest value of the peers."""
         return self.peers[0].value, self.peers[-1].value
 
     @property
@@ -62,7 +63,7 @@ class Against:
 
     @property
     def outside(self) -> bool:
-        """Beyond the band by more than the margin; one peer is no band."""
+        """Whether the value lies outside the band by more than the margin; one peer forms no band."""
         low, high = self.band
         return len(self.peers) >= _FEWEST_PEERS and not low / self.margin <= self.value <= high * self.margin
 
@@ -70,11 +71,11 @@ class Against:
 def against(
     runs: Sequence[RunLog], *, hardware: str, accelerators: int | None, target: float
 ) -> list[Against]:
-    """What can be held against public systems of equal hardware; empty where there are none.
+    """Return the quantities that can be compared with public systems of equal hardware; empty if there are none.
 
     Args:
         hardware: text that names the accelerator.
-        accelerators: of the system.
+        accelerators: their number in the system.
     """
     name = known_name(hardware, facts.accelerators())
     if name is None or accelerators is None:
@@ -109,7 +110,7 @@ def _against(
 
 
 def _of_hardware(name: str, accelerators: int) -> list[Entry]:
-    """Public systems with as many of this accelerator; where none is stated, the system's name says it."""
+    """Return public systems with the same accelerator and number; the accelerator may be in the system's name."""
 
     def wanted(one: Mapping[str, object]) -> bool:
         text = str(one.get("accelerator") or str(one.get("system")).replace("_", " "))
@@ -119,7 +120,7 @@ def _of_hardware(name: str, accelerators: int) -> list[Entry]:
 
 
 def _same(one: Entry, runs: Sequence[RunLog]) -> bool:
-    """The entry was made from these runs: seeds and milliseconds agree."""
+    """Whether the entry was made from these runs: seeds and milliseconds agree."""
     mine = {(run.seed, round(1000 * run.duration_s)) for run in runs if run.duration_s is not None}
     return any((run.seed, run.run_ms) in mine for run in one.runs)
 
@@ -129,7 +130,7 @@ def _runs(one: Entry) -> Sequence[RunLog]:
 
 
 def _seconds_per_sample(runs: Sequence[RunLog]) -> float | None:
-    """Mean over the runs, evaluations included."""
+    """Return the mean over the runs, including evaluations."""
     found = [
         run.duration_s / run.samples_at_stop
         for run in runs

@@ -1,8 +1,8 @@
-"""Where a loss curve is heading: samples to the quality target from the evaluations so far. Advice, never a stop.
+"""Predicts samples to the quality target from the evaluations so far. A prediction never stops a run.
 
 Every public run falls to 3.3 along nearly the same curve once samples are counted in parts of its own samples to
 target, so an evaluation at `samples` with a loss that the typical curve has at progress p points to samples / p.
-The median of the last three such estimates is the prediction: one spiking evaluation cannot move it far.
+The prediction is the median of the last three estimates, so that one spiking evaluation cannot move it far.
 docs/prediction.md has the validation, harness/analysis/public/prediction.yaml the constants.
 """
 
@@ -25,13 +25,13 @@ from harness.contract.build import build
 from harness.records.metrics import Evaluation, samples_left
 
 CONSTANTS = Path(__file__).parent / "public" / "prediction.yaml"
-_ESTIMATES = 3  # evaluations the median is taken of
-_PLAUSIBLE = (0.75, 1.45)  # of the reference's mean: 0.93 .. 1.12 is what public submissions needed
-_SMALL_BATCH = 36  # largest batch size of the well covered group
+_ESTIMATES = 3  # evaluations that the median uses
+_PLAUSIBLE = (0.75, 1.45)  # share of the reference's mean; public submissions needed 0.93 to 1.12
+_SMALL_BATCH = 36  # largest batch size of the group with many public runs
 
 
 class Point(Protocol):
-    """An evaluation, of a log or of metrics.jsonl."""
+    """An evaluation from a log or from metrics.jsonl."""
 
     @property
     def samples(self) -> int: ...
@@ -41,7 +41,7 @@ class Point(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errors:
-    """Absolute errors on held-out submissions at one progress, percent of samples to target."""
+    """Absolute errors on held-out submissions at one progress, in percent of samples to target."""
 
     progress: float
     median_pct: float
@@ -73,7 +73,7 @@ class Calibration:
     bands: Mapping[int, Mapping[int, Band]]
 
     def curve(self, global_batch_size: int) -> dict[float, float] | None:
-        """The typical curve at a batch size, linear in its logarithm; None where no public run was near."""
+        """Return the typical curve at a batch size, interpolated in its logarithm; None outside the known range."""
         if not min(self.curves) <= global_batch_size <= max(self.curves):
             return None
         low = max(size for size in self.curves if size <= global_batch_size)
@@ -83,7 +83,7 @@ class Calibration:
         return {p: a[p] + share * (b[p] - a[p]) for p in sorted(a.keys() & b.keys())}
 
     def error(self, global_batch_size: int, progress: float) -> Errors | None:
-        """Errors at the last tabulated progress that is reached; None before the first."""
+        """Return the errors at the last tabulated progress before this one; None before the first."""
         passed = [row for row in self.errors[group(global_batch_size)] if row.progress <= progress + 1e-9]
         return passed[-1] if passed else None
 
@@ -93,7 +93,7 @@ Rows = tuple[tuple[int | float, ...], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibratedSystem:
-    """A public system, and how well its runs are predicted without its submitter at 55 % of the run."""
+    """A public system, and the error of predicting its runs at 55 % from other submitters' runs."""
 
     system: str
     batch: int
@@ -105,7 +105,7 @@ class CalibratedSystem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationFile:
-    """What prediction.yaml holds; the fields are its keys, in its order.
+    """The content of prediction.yaml. The fields are its keys, in the same order.
 
     Args:
         progress: columns of the curves, parts of the samples to target.
@@ -127,12 +127,12 @@ class CalibrationFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
-    """What can be said about samples to target.
+    """A prediction of samples to target.
 
     Args:
-        samples: from the start of the run; None where nothing can be said.
-        error_pct: nine of ten held-out public runs were closer; None without calibration.
-        why: what the figure rests on, or why there is none.
+        samples: counted from the start of the run; None without a prediction.
+        error_pct: nine of ten held-out public runs had a smaller error; None without calibration.
+        why: the basis of the prediction, or why there is none.
     """
 
     samples: float | None
@@ -141,14 +141,14 @@ class Outlook:
 
 
 def group(global_batch_size: int) -> str:
-    """Which table of errors holds for a batch size."""
+    """Return the name of the table of errors for a batch size."""
     return "small" if global_batch_size <= _SMALL_BATCH else "large"
 
 
 def predict(
     evaluations: Sequence[Point], *, global_batch_size: int, target: float, benchmark: str
 ) -> Outlook:
-    """Samples to target from the evaluations so far; never raises, whatever they hold."""
+    """Predict samples to target from the evaluations so far; never raises."""
     finite = [one for one in evaluations if math.isfinite(one.log_perplexity) and one.samples > 0]
     if any(one.log_perplexity <= target for one in finite):
         return _silent("target reached")
@@ -179,12 +179,12 @@ def _calibrated(
     low, high = (share * reference_points.reference(size).mean_samples for share in _PLAUSIBLE)
     if not low <= samples <= high:
         return _silent("unlike any public run at this batch size")
-    spread = 100 * min(b - a for a, b in pairwise(sorted(estimates))) / samples  # a spike is the third
+    spread = 100 * min(b - a for a, b in pairwise(sorted(estimates))) / samples  # leaves out a spike
     return Outlook(samples=samples, error_pct=max(errors.p90_pct, spread), why="calibrated on public runs")
 
 
 def central(evaluations: Sequence[Point], curve: Mapping[float, float]) -> float | None:
-    """The calibrated estimate alone; None where it is too early."""
+    """Return the calibrated estimate alone; None if it is too early."""
     estimates = _estimates(evaluations, curve)
     return median(estimates) if estimates else None
 
@@ -195,7 +195,7 @@ def _estimates(evaluations: Sequence[Point], curve: Mapping[float, float]) -> li
 
 
 def _estimate(one: Point, curve: Mapping[float, float]) -> float | None:
-    """Samples to target if a run at this evaluation were typical; None outside the curve."""
+    """Return samples to target, if the run is typical, from one evaluation; None outside the curve."""
     for (p, above), (q, below) in pairwise(curve.items()):
         if above >= one.log_perplexity >= below and above > below:
             share = (above - one.log_perplexity) / (above - below)
@@ -204,7 +204,7 @@ def _estimate(one: Point, curve: Mapping[float, float]) -> float | None:
 
 
 def _extrapolated(finite: Sequence[Point], target: float) -> Outlook:
-    """No public run to compare with: a straight line, and no claim about its error."""
+    """Extrapolate a straight line, with unknown error, because no public run is comparable."""
     points = [Evaluation(one.samples, one.log_perplexity) for one in finite]
     to_go = samples_left(points, target)
     if to_go is None:
@@ -215,7 +215,7 @@ def _extrapolated(finite: Sequence[Point], target: float) -> Outlook:
 
 
 def band(global_batch_size: int, samples: int, *, benchmark: str) -> Band | None:
-    """Where public runs of this batch size were at this number of samples; None where there are too few."""
+    """Return the losses of public runs with this batch size at this number of samples; None if too few."""
     rows = constants().bands.get(global_batch_size, {}) if benchmark == BENCHMARK.name else {}
     for (a, low), (b, high) in pairwise(sorted(rows.items())):
         if a <= samples <= b:
@@ -257,7 +257,7 @@ def read() -> CalibrationFile:
 def curves(
     progress: Sequence[float], rows: Mapping[int, Sequence[float | None]]
 ) -> dict[int, dict[float, float]]:
-    """Global batch size -> progress -> log perplexity, from rows whose columns are the progress."""
+    """Return global batch size -> progress -> log perplexity; the rows have a column per progress."""
     return {
         size: {p: loss for p, loss in zip(progress, losses, strict=True) if loss is not None}
         for size, losses in rows.items()

@@ -1,4 +1,4 @@
-"""Which published systems are meant: filters of an index, what is added to it, the accelerator of an entry."""
+"""Filters the public index, adds entries to it, and finds the accelerator of an entry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.machine import facts
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
-    """What entries are to be; None leaves it open. Text counts in capitals or not.
+    """Conditions on entries; None accepts every value. Upper and lower case are equal.
 
     Args:
-        accelerator: a name of facts.yaml, or part of what the description says.
+        accelerator: a name in facts.yaml, or part of the system description's name.
         org: part of the organisation's name.
-        count: of accelerators.
+        count: number of accelerators.
     """
 
     round: str | None = None
@@ -33,7 +33,7 @@ class Filter:
 
 
 def accelerator_of(model: str | None, system: str) -> str | None:
-    """Which accelerator of facts.yaml a submission has; where no description says it, the system's name may."""
+    """Return the accelerator in facts.yaml, found in the description, else in the system's name."""
     if model:
         return known_name(model, facts.accelerators())
     named = named_in(system, facts.accelerators())
@@ -41,10 +41,10 @@ def accelerator_of(model: str | None, system: str) -> str | None:
 
 
 def wanted(entries: Sequence[Entry], chosen: Filter) -> list[Entry]:
-    """The entries that a filter lets through, in their order.
+    """Return the entries that meet the conditions, in the same order.
 
     Raises:
-        UsageError: none.
+        UsageError: no entry meets them.
     """
     found = [one for one in entries if _fits(one, chosen)]
     if not found:
@@ -77,14 +77,14 @@ def _fits(one: Entry, chosen: Filter) -> bool:
 
 
 def submissions(paths: Sequence[Path], *, round_: str | None, origin: str | None) -> list[Entry]:
-    """Entries of what is added: results directories, trees of them, records of key events.
+    """Read entries from results directories, trees of them, or records of key events.
 
     Args:
-        round_: of records, where no directory above says it.
-        origin: where the logs were read, where that was not the round's own repository.
+        round_: round of records, if no parent directory states it.
+        origin: source of logs that were not read from the round's own repository.
 
     Raises:
-        UsageError: a path that holds neither.
+        UsageError: a path holds neither logs nor records.
     """
     found: list[Entry] = []
     for path in paths:
@@ -98,16 +98,16 @@ def submissions(paths: Sequence[Path], *, round_: str | None, origin: str | None
 
 
 def merged(entries: Iterable[Entry], added: Iterable[Entry]) -> list[Entry]:
-    """Both, in the order of their keys; what is added stands for an older entry of its key."""
+    """Merge both lists, sorted by key; an added entry replaces an older one with the same key."""
     found = {one.key: one for one in (*entries, *added)}
     return [found[key] for key in sorted(found)]
 
 
 def baseline_last(submissions: Sequence[Submission], name: str) -> list[Submission]:
-    """The submissions with the one that is named at the end, where the baseline stands.
+    """Move the named submission to the end, the place of the baseline.
 
     Raises:
-        UsageError: none or several of them have this name, or a name that contains it.
+        UsageError: no submission or several have this name or contain it.
     """
     asked = name.casefold()
     found = [one for one in submissions if one.name.casefold() == asked] or [

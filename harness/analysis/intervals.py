@@ -1,8 +1,8 @@
-"""Statistics of a comparison: pure functions of run values.
+"""Statistics of a comparison, as pure functions of run values.
 
 Intervals of a ratio are bootstrap t intervals on its logarithm: runs are resampled to find the variance of the
-figure's logarithm, and Student's t with Welch's degrees of freedom makes the interval of it. The percentile bootstrap
-of ten runs is too narrow: it covers 91 to 94 % where this covers 94 to 96 %
+figure's logarithm, and the interval follows from Student's t with Welch's degrees of freedom. The percentile bootstrap
+of ten runs is too narrow: it covers 91 to 94 %, while this one covers 94 to 96 %
 (tests/harness/analysis/test_simulation.py).
 """
 
@@ -18,16 +18,16 @@ import numpy as np
 from scipy import special
 
 _RESAMPLES = 2_000
-_SEED = 20_260_101  # of the resampling: the same logs give the same interval
+_SEED = 20_260_101  # seed of the resampling: the same logs give the same interval
 _LEVEL = 0.975  # two-sided 95 %
 _POWER = 0.8
-FEWEST_RUNS = 3  # below, no interval
+FEWEST_RUNS = 3  # fewer runs have no interval
 _MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratio:
-    """value of A over value of B; low and high bound a 95 % interval, None where the runs are too few for one."""
+    """Value of A over value of B; low and high bound a 95 % interval, None if there are too few runs."""
 
     ratio: float
     low: float | None
@@ -50,10 +50,10 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A submission's figure and how well its runs know it.
+    """A figure of a submission and its uncertainty.
 
     Args:
-        variance: of the figure's logarithm.
+        variance: variance of the figure's logarithm.
     """
 
     value: float
@@ -63,11 +63,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Between:
-    """What ten runs on one machine do not show: how far machines of one kind lie from each other.
+    """The spread between machines of one kind, which runs on one machine do not show.
 
     Args:
-        variance: of the logarithm of a ratio of two such machines, their runs apart.
-        freedom: degrees of freedom of Student's t that go with it.
+        variance: variance of the logarithm of a ratio of two such machines, without that of their runs.
+        freedom: degrees of freedom of Student's t for this variance.
     """
 
     variance: float
@@ -76,34 +76,34 @@ class Between:
 
 @lru_cache(maxsize=32)
 def picks(runs: int) -> np.ndarray:
-    """Which runs each resample draws: (resamples, runs)."""
+    """Return the indices of the runs that each resample draws: (resamples, runs)."""
     return np.random.default_rng(_SEED).integers(runs, size=(_RESAMPLES, runs))
 
 
 def variance_of_log(resampled: np.ndarray) -> float:
-    """Variance of a figure's logarithm over its resamples."""
+    """Return the variance of a figure's logarithm over its resamples."""
     return float(np.var(np.log(resampled)))
 
 
 def mean_of(values: Sequence[float], *, floor: float = 0.0) -> Estimate:
-    """Mean of positive run values and its uncertainty.
+    """Return the mean of positive run values and its uncertainty.
 
     Args:
-        floor: the variance is not taken for less: runs that stop on one evaluation look alike without being alike.
+        floor: smallest variance: runs that stop at the same evaluation look too similar.
     """
     array, runs = np.asarray(values, dtype=float), len(values)
     variance = math.nan
     if runs >= FEWEST_RUNS:
-        unbiased = runs / (runs - 1)  # resampling ten runs knows nine differences
+        unbiased = runs / (runs - 1)  # resampling understates the variance of a mean by 1 / n
         variance = max(floor, unbiased * variance_of_log(np.mean(array[picks(runs)], axis=-1)))
     return Estimate(value=float(np.mean(array)), variance=variance, runs=runs)
 
 
 def ratio(a: Estimate, b: Estimate, between: Between | None = None) -> Ratio:
-    """a / b with a 95 % interval, where both sides have the runs for one.
+    """Return a / b, with a 95 % interval if both sides have enough runs.
 
     Args:
-        between: of the kinds of machines that the interval is to hold for; None: it holds for these two machines.
+        between: spread of the kinds of machines for which the interval holds; None: these two machines.
     """
     centre = math.log(a.value / b.value)
     if min(a.runs, b.runs) < FEWEST_RUNS:
@@ -116,7 +116,7 @@ def ratio(a: Estimate, b: Estimate, between: Between | None = None) -> Ratio:
 
 
 def _freedom(a: Estimate, b: Estimate) -> float:
-    """Welch's degrees of freedom; with both variances zero, those of equal ones."""
+    """Return Welch's degrees of freedom; if both variances are zero, those of equal variances."""
     total = a.variance + b.variance
     if total == 0:
         return a.runs + b.runs - 2
@@ -124,13 +124,13 @@ def _freedom(a: Estimate, b: Estimate) -> float:
 
 
 def bounds(one: Estimate) -> tuple[float, float]:
-    """95 % interval of a figure of three runs or more."""
+    """Return the 95 % interval of a figure from at least three runs."""
     half = student_t(_LEVEL, one.runs - 1) * math.sqrt(one.variance)
     return one.value * math.exp(-half), one.value * math.exp(half)
 
 
 def p_value(a: Estimate, b: Estimate) -> float | None:
-    """Two-sided, of no difference between two machines; None where a side has too few runs."""
+    """Return the two-sided p value of no difference between two machines; None if a side has too few runs."""
     if min(a.runs, b.runs) < FEWEST_RUNS:
         return None
     distance, deviation = abs(math.log(a.value / b.value)), math.sqrt(a.variance + b.variance)
@@ -140,7 +140,7 @@ def p_value(a: Estimate, b: Estimate) -> float | None:
 
 
 def decided_from(between: Between) -> float:
-    """The smallest logarithm of a ratio that is decided between kinds of machines, with endless runs."""
+    """Return the smallest log ratio that infinitely many runs would decide between kinds of machines."""
     return student_t(_LEVEL, between.freedom) * math.sqrt(between.variance)
 
 
@@ -150,7 +150,7 @@ def student_t(probability: float, freedom: float) -> float:
 
 
 def minimum_detectable_effect_pct(a: Estimate, b: Estimate) -> float | None:
-    """Smallest true change, in percent, that runs as noisy as these show with 80 % power at 5 %."""
+    """Return the smallest true change in percent that such runs detect with 80 % power at the 5 % level."""
     if min(a.runs, b.runs) < FEWEST_RUNS:
         return None
     freedom = _freedom(a, b)
@@ -159,10 +159,10 @@ def minimum_detectable_effect_pct(a: Estimate, b: Estimate) -> float | None:
 
 
 def runs_needed(a: Estimate, b: Estimate, effect_pct: float) -> int | None:
-    """Runs a side that show a true change of this size with 80 % power; None where nothing says how noisy they are."""
+    """Return the runs per side that detect this change with 80 % power; None if the noise is unknown."""
     if min(a.runs, b.runs) < FEWEST_RUNS:
         return None
-    spread = a.variance * a.runs + b.variance * b.runs  # of one run a side
+    spread = a.variance * a.runs + b.variance * b.runs  # of a ratio of one run per side
     size = math.log(1 + effect_pct / 100)
     runs = FEWEST_RUNS
     while runs < _MOST_RUNS:

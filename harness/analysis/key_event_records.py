@@ -1,8 +1,8 @@
-"""Published submissions of which only key events are known: a JSON record of them, as an entry of the index.
+"""Reads a JSON record of the key events of a published submission, whose full logs are not known.
 
-A record holds `org`, `system`, `path` in its repository, `source` (where it was read), `common` (log key to value),
-`system_description`, and of every run seed, status, clock in milliseconds and evaluations
-[time_ms, samples_count, log perplexity]: all of them, or the first and the last ones.
+A record has `org`, `system`, `path` in its repository, `source` (where it was read), `common` (log key to value) and
+`system_description`. Each run has seed, status, clock in milliseconds and evaluations
+[time_ms, samples_count, log perplexity]: all evaluations, or only the first and the last ones.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Json = Mapping[str, Any]
 
 
 def entry(path: Path, *, round_: str | None = None, origin: str | None = None) -> Entry:
-    """The submission of a record.
+    """Read a record as an entry of the index.
 
     Args:
-        round_: v6.0; where it is not given, as a directory above the record says.
-        origin: where it was read, in place of what the record says.
+        round_: such as v6.0; None: the name of a parent directory.
+        origin: where the record was read; None: as stated in the record.
 
     Raises:
-        UsageError: no such record, or one of another benchmark or without runs.
+        UsageError: the record does not exist, is of another benchmark, or has no runs.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Loss of A minus loss of B at the same number of samples: far cheaper evidence than time to target."""
+"""Compares the losses of A and B at equal samples, which needs far fewer runs than times to target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy import special
 from compliance.runlog import RunLog
 from harness.analysis import intervals
 
-_SAME_PLACE = 0.005  # of the samples: one step of difference in how vendors count is the same evaluation
+_SAME_PLACE = 0.005  # share of the samples; vendors count samples differently by up to a step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +22,8 @@ class Gap:
     """Log perplexity of A minus that of B.
 
     Args:
-        gap: nats: difference of the medians over runs; of pairs, the mean difference.
-        low, high: 95 % interval; None where the runs are too few.
+        gap: in nats: difference of the medians over runs, or the mean difference of pairs.
+        low, high: 95 % interval; None if there are too few runs.
     """
 
     samples: int
@@ -38,7 +38,7 @@ class Gap:
 
 
 def gaps(a: Sequence[RunLog], b: Sequence[RunLog], *, paired: bool) -> list[Gap]:
-    """At every evaluation of B that all runs of both sides reach: later, only the slow runs are left.
+    """Return the gap at every evaluation of B that all runs reach; later gaps would include only slow runs.
 
     Args:
         paired: a[i] and b[i] share seed and data order.
@@ -53,7 +53,7 @@ def gaps(a: Sequence[RunLog], b: Sequence[RunLog], *, paired: bool) -> list[Gap]
 
 
 def _loss_at(run: RunLog, samples: int) -> float | None:
-    """At the evaluation at this place; between two, linear in the logarithm of the samples."""
+    """Return the loss at this number of samples, interpolated linearly in the logarithm of the samples."""
     for one in run.evaluations:
         if abs(one.samples - samples) <= _SAME_PLACE * samples:
             return one.log_perplexity

@@ -1,4 +1,4 @@
-"""How far nominally equal machines lie from each other: what ten runs on one machine do not show.
+"""Estimates how much nominally equal machines differ, which ten runs on one machine do not show.
 
 Systems of the public index with the same accelerator, their number, precision, round and batch size are one class.
 tau, the standard deviation between the machines of a class, is estimated from the index (method of moments: the
@@ -23,11 +23,11 @@ from harness.analysis.public_index import Entry
 from harness.analysis.submission_loader import Submission
 
 _LARGE_CLASS = 4  # systems; smaller classes are pooled
-_FEWEST = 2  # systems that a spread is seen between
+_FEWEST = 2  # systems; a smaller class has no spread
 
 
 class Quantity(str, Enum):
-    """What machines differ in; the values are the names in `compare --json`."""
+    """A quantity that differs between machines; the values are the names in `compare --json`."""
 
     TIME = "time_to_train"
     SAMPLES = "samples_to_target"
@@ -36,7 +36,7 @@ class Quantity(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """What makes machines nominally equal."""
+    """The properties that nominally equal machines share."""
 
     accelerator: str
     count: int
@@ -51,7 +51,7 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """The mean of the logarithm of a quantity over a system's runs, and the variance of that mean."""
+    """The logarithm of a quantity on one system: its mean over the runs, and the variance of this mean."""
 
     mean: float
     variance: float
@@ -59,12 +59,12 @@ class System:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """Between nominally equal machines.
+    """How much nominally equal machines differ in one quantity.
 
     Args:
-        tau: standard deviation of the logarithm.
-        freedom: systems less one, summed over the classes that it was estimated from.
-        basis: these classes, in words.
+        tau: standard deviation of the quantity's logarithm between machines.
+        freedom: degrees of freedom: systems - 1, summed over the classes that tau was estimated from.
+        basis: description of these classes.
     """
 
     tau: float
@@ -76,7 +76,7 @@ Classes = Mapping[Kind, Sequence[Mapping[Quantity, System]]]
 
 
 def of_classes(classes: Sequence[Sequence[System]], basis: str) -> Spread | None:
-    """tau from classes of systems; None where no class has two."""
+    """Estimate tau from classes of systems; None if every class has fewer than two systems."""
     counted = [systems for systems in classes if len(systems) >= _FEWEST]
     if not counted:
         return None
@@ -87,7 +87,7 @@ def of_classes(classes: Sequence[Sequence[System]], basis: str) -> Spread | None
 
 
 def between(a: Spread, b: Spread) -> Between:
-    """Of a machine like A and one like B: degrees of freedom are Satterthwaite's where their classes differ."""
+    """Combine the spreads of the classes of A and B; if they differ, with Satterthwaite's degrees of freedom."""
     first, second = a.tau**2, b.tau**2
     total = first + second
     if a == b:
@@ -98,7 +98,7 @@ def between(a: Spread, b: Spread) -> Between:
 
 
 def classes_of(entries: Iterable[Entry]) -> Classes:
-    """The systems of an index by what makes them equal; those whose accelerator nobody knows are left out."""
+    """Group the systems of an index into classes of equal machines; skip systems with an unknown accelerator."""
     found: dict[Kind, list[Mapping[Quantity, System]]] = {}
     for one in entries:
         model = index_selection.accelerator_of(one.accelerator, one.system)
@@ -116,10 +116,10 @@ def classes_of(entries: Iterable[Entry]) -> Classes:
 
 
 def around(submissions: Sequence[Submission], index: Path = public_index.SHIPPED) -> Classes:
-    """The classes of an index, for a comparison that makes claims about machines: of two submissions, and no proxies.
+    """Read the classes that a comparison needs; empty for proxies and for fewer than two submissions.
 
     Raises:
-        UsageError: a file that is no index.
+        UsageError: the file is not an index.
     """
     if len(submissions) < _FEWEST or any(one.is_proxy for one in submissions):
         return {}
@@ -127,7 +127,7 @@ def around(submissions: Sequence[Submission], index: Path = public_index.SHIPPED
 
 
 def figures_of(one: Submission) -> Mapping[Quantity, System] | None:
-    """What the spread is estimated from; None where too few runs converged."""
+    """Return a system's figures, from which the spread is estimated; None if too few runs converged."""
     values = {
         Quantity.TIME: run_figures.run_minutes(one),
         Quantity.SAMPLES: run_figures.target_samples(one),
@@ -139,13 +139,13 @@ def figures_of(one: Submission) -> Mapping[Quantity, System] | None:
 
 
 def system_of(values: Sequence[float]) -> System:
-    """Of one positive value a run."""
+    """Build the figure of a system from one positive value per run."""
     logs = np.log(values)
     return System(mean=float(np.mean(logs)), variance=float(np.var(logs, ddof=1)) / len(logs))
 
 
 def kind_of(one: Submission, classes: Classes) -> Kind | None:
-    """The class of the index that a submission belongs to; one that is in no round: of the newest round like it."""
+    """Return the class of a submission; without a round, the newest class with the same properties."""
     model = index_selection.accelerator_of(one.accelerator, one.system)
     like = [
         kind
@@ -158,7 +158,7 @@ def kind_of(one: Submission, classes: Classes) -> Kind | None:
 
 
 def spread_of(one: Submission, quantity: Quantity, classes: Classes) -> Spread | None:
-    """Between machines like this one: of its class, or of all small classes where its own has too few systems."""
+    """Return the spread of the submission's class, or of all small classes if its class has too few systems."""
     if one.benchmark != BENCHMARK.name:
         return None
     kind = kind_of(one, classes)

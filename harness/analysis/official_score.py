@@ -1,7 +1,7 @@
-"""The official score with its uncertainty: the olympic mean, RCP-normalised as round results are.
+"""Estimates the official score: the olympic mean, RCP-normalised as in a round, with its uncertainty.
 
-A submission that needs fewer samples than the reference is scaled up to it. Its score then has the noise of its
-speed alone: a run that stops early is scaled back.
+A submission that needs fewer samples than the reference is scaled up to it. Its score then varies only with its
+speed, because the scaling cancels an early stop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.analysis.submission_loader import Submission
 
 
 def estimate(submission: Submission) -> Estimate | None:
-    """Minutes; None where the benchmark gives no such score: `problem` says why."""
+    """Estimate the score in minutes; None if there is none (`problem` gives the reason)."""
     minutes = run_figures.normalized(submission, run_figures.time_to_train_min(submission))
     size = submission.global_batch_size
     if minutes is None or size is None:
@@ -30,10 +30,10 @@ def estimate(submission: Submission) -> Estimate | None:
 
 
 def variance_of_score(runs: Runs, reference_samples: float) -> float:
-    """Variance of the logarithm of the official score.
+    """Return the variance of the logarithm of the official score.
 
-    Runs that stop on one evaluation look alike without being alike: the variance is not taken for less than that of
-    the score with interpolated samples.
+    Runs that stop at the same evaluation look too similar, so the variance is at least that of the score with
+    interpolated samples.
     """
     picks = intervals.picks(len(runs.minutes))
     minutes, stop = (_olympic(values[picks], runs) for values in (runs.minutes, runs.stop))
@@ -45,13 +45,13 @@ def variance_of_score(runs: Runs, reference_samples: float) -> float:
 
 
 def _olympic(values: np.ndarray, runs: Runs) -> np.ndarray:
-    """Means without fewest and most: a run that failed was the slowest."""
+    """Return means without smallest and largest value; a failed run counts as the largest."""
     kept = np.sort(values, axis=-1)[..., 1 : None if runs.one_failed else -1]
     return np.asarray(np.mean(kept, axis=-1))
 
 
 def problem(submission: Submission) -> str | None:
-    """Why a submission has no official score, in the words of `score` and `rcp`; None where it has one."""
+    """Return why a submission has no official score, in the words of `score` and `rcp`; None if it has one."""
     if found := run_figures.problem(submission):
         return found
     if why := short_of_runs(submission):
@@ -64,7 +64,7 @@ def problem(submission: Submission) -> str | None:
 
 
 def short_of_runs(submission: Submission) -> str | None:
-    """Why a submission is no result of the benchmark yet, however it converges."""
+    """Return why a submission is not a complete result of the benchmark, regardless of its convergence."""
     if submission.benchmark != BENCHMARK.name:
         return f"{submission.benchmark} has no official score"
     if submission.global_batch_size is None:

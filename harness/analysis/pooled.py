@@ -1,8 +1,9 @@
-"""What a precision or an accelerator changes, pooled over systems: strata, random effects, unfinished runs censored.
+"""Estimates the effect of a precision or an accelerator over many systems, with strata and random effects.
 
 Systems are compared within a question (such as: AMD, batch 32) and within strata of equal learning rate, evaluation
-interval and warm-up. Where no stratum holds both groups, the last of these is given up (the learning rate never), and
-the answer says which differences coincide with the groups.
+interval and warm-up. If no stratum holds both groups, warm-up and then the interval may differ within a stratum; the
+learning rate never may. The answer names the differences that coincide with the groups. Runs that
+did not finish are censored.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ Fact = str | int | float | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
-    """A system's runs of one quantity.
+    """One quantity over the runs of a system.
 
     Args:
-        facts: what it may be grouped, asked and stratified by.
-        finished: values of the runs that reached the target; unfinished: how far the others came.
+        facts: properties that define groups, questions and strata.
+        finished: values of the runs that reached the target.
+        unfinished: values at the end of the other runs.
     """
 
     name: str
@@ -51,13 +53,13 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A over B.
+    """The ratio of a quantity of group A to that of group B.
 
     Args:
-        question: fact to value: what all of these systems have.
-        strata: fact to its values; systems are compared where all of them are equal.
-        coincide: facts that differ wherever the groups do: the interval excludes what they do.
-        tau_high: the spread between systems is below this standard deviation (97.5 %).
+        question: property -> value that all of these systems share.
+        strata: property -> its values; only systems with equal values are compared.
+        coincide: other properties that differ between the groups; the interval does not include their effect.
+        tau_high: upper bound of tau, the standard deviation between systems (97.5 %).
     """
 
     quantity: Quantity
@@ -76,7 +78,7 @@ class Answer:
 class Pooled:
     """Args:
     group: precision or accelerator.
-    left_out: systems that no answer holds, and why.
+    left_out: systems that are in no answer, and why.
     """
 
     group: str
@@ -99,7 +101,7 @@ _COINCIDING = ("round", "framework", "accelerator", "precision", *_RECIPE)
 
 
 def pooled(submissions: Sequence[Submission], group: str) -> Pooled:
-    """Every answer that these submissions give about a group.
+    """Return every answer that these submissions allow about a group.
 
     Args:
         group: one of GROUPS.
@@ -139,7 +141,7 @@ def _observed(one: Submission, quantity: Quantity) -> Observed:
     values: Mapping[Quantity, tuple[Sequence[float], Sequence[float | None]]] = {
         Quantity.SAMPLES: (run_figures.target_samples(one), [run.samples_at_stop for run in unfinished]),
         Quantity.TIME: (run_figures.run_minutes(one), [(run.duration_s or 0) / 60 for run in unfinished]),
-        Quantity.SPEED: (run_figures.rates(one), []),  # a run that ends early is no slower
+        Quantity.SPEED: (run_figures.rates(one), []),  # a run that ends early has the same speed
     }
     finished, reached = values[quantity]
     return Observed(
@@ -176,7 +178,7 @@ def _answers(
     strata: Sequence[str],
     question: Sequence[str],
 ) -> list[Answer]:
-    """Every value of the group against the one that most systems have; FP8 where a precision is asked about."""
+    """Compare every value of the group with FP8, or without FP8 with the value that most systems have."""
     values = sorted({str(one.facts[group]) for one in systems})
     count = {value: sum(str(one.facts[group]) == value for one in systems) for value in values}
     base = "fp8" if "fp8" in values else max(values, key=lambda value: (count[value], value))
@@ -196,9 +198,9 @@ def _answer(
     question: Sequence[str],
     value: str,
 ) -> Answer | None:
-    """With as many strata as leave both groups in one of them; None where there is no such stratum."""
+    """Use as many properties for strata as keep both groups in one stratum; None if there is none."""
     is_a = _is(group, value)
-    fewest = int(_LEARNING_RATE in strata)  # it changes the samples more than a format does
+    fewest = int(_LEARNING_RATE in strata)  # the learning rate changes the samples more than a format does
     for kept in range(len(strata), fewest - 1, -1):
         names = strata[:kept]
         used = _in_shared_strata(systems, names, is_a)
@@ -246,13 +248,13 @@ def _in_shared_strata(
 
 
 def _pooled_variance(systems: Sequence[Observed]) -> float:
-    """Of one run's logarithm within a system: ten runs alone know it badly, and bad weights bias a pooled mean."""
+    """Return the variance between runs of one system; one system has too few runs to estimate it well."""
     squares = sum(float(np.var(np.log(one.finished))) * len(one.finished) for one in systems)
     return squares / sum(len(one.finished) - 1 for one in systems)
 
 
 def _moments(one: Observed, spread: float) -> dict[str, float]:
-    """Mean of the logarithm and its variance; runs that did not finish are censored at what they reached."""
+    """Return the mean of the logarithm and its variance; runs that did not finish are censored where they ended."""
     finished = np.log(one.finished)
     if not one.unfinished:
         return {"mean": float(np.mean(finished)), "variance": spread / len(finished)}
@@ -273,7 +275,7 @@ def _side(value: str, systems: Sequence[Observed]) -> Side:
 
 
 def _coincide(sides: Sequence[Sequence[Observed]], controlled: Sequence[str]) -> tuple[str, ...]:
-    """Facts that no system of the one group shares with one of the other."""
+    """Return the properties for which the groups have no value in common."""
     found = []
     for name in _COINCIDING:
         first, second = ({one.facts[name] for one in side} - {None} for side in sides)

@@ -1,7 +1,7 @@
-"""The public index: published llama31_8b submissions as derived numbers, so that anybody compares with them offline.
+"""The public index: published llama31_8b submissions as derived numbers, for comparisons offline.
 
-Per system what its description and first log disclose, a digest of the logs it was made from; per run the seed,
-times and every evaluation. No text of a log but names and hyperparameters.
+Each system has facts from its description and first log, and a digest of its logs. Each run has its seed, times and
+evaluations. Names and hyperparameters are the only texts copied from logs.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _MOST_NAMED = 12  # candidates in an error message
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One run as the index keeps it; a column per quantity, a place in it per evaluation.
+    """One run in the index: a column per quantity, with one value per evaluation.
 
     Args:
-        at_ms: since run_start.
+        at_ms: time since run_start.
     """
 
     seed: int | None
@@ -54,10 +54,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where the logs lie in their repository, and a digest of them in the order of the runs.
+    """The path of the logs in their repository, and a digest of them in the order of the runs.
 
     Args:
-        origin: where they were read, where that was not the round's own repository.
+        origin: source of the logs, if it is not the round's own repository.
     """
 
     path: str
@@ -67,14 +67,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One submission as the index keeps it: the fields are the keys of the file, in its order.
+    """One submission in the index. The fields are the keys of the file, in the same order.
 
     Args:
         org, system: names of directories.
-        system_name, submitter: as the system description or the log has them.
+        system_name, submitter: from the system description or the log.
         points: log key -> value in the first run.
-        status: availability, as the system description has it.
-        partial: of most runs only the first and the last two evaluations are known.
+        status: availability, from the system description.
+        partial: for most runs only the first and the last two evaluations are known.
     """
 
     round: str | None
@@ -101,18 +101,18 @@ class Entry:
         return f"{self.round or 'unknown round'}/{self.org}/{self.system}"
 
     def point(self, name: str) -> str | None:
-        """A text that the first log holds."""
+        """Return a text value from the first log."""
         value = self.points.get(name)
         return value if isinstance(value, str) else None
 
 
 def directories(tree: Path) -> Iterator[Path]:
-    """Every results directory of the benchmark in a repository, or in a folder of repositories."""
+    """Find every results directory of the benchmark in a repository or a folder of repositories."""
     yield from sorted(path for path in tree.glob(f"**/results/*/{BENCHMARK.name}") if path.is_dir())
 
 
 def entry(directory: Path, *, origin: str | None = None) -> Entry:
-    """The submission whose logs lie in a results directory.
+    """Read the submission in a results directory.
 
     Args:
         origin: where the logs were read, where that was not the round's own repository.
@@ -148,7 +148,7 @@ def entry(directory: Path, *, origin: str | None = None) -> Entry:
 
 
 def _digest(directory: Path, names: Sequence[str]) -> str:
-    """Of the logs in the order of the runs: says which files the numbers are from."""
+    """Return a digest of the logs in the order of the runs, which identifies the source files."""
     digest = hashlib.sha256()
     for name in names:
         digest.update((directory / name).read_bytes())
@@ -170,7 +170,7 @@ def _run(run: RunLog, timing: Timing) -> Run:
 
 
 def document(entries: Sequence[Entry]) -> str:
-    """The index as text, one line a run."""
+    """Return the index as text, one line per run."""
     systems = []
     for one in entries:
         fields = asdict(one)
@@ -186,13 +186,13 @@ def document(entries: Sequence[Entry]) -> str:
 def read(
     path: Path = SHIPPED, *, wanted: Callable[[Mapping[str, object]], bool] = lambda _: True
 ) -> list[Entry]:
-    """Entries of an index.
+    """Read entries of an index.
 
     Args:
-        wanted: which of them, by their JSON; building all takes a fifth of a second.
+        wanted: selects entries by their JSON; building all takes a fifth of a second.
 
     Raises:
-        UsageError: a file that is no index, or an entry of the wrong shape.
+        UsageError: the file is not an index, or an entry has the wrong shape.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -225,10 +225,10 @@ def _read(content: object, name: str) -> Entry:
 
 
 def find(entries: Sequence[Entry], name: str) -> Entry:
-    """The one system whose key contains the name, in capitals or not; a whole key or system name wins.
+    """Return the only system whose key contains the name, in any case; a whole key or system name wins.
 
     Raises:
-        UsageError: none or several.
+        UsageError: no system matches, or several do.
     """
     wanted = name.casefold()
     whole = [one for one in entries if wanted in (one.key.casefold(), one.system.casefold())]
@@ -248,7 +248,7 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
 
 
 def submission(one: Entry) -> Submission:
-    """An entry as if its logs had been read."""
+    """Return an entry as a submission, as if its logs had been read."""
     return Submission(
         name=printable(one.system),
         path=Path(one.key),
@@ -307,26 +307,26 @@ def _runlog(one: Entry, number: int, run: Run) -> RunLog:
 
 
 def named(names: Sequence[str], path: Path = SHIPPED) -> list[Submission]:
-    """Submissions of an index by name."""
+    """Return submissions of an index by name."""
     entries = read(path) if names else []
     return [submission(find(entries, name)) for name in names]
 
 
 def submissions(path: Path = SHIPPED) -> list[Submission]:
-    """Every submission of an index, under names that tell them apart."""
+    """Return every submission of an index, with unique names."""
     return submission_loader.distinct([submission(one) for one in read(path)])
 
 
 def parsed(trees: Sequence[Path], *, origin: str | None = None) -> list[Entry]:
-    """Entries of every submission below the trees, in the order of their keys.
+    """Return the entries of all submissions below the trees, sorted by key.
 
-    What cannot be read is named on stderr and left out.
+    Submissions that cannot be read are named on stderr and skipped.
 
     Args:
         origin: where the logs were read, where that was not the round's own repository.
 
     Raises:
-        UsageError: no such tree, or no log of the benchmark in any of them.
+        UsageError: a tree does not exist, or no tree has a log of the benchmark.
     """
     found: dict[str, Entry] = {}
     for tree in trees:

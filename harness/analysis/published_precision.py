@@ -1,4 +1,4 @@
-"""Precision of published submissions that their logs do not state: read from their configurations, by hand."""
+"""Precisions that published logs do not state. We read them by hand from the submissions' configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TABLE = Path(__file__).parent / "public" / "precision.csv"  # the last column sa
 
 
 def precision(round_: str | None, org: str, system: str) -> str | None:
-    """Lowest precision in the linear layers; None where nobody looked or the configuration leaves it open."""
+    """Return the lowest precision in the linear layers; None if we have not read it or the configuration is unclear."""
     return _table().get((round_ or "", org, system))
 
 

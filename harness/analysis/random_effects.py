@@ -1,8 +1,9 @@
-"""Two groups of systems over strata: a random-effects model of system means.
+"""Compares two groups of systems over strata with a random-effects model of system means.
 
-y_i = stratum + effect x group_i + u_i + e_i, u_i between systems (variance tau^2, Paule and Mandel's estimate), e_i of
-the runs. The interval of the effect is Hartung and Knapp's: Student's t with systems less parameters, and never a
-smaller variance than the model's own (Roever, Knapp and Friede 2015).
+y_i = stratum + effect x group_i + u_i + e_i. u_i is the difference between systems (its variance tau^2 is estimated by
+Paule and Mandel's method), e_i the error of the runs. The interval of the effect is Hartung and Knapp's: Student's t,
+with the number of systems less that of parameters as degrees of freedom. Its variance is at least the model's own
+(Roever, Knapp and Friede 2015).
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from scipy import special
 from harness.analysis.intervals import student_t
 
 _LEVEL = 0.975
-_STEPS = 60  # of a bisection
-_LARGEST = 1.0  # tau^2 of logarithms
+_STEPS = 60  # steps of a bisection
+_LARGEST = 1.0  # largest tau^2 of logarithms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
     """Args:
-    stratum: what it may be compared within.
-    treated: of the group that is asked about, not of the one it is held against.
-    mean: of the logarithm over its runs; variance is that of this mean.
+    stratum: systems are compared only within a stratum.
+    treated: whether it belongs to group A; group B is the baseline.
+    mean: mean of the logarithm over its runs.
+    variance: variance of this mean.
     """
 
     stratum: str
@@ -37,11 +39,12 @@ class System:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """Logarithm of the ratio of the groups.
+    """The logarithm of the ratio of the groups.
 
     Args:
         low, high: 95 % interval.
-        tau: standard deviation between systems; tau_high bounds it from above (97.5 %, Q profile).
+        tau: standard deviation between systems.
+        tau_high: upper bound of tau (97.5 %, Q profile).
     """
 
     value: float
@@ -53,7 +56,7 @@ class Effect:
 
 
 def effect(systems: Sequence[System]) -> Effect | None:
-    """None where no stratum holds both groups, or no system is left to see the spread between them."""
+    """Estimate the effect; None if no stratum holds both groups, or there are too few systems to estimate tau."""
     strata = sorted({one.stratum for one in systems})
     both = [name for name in strata if len({one.treated for one in systems if one.stratum == name}) == 2]
     used = [one for one in systems if one.stratum in both]
@@ -83,7 +86,7 @@ class _Model:
     variances: np.ndarray
 
     def fit(self, tau2: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """Effects, their covariance, and the weighted sum of squares that is left (Cochran's Q)."""
+        """Return effects, their covariance, and the weighted residual sum of squares (Cochran's Q)."""
         weights = 1 / (self.variances + tau2)
         covariance = np.linalg.inv((self.design.T * weights) @ self.design)
         effects = covariance @ (self.design.T @ (weights * self.means))
@@ -92,7 +95,7 @@ class _Model:
 
 
 def _solve(model: _Model, wanted: float) -> float:
-    """tau^2 at which Q is what is wanted; 0 where it is smaller already. Q falls with tau^2."""
+    """Return the tau^2 at which Q equals `wanted`, or 0 if Q(0) is smaller. Q falls with tau^2."""
     low, high = 0.0, _LARGEST
     if model.fit(low)[2] <= wanted:
         return low

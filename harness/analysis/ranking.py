@@ -1,4 +1,4 @@
-"""Several submissions in the order of their scores; what their runs do not tell apart shares a place.
+"""Ranks submissions by score. Submissions that their runs cannot tell apart share a place.
 
 Every pair is tested (Student's t on the logarithm of the ratio), with Holm's correction for the number of pairs.
 """
@@ -14,8 +14,8 @@ from harness.analysis.decomposition import Factor
 from harness.analysis.intervals import Estimate
 from harness.analysis.submission_loader import Submission
 
-LEVEL = 0.05  # of all pairs together
-FEWEST = 3  # submissions: two are a pair
+LEVEL = 0.05  # over all pairs together
+FEWEST = 3  # submissions; two are compared as a pair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +23,9 @@ class Place:
     """A submission in the ranking.
 
     Args:
-        product: its system's name in the description.
-        value: its score, minutes or samples.
-        first, last: the places that these runs leave open for it, from 1.
+        product: the system's name in its description.
+        value: the score, in minutes or samples.
+        first, last: the best and the worst place that its runs allow, from 1.
     """
 
     submission: str
@@ -42,11 +42,12 @@ class Place:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranking:
     """Args:
-    score: what was ranked: official_score; time_to_train where a submission is no result of ten runs;
-        samples_to_target of the proxy, whose times say nothing.
-    places: the best first.
-    ties: groups of neighbours of which no pair is decided, the largest ones, of two or more.
-    decided, pairs: how many pairs are decided, of how many.
+    score: official_score; time_to_train if a submission has fewer than ten runs; samples_to_target for the
+        proxy, because its times mean nothing.
+    places: sorted, the best first.
+    ties: the largest groups of neighbours without a decided pair.
+    decided: number of decided pairs.
+    pairs: number of all pairs.
     unranked: submissions without a score, and why.
     """
 
@@ -59,7 +60,7 @@ class Ranking:
 
 
 def rank(submissions: Sequence[Submission]) -> Ranking | None:
-    """By official scores; by times where one of them is no result of the benchmark yet. None of fewer than three."""
+    """Rank by the score that `Ranking` describes. None for fewer than three submissions."""
     if len(submissions) < FEWEST:
         return None
     score = _what(submissions)
@@ -96,7 +97,7 @@ def _what(submissions: Sequence[Submission]) -> str:
 
 
 def _score(one: Submission, score: str) -> tuple[Estimate | None, str]:
-    """The score, or why there is none."""
+    """Return the score, or the reason why there is none."""
     if score == "official_score":
         return official_score.estimate(one), official_score.problem(one) or ""
     if why := run_figures.problem(one):
@@ -108,7 +109,7 @@ def _score(one: Submission, score: str) -> tuple[Estimate | None, str]:
 
 
 def decided_pairs(known: Mapping[str, Estimate]) -> set[tuple[str, str]]:
-    """(better, worse) of every pair that Holm's procedure decides; pairs with too few runs are none."""
+    """Return (better, worse) of every pair that Holm's procedure decides; skip pairs with too few runs."""
     tested = []
     for a, b in combinations(sorted(known, key=lambda name: known[name].value), 2):
         if (p := intervals.p_value(known[a], known[b])) is not None:
@@ -122,7 +123,7 @@ def decided_pairs(known: Mapping[str, Estimate]) -> set[tuple[str, str]]:
 
 
 def tie_groups(order: Sequence[str], apart: set[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
-    """The largest groups of neighbours of which no pair is decided; a submission may stand in two of them."""
+    """Return the largest groups of neighbours without a decided pair; a submission may be in two groups."""
     groups: list[tuple[int, int]] = []
     for first in range(len(order)):
         last = first
@@ -143,18 +144,18 @@ _WORDS = {
 
 
 def title(ranking: Ranking) -> str:
-    """What was ranked, with its unit."""
+    """Return the name of the score, with its unit."""
     name, _, unit = _WORDS[ranking.score]
     return f"{name},{unit}" if unit else name
 
 
 def number(ranking: Ranking, value: float) -> str:
-    """A score without its unit."""
+    """Return a score without its unit."""
     return _WORDS[ranking.score][1].format(value)
 
 
 def sentence(ranking: Ranking) -> str:
-    """The answer over several submissions; it names the best, or those that share the first place."""
+    """Name the best submission, or those that share the first place."""
     if not ranking.places:
         return "No ranking: " + "; ".join(f"{name}: {why}" for name, why in ranking.unranked) + "."
     first = [place for place in ranking.places if place.first == 1]

@@ -1,4 +1,4 @@
-"""Is a submission's convergence plausible against the reference points, and what does it do to the score?"""
+"""Compares a submission's convergence with the reference points, and computes the effect on its score."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from harness.base.text import printable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferencePoint:
-    """The reference at a global batch size, as `rcp --json` names it."""
+    """The reference at a global batch size. The fields are keys of `rcp --json`."""
 
     global_batch_size: int
     reference_mean_samples: float
-    smallest_mean_samples: float  # a smaller mean fails
+    smallest_mean_samples: float  # a submission with a smaller mean fails
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """An element of `rcp --json`, whose keys are the fields.
+    """The verdict on a directory of logs. The fields are the keys of an element of `rcp --json`.
 
     Args:
         valid: ten runs or more.
-        window: of more than ten runs the files that are judged, else None.
-        mean_samples: trimmed mean of samples at stop; None where it is undecided.
-        margin_pct: of that mean above the smallest that passes.
+        window: files that are judged if there are more than ten runs, else None.
+        mean_samples: trimmed mean of samples at stop; None if undecided.
+        margin_pct: by how much this mean exceeds the smallest mean that passes.
         normalisation: factor on the time; None unless the verdict is pass.
         verdict: pass | fail | undecided.
-        why: where it is not pass.
+        why: reason for a verdict that is not pass.
     """
 
     directory: str
@@ -61,7 +61,7 @@ def judge(group: ResultSet) -> Verdict:
     """RCP verdict of one directory of logs (training_rules, Reference Convergence Points; closed form of the checker).
 
     Raises:
-        UsageError: another benchmark, or logs of several batch sizes or systems: there is no reference for them.
+        UsageError: the logs are of another benchmark, or of several batch sizes or systems; they have no reference.
     """
     require_one_submission(group)
     logs = group.runs
@@ -100,7 +100,7 @@ def judge(group: ResultSet) -> Verdict:
 
 
 def _samples(log: RunLog) -> float:
-    """A run that did not converge is the slowest, as the official RCP reader has it."""
+    """Return samples at stop; infinity for a run that did not converge, as in the official RCP reader."""
     return float(log.samples_at_stop or 0) if scoring.converged(log) else math.inf
 
 

@@ -1,4 +1,4 @@
-"""What has to stand beside a comparison: every difference that the messaging rules want named, and the notices."""
+"""Finds the differences and notices that the messaging rules require beside a comparison."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PRECISION = "precision of the linear layers"
 
 
 def differences(a: Submission, b: Submission) -> list[str]:
-    """What differs between two submissions, one line each."""
+    """List the differences between two submissions, one line each."""
     return [f"{what}: {a.name} {_known(x)}, {b.name} {_known(y)}" for what, x, y in _rows(a, b) if x != y]
 
 
 def configuration(submissions: Sequence[Submission]) -> list[tuple[str, list[str], bool]]:
-    """Every row, one cell a submission, and whether they differ."""
+    """Return every property: its name, a cell per submission, and whether the cells differ."""
     columns = [_facts(one) for one in submissions]
     return [
         (
@@ -47,7 +47,7 @@ def configuration(submissions: Sequence[Submission]) -> list[tuple[str, list[str
 
 
 def confounders(a: Submission, b: Submission) -> list[str]:
-    """What differs beside the precision and could explain a difference of speed or convergence."""
+    """List differences other than precision that could explain a difference in speed or convergence."""
     names = {
         "round",
         "accelerator",
@@ -92,7 +92,7 @@ def _verification(submission: Submission) -> str:
 
 
 def _interval(submission: Submission) -> int | None:
-    """Between the last two evaluations: the first may be counted from another step."""
+    """Return the samples between the last two evaluations, because the first interval may have another length."""
     samples = [one.samples for one in submission.runs[0].evaluations]
     return samples[-1] - samples[-2] if len(samples) > 1 else None
 
@@ -102,7 +102,7 @@ def _known(value: Fact) -> str:
 
 
 def notices(submissions: Sequence[Submission]) -> list[str]:
-    """Lines that go with every figure of this comparison."""
+    """Return the notices that must accompany every figure of this comparison."""
     lines = ["Unverified: recomputed from logs. Result not verified by MLCommons Association."]
     if any(submission.is_proxy for submission in submissions):
         lines.append("Proxy: a toy-scale rehearsal of the benchmark; FP8 and MXFP4 are emulated, times say nothing "

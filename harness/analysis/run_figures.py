@@ -1,4 +1,4 @@
-"""What one submission's runs say: run results, samples, speed, where the time went. Pure values in and out."""
+"""Computes the figures of one submission from its runs: run results, samples, speed and shares of time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compliance.throughput import TFLOP_PER_SEQUENCE
 from harness.analysis.submission_loader import Submission
 from harness.records.timing import Timing
 
-FEWEST_FOR_A_SCORE = 3  # runs: an olympic mean drops two
+FEWEST_FOR_A_SCORE = 3  # runs; an olympic mean drops two
 HYPERPARAMETERS = (
     "opt_base_learning_rate", "opt_end_learning_rate", "opt_learning_rate_warmup_steps",
     "opt_learning_rate_decay_steps", "opt_adamw_beta_1", "opt_adamw_beta_2", "opt_adamw_epsilon",
@@ -26,14 +26,14 @@ HYPERPARAMETERS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFigures:
-    """What the runs of one submission say: a row of `compare --json`, whose keys are the fields.
+    """The figures of one submission. The fields are the keys of a row of `compare --json`.
 
     Args:
         time_to_train_min: olympic mean before normalisation; None where no run converged.
         samples_to_target_mean: interpolated between the two evaluations that bracket the target.
         samples_per_s: samples at stop / (run_stop - run_start), mean over runs.
-        step_time_s: of an optimizer step, evaluations not counted; None unless every run says.
-        evaluation_share: part of the run result that went into evaluations, 0 to 1.
+        step_time_s: seconds per optimizer step without evaluations; None unless every run has it.
+        evaluation_share: share of the run result that evaluations took, 0 to 1.
         init_s: start-up before run_start.
         accelerator_hours: accelerators x time to train before normalisation.
         tflops_per_accelerator: model arithmetic, TFLOP/s.
@@ -73,7 +73,7 @@ def converged(submission: Submission) -> list[RunLog]:
 
 
 def timed(submission: Submission) -> list[tuple[RunLog, Timing]]:
-    """The converged runs; a clock that stands still or runs backwards is none."""
+    """Return the converged runs whose clock moves forward."""
     pairs = zip(submission.runs, submission.timings, strict=True)
     return [
         (run, one)
@@ -85,7 +85,7 @@ def timed(submission: Submission) -> list[tuple[RunLog, Timing]]:
 
 
 def time_to_train_min(submission: Submission) -> float | None:
-    """The official score in minutes; of one or two runs their plain mean (which no rule knows: a notice says so)."""
+    """Return the olympic mean in minutes; for one or two runs their plain mean, which a notice reports."""
     return None if problem(submission) else _score_minutes(submission)
 
 
@@ -96,7 +96,7 @@ def _score_minutes(submission: Submission) -> float:
 
 
 def problem(submission: Submission) -> str | None:
-    """Why a submission has no time to train, in the words of `score`; None where it has one."""
+    """Return why a submission has no time to train, in the words of `score`; None if it has one."""
     if not converged(submission):
         return "no run reached the target"
     if len(submission.runs) < FEWEST_FOR_A_SCORE:
@@ -109,17 +109,17 @@ def problem(submission: Submission) -> str | None:
 
 
 def missed(run: RunLog) -> bool:
-    """Whether a run crashed or stopped above the target; one whose log cannot say did not miss it."""
+    """Whether a run crashed or stopped above the target; False if the log does not show it."""
     return scoring.convergence(run) is False
 
 
 def one_failed(submission: Submission) -> bool:
-    """Whether one run crashed or did not converge: it counts as the slowest and is dropped with the fastest."""
+    """Whether exactly one run crashed or did not converge; the olympic mean drops it as the slowest."""
     return len(submission.runs) - len(converged(submission)) == 1
 
 
 def run_minutes(submission: Submission) -> list[float]:
-    """Run results of the converged runs; what did not converge has no time."""
+    """Return the run results of the converged runs; other runs have no time."""
     return [run.duration_s / 60 for run in converged(submission) if run.duration_s is not None]
 
 
@@ -136,7 +136,7 @@ def target_samples(submission: Submission) -> list[float]:
 def interpolated(run: RunLog, target: float) -> float | None:
     try:
         samples = samples_to_target(run, target)
-    except scoring.ScoreError:  # at the target in the first evaluation: nothing brackets it
+    except scoring.ScoreError:  # the first evaluation reaches the target: nothing brackets it
         return None
     return samples if samples > 0 else None
 
@@ -148,7 +148,7 @@ def rates(submission: Submission) -> list[float]:
 
 
 def training_s(run: RunLog, timing: Timing) -> float | None:
-    """Seconds on the clock outside of evaluations."""
+    """Return the seconds of the run without evaluations."""
     if run.duration_s is None or timing.evaluation_ms is None:
         return None
     seconds = run.duration_s - timing.evaluation_ms / 1000
@@ -156,7 +156,7 @@ def training_s(run: RunLog, timing: Timing) -> float | None:
 
 
 def step_time_s(run: RunLog, timing: Timing) -> float | None:
-    """Seconds per optimizer step, evaluations not counted."""
+    """Return seconds per optimizer step, without evaluations."""
     seconds, samples = training_s(run, timing), run.samples_at_stop
     if seconds is None or not samples or not run.global_batch_size:
         return None
@@ -164,7 +164,7 @@ def step_time_s(run: RunLog, timing: Timing) -> float | None:
 
 
 def evaluation_share(run: RunLog, timing: Timing) -> float | None:
-    """Part of the run result that went into evaluations."""
+    """Return the share of the run result that evaluations took."""
     if not run.duration_s or timing.evaluation_ms is None:
         return None
     return timing.evaluation_ms / 1000 / run.duration_s
@@ -175,7 +175,7 @@ def _init_s(_: RunLog, timing: Timing) -> float | None:
 
 
 def _mean_of(submission: Submission, quantity: Callable[[RunLog, Timing], float | None]) -> float | None:
-    """Mean over the converged runs; None unless every one of them has it."""
+    """Return the mean over the converged runs; None unless all of them have the value."""
     values = [quantity(run, timing) for run, timing in timed(submission)]
     return _mean([value for value in values if value is not None]) if None not in values else None
 
@@ -185,7 +185,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def tflops_per_accelerator(submission: Submission) -> float | None:
-    """Model arithmetic over the run result, evaluations on the clock but not counted as work (as rule C16 takes it)."""
+    """Return the training's TFLOP/s over the run result. Evaluations count as time but not as work (rule C16)."""
     rate = _mean(rates(submission))
     if submission.benchmark != BENCHMARK.name or not submission.accelerators or rate is None:
         return None
@@ -225,22 +225,22 @@ def of(submission: Submission) -> RunFigures:
 
 
 def normalized(submission: Submission, minutes: float | None) -> float | None:
-    """RCP normalisation, where the benchmark has reference points and ten runs to hold against them."""
+    """Normalise a time by the RCP; None unless there are a reference point and ten runs."""
     if submission.benchmark != BENCHMARK.name or minutes is None or submission.global_batch_size is None:
         return None
     if len(submission.runs) < BENCHMARK.runs:
         return None
     try:
         return minutes * normalisation(submission)
-    except reference_points.RcpError:  # none for this batch size, or faster than the reference allows
+    except reference_points.RcpError:  # no point for this batch size, or the mean is too small
         return None
 
 
 def normalisation(submission: Submission) -> float:
-    """Factor from the olympic mean to the official score; a run that did not converge is the slowest.
+    """Return the factor from olympic mean to official score; a run that did not converge counts as the slowest.
 
     Raises:
-        RcpError: no reference point for the batch size, or a mean too fast to be the same training.
+        RcpError: no reference point for the batch size, or the runs converge faster than the reference allows.
     """
     good = {run.path for run in converged(submission)}
     stops = [

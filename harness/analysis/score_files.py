@@ -1,4 +1,4 @@
-"""Run results of a directory's logs, their olympic mean, and what keeps it from being a valid score."""
+"""Scores the logs of a directory: run results, olympic mean, and why the score is not valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTICE = "Result not verified by MLCommons Association."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredRun:
-    """One log; None where it does not say.
+    """The result of one log; None for values that the log does not state.
 
     Args:
         minutes: run_stop - run_start.
@@ -29,18 +29,18 @@ class ScoredRun:
     samples_at_stop: int | None
     samples_to_target: float | None
     status: str
-    converged: bool | None  # None: no verdict, because a datum is unreadable
+    converged: bool | None  # None: unknown, because a record is unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """An element of `score --json`, whose keys are the fields.
+    """The score of a directory. The fields are the keys of an element of `score --json`.
 
     Args:
-        window: of more than ten runs the files that are scored, else None.
-        valid: a score by the rules: ten runs of the benchmark with an olympic mean.
-        problem: why it is none.
-        copies: names of logs that are copies of one run, each set once.
+        window: files that are scored if there are more than ten runs, else None.
+        valid: whether this is a score by the rules: ten runs of the benchmark with an olympic mean.
+        problem: why it is not valid.
+        copies: groups of logs that are copies of one run, by their file names.
     """
 
     directory: str
@@ -60,10 +60,10 @@ class Score:
 
 
 def score(group: ResultSet) -> Score:
-    """Run results of one directory, their olympic mean, and what keeps it from being a valid score.
+    """Score one directory: run results, olympic mean, and why the score is not valid.
 
     Raises:
-        UsageError: logs of several benchmarks, batch sizes or systems.
+        UsageError: the logs are of several benchmarks, batch sizes or systems.
     """
     require_one_submission(group)
     logs = list(group.runs)

@@ -1,6 +1,6 @@
-"""What the files and directories around logs say of a submission: campaign.json, the system description, the round.
+"""Reads the files and directories around logs: campaign.json, the system description, the round.
 
-These files may be missing or torn: the logs are what counts.
+These files may be missing or damaged; only the logs are required.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Json = Mapping[str, Any]
 
 
 def campaign(directory: Path) -> Json:
-    """campaign.json beside the logs; empty where there is none."""
+    """Read campaign.json beside the logs; empty if there is none."""
     return _object(directory / file_names.CAMPAIGN)
 
 
 def package_place(directory: Path) -> Path | None:
-    """<org>/results/<system> above the logs of a package."""
+    """Return <org>/results/<system>, a parent directory of the logs of a package."""
     above = directory.resolve()
     return next((folder for folder in (above, above.parent) if folder.parent.name == "results"), None)
 
 
 def system(place: Path | None) -> Json:
-    """The system description of a package's <org>/results/<system>; empty where there is none."""
+    """Read the system description of a package's <org>/results/<system>; empty if there is none."""
     return _object(place.parents[1] / "systems" / f"{place.name}.json") if place else {}
 
 
 def proofs(directory: Path, runs: Sequence[RunLog]) -> tuple[Proof, ...]:
-    """The proof of the last attempt at each of these runs; only a log that was promoted is result_<i>.txt."""
+    """Read the proof of the last attempt at each of these runs, because result_<i>.txt is a copy of its log."""
     found = []
     for run in runs:
         attempts = attempt.directories(file_names.run_of(directory / Path(run.path).name))
@@ -55,7 +55,7 @@ def _object(path: Path) -> Json:
 
 
 def accelerators(system: Json, campaign: Json, run: RunLog) -> int | None:
-    """From the system description, the campaign's layout, or the layout that the log discloses."""
+    """Return the number of accelerators from the system description, the campaign's layout, or the log's layout."""
     try:
         return int(system["accelerators_per_node"]) * int(system["number_of_nodes"])
     except (KeyError, TypeError, ValueError):
@@ -72,7 +72,7 @@ def accelerators(system: Json, campaign: Json, run: RunLog) -> int | None:
 
 
 def _disclosed_accelerators(run: RunLog) -> int | None:
-    """Data parallelism (GBS / micro batch / accumulation) x tensor x pipeline x context parallelism."""
+    """Multiply data parallelism (GBS / micro batch / accumulation), tensor, pipeline and context parallelism."""
     names = ("tensor_parallelism", "pipeline_parallelism", "context_parallelism")
     layout = [_integer_point(run, name) for name in names]
     micro, steps = (_integer_point(run, key) for key in ("micro_batch_size", "gradient_accumulation_steps"))
@@ -91,11 +91,11 @@ def _mapping(value: Any) -> Json:
 
 
 def stated_round(directory: Path) -> str | None:
-    """v5.1, where a directory above says so."""
+    """Return the round, such as v5.1, if a parent directory states it."""
     found = ruleset.stated_round(directory)
     return f"v{found}" if found else None
 
 
 def is_reconstructed(directory: Path) -> bool:
-    """Whether a directory above says that the logs are rebuilt from published key events."""
+    """Whether a parent directory states that the logs are rebuilt from published key events."""
     return any(part.endswith("-reconstructed") for part in directory.resolve().parts)

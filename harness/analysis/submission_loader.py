@@ -1,4 +1,4 @@
-"""The one loader of submissions: which logs a path means, and what they and the files around them say.
+"""Loads submissions: finds the logs that a path names, and reads them and the files beside them.
 
 A path is a log, a directory of logs, a campaign, a package, or a directory with one of these below it.
 """
@@ -27,7 +27,7 @@ from harness.records import timing
 from harness.records.timing import Timing
 
 _HEAD_BYTES = 65536
-_STATISTICS = "tracked_stats"  # what NVIDIA's and AMD's programs log at every step
+_STATISTICS = "tracked_stats"  # keys that NVIDIA's and AMD's programs log at every step
 _DEEPEST = 5  # directories below a path that are searched for logs
 
 
@@ -36,10 +36,10 @@ class ResultSet:
     """The logs of one directory: the runs of one submission.
 
     Args:
-        runs: what each of the logs says of its run.
+        runs: the run that each log describes.
         kind: logs (named one by one), campaign, directory, or results (of a package).
         names: every entry of the directory.
-        unreadable: result files that are no log; only a lenient reading has them.
+        unreadable: result files that are not logs; empty unless the reading was lenient.
     """
 
     directory: Path
@@ -59,11 +59,12 @@ class Submission:
     """Runs of one system under one configuration.
 
     Args:
-        runs: that are scored, those that crashed or did not converge among them; of more than ten the median window.
-        left_out: names of the logs outside of that window.
-        status: availability, as the system description has it.
-        partial: of most runs only the first and the last two evaluations are known.
-        origin: where published logs were read, where that was not the round's own repository.
+        runs: the scored runs, including those that crashed or did not converge; if there are more than ten, the
+            median window.
+        left_out: names of the logs that are outside this window.
+        status: availability, from the system description.
+        partial: for most runs only the first and the last two evaluations are known.
+        origin: source of published logs that were not read from the round's own repository.
     """
 
     name: str
@@ -71,17 +72,17 @@ class Submission:
     runs: tuple[RunLog, ...]
     org: str
     system: str
-    accelerators: int | None  # None where nothing says
-    precision: str  # of the linear layers, as disclosed; "unknown" where it is not
+    accelerators: int | None  # None if no file states it
+    precision: str  # of the linear layers, as disclosed; "unknown" if it is not disclosed
     timings: tuple[Timing, ...]  # one per run
-    round: str | None = None  # from a directory v5.1 or v6.0.. above
+    round: str | None = None  # from the name of a parent directory, such as v5.1
     reconstructed: bool = (
         False  # rebuilt from published key events: start-up unknown, evaluation time estimated
     )
-    accelerator: str | None = None  # model name, as the system description has it
+    accelerator: str | None = None  # model name, from the system description
     framework: str | None = None
     campaign: Mapping[str, Any] | None = None
-    proofs: tuple[Proof, ...] = ()  # of those of `runs` that have one
+    proofs: tuple[Proof, ...] = ()  # one for each of `runs` that has a proof
     left_out: tuple[str, ...] = ()
     status: str | None = None
     partial: bool = False
@@ -104,21 +105,22 @@ class Submission:
         return scoring.target_of(self.runs[0])
 
     def point(self, key: str) -> Any:
-        """Value of a log key in the first run, None where it is absent."""
+        """Return the value of a log key in the first run; None if it is absent."""
         event = self.runs[0].points.get(key)
         return event.value if event is not None else None
 
     def scalar(self, key: str) -> str | int | float | None:
-        """The same for a number or a short text; anything else is nobody's hyperparameter."""
+        """Return `point(key)` if it is a number or a text, else None: no hyperparameter has another type."""
         value = self.point(key)
         return printable(value) if isinstance(value, str) else value if type(value) in (int, float) else None
 
 
 def load(path: Path) -> Submission:
-    """Load the runs of the one set of logs that a path means.
+    """Load the runs of the set of logs that a path names.
 
     Raises:
-        UsageError: nothing there, no logs, several sets of logs, logs of several submissions, or none with a clock.
+        UsageError: the path does not exist, or it holds no logs, several sets of logs, logs of several submissions,
+            or no log with run_start and run_stop.
     """
     sets = result_sets([str(path)], without=_STATISTICS)
     if len(sets) > 1:
@@ -138,7 +140,7 @@ def load(path: Path) -> Submission:
 
 
 def require_one_submission(found: ResultSet) -> None:
-    """Refuse logs that no single score can be of.
+    """Refuse logs that do not belong to one submission, because no score can combine them.
 
     Raises:
         UsageError: several benchmarks, global batch sizes or systems; the message names the logs of each.
@@ -146,7 +148,7 @@ def require_one_submission(found: ResultSet) -> None:
     for key in ("submission_benchmark", "global_batch_size", "submission_org", "submission_platform"):
         groups: dict[object, list[str]] = {}
         for run in found.runs:
-            if key in run.points:  # what a log does not say is no difference
+            if key in run.points:  # a log without this key does not contradict the others
                 groups.setdefault(repr(run.points[key].value), []).append(Path(run.path).name)
         if len(groups) > 1:
             named = "; ".join(f"{printable(value)}: {_few(names)}" for value, names in groups.items())
@@ -157,7 +159,7 @@ def require_one_submission(found: ResultSet) -> None:
 
 
 def copies(runs: Sequence[RunLog]) -> tuple[tuple[str, ...], ...]:
-    """Names of logs with the same clock, seed and losses, each set once."""
+    """Return groups of logs that have the same clock, seed and losses, by their file names."""
     known: dict[object, list[str]] = {}
     for run in runs:
         curve = tuple((one.time_ms, one.samples, one.log_perplexity) for one in run.evaluations)
@@ -175,7 +177,7 @@ def _below(directory: Path, path: Path) -> str:
 
 
 def _built(path: Path, found: ResultSet) -> Submission:
-    """The runs that are scored with what the files beside them say."""
+    """Build the submission from its scored runs and from the files beside the logs."""
     directory = found.directory
     runs = _scored(found.runs)
     parsed = {log.path: log for log in found.logs}
@@ -212,7 +214,7 @@ def _built(path: Path, found: ResultSet) -> Submission:
 
 
 def _scored(runs: tuple[RunLog, ...]) -> tuple[RunLog, ...]:
-    """All of them where there is no valid window: the score then says so."""
+    """Return the runs of the scoring window; without a valid window return all, and the score reports the problem."""
     try:
         scored = {run.path for run in scoring.scored_runs(runs)}
     except ScoreError:
@@ -234,7 +236,7 @@ def _text(value: Any) -> str | None:
 
 
 def distinct(submissions: Sequence[Submission]) -> list[Submission]:
-    """The same submissions under names that tell them apart: two campaigns of one arm are both called `mxfp4`."""
+    """Return the submissions with unique names; two campaigns of one arm would both be called `mxfp4`."""
     named: list[Submission] = []
     for one in submissions:
         name = one.name
@@ -247,7 +249,7 @@ def distinct(submissions: Sequence[Submission]) -> list[Submission]:
 
 
 def _place(path: Path) -> str:
-    """The last two parts of a path that say whose logs these are."""
+    """Return the last two parts of a path that identify the submission."""
     parts = [part for part in path.resolve().parts if part not in ("results", "runs", "/")]
     return "/".join((parts[:-1] if parts[-1].startswith(BENCHMARK.name) else parts)[-2:])
 
@@ -255,14 +257,14 @@ def _place(path: Path) -> str:
 def result_sets(
     paths: Sequence[str], *, lenient: bool = False, without: str | None = None
 ) -> list[ResultSet]:
-    """Every log that the paths name, once, by directory.
+    """Read every log that the paths name, each once, grouped by directory.
 
     Args:
-        lenient: a result file of a directory that is no log is kept as unreadable, not refused.
-        without: key of records that nobody asks for; they are passed over.
+        lenient: list a result file that is not a log as unreadable instead of raising an error.
+        without: key of records that the caller does not need; they are skipped.
 
     Raises:
-        UsageError: a path that is missing, empty, or no log.
+        UsageError: a path does not exist, is empty, or is not a log.
     """
     files: dict[Path, list[Path]] = {}
     directories: dict[Path, str] = {}
@@ -280,12 +282,12 @@ def result_sets(
 
 
 def result_set_of(place: ResultDirectory) -> ResultSet:
-    """The logs of one result directory of a package; what is no log is kept as unreadable."""
+    """Read one result directory of a package; files that are not logs are listed as unreadable."""
     return _set(place.path, "results", result_files(place.path), lenient=True)
 
 
 def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
-    """Directory, kind and result files of everything that a path means."""
+    """Return directory, kind and result files of every set of logs that a path names."""
     if not path.exists():
         raise UsageError(f"{printable(path)}: no such file or directory")
     if not path.is_dir():
@@ -303,18 +305,18 @@ def _named(path: Path) -> list[tuple[Path, str, list[Path]]]:
 
 
 def result_files(directory: Path) -> list[Path]:
-    """The files that the official tools take for logs, result_*.txt, in the order of their numbers."""
+    """Return the files that the official tools read as logs, result_*.txt, sorted by number."""
     return sorted(directory.glob(file_names.RESULTS), key=_place_of)
 
 
 def _place_of(file: Path) -> tuple[bool, int, str]:
-    """Names without a number stand last."""
+    """Return a sort key that puts names without a number last."""
     index = file_names.result_index(file.name)
     return index is None, index or 0, file.name
 
 
 def _nothing(path: Path, below: Sequence[Path]) -> str:
-    """What is there instead of logs, and where there are some."""
+    """Describe why the path is not one set of logs, and name directories below it that are."""
     if (path / file_names.CAMPAIGN).exists():
         return "no result_<i>.txt: no run of this campaign has ended by the rules yet"
     if next(repository.organisations(path), None):
@@ -348,7 +350,7 @@ def _set(
     runs = tuple(runlog.build(log) for log in logs)
     if (
         kind != "results"
-    ):  # there the directory says which benchmark it is, and a log of another one is a defect
+    ):  # in a package the directory names the benchmark; a log of another one breaks a rule
         _refuse_other_benchmarks(runs)
     return ResultSet(
         directory=directory,
@@ -361,9 +363,9 @@ def _set(
 
 
 def _refuse_other_benchmarks(runs: Sequence[RunLog]) -> None:
-    """Only the benchmark and its proxy are ours to judge; a log that does not say counts as ours.
+    """Refuse logs if all belong to benchmarks other than llama31_8b and its proxy.
 
-    One log of another benchmark among ours is a defect of the set: a rule says so.
+    A log that names no benchmark is accepted. If only some logs are of another benchmark, a rule reports them.
     """
     others = [run for run in runs if run.benchmark not in (None, BENCHMARK.name, PROXY.name)]
     if others and len(others) == len(runs):

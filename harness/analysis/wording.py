@@ -1,4 +1,4 @@
-"""Differences in words, the interval in the same direction: "12.6 % less time than B (9.0 to 15.9 % less)"."""
+"""Writes differences in words, such as "12.6 % less time than B (9.0 to 15.9 % less)"."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from harness.analysis.intervals import Ratio
 
-_LARGE = 2.0  # from here on a ratio is told as a factor
+_LARGE = 2.0  # larger ratios are written as a factor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Words:
-    """What a ratio below 1, above 1, and a large one are called.
+    """The words for a ratio below 1, a ratio above 1, and a large ratio.
 
     Args:
-        less, more: "less time", "more time"; the first word alone names the direction in an interval.
-        times: after "2.3 times": "as long".
+        less, more: such as "less time", "more time"; an interval uses only the first word.
+        times: the words after "2.3 times", such as "as long".
     """
 
     less: str
@@ -34,10 +34,10 @@ FEWER = Words(less="fewer", more="more", times="as many")
 
 
 def change(ratio: Ratio, words: Words, other: str = "") -> str:
-    """Of A to B, with the 95 % interval where there is one.
+    """Write the ratio of A to B, with its 95 % interval if there is one.
 
     Args:
-        other: B's name, where the words are to hold it.
+        other: B's name; it is left out if empty.
     """
     if ratio.ratio >= _LARGE:
         as_other = f" as {other}" if other else ""
@@ -50,7 +50,7 @@ def change(ratio: Ratio, words: Words, other: str = "") -> str:
 
 
 def interval(low: float, high: float, words: Words) -> str:
-    """Bounds of a ratio in words: the smaller change first where both point one way."""
+    """Write the bounds of a ratio; the smaller change is first if both have one direction."""
     less, more = words.less.split()[0], words.more.split()[0]
     changes = [100 * (bound - 1) for bound in (low, high)]
     if low > 1 or high < 1:

@@ -1,6 +1,6 @@
-"""What a name on the command line means: a path, a campaign or a job of this machine, or a published system.
+"""Resolves a name on the command line: a path, a campaign, a job, or a published system.
 
-Every command asks here, so that a name means the same everywhere and in every directory.
+Every command uses this file, so that a name means the same for all commands and in all directories.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _MOST_SHOWN = 3  # campaigns that a message lists
 
 
 def paths(names: Sequence[str]) -> list[Path]:
-    """The paths that the names mean, in their order; a job means the campaigns of its arms, the baseline last.
+    """Return the paths of the names, in order. A job means the campaigns of its arms, with the baseline last.
 
     Raises:
-        UsageError: neither a path nor a campaign; a published system is named as what it is.
+        UsageError: a name is neither a path nor a campaign; the message says if it is a published system.
     """
     return [path for name in names for path in _known(name) or _refuse(name)]
 
 
 def campaigns(names: Sequence[str]) -> list[Campaign]:
-    """The campaigns that the names mean.
+    """Load the campaigns of the names.
 
     Raises:
-        UsageError: no such campaign, or a path that is none.
+        UsageError: a campaign does not exist, or a path is not a campaign.
     """
     found = []
     for name in names:
@@ -51,7 +51,7 @@ def campaigns(names: Sequence[str]) -> list[Campaign]:
 
 
 def jobs(names: Sequence[str]) -> list[Job]:
-    """The jobs to resume: those of the named campaigns, or the newest job that lacks runs or its report.
+    """Return the jobs to resume: those of the named campaigns, or else the newest unfinished job.
 
     Raises:
         UsageError: no such campaign, or nothing to resume.
@@ -63,13 +63,13 @@ def jobs(names: Sequence[str]) -> list[Job]:
 
 
 def stamp(name: str) -> str:
-    """The stamp of the job that a campaign belongs to; the name itself where it is no campaign."""
+    """Return the stamp of the job that a campaign belongs to; the name itself if it is not a campaign."""
     made = [place for place in _known(name) if (place / file_names.CAMPAIGN).exists()]
     return campaign.load(made[0].resolve()).job if made else name
 
 
 def submissions(names: Sequence[str], index: Path) -> list[Submission]:
-    """The submissions to compare: logs of this machine, or published systems of an index.
+    """Load the submissions to compare: logs on this machine, or published systems of an index.
 
     Raises:
         UsageError: nothing of that name, or no logs in it.
@@ -86,7 +86,7 @@ def submissions(names: Sequence[str], index: Path) -> list[Submission]:
 
 
 def result_sets(names: Sequence[str]) -> list[ResultSet]:
-    """The logs to score, by directory; of a published system the figures that its logs gave.
+    """Load the logs to score, by directory; for a published system, the figures in the index.
 
     Raises:
         UsageError: nothing of that name, or no logs in it.
@@ -100,7 +100,7 @@ def result_sets(names: Sequence[str]) -> list[ResultSet]:
 
 
 def _known(name: str) -> list[Path]:
-    """The path of this name, or campaigns under the output directory; nothing where there is neither."""
+    """Return the path, or the campaigns under the output directory, that have this name; empty if none has."""
     path = Path(name)
     if path.exists():
         return [path]
@@ -120,9 +120,9 @@ def _known(name: str) -> list[Path]:
 
 
 def _published(name: str, index: Path = public_index.SHIPPED) -> list[str]:
-    """The key of the one published system that has this name; empty where none or several have it.
+    """Return the key of the only published system with this name; empty if none or several have it.
 
-    Without --public a part of a name counts only if it says whose system it is: `v6.0/AMD/MI355X`.
+    Part of a key is enough only if it contains a slash, as in `v6.0/AMD/MI355X`.
     """
     try:
         one = public_index.find(public_index.read(index), name)
@@ -132,7 +132,7 @@ def _published(name: str, index: Path = public_index.SHIPPED) -> list[str]:
 
 
 def _refuse(name: str) -> list[Path]:
-    """Say why the name means no path.
+    """Raise an error that says why the name is not a path.
 
     Raises:
         UsageError: always.

@@ -1,4 +1,4 @@
-"""The progress of a job on a terminal: one block, redrawn in place, that answers how long the job still takes.
+"""Shows the progress of a job on a terminal in one block, redrawn in place, with the remaining time.
 
 Every line of it fits the terminal, so nothing is cut; a run that has ended leaves one line above the block.
 """
@@ -25,14 +25,14 @@ from harness.contract.config import Config
 from harness.records.metrics import Tail, duration
 
 _REDRAW_S = 0.25
-_ALMOST = 0.99  # share of the bar that a run without a result can fill: the crossing is a prediction
+_ALMOST = 0.99  # largest share of the bar before the run ends, because the crossing is only a prediction
 _WIDEST = 100  # columns of the block: a wider terminal can be resized down to this without a redraw
 _SHORTEST_BAR = 12  # columns, with the spaces around it
 _LONGEST = 400  # characters of a warning that are shown
 
 
 class Block:
-    """The job, its run, and what the run has reached."""
+    """The block: the job, its current run, and the progress of this run."""
 
     def __init__(
         self, console: Console, *, runs: int, done: int, clock: Callable[[], float] = time.monotonic
@@ -40,7 +40,7 @@ class Block:
         self._console, self._clock = console, clock
         self._runs, self._done = runs, done
         self._began_s = self._run_began_s = clock()
-        self._took_s: list[float] = []  # of the runs that ended by the rules while this was looking
+        self._took_s: list[float] = []  # of the runs that ended by the rules since this block was created
         self._drawn_at_s, self._width = -math.inf, console.width
         self._lengths: list[int] = []  # columns of each row that is drawn
         self._bar = Progress(
@@ -107,7 +107,7 @@ class Block:
         return [self._job_line(left_s=view.time_to_target_s), *name, self._bar, *map(Text, texts)]
 
     def _set_bar(self, view: View, status: Status) -> bool:
-        """Whether the run's name has room beside the bar.
+        """Update the bar, and return whether the run's name has room beside it.
 
         The bar ends at the predicted crossing; without a prediction it only shows that something moves.
         """
@@ -144,7 +144,7 @@ class Block:
         return Text(", ".join(parts))
 
     def _job_left_s(self, run_left_s: float | None) -> float | None:
-        """Time of the runs to come, each like the mean of those that ended, or like this one where none has."""
+        """Predict the remaining time: each later run takes the mean of the ended runs, or else as long as this run."""
         to_come = max(self._runs - self._done - 1, 0)
         run_s = self._clock() - self._run_began_s
         if self._took_s:
@@ -153,9 +153,9 @@ class Block:
         return None if run_left_s is None else run_left_s + to_come * (run_s + run_left_s)
 
     def _forget_reflowed_lines(self) -> None:
-        """After the terminal became narrower, its old lines take more rows than rich counted: move up over all.
+        """Correct rich's count of rows: in a narrower terminal, the old lines take more rows than rich counted.
 
-        Otherwise the rows above would stay on the screen.
+        Otherwise some of the old rows would stay on the screen.
         """
         width, before = self._console.width, self._width
         self._width = width
@@ -165,7 +165,7 @@ class Block:
 
 
 def _fitting(line: str, parts: Sequence[str], width: int) -> str:
-    """The line with as many of the parts as fit into one row; the line itself is never cut."""
+    """Append as many of the parts as fit into one row; the line itself is never cut."""
     for part in parts:
         if len(line) + len(part) + 2 > width:
             break

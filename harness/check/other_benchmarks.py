@@ -13,7 +13,7 @@ from harness.base.text import printable
 
 
 def not_checked(paths: Sequence[str | Path]) -> list[str]:
-    """Every results/<system>/<benchmark> below the paths that belongs to another benchmark, in their order."""
+    """Return every results/<system>/<benchmark> below the paths that belongs to another benchmark."""
     trees = [Path(path) for path in paths]
     homes = dict.fromkeys(home for tree in trees for home in repository.organisations(tree))
     return [str(place) for home in homes for place in _others(home)]

@@ -1,4 +1,4 @@
-"""The answer of `plan`: one screen of what will run, or every setting with its origin and every derived number."""
+"""Prints the answer of `plan`: one screen of what will run, or all settings and derived numbers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.config.file import Origin, Resolved, leaves_of
 from harness.config.profile_choice import absent_tokens
 from harness.contract.config import Config, to_mapping
 
-_LABEL = 10  # columns of the words at the left
-_PARTS = 4  # parts of the memory that are named
+_LABEL = 10  # columns of the labels at the left
+_PARTS = 4  # number of memory parts that are named
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class ArmTime:
     """The projected time of one arm, or why there is none.
 
     Args:
-        error_pct: the projection was closer for nine of ten held-out public systems.
+        error_pct: nine of ten held-out public systems had a smaller error.
         flags: properties of the arm or the system that no public run has.
     """
 
@@ -92,7 +92,7 @@ def _wrapped(label: str, text: str, width: int) -> list[str]:
 
 
 def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The label stands beside the first of several rows."""
+    """Put the label beside the first of several rows."""
     return [(label if number == 0 else "", text) for number, text in enumerate(texts)]
 
 
@@ -187,7 +187,7 @@ def _data(config: Config) -> str:
 
 
 def tables(resolved: Resolved) -> Iterator[str | Table]:
-    """Every setting that counts with its origin, and every derived number with its formula, for --all."""
+    """Yield the tables of --all: every setting in use with its origin, every derived number with its formula."""
     config = resolved.config
     shown, unused = _in_use(config)
     yield f"profile {config.profile}"
@@ -205,7 +205,7 @@ def _configured(config: Config) -> list[tuple[str, object]]:
 
 
 def _in_use(config: Config) -> tuple[list[tuple[str, object]], list[str]]:
-    """The settings without arms and recipes that nothing trains, and the names of these."""
+    """Return the settings in use, and the names of arms and recipes that no run uses."""
     recipes = {config.arms[arm].recipe for arm in config.runs.arms}
     while more := {config.recipes[name].switch_to for name in recipes} - recipes - {""}:
         recipes |= more
@@ -238,7 +238,7 @@ def _derived_table(config: Config) -> Table:
 
 
 def describe(origin: Origin) -> str:
-    """An origin, as the plan prints it."""
+    """Return an origin as `plan` prints it."""
     if origin.line is not None:
         return f"{origin.kind} {origin.file}:{origin.line}"
     if origin.kind == "facts":

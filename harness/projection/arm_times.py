@@ -1,4 +1,4 @@
-"""The step time and time to train of each arm of a configuration, for `plan`: a projection, or why there is none."""
+"""Projects step time and time to train of each arm for `plan`, or says why there is no projection."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from harness.contract.config import Config, Recipe
 from harness.machine import facts
 from harness.projection import estimate
 
-# the precision of public systems whose linear layers run in a format
+# format of our recipes -> precision of public systems that use it
 _PRECISIONS = {"fp8-row": "fp8", "mxfp8": "fp8"}
 
 
 def of(config: Config) -> list[ArmTime]:
-    """One row per arm that is trained, in their order."""
+    """Return a row per trained arm, in the order of the configuration."""
     return [_of_arm(config, arm) for arm in config.runs.arms]
 
 
@@ -21,7 +21,7 @@ def _of_arm(config: Config, arm: str) -> ArmTime:
     if why := _out_of_reach(config, config.recipes[config.arms[arm].recipe]):
         return ArmTime(arm=arm, why=why)
     parallel, board = config.parallelism, facts.accelerator(config.system.accelerator)
-    assert board is not None  # _out_of_reach knows it
+    assert board is not None  # _out_of_reach has checked this
     try:
         setup = estimate.setup(
             f"{parallel.world_size}x{board.name}",
@@ -46,7 +46,7 @@ def _of_arm(config: Config, arm: str) -> ArmTime:
 
 
 def _out_of_reach(config: Config, recipe: Recipe) -> str:
-    """Why the model says nothing of an arm; empty where it does."""
+    """Return why the model cannot project an arm; empty if it can."""
     if config.benchmark.is_scaled:
         return "no projection: the model of step times is for the benchmark itself, not for a scaled model"
     if not config.system.accelerator:

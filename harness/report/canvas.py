@@ -61,7 +61,7 @@ def legend(axes: Axes, place: Literal["upper right", "below"] = "below") -> None
     """Names of the lines: inside the plot if they are few and have room, otherwise below it on a taller figure.
 
     Args:
-        place: where no line of the plot can be.
+        place: a corner of the plot that no line reaches.
     """
     handles, names = axes.get_legend_handles_labels()
     if 0 < len(names) <= MANY and place != "below":
@@ -89,7 +89,7 @@ def canvas(title: str, x_label: str = "", y_label: str = "", *, height: float = 
 def panels(
     title: str, x_label: str, y_label: str, *, count: int, columns: int, height: float
 ) -> Iterator[list[Axes]]:
-    """Several axes with common scales, in rows; the same width as one.
+    """Several axes with common scales, in rows. The figure is as wide as one with a single axis.
 
     Args:
         height: of the figure, in inches.
@@ -98,7 +98,7 @@ def panels(
         figure = Figure(figsize=(5.4, height), layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
-        # over the names of the rows, too: a title that begins with the axes would be cut off on the right
+        # starts left of the row names: a title that starts at the axes would be cut off on the right
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
         grid = figure.subplots(-(-count // columns), columns, sharex=True, sharey=True, squeeze=False)
         every = list(grid.flat)
@@ -139,5 +139,5 @@ def svg(axes: Axes, description: str, name: str) -> str:
 
 
 def _slim(tag: re.Match[str]) -> str:
-    """A tag with coordinates of a hundredth of a point and the page's font: a third of the bytes of many curves."""
+    """A tag with coordinates rounded to 0.01 points and the page's font; many curves shrink to a third in bytes."""
     return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"font-family: [^;]*; ?", "", tag[0]))

@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def document(comparison: Comparison) -> Json:
-    """What `compare --json` prints."""
+    """Return the document that `compare --json` prints."""
     rows = zip(comparison.submissions, comparison.power, strict=True)
     return {
         "submissions": [{**asdict(one), "power": [asdict(use) for use in power]} for one, power in rows],
@@ -29,7 +29,7 @@ def document(comparison: Comparison) -> Json:
 
 
 def with_curves(comparison: Comparison, submissions: Sequence[Submission]) -> Json:
-    """The same with every run's evaluations, which a plot of one's own needs."""
+    """Return the same document with the evaluations of every run, for users' own plots."""
     return {**document(comparison), "curves": [_curves(submission) for submission in submissions]}
 
 
@@ -70,7 +70,7 @@ def _ratio(ratio: Ratio | None) -> Json | None:
 
 
 def _claim(claim: Claim) -> Json:
-    """Of machines like these: the ratio with the spread between equal machines in its interval."""
+    """Return a claim about machines like these. The interval includes the spread between equal machines."""
     return {
         "ratio": claim.ratio.ratio,
         "ci95": _bounds(claim.ratio.ci95),

@@ -26,10 +26,10 @@ class Row:
 
     Args:
         key: round/organisation/system, which --public takes.
-        model: of the accelerator in facts.yaml; None where it is not known there.
+        model: name of the accelerator in facts.yaml; None if it is not listed there.
         product: the system's name in its description.
         availability: status in the system description.
-        origin: where the logs were read, where that was not the round's own repository.
+        origin: source of logs that were not read from the round's own repository.
     """
 
     key: str
@@ -69,11 +69,11 @@ _SORTED_BY: dict[str, Callable[[Row], Any]] = {
     "name": lambda row: row.key,
 }
 SORTS = tuple(_SORTED_BY)
-WIDTH = 195  # characters of a row where no terminal sets a limit
+WIDTH = 195  # characters of a row without a terminal
 
 
 def row(one: Entry) -> Row:
-    """Directory names tell systems apart, so they stand for organisation and system."""
+    """Build a row; directory names identify organisation and system, because they are unique."""
     figures = run_figures.of(public_index.submission(one))
     return Row(
         key=printable(one.key),
@@ -89,7 +89,7 @@ def row(one: Entry) -> Row:
 
 
 def ordered(rows: Sequence[Row], by: str | None) -> list[Row]:
-    """Smallest first (speed: fastest); what has no such figure stands last. None keeps the order of the index."""
+    """Sort smallest first (speed: fastest first), rows without the figure last. None keeps the index's order."""
     if by is None:
         return list(rows)
     value = _SORTED_BY[by]
@@ -97,7 +97,7 @@ def ordered(rows: Sequence[Row], by: str | None) -> list[Row]:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """What `results list --json` prints: the figures of `compare --json` and what the index adds to them."""
+    """Return what `results list --json` prints: the figures of `compare --json` and those of the index."""
     added = [{name: value for name, value in asdict(one).items() if name != "figures"} for one in rows]
     return {
         "systems": [{**asdict(one.figures), **more} for one, more in zip(rows, added, strict=True)],
@@ -106,7 +106,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def notices(rows: Sequence[Row]) -> list[str]:
-    """What has to stand beside the table."""
+    """Return the notices that must accompany the table."""
     lines = [
         "Unverified: recomputed from logs. Result not verified by MLCommons Association.",
         "official min: olympic mean, RCP-normalised; accelerator hours: of the time that is not normalised.",

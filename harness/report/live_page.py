@@ -22,10 +22,10 @@ REFRESH_S = 10  # seconds until the browser loads the page again
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Live:
-    """One campaign now.
+    """The current state of one campaign.
 
     Args:
-        curves: of each run, the evaluations of its last attempt; empty where there is none.
+        curves: for each run the evaluations of its last attempt; empty without an attempt.
         target: log perplexity.
         report: whether its directory holds report.html.
     """
@@ -37,7 +37,7 @@ class Live:
 
 
 def read(made: Campaign) -> Live:
-    """What a campaign's files say; writes nothing."""
+    """Read a campaign's files; writes nothing."""
     return Live(
         row=status_rows.describe(made),
         curves=tuple(_curve(made, run.index) for run in made.runs),
@@ -85,7 +85,7 @@ def _state(run: RunRow) -> str:
 
 
 def _plot(arms: Sequence[Live], name: str) -> str | None:
-    """Validation log perplexity against samples, one line a run; None before the first evaluation."""
+    """Validation log perplexity against samples, one line per run; None before the first evaluation."""
     if not any(curve for one in arms for curve in one.curves):
         return None
     with canvas("Validation log perplexity, every run", "training sequences", "nats per token") as axes:

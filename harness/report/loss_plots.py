@@ -1,4 +1,4 @@
-"""Loss curves: of a few submissions in one plot, of many in a panel each."""
+"""Plots loss curves: a few submissions in one plot, many in one panel each."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _a_panel_each(submissions: Sequence[Submission], against: str, label: str, t
 
 
 def _band(submissions: Sequence[Submission], against: str) -> tuple[list[float], list[float], list[float]]:
-    """Lowest and highest loss of all runs, where at least one of them has trained so far."""
+    """Lowest and highest loss of all runs at each number of samples that at least one run reached."""
     curves = [
         _curve(run, against) for submission in submissions for run in submission.runs if run.evaluations
     ]

@@ -57,7 +57,7 @@ def write(submissions: Sequence[Submission], comparison: Comparison, page: Path)
 
 
 def headline(comparison: Comparison) -> str:
-    """The sentence people came for: of two submissions their difference, of more the best of them."""
+    """Return the main sentence: the difference of two submissions, or the best of several."""
     if comparison.ranking:
         return ranking.sentence(comparison.ranking)
     if comparison.pairs:

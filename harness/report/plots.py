@@ -134,7 +134,7 @@ def _reference(axes: Axes, submissions: Sequence[Submission]) -> None:
 
 
 def time_budget(submissions: Sequence[Submission]) -> str | None:
-    """Minutes of training, of evaluation, and of start-up before the clock; None where no log has them."""
+    """Minutes of training, evaluation and start-up before the clock; None if no log has them."""
     rows = [(submission, run_figures.of(submission)) for submission in submissions]
     usable = [(one, row, row.evaluation_share) for one, row in rows if row.evaluation_share is not None]
     if not usable:

@@ -1,4 +1,4 @@
-"""Pooled answers in words and as JSON: the view of `compare --group`."""
+"""Writes the pooled answers of `compare --group` as sentences and as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TITLES = {
     Quantity.SPEED: "Samples per second",
     Quantity.TIME: "Time to train, not normalised",
 }
-_UNBOUNDED = 0.5  # a bound of the spread that says nothing
+_UNBOUNDED = 0.5  # a larger bound of the spread is not informative
 _NOTICES = (
     "Unverified: recomputed from logs. Result not verified by MLCommons Association.",
     "95 % intervals: random effects over systems (Paule-Mandel, Hartung-Knapp), of geometric means of runs; systems "
@@ -37,7 +37,7 @@ _NOTICES = (
 
 
 def document(found: Pooled) -> dict[str, Any]:
-    """What `compare --group --json` prints."""
+    """Return what `compare --group --json` prints."""
     return {
         "group": found.group,
         "answers": [
@@ -56,7 +56,7 @@ def document(found: Pooled) -> dict[str, Any]:
 
 
 def show(found: Pooled, console: Console) -> None:
-    """Every answer as a sentence, by quantity; then what is left out, and notices."""
+    """Write every answer as a sentence, by quantity; then the systems left out, and notices."""
     if not found.answers:
         console.print(Text(f"No answer: no two groups of {found.group} are alike in the rest."))
     for quantity, title in _TITLES.items():
@@ -67,7 +67,7 @@ def show(found: Pooled, console: Console) -> None:
 
 
 def sentence(answer: Answer) -> str:
-    """One answer, with what it rests on."""
+    """Write one answer and the data that it uses."""
     a, b = answer.a, answer.b
     change = wording.change(answer.ratio, _WORDS[answer.quantity])
     unfinished = a.unfinished + b.unfinished

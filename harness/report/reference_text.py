@@ -8,7 +8,7 @@ from harness.base.text import plural, printable
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """The verdict in a few lines: bounds, the runs that are scored, the mean and what it does to the score."""
+    """Write the verdict in a few lines: bounds, scored runs, the mean and its effect on the score."""
     head = f"{verdict.verdict:<9} {printable(verdict.directory, 400)}: batch size {verdict.global_batch_size}"
     bounds = (
         f"reference {verdict.reference_mean_samples:,.2f} samples, "

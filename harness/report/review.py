@@ -22,7 +22,7 @@ _MINUTE_MS = 60_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpan:
-    """Start and end of a run; None where its log has no such time.
+    """Start and end of a run; None if its log has no such time.
 
     Args:
         gap_min: minutes since the last end of the runs that started before; negative if it overlaps one of them.
@@ -45,7 +45,7 @@ class Curve:
 
     Args:
         known: number of evaluations at samples for which there are public runs.
-        outside: those of them outside of 5 % to 95 % of the public runs, with their distance in nats.
+        outside: the known evaluations outside of 5 % to 95 % of the public runs, with their distance in nats.
     """
 
     name: str

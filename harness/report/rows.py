@@ -51,8 +51,8 @@ _HYPERPARAMETERS = (
     ("warmup steps", "opt_learning_rate_warmup_steps"),
     ("AdamW epsilon", "opt_adamw_epsilon"),
 )
-_LARGE = 2.0  # from here on a ratio is told as a factor
-_FACTORS = (  # of the ratio of times: each indented level multiplies to the line above it
+_LARGE = 2.0  # larger ratios are written as a factor
+_FACTORS = (  # factors of the ratio of times: each indented level multiplies to the line above it
     ("time to train", Factor.TIME_TO_TRAIN),
     ("  = samples at stop", Factor.SAMPLES_AT_STOP),
     ("      = samples to target", Factor.SAMPLES_TO_TARGET),
@@ -81,7 +81,7 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gemm:
-    """What multiplied one of the three GEMMs of a linear layer, from a proof."""
+    """The engine and format of one of the three GEMMs of a linear layer, from a proof."""
 
     gemm: str
     format: str
@@ -104,7 +104,7 @@ class ProofRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """One figure at the head of the page; the interval is empty where there is none."""
+    """One figure at the head of the page; the interval is empty if there is none."""
 
     label: str
     value: str
@@ -142,7 +142,7 @@ def as_csv(submissions: Sequence[Submission]) -> str:
 
 
 def proofs(submission: Submission) -> list[ProofRow]:
-    """What ran for each GEMM, summed over the layers and runs of a submission."""
+    """Return what ran for each GEMM, summed over the layers and runs of a submission."""
     total: Counter[Gemm] = Counter()
     for proof in submission.proofs:
         for row in proof.gemms:
@@ -154,7 +154,7 @@ def proofs(submission: Submission) -> list[ProofRow]:
 
 
 def tiles(ratios: Ratios) -> list[Tile]:
-    """The three figures people came for, in words that need no table."""
+    """Return the three main figures, in words that need no table."""
     official = ratios.official_score
     asked = (
         ("official score", official) if official else ("time to train", ratios.time_to_train),
@@ -180,7 +180,7 @@ def _percent(ratio: float) -> str:
 
 
 def ranked(ranking: Ranking) -> list[tuple[str, ...]]:
-    """Place, name, product, score, and the groups of ties as letters: what shares a letter is not told apart."""
+    """Return place, name, product, score and letters; submissions with a common letter are not distinguishable."""
     rows: list[tuple[str, ...]] = []
     for place in ranking.places:
         letters = [_letter(index) for index, tie in enumerate(ranking.ties) if place.submission in tie]
@@ -208,13 +208,13 @@ def _stated(value: str | int | float | None) -> str:
 
 
 def factors(ratios: Ratios) -> list[tuple[str, Ratio | None]]:
-    """The official scores, the ratio of times and its factors, indented below it; None where a log does not say."""
+    """The official scores, the ratio of times and its factors, indented below it; None if a log does not state it."""
     score = ("official score, RCP-normalised", ratios.official_score)
     return [score] + [(label, ratios.factors.get(factor)) for label, factor in _FACTORS]
 
 
 def whole_runs(ratios: Ratios) -> list[tuple[str, Ratio | None]]:
-    """Ratios over every converged run that the factors do not hold."""
+    """Return the ratios over all converged runs that are not among the factors."""
     return [
         ("all runs: samples per second", ratios.throughput),
         ("same seeds: samples to target", ratios.paired_samples_to_target),
@@ -230,7 +230,7 @@ def ratio_cells(ratio: Ratio | None) -> tuple[str, str]:
 
 
 def gap_lines(gaps: Sequence[Gap], most: int = 5) -> list[str]:
-    """A few of the differences of log perplexity, evenly spread, with the last one."""
+    """A few evenly spread differences of log perplexity, including the last one."""
     step = max(1, -(-len(gaps) // most))
     return [
         f"{row.samples:>9,} samples  {row.gap:+.4f}"

@@ -33,8 +33,8 @@ def serve(directory: Path, port: int, say: Callable[[str], None]) -> None:
     """Answer until Ctrl-C.
 
     Args:
-        port: 0: any that is free.
-        say: takes the address.
+        port: 0 takes any free port.
+        say: called with the address.
 
     Raises:
         OSError: the port is taken.
@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """A request that http.server calls unknown (5xx) is the sender's mistake."""
+        """Answer with 4xx where http.server would use 5xx, because the sender made the mistake."""
         if code >= 500:
             code, message = HTTPStatus.METHOD_NOT_ALLOWED, "GET alone"
         super().send_error(code, message, explain)

@@ -37,7 +37,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def _show_ranking(found: Ranking, console: Console) -> None:
-    """The best first; what shares a letter is not told apart."""
+    """Print the ranking, the best first. Submissions with a common letter are not distinguishable."""
     table = Table(title="Ranking of these machines (unverified)", title_justify="left")
     for column in ("place", "", "system", ranking.title(found), "ties"):
         table.add_column(
@@ -62,7 +62,7 @@ def _show_pair(pair: Pair, console: Console) -> None:
 
 
 def _rows_table(comparison: Comparison) -> Table:
-    """One row a submission, where columns would not fit: --json and --html have the rest."""
+    """Print one row per submission if columns would not fit; --json and --html have all values."""
     table = Table(title="Submissions (unverified), scores against the last one", title_justify="left")
     for column in ("", "GBS", "minutes", "to target", "samples/s", "score", "95 % interval"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
@@ -86,7 +86,7 @@ def _rows_table(comparison: Comparison) -> Table:
 
 
 def _in_order(comparison: Comparison) -> list[RunFigures]:
-    """By score, what has none last."""
+    """Sort by score, with submissions without a score last."""
     places = comparison.ranking.places if comparison.ranking else ()
     order = {place.submission: index for index, place in enumerate(places)}
     return sorted(comparison.submissions, key=lambda row: order.get(row.name, len(order)))
@@ -111,7 +111,7 @@ def _submissions_table(rows: Sequence[RunFigures]) -> Table:
 
 
 def _ratio_table(title: str, ratios: Ratios) -> Table:
-    """The ratio of times, its factors indented below it, and the differences that these runs can detect."""
+    """Print the ratio of times, its factors, indented, and the smallest differences that these runs can detect."""
     table = Table(title=Text(title), title_justify="left")
     for column in ("quantity", "ratio", "95 % interval"):
         table.add_column(column, justify="left" if column == "quantity" else "right")

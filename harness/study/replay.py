@@ -1,4 +1,4 @@
-"""`study replay`: what each recipe does to the weight gradient, at fixed weights, over many micro batches."""
+"""`study replay`: measures each recipe's error of the weight gradient, at fixed weights, over many micro batches."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ _RECIPES: Mapping[str, GemmFormat] = {
 _OPERANDS = {
     "none": tuple(Quantised),
     "h16": (Quantised.BOTH, Quantised.X),
-}  # one by one, to see which matters
+}  # one by one, to find which matters
 _QUANTISED = {Quantised.BOTH: "X and dY", Quantised.X: "only X", Quantised.DY: "only dY"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A cell and what it is for people."""
+    """A cell and its description."""
 
     row: ReplayCell
     recipe: Recipe
@@ -63,7 +63,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """All cells, in the order of the table: first only Wgrad quantised, then all three GEMMs."""
+    """Return all cells in the order of the table: first those that only quantise Wgrad, then the others."""
     found = []
     for name, four in _RECIPES.items():
         only = Recipe(fprop=_BF16, dgrad=_BF16, wgrad=four)
@@ -90,15 +90,15 @@ def _words(four: GemmFormat) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellResult:
-    """One cell over all training seeds.
+    """The result of one cell over all training seeds.
 
     Args:
-        along, across: mean over the clear seeds, over all where none is; the standard error is that of the measurement
-            at these weights.
+        along, across: mean over the clear seeds, or over all if no seed is clear. The standard error is that of the
+            measurement at these weights.
         spread: standard deviation of `across` between training seeds; None for one seed.
-        layers: of each linear, `across` over the seeds at which its mean gradient is clear; None where it is at none.
-        seeds: the parts at each seed.
-        loss_gap: nats per token of the recipe's forward pass above the exact one, for cells that quantise it.
+        layers: for each linear layer, `across` over the seeds with a clear mean gradient; None without such a seed.
+        seeds: the parts of the error at each seed.
+        loss_gap: loss of the recipe's forward pass less that of the exact one, nats per token; None unless quantised.
     """
 
     cell: str
@@ -128,7 +128,7 @@ def run(
 
     Raises:
         UsageError: an arm that does not exist, or too few batches.
-        TrainingFailed: a process failed; its output is in `out`.
+        TrainingFailed: a process failed; its output is below `out`.
     """
     if batches < FEWEST:
         raise UsageError(f"--batches: found {batches}; allowed: {FEWEST} or more")
@@ -158,7 +158,7 @@ def run(
 
 
 def _config(config: Config, chosen: Sequence[Cell]) -> Config:
-    """One rank, FP32 where nothing is quantised, and every cell's recipe as an arm."""
+    """Return a configuration with one rank, FP32 for all that is not quantised, and each cell's recipe as an arm."""
     single = replace(
         config.parallelism,
         nodes=1,
@@ -175,7 +175,7 @@ def _config(config: Config, chosen: Sequence[Cell]) -> Config:
 
 
 def _together(homes: Sequence[Path], config: Config, threads: int) -> None:
-    """One process per directory, side by side."""
+    """Run one process per directory, several at a time."""
     variables = environment.training_environment(
         threads=threads, on_cpu=accelerators() == 0, on_nvidia=nvidia_devices() > 0
     )
@@ -196,10 +196,10 @@ def _together(homes: Sequence[Path], config: Config, threads: int) -> None:
 
 
 def analyse(out: Path) -> list[CellResult]:
-    """The results of finished replays below a directory, also written there as JSON.
+    """Analyse the finished replays below a directory, and write the results there as JSON.
 
     Raises:
-        UsageError: no matrices there.
+        UsageError: the directory has no matrices.
     """
     homes = sorted(path.parent for path in out.glob(f"seed_*/{GRAMS}"))
     if not homes:
@@ -257,7 +257,7 @@ def _mean(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def document(results: Sequence[CellResult], asked: ReplayAsked, seeds: int) -> dict[str, Any]:
-    """The JSON of `study replay`."""
+    """Return the JSON of `study replay`."""
     settings = {"batches": asked.batches, "train_steps": asked.train_steps, "checkpoint": asked.checkpoint}
     return {
         **settings,
@@ -267,7 +267,7 @@ def document(results: Sequence[CellResult], asked: ReplayAsked, seeds: int) -> d
 
 
 def table(results: Sequence[CellResult]) -> Iterator[str]:
-    """A line per cell: shares of the mean gradient's energy, in percent, with standard errors."""
+    """Yield a line per cell: shares of the mean gradient's energy, in percent, with standard errors."""
     yield "systematic error of the weight gradient, % of the mean gradient's energy (standard error); random error, %"
     for one in results:
         if not one.is_clear:
@@ -289,7 +289,7 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
 
 
 def conclusion(results: Sequence[CellResult]) -> str:
-    """What the replay says of the claim that a deterministic transform, and only that, removes systematic error."""
+    """Compare the replay with the claim that only a deterministic transform removes systematic error."""
     found = {one.cell: one.across for one in results if one.is_clear}
     if "w-none" not in found:
         return "No conclusion: the cell w-none is missing, or its mean gradient is not clear."

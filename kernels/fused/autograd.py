@@ -1,4 +1,4 @@
-"""The fused kernels as functions with a gradient: Triton's on a GPU, the specification elsewhere."""
+"""Wraps the fused kernels in autograd functions, which use Triton on a GPU and the specification elsewhere."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class SwiGlu(torch.autograd.Function):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Logits (.., V) of a shard of the vocabulary and labels (..) -> fp32 cross entropy (..); takes the logits.
+    """Logits (.., V) of a shard of the vocabulary and labels (..) -> fp32 cross entropy (..); overwrites the logits.
 
     Args:
-        first: entry of the vocabulary that is this shard's first.
-        over_shards: combines (log sum, label's logit) of this shard with those of the others; both fp32 (N,).
+        first: vocabulary index of the shard's first column.
+        over_shards: combines (log sum, label's logit), both fp32 (N,), of this shard with those of the other shards.
     """
 
     @staticmethod
@@ -82,7 +82,7 @@ class CrossEntropy(torch.autograd.Function):
 
 
 class Norm(torch.autograd.Function):
-    """Branch, residual stream or None, gain, epsilon -> the stream that goes on, and its norm (reference.norm)."""
+    """Branch, residual stream or None, gain, epsilon -> the new stream, and its norm (reference.norm)."""
 
     @staticmethod
     def forward(

@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def parts_not_finite(norm: Tensor, buffer_n: Tensor, starts_B: Tensor, sizes_B: Tensor, parts: int) -> Tensor:
-    """Where gradients are NaN or infinite, looked for only if their norm is.
+    """Find the gradients that are NaN or infinite, if their norm is.
 
     Args:
-        norm: () of all gradients.
-        buffer_n: gradients of all buckets, one after another.
+        norm: () norm of all gradients.
+        buffer_n: gradients of all buckets, concatenated.
         starts_B: int64, where each bucket begins in the buffer.
-        sizes_B: int64, elements of a part of each bucket.
-        parts: equal parts of a bucket: the data-parallel ranks.
+        sizes_B: int64, number of elements in a part of each bucket.
+        parts: number of equal parts of a bucket, one per data-parallel rank.
 
     Returns:
-        (B, parts) int32: 1 for a part that holds a value which is not finite; 0 everywhere where the norm is finite.
+        (B, parts) int32: 1 for a part with a value that is not finite; all 0 if the norm is finite.
     """
     found = torch.zeros(starts_B.numel(), parts, dtype=torch.int32, device=buffer_n.device)
     if bool(torch.isfinite(norm)):
@@ -32,9 +32,9 @@ def rope(qkv_SBGE: Tensor, cos_SF: Tensor, sin_SF: Tensor, heads: int) -> tuple[
     """Split the projection of a group's queries, key and value, and rotate queries and keys (arXiv 2104.09864).
 
     Args:
-        qkv_SBGE: (S, B, G, (heads + 2) * 2 F), contiguous: per group its query heads, its key, its value.
-        cos_SF, sin_SF: fp32, of the angles of a position's F pairs; element i is paired with i + F.
-        heads: query heads of a group.
+        qkv_SBGE: (S, B, G, (heads + 2) * 2 F), contiguous: for each group its query heads, its key and its value.
+        cos_SF, sin_SF: fp32 cosines and sines of the F angles of a position; element i is paired with i + F.
+        heads: number of query heads in a group.
 
     Returns:
         Query (S, B, G * heads, 2 F), key and value (S, B, G, 2 F), contiguous, in the type of the projection.
@@ -50,7 +50,7 @@ def rope(qkv_SBGE: Tensor, cos_SF: Tensor, sin_SF: Tensor, heads: int) -> tuple[
 def rope_backward(
     dq_SBHD: Tensor, dk_SBGD: Tensor, dv_SBGD: Tensor, cos_SF: Tensor, sin_SF: Tensor
 ) -> Tensor:
-    """Gradient (S, B, G, (heads + 2) * 2 F) of the projection, from those of what `rope` returns."""
+    """Gradient (S, B, G, (heads + 2) * 2 F) of the projection, from the gradients of `rope`'s results."""
     S, B, G, D = dk_SBGD.shape
     heads = dq_SBHD.size(2) // G
     rotated = torch.cat((dq_SBHD.reshape(S, B, G, heads, D), dk_SBGD.unsqueeze(3)), 3)
@@ -86,15 +86,15 @@ def swiglu_backward(dy_TF: Tensor, x_TE: Tensor) -> Tensor:
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """What the cross entropy of a row needs from one shard of the vocabulary.
+    """Compute the part of each row's cross entropy that one shard of the vocabulary contributes.
 
     Args:
         logits_NV: (N, V) of this shard.
-        labels_N: int64, in the whole vocabulary.
-        first: entry of the vocabulary that is column 0.
+        labels_N: int64, indices in the whole vocabulary.
+        first: vocabulary index of column 0.
 
     Returns:
-        fp32 (N,) logarithm of the sum of exp(logit), and the label's logit, 0 where it lies in another shard.
+        fp32 (N,) logarithm of the sum of exp(logit), and the label's logit (0 if the label is in another shard).
     """
     logits = logits_NV.float()
     column = labels_N - first
@@ -106,11 +106,11 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor, first: int) -> tuple[Tens
 def cross_entropy_backward(
     logits_NV: Tensor, labels_N: Tensor, log_sums_N: Tensor, gradient_N: Tensor, first: int
 ) -> Tensor:
-    """Overwrite the logits of a shard by their gradient: gradient * (softmax - one at the label).
+    """Overwrite the logits of a shard with their gradient: gradient * (softmax - onehot(label)).
 
     Args:
-        log_sums_N: fp32, over the whole vocabulary.
-        gradient_N: fp32, of each row's cross entropy.
+        log_sums_N: fp32 logarithm of the sum of exp(logit) over the whole vocabulary.
+        gradient_N: fp32 gradient of each row's cross entropy.
     """
     softmax = torch.exp(logits_NV.float() - log_sums_N.unsqueeze(1))
     columns = torch.arange(first, first + logits_NV.size(1), device=logits_NV.device)
@@ -121,10 +121,10 @@ def cross_entropy_backward(
 def norm(
     x_TH: Tensor, residual_TH: Tensor | None, gain_H: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add a branch to the residual stream, and RMSNorm of the sum as it is stored (arXiv 1910.07467).
+    """Add a branch to the residual stream, and compute RMSNorm of the stored sum (arXiv 1910.07467).
 
     Args:
-        x_TH: (T, H), the branch; the stream itself where there is no residual.
+        x_TH: (T, H), the branch; without a residual, the stream itself.
 
     Returns:
         The stream (T, H) and its norm (T, H) in x's type, and fp32 (T,) reciprocal root mean squares.
@@ -138,11 +138,11 @@ def norm(
 def norm_backward(
     dstream_TH: Tensor, dnormed_TH: Tensor, stream_TH: Tensor, gain_H: Tensor, roots_T: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the stream (T, H), which branch and residual share, and of the gain (H,).
+    """Compute the gradients of the stream (T, H), equal for branch and residual, and of the gain (H,).
 
     Args:
-        dstream_TH: of what goes on past the norm.
-        dnormed_TH: of the norm.
+        dstream_TH: gradient of the stream after the norm's branch point.
+        dnormed_TH: gradient of the norm's output.
     """
     normed = stream_TH.float() * roots_T.unsqueeze(1)
     scaled = dnormed_TH.float() * gain_H.float()

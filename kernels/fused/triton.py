@@ -1,4 +1,4 @@
-"""The fused kernels of a GPU; each equals its twin in reference.py, up to the order of a sum."""
+"""The fused kernels for GPUs. Their results equal those of reference.py, up to the order of sums."""
 
 import contextlib
 
@@ -6,9 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-_CHUNK = 8192  # elements of a row that a program takes at once
+_CHUNK = 8192  # elements of a row that a program loads at once
 _COLUMNS = 1024
-_ROWS = 32  # whose gradients of the gain one program sums
+_ROWS = 32  # rows over which one program sums the gradient of the gain
 
 
 def _on(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
@@ -50,7 +50,7 @@ def rope_kernel(
     HEADS: tl.constexpr, GROUPS: tl.constexpr, F: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):  # fmt: skip
-    """One token: ROWS heads of 2 HALF elements, at least as many as there are."""
+    """Process one token: a tile of ROWS heads (at least the number of heads) of 2 HALF elements."""
     token = tl.program_id(0).to(tl.int64)
     s, b = token // B, token % B
     row, f = tl.arange(0, ROWS)[:, None], tl.arange(0, HALF)[None, :]
@@ -174,7 +174,7 @@ def swiglu_backward(dy_TF: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:
 def cross_entropy_kernel(
     logits_ptr, labels_ptr, log_sums_ptr, chosen_ptr, first, V, CHUNK: tl.constexpr
 ):  # fmt: skip
-    """One row, read once: the sum is rescaled whenever a larger logit comes."""
+    """Read one row once; the sum is rescaled whenever a larger logit is read."""
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * V
     largest = tl.full([1], -float("inf"), tl.float32)
@@ -255,7 +255,7 @@ def norm_backward_kernel(
     dstream_ptr, dnormed_ptr, stream_ptr, gain_ptr, roots_ptr, dx_ptr, sums_ptr, T, H, ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows, one after another; the gradients of the gain are summed over them."""
+    """Process ROWS rows one after another, and sum the gradient of the gain over them."""
     h = tl.arange(0, BLOCK)
     inside = h < H
     gain = tl.load(gain_ptr + h, mask=inside, other=0.0).to(tl.float32)

@@ -74,7 +74,7 @@ def scaled(y, scale, R: tl.constexpr, C: tl.constexpr, PRESCALE: tl.constexpr):
 def _steps(
     y, random, MBITS: tl.constexpr, EMIN: tl.constexpr, LARGEST: tl.constexpr, STOCHASTIC: tl.constexpr
 ):
-    """FP32 bits of P, and the magnitude in units of P / 2^MBITS; element_codes in reference.py explains P."""
+    """Return the FP32 bits of P, and the magnitude in units of P / 2^MBITS. element_codes in reference.py defines P."""
     magnitude = tl.minimum(tl.abs(y), LARGEST)
     binade = tl.maximum(magnitude.to(tl.int32, bitcast=True) & 0x7F800000, (EMIN + 127) << 23)
     if STOCHASTIC:

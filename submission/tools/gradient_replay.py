@@ -42,7 +42,7 @@ from submission.checkpoint import checkpoint
 from submission.phases import EXEMPT, Phase, phases_of
 from submission.step import Trainer
 
-Gradients = dict[str, Tensor]  # by linear, FP32
+Gradients = dict[str, Tensor]  # by linear layer, FP32
 _EXACT = Quantizer(format=Format.BF16)
 
 
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 class Replay:
-    """Gradients of all cells, batch after batch."""
+    """Collects the gradients of all cells, one micro batch after another."""
 
     def __init__(
         self, trainer: Trainer, config: Config, cells: Sequence[ReplayCell], directory: Path, seed: int
@@ -97,7 +97,7 @@ class Replay:
         self._losses: list[list[float]] = []
 
     def take(self, batch: Batch, place: int, of: int) -> None:
-        """One micro batch: the exact pass with the cells that only quantise Wgrad, then a pass for every other cell."""
+        """Process a micro batch: one exact pass for all cells that only quantise Wgrad, then a pass per other cell."""
         errors: dict[str, Gradients] = {cell.name: {} for cell in self._cells if cell.gemms is Gemms.WGRAD}
 
         def beside(seen: Multiplied) -> None:
@@ -122,7 +122,7 @@ class Replay:
         print(f"replay: micro batch {place + 1} of {of}", file=sys.stderr, flush=True)
 
     def _pass(self, batch: Batch, phase: Phase, beside: object) -> tuple[Gradients, float]:
-        """Forward and backward; the weight gradient of every linear, and the loss."""
+        """Run forward and backward; return the weight gradient of every linear layer, and the loss."""
         from submission.step import forward_backward
 
         found: Gradients = {}
@@ -148,7 +148,7 @@ class Replay:
         return found, total / tokens
 
     def _wgrad(self, cell: ReplayCell, seen: Multiplied) -> Tensor:
-        """The product of the exact operands of Wgrad, quantised as the cell says, in FP32."""
+        """Quantise the exact operands of Wgrad as the cell requires, and return their product in FP32."""
         recipe = self._phases[cell.name].of(seen.label)[Gemm.WGRAD]
         left, right = uses(recipe, Gemm.WGRAD, self._randomness[cell.name], seen.left)
         operands = [
@@ -178,7 +178,7 @@ class Replay:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def _parts(self, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """The columns of every linear, in FP64."""
+        """Yield the columns of every linear layer, in FP64."""
         start = 0
         for label in self._labels:
             end = start + self._sizes[label]
@@ -195,7 +195,7 @@ class Replay:
 
 
 def _operand(x: Tensor, use: Use, *, quantise: bool) -> Prepared:
-    """An operand of a product in FP32; unquantised it is only transformed, as its partner is."""
+    """Return an operand in FP32; if not quantised, it still gets the transform that the other operand has."""
     if not quantise:
         size = use.quantizer.hadamard
         return Prepared(hadamard(x.float(), size, use.signs) if size else x.float(), _EXACT)

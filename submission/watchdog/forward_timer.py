@@ -15,8 +15,8 @@ class ForwardPasses:
 
     Attributes:
         begins: called when a forward pass begins.
-        losses: of the last step's or evaluation's passes, (2,) sum of token losses and number of tokens each;
-            none before the last pipeline stage.
+        losses: one (2,) tensor per pass of the last step or evaluation: sum of token losses, number of tokens;
+            empty unless this is the last pipeline stage.
     """
 
     def __init__(self) -> None:
