@@ -204,4 +204,4 @@ def _below(file: str, base: Path) -> str:
 def shown(path: str) -> str:
     """The path from the current directory, if that is shorter."""
     relative = os.path.relpath(Path(path))
-    return printable(min(path, relative, key=len), limit=400)
+    return printable(path if relative.startswith("..") else min(path, relative, key=len), limit=400)

@@ -71,7 +71,7 @@ def _percent_axis(axes: Axes) -> None:
 
 def _marks(low: float, high: float) -> list[float]:
     """Round changes (0.1 is 10 %) between two logarithms, far enough apart for their labels; 0 among them."""
-    apart = (high - low) / 7
+    apart = (high - low) / 5
     steps = [[one * step for one in range(-20, 21)] for step in (0.01, 0.02, 0.05, 0.1, 0.2)]
     decades = [ratio * 10.0**power - 1 for power in range(-6, 7) for ratio in (1, 2, 5)]
     for marks in (*steps, decades, decades[::3]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import types
 
 import pytest
 import torch
@@ -82,7 +83,9 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel_state, "initialize_model_parallel", noted("groups"))
     monkeypatch.setattr(parallel_state, "get_data_parallel_world_size", lambda: 8)
     monkeypatch.setattr(parallel, "init_num_microbatches_calculator", noted("micro batches"))
-    monkeypatch.setattr(optimizer, "get_megatron_optimizer", noted("optimizer"))
+    monkeypatch.setattr(
+        optimizer, "get_megatron_optimizer", noted("optimizer", types.SimpleNamespace(optimizer=None))
+    )
 
     def join(**sections):
         config = small_config(tmp_path, parallelism={"gpus_per_node": 8}, **sections)

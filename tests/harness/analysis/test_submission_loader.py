@@ -43,7 +43,7 @@ def test_logs_of_another_benchmark_are_one_line_and_exit_2(command, tmp_path, ca
         tmp_path / "a", ends=[(5.7, 5.55)] * 3, submission_benchmark="llama31_405b", target_accuracy=5.6
     )
     code, document, error = answer(capsys, *command, path)
-    assert code == 2 and document is None
+    assert code == 2 and document["exit_code"] == 2 and "a log of llama31_405b" in document["error"]
     assert error.count("\n") == 1 and "a log of llama31_405b" in error
 
 
@@ -121,7 +121,7 @@ def test_logs_of_several_submissions_are_refused_with_their_groups(command, chan
     path = write_submission(tmp_path / "a", ends=[CONVERGED] * 2)
     write_run(path / "result_2.txt", seed=9, losses=[6.0, 3.2], **change)
     code, document, error = answer(capsys, command, path)
-    assert code == 2 and document is None
+    assert code == 2 and "logs of several submissions" in document["error"]
     assert "logs of several submissions" in error and "result_0.txt, result_1.txt" in error
 
 

@@ -140,7 +140,7 @@ def test_the_table_names_measured_and_modelled(capsys):
         (["8xB200", "--gbs", "12"], "--gbs: found 12; allowed: multiples of 8"),
         (["8xB200", "--tensor", "16"], "--tensor: found 16; allowed: 1 .. 8"),
         (["8xB200", "--tensor", "0"], "--tensor: found 0"),
-        (["8xB200", "--context", "3"], "no multiple of tensor"),
+        (["8xB200", "--context", "3"], "not a multiple of tensor"),
     ],
 )
 def test_what_cannot_be_projected_is_said_in_one_line(arguments, why):

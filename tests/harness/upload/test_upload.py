@@ -221,7 +221,7 @@ def test_a_job_to_be_uploaded_needs_the_package_before_it_begins(monkeypatch):
     ("wanted", "words"),
     [("[ftp, x]", "no tracker 'ftp'; trackers: tensorboard"),
      ("[wandb]", rules.UPLOADS), ("[mlflow, ' ']", rules.UPLOADS),
-     ("[mlflow, 'https://me:pw@host/x']", "variables and files of its own")],
+     ("[mlflow, 'https://me:pw@host/x']", "from its own variables")],
 )  # fmt: skip
 def test_a_place_that_is_none_is_refused(wanted, words):
     with pytest.raises(ConfigError) as refused:
