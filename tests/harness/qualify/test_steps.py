@@ -179,7 +179,7 @@ def test_on_a_cpu_what_needs_a_gpu_is_not_proven_here(tmp_path, answers):
     assert open_ == ["no GPU here"] * 5 and len(claims) == 7
 
 
-@pytest.mark.parametrize("platform", ["sm_90", "gfx950"])
+@pytest.mark.parametrize("platform", [pytest.param("sm_90", marks=pytest.mark.slow), "gfx950"])
 def test_the_budgets_are_what_the_rehearsal_counts(platform):
     fresh = step_budgets.count(platform, 1, arms=("mxfp4",))["mxfp4"]
     kept = step_budgets.budget(platform, "mxfp4", 1)
