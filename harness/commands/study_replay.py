@@ -19,12 +19,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(one.row.name for one in replay.cells())
     add("--cells", nargs="+", metavar="C", help=f"only these of {names}")
     add("--train", type=positive, default=300, metavar="STEPS", help="steps before the replay (default 300)")
-    add("--checkpoint", type=Path, metavar="DIR", help="a development checkpoint, instead of training")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="replay the weights of a development checkpoint, with its seed, instead of training",
+    )
     add(
         "--arm",
         default="bf16",
         metavar="A",
-        help="arm that trains, or that the checkpoint was trained by (default bf16)",
+        help="arm that trains (default bf16); a checkpoint names its own",
     )
     add("--batches", type=positive, default=96, metavar="N", help="micro batches (default 96)")
     add(

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from harness.base.errors import TrainingFailed, UsageError
+from harness.base.names import unknown_name
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
-from harness.contract import attempt_rows, environment, file_names, files
+from harness.base.text import printable
+from harness.contract import attempt_rows, checkpoint_manifest, environment, file_names, files
 from harness.contract.attempt_rows import AttemptConfig, RunIdentity
+from harness.contract.checkpoint_manifest import CheckpointManifest
 from harness.contract.config import Arm, Config, GemmFormat, Recipe
 from harness.contract.replay_rows import (
     GRAMS,
@@ -28,6 +31,7 @@ from harness.contract.replay_rows import (
     read_asked,
     write_asked,
 )
+from harness.contract.typed_json import RowError
 from harness.data import ensure
 from harness.machine import child_process
 from harness.machine.accelerators import accelerators, nvidia_devices
@@ -126,35 +130,67 @@ def run(
 ) -> list[CellResult]:  # fmt: skip
     """Train (or load), replay, analyse; everything is written below `out`.
 
+    With a checkpoint, its manifest decides arm, seed and dtype, and there is one replay.
+
     Raises:
-        UsageError: an arm that does not exist, or too few batches.
+        UsageError: too few batches, too little data, no checkpoint, or an `out` that holds another replay.
         TrainingFailed: a process failed; its output is below `out`.
     """
     if batches < FEWEST:
         raise UsageError(f"--batches: found {batches}; allowed: {FEWEST} or more")
+    single, numbers = _config(config, chosen), range(1, seeds + 1)
+    if checkpoint:
+        manifest = _manifest(checkpoint)
+        if manifest.arm not in config.arms:
+            raise UsageError(f"--checkpoint: {unknown_name('arm', manifest.arm, config.arms)}")
+        single, numbers = replace(single, model=config.model), range(manifest.seed, manifest.seed + 1)
+        arm, steps = manifest.arm, 0
+    before = manifest.samples if checkpoint else steps * config.batch.global_batch_size
+    needed = before + batches * config.batch.micro_batch_size
+    if needed > config.train_samples:
+        fix = (
+            "take fewer --batches or an earlier checkpoint"
+            if checkpoint
+            else "raise --set schedule.max_steps=N"
+        )
+        raise UsageError(f"{needed:,} sequences needed, the data set has {config.train_samples:,}; {fix}")
     ensure.ensure(config)
-    single = _config(config, chosen)
-    left_out = []
-    for seed in range(1, seeds + 1):
-        home = out / f"seed_{seed}"
-        if (home / GRAMS).exists():
-            tell(f"{home}: has its matrices from an earlier call")
-            continue
-        home.mkdir(parents=True, exist_ok=True)
-        attempt_rows.write_config(
-            home / file_names.CONFIG, AttemptConfig(config=single, run=RunIdentity(arm=arm, seed=seed))
-        )
-        asked = ReplayAsked(
-            cells=tuple(one.row for one in chosen),
-            batches=batches,
-            train_steps=0 if checkpoint else steps,
-            checkpoint=str(checkpoint.resolve()) if checkpoint else None,
-        )
-        write_asked(home, asked)
-        left_out.append(home)
-    for place in range(0, len(left_out), jobs):
-        _together(left_out[place : place + jobs], single, max(1, environment.cores() // jobs))
+    asked = ReplayAsked(
+        cells=tuple(one.row for one in chosen),
+        batches=batches,
+        train_steps=steps,
+        checkpoint=str(checkpoint.resolve()) if checkpoint else None,
+    )
+    left = [home for seed in numbers if _prepare(home := out / f"seed_{seed}", single, asked, arm, seed)]
+    jobs = max(1, min(jobs, len(left)))
+    for place in range(0, len(left), jobs):
+        _together(left[place : place + jobs], single, max(1, environment.cores() // jobs))
     return analyse(out)
+
+
+def _manifest(checkpoint: Path) -> CheckpointManifest:
+    try:
+        return checkpoint_manifest.read(checkpoint)
+    except (OSError, RowError) as error:
+        why = f"not a complete checkpoint ({error}); name a directory such as checkpoints/step_00000300"
+        raise UsageError(f"--checkpoint: {checkpoint}: {why}") from None
+
+
+def _prepare(home: Path, config: Config, asked: ReplayAsked, arm: str, seed: int) -> bool:
+    """Write what a process reads; return False if an earlier call has finished the same replay."""
+    if (home / GRAMS).exists():
+        if read_asked(home) != asked:
+            raise UsageError(
+                f"--out: {home} holds a replay of other cells, steps or batches; choose another directory"
+            )
+        tell(f"{home}: has its matrices from an earlier call")
+        return False
+    home.mkdir(parents=True, exist_ok=True)
+    attempt_rows.write_config(
+        home / file_names.CONFIG, AttemptConfig(config=config, run=RunIdentity(arm=arm, seed=seed))
+    )
+    write_asked(home, asked)
+    return True
 
 
 def _config(config: Config, chosen: Sequence[Cell]) -> Config:
@@ -192,7 +228,16 @@ def _together(homes: Sequence[Path], config: Config, threads: int) -> None:
             )  # fmt: skip
     failed = [home for home, process in zip(homes, started, strict=True) if process.wait()]
     if failed:
-        raise TrainingFailed(f"the replay failed; see {failed[0] / file_names.STDOUT}")
+        raise TrainingFailed(
+            f"the replay failed{_last_error(failed[0])}; see {failed[0] / file_names.STDOUT}"
+        )
+
+
+def _last_error(home: Path) -> str:
+    """Return the error of the process, behind a colon; torchrun writes its own after it."""
+    lines = (home / file_names.STDOUT).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
+    return f": {printable(errors[-1].partition('Error: ')[2], 400)}" if errors else ""
 
 
 def analyse(out: Path) -> list[CellResult]:

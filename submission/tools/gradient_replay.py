@@ -15,9 +15,8 @@ Errors lie in files of their own until the end, so that memory holds the exact g
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +63,12 @@ def main() -> int:
     trainer = assemble(config, linears_of(config, run.arm, seed=seed, rank=0), home)
     with device.megatron():
         data, _ = index_datasets(config, seed=seed, cache=directory / file_names.INDEX_CACHE)
-    stream = batches(data, micro_batch_size=config.batch.micro_batch_size, total=config.train_samples)
+    samples = 0
     if asked.checkpoint:
         run_of_it = checkpoint.Run(config=config, arm=run.arm, seed=seed)
         samples = checkpoint.read(trainer, run_of_it, Path(asked.checkpoint))
-        stream = itertools.islice(stream, samples // config.batch.micro_batch_size, None)
+    size, total = config.batch.micro_batch_size, config.train_samples
+    stream = batches(data, micro_batch_size=size, total=total, first=samples)
     for step in range(asked.train_steps):
         found = train_step(trainer, stream)
         if step % 50 == 0 or step + 1 == asked.train_steps:
@@ -95,13 +95,14 @@ class Replay:
         self._labels: list[str] = []
         self._exact: list[np.ndarray] = []
         self._losses: list[list[float]] = []
+        for cell in cells:  # what an interrupted replay left
+            self._file(cell).unlink(missing_ok=True)
 
     def take(self, batch: Batch, place: int, of: int) -> None:
         """Process a micro batch: one exact pass for all cells that only quantise Wgrad, then a pass per other cell."""
         errors: dict[str, Gradients] = {cell.name: {} for cell in self._cells if cell.gemms is Gemms.WGRAD}
 
-        def beside(seen: Multiplied) -> None:
-            exact = seen.product().float()
+        def beside(seen: Multiplied, exact: Tensor) -> None:
             for cell in self._cells:
                 if cell.gemms is Gemms.WGRAD:
                     errors[cell.name][seen.label] = self._wgrad(cell, seen) - exact
@@ -121,7 +122,9 @@ class Replay:
         self._losses.append(losses)
         print(f"replay: micro batch {place + 1} of {of}", file=sys.stderr, flush=True)
 
-    def _pass(self, batch: Batch, phase: Phase, beside: object) -> tuple[Gradients, float]:
+    def _pass(
+        self, batch: Batch, phase: Phase, beside: Callable[[Multiplied, Tensor], None] | None
+    ) -> tuple[Gradients, float]:
         """Run forward and backward; return the weight gradient of every linear layer, and the loss."""
         from submission.step import forward_backward
 
@@ -129,9 +132,11 @@ class Replay:
 
         def watch(seen: Multiplied) -> None:
             if seen.which is Gemm.WGRAD:
-                found[seen.label] = seen.product().float().clone()
-                if beside is not None:
-                    beside(seen)  # type: ignore[operator]
+                if beside is None:
+                    found[seen.label] = seen.product().float().clone()
+                else:  # the product of the exact operands, unrounded even where the model is BF16
+                    found[seen.label] = seen.left.float() @ seen.right.float().t()
+                    beside(seen, found[seen.label])
 
         linears = self._trainer.linears
         linears.enter(phase)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness import cli
 from harness.base.errors import UsageError
+from harness.config.file import resolve
 from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayAsked, ReplayCell, write_asked
 from harness.study import replay
 
@@ -84,8 +86,6 @@ def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path, mo
         recipe=replay.cells()[0].recipe,
         text="exact",
     )
-    from harness.config.file import resolve
-
     config = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
     chosen = [exact, *replay.cells()[:2]]
     exact_arm = config.recipes["bf16"]
@@ -96,3 +96,45 @@ def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path, mo
     nothing, none, only_x = (one.seeds[0] for one in found)
     assert nothing.total == 0.0 and nothing.across.value == 0.0
     assert 0 < only_x.total < none.total < 1
+
+
+def asked_of(tmp_path, **changes):
+    config = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
+    options = {
+        "arm": "bf16",
+        "batches": 64,
+        "seeds": 1,
+        "steps": 5,
+        "checkpoint": None,
+        "jobs": 1,
+        "out": tmp_path,
+    }
+    chosen = [one for one in replay.cells() if one.row.name in ("w-none", "w-h16")]
+    return replay.run(config, chosen, **{**options, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"batches": 3}, "--batches: found 3; allowed: 4 or more"),
+        ({"steps": 600}, r"4,928 sequences needed, the data set has 4,800; raise --set schedule.max_steps"),
+        ({"checkpoint": Path("nowhere")}, "--checkpoint: nowhere: not a complete checkpoint"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_before_anything_starts(tmp_path, changes, why):
+    with pytest.raises(UsageError, match=why):
+        asked_of(tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_call_with_other_cells_does_not_mix_two_replays(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay.ensure, "ensure", lambda _: None)
+    out = written(tmp_path, {"w-none": 0.1})
+    with pytest.raises(UsageError, match="holds a replay of other cells, steps or batches"):
+        asked_of(out)
+
+
+def test_a_process_that_fails_is_quoted_with_its_own_error(tmp_path):
+    said = "torch..ValueError: 3 is odd\n  raise ChildFailedError: (\ntorch.distributed..ChildFailedError: \n"
+    (tmp_path / "stdout.log").write_text(said)
+    assert replay._last_error(tmp_path) == ": 3 is odd"
