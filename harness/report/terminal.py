@@ -47,7 +47,7 @@ def _show_ranking(found: Ranking, console: Console) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     console.print(Text(ranking.sentence(found)))
-    console.print(Text("What shares a letter is not told apart by these runs."))
+    console.print(Text("Systems with the same letter do not differ significantly in these runs."))
 
 
 def _show_pair(pair: Pair, console: Console) -> None:

@@ -339,7 +339,8 @@ def conclusion(results: Sequence[CellResult]) -> str:
     if "w-none" not in found:
         return "No conclusion: the cell w-none is missing, or its mean gradient is not clear."
     none = found["w-none"]
-    start = f"MXFP4 Wgrad without a transform leaves {_percent(none)} of the mean gradient's energy as systematic error"
+    left = f"{_percent(none)} of the mean gradient's energy as systematic error"
+    start = f"At these weights MXFP4 Wgrad without a transform leaves {left}"
     if none.sigmas < 2:
         return f"{start}: not distinguishable from none."
     names = {

@@ -40,6 +40,7 @@ def write(out: Path, results: Sequence[CellResult]) -> Path:
         rows=[(one.cell, one.text) for one in results],
         lines=list(replay.table(results))[1:],
         seeds=max((len(one.seeds) for one in results), default=0),
+        clear=max((one.clear for one in results), default=0),
     )
     files.replace_text(out / replay.PAGE, page)
     return out / replay.PAGE

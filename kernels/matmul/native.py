@@ -5,6 +5,7 @@ kernels/README.md lists what has run on which hardware; `kernels prove` shows th
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Any
 
@@ -23,13 +24,14 @@ from kernels.recipe import Format
 _ALIGNMENT = 16  # cuBLAS and hipBLASLt need every dimension of an FP8 product to be a multiple
 
 
-class _Native:
+class _Native(abc.ABC):
     """Multiplies operands at the width of their format: what is prepared can be kept as it is."""
 
+    @abc.abstractmethod
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        raise NotImplementedError
+        """Quantise as engine_protocol.Engine.prepare says."""
 
     def narrow(
         self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False

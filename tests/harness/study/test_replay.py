@@ -44,7 +44,10 @@ def test_the_page_answers_whether_a_transform_removes_the_systematic_error(tmp_p
     said = capsys.readouterr().out
     assert "w-none           across +1.0" in said and "A deterministic H16 leaves 0.0" in said
     page = (out / replay.PAGE).read_text()
-    assert "standard errors from zero" in page and "2 training seeds: other trainings may differ" in page
+    assert (
+        "standard errors from zero" in page
+        and "clear at 2 of 2 training seeds. Other trainings may differ" in page
+    )
     document = json.loads((out / replay.RESULTS).read_text())
     (none, *_) = document["cells"]
     assert none["across"]["value"] == pytest.approx(0.01, rel=0.1) and none["is_clear"]
