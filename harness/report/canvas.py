@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}")
+THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:,g}k" if abs(value) >= 1000 else f"{value:,g}")
 
 
 def colours() -> Iterator[str]:

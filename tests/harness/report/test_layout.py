@@ -82,7 +82,11 @@ def test_proxies_with_long_names(drawn, tmp_path, count):
         ends = [(3.4, 3.2 + 0.01 * index), (3.5, 3.29), (3.35, 3.25)]
         name = f"20261129-101010_proxy_a-recipe-with-a-long-name_{index}"
         write_submission(
-            tmp_path / name, ends=ends, submission_benchmark="llama31_8b_proxy", seconds_per_sample=0.02
+            tmp_path / name,
+            ends=ends,
+            submission_benchmark="llama31_8b_proxy",
+            seconds_per_sample=0.02,
+            interval=400,  # as in the proxy, whose runs end after about 1,500 samples
         )
     submissions = [submission_loader.load(path) for path in sorted(tmp_path.iterdir())]
     page.render(submissions, comparison.compare(submissions))
