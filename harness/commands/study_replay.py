@@ -39,16 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="trainings, each with a seed of its own (default 1)",
     )
-    add(
-        "--jobs", type=positive, metavar="N", help="trainings at the same time (default: one per GPU or core)"
-    )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for matrices, results and page; a second call continues",
-    )
+    add("--jobs", type=positive, metavar="N", help="trainings at once (default: one per GPU or core)")
+    outputs = "for matrices, results and page; a second call continues"
+    add("--out", type=Path, required=True, metavar="DIR", help=outputs)
     add("--analyse", action="store_true", help="do not train; analyse what is in --out")
     add_profile(parser, "profile whose model is trained (default proxy)", default="proxy")
     add_set(parser)
