@@ -34,12 +34,14 @@ class Seen:
 
     Args:
         silent_s: seconds since its last heartbeat.
+        starved_s: seconds of these in which it was ready to run and had no core, where this rank can know that.
         died: the cause of its death; None while it lives or if its death is not known.
         stopped: the operating system reports its process as stopped.
     """
 
     beat: Beat
     silent_s: float
+    starved_s: float = 0.0
     died: str | None = None
     stopped: bool = False
 
@@ -54,7 +56,12 @@ class Seen:
     @property
     def silent(self) -> bool:
         """Whether its heartbeats are missing although it has not announced its end."""
-        return self.beat.note is None and self.silent_s > _FRESH_S
+        return self.beat.note is None and self.mute_s > _FRESH_S
+
+    @property
+    def mute_s(self) -> float:
+        """Seconds without a heartbeat in which it could have sent one."""
+        return max(0.0, self.silent_s - self.starved_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,9 +82,11 @@ def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Ending | 
     if found := died(seen, world) or complaint(seen, world, own=True):
         return found
     here = [one for one in seen if one.beat.note is None]
-    if mute := [one for one in here if one.silent_s > patience.life_s(one.beat)]:
+    if mute := [one for one in here if one.mute_s > patience.life_s(one.beat)]:
         return _silent(mute, seen, world)
-    if any(one.beat.idle_s + one.silent_s > patience.progress_s(one.beat) for one in here):
+    # ranks step together: while one of them has no core, all wait for it, and none of them hangs
+    starved_s = max((one.beat.starved_s + one.starved_s for one in here), default=0.0)
+    if any(one.beat.idle_s + one.silent_s - starved_s > patience.progress_s(one.beat) for one in here):
         return unheard(seen, world) or _hung(here, world)
     left = [one for one in seen if one.beat.note is not None and one.beat.note.lost_peer]
     if any(one.silent_s > _LEFT_S for one in left):

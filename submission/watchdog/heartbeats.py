@@ -55,6 +55,7 @@ class Beat:
         step: number of optimizer steps done.
         passes: number of forward passes begun, including warm-up and evaluations; measures its progress.
         idle_s: seconds since its last progress.
+        starved_s: seconds of these in which it was ready to run and had no core.
         line: the line that its training thread executes.
         waits: whether that line waits for other ranks or for the accelerator, as far as it shows.
         saw: dead rank of its machine -> cause of death.
@@ -67,6 +68,7 @@ class Beat:
     step: int = 0
     passes: int = 0
     idle_s: float = 0.0
+    starved_s: float = 0.0
     line: str = ""
     waits: bool = False
     saw: Mapping[int, str] = field(default_factory=dict)

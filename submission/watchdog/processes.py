@@ -100,8 +100,32 @@ class Neighbours:
 
     def stopped(self, rank: int) -> bool:
         """Whether a rank of this machine was halted by SIGSTOP or a debugger."""
-        pids = [who.pid for who in self._descriptors.values() if who.rank == rank]
-        return any((_stat(pid) or ["?"])[0] in "Tt" for pid in pids)
+        return any((_stat(pid) or ["?"])[0] in "Tt" for pid in self._pids(rank))
+
+    def waited_s(self, rank: int) -> float:
+        """Time that a rank of this machine waited for a core, as of the function `waited_s`; 0 for other machines."""
+        return max(map(waited_s, self._pids(rank)), default=0.0)
+
+    def _pids(self, rank: int) -> list[int]:
+        return [who.pid for who in self._descriptors.values() if who.rank == rank]
+
+
+def waited_s(pid: int) -> float:
+    """The longest time in seconds that a thread of this process was ready to run and had no core, since its start.
+
+    Linux counts it (proc(5): /proc/PID/task/TID/schedstat, second field, in ns). 0 where that is not known.
+    """
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").glob("*")]
+    return max((thread_waited_s(pid, thread) for thread in threads), default=0.0)
+
+
+def thread_waited_s(pid: int, thread: int) -> float:
+    """Seconds that one thread of a process was ready to run and had no core; 0 where that is not known."""
+    path = Path(f"/proc/{pid}/task/{thread}/schedstat")
+    try:
+        return int(path.read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _cause(pid: int) -> str:

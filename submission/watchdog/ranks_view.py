@@ -26,6 +26,9 @@ class Lookout:
         self._rank, self._speak = ranks.rank, speak
         self._neighbours, self._met = processes.Neighbours(), {ranks.rank}
         self._saw: dict[int, str] = {}
+        self._waited: dict[
+            int, float
+        ] = {}  # rank -> time it had waited for a core when it was first found silent
         self._beats: Heartbeats | None = None
         store, host = connect(ranks) if world.ranks > 1 else (None, "localhost")
         self.me = processes.me(ranks.rank, towards=host)
@@ -64,12 +67,25 @@ class Lookout:
         }
         died = {**end_reason.causes(known), **self._saw}
         return [
-            replace(one, died=died.get(rank), stopped=one.silent and self._neighbours.stopped(rank))
+            replace(
+                one,
+                died=died.get(rank),
+                stopped=one.silent and self._neighbours.stopped(rank),
+                starved_s=self._starved_s(one),
+            )
             for rank, one in sorted(known.items())
         ]
 
+    def _starved_s(self, one: Seen) -> float:
+        """How long a rank of this machine has had no core since it was first found silent; 0 while it is heard."""
+        if not one.silent:
+            self._waited.pop(one.rank, None)
+            return 0.0
+        now_s = self._neighbours.waited_s(one.rank)
+        return now_s - self._waited.setdefault(one.rank, now_s)
+
     def lost(self, one: Seen) -> bool:
-        silent = one.beat.note is None and one.silent_s > self.patience.life_s(one.beat)
+        silent = one.beat.note is None and one.mute_s > self.patience.life_s(one.beat)
         return silent or one.gone_without_a_word
 
     def verdict(self) -> Ending | None:

@@ -24,7 +24,7 @@ from harness.contract import file_names
 from harness.contract.config import Watchdog as Settings
 from harness.contract.ending import Ending, Reason
 from harness.contract.environment import Ranks
-from submission.watchdog import stacks
+from submission.watchdog import processes, stacks
 from submission.watchdog.end_reason import Patience, World
 from submission.watchdog.heartbeats import Beat, Note
 from submission.watchdog.processes import Who
@@ -32,6 +32,7 @@ from submission.watchdog.ranks_view import Lookout
 
 _POLL_S = 0.1
 _REARM_S = 2.0
+_IDLE_S = 1.0  # shorter waits for a core are not counted, so that a quick step reads no file of the system
 _LEAVE_S = 60.0  # time to close the log, the process groups and the interpreter
 _CLOSE_S = 15.0  # time to close the log; a training thread that hangs in a write still holds its lock
 _GATHER_S = 3.0  # time for the other ranks to write their stacks
@@ -65,6 +66,7 @@ class Watchdog:
         self._training = threading.get_ident()
         self._started, self._step, self._passes = False, 0, 0
         self._progress_at = self._armed_at = time.monotonic()
+        self._thread, self._waited_s = threading.get_native_id(), math.nan
         self._note: Note | None = None
         self._ready = self._leaving = False
         self._deciding = threading.Lock()  # taken once, by the thread that ends the run
@@ -86,11 +88,16 @@ class Watchdog:
 
     def progress(self, step: int) -> None:
         """The training thread reports progress; `step`: number of optimizer steps done."""
-        self._started, self._step, self._progress_at = True, step, time.monotonic()
+        self._started, self._step = True, step
+        self._advance()
 
     def forward(self) -> None:
         """The training thread reports that it begins a forward pass."""
-        self._passes, self._progress_at = self._passes + 1, time.monotonic()
+        self._passes += 1
+        self._advance()
+
+    def _advance(self) -> None:
+        self._progress_at, self._waited_s = time.monotonic(), math.nan
 
     def explain(self, ending: Ending) -> Ending:
         """The ending with its cause, which may be another rank. The training thread calls it once, after an error."""
@@ -127,17 +134,28 @@ class Watchdog:
 
     def _speak(self, who: Who) -> Beat:
         stands = stacks.place(self._training)
+        idle_s = time.monotonic() - self._progress_at
         return Beat(
             who=who,
             started=self._started,
             step=self._step,
             passes=self._passes,
-            idle_s=time.monotonic() - self._progress_at,
+            idle_s=idle_s,
+            starved_s=self._starved_s(idle_s),
             line=stands.line,
             waits=stands.waits,
             note=self._note,
             ready=self._ready,
         )
+
+    def _starved_s(self, idle_s: float) -> float:
+        """How long the training thread has had no core, counted from _IDLE_S after its last progress."""
+        if idle_s < _IDLE_S:
+            return 0.0
+        now_s, first_s = processes.thread_waited_s(os.getpid(), self._thread), self._waited_s
+        if math.isnan(first_s):  # the training thread resets it at any moment
+            self._waited_s = first_s = now_s
+        return now_s - first_s
 
     def _run(self) -> None:
         while True:

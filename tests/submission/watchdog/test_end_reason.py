@@ -28,7 +28,9 @@ def heard(*, world: int = 4, silent_s: float = 0.2, **of_rank: dict) -> list[See
     seen = []
     for rank in range(world):
         changes = dict(of_rank.get(f"rank_{rank}", {}))
-        outer = {key: changes.pop(key) for key in ("died", "silent_s", "stopped") if key in changes}
+        outer = {
+            key: changes.pop(key) for key in ("died", "silent_s", "starved_s", "stopped") if key in changes
+        }
         own = {"idle_s": 1.0, "waits": True, **changes}
         seen.append(Seen(**{"beat": beat(rank, **own), "silent_s": silent_s, **outer}))
     return seen
@@ -60,6 +62,20 @@ def test_where_all_wait_the_rank_that_came_least_far_is_named():
     assert judged(all_idle(11.0, rank_3={"passes": 49})).ranks == (3,)
     nobody = judged(all_idle(11.0))
     assert nobody.ranks == () and "all 4 ranks wait for one another" in nobody.message
+
+
+def test_a_rank_without_a_core_is_neither_silent_nor_hung():
+    starving = {"silent_s": 50.0, "starved_s": 45.0}
+    assert judged(heard(rank_2={"silent_s": 50.0})).reason is Reason.LOST_RANK
+    assert judged(heard(rank_2=starving)) is None
+    assert judged(heard(rank_2={**starving, "starved_s": 29.0})).ranks == (2,)
+    assert judged(all_idle(12.0)).reason is Reason.HUNG
+    assert judged(all_idle(12.0, rank_2={"starved_s": 3.0})) is None, "the others wait for it"
+    no_core_since_its_last_progress = [
+        replace(one, beat=replace(one.beat, starved_s=3.0 if one.rank == 2 else 0.0))
+        for one in all_idle(12.0)
+    ]
+    assert judged(no_core_since_its_last_progress) is None
 
 
 def test_before_the_first_step_is_done_there_is_more_patience():

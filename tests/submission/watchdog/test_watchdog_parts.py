@@ -62,6 +62,35 @@ def test_a_stopped_process_is_seen_and_can_be_ended(child):
     assert watched.deaths(10.0) == {1: "was killed by SIGKILL"}
 
 
+_SPIN = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+_SPIN_WHEN_IDLE = _SPIN + "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+
+
+def test_the_time_that_a_process_waits_for_a_core_is_known():
+    """Two processes share one core; the one that runs only when the core is idle waits nearly all the time."""
+    both = [
+        subprocess.Popen([sys.executable, "-c", f"{code}while True: pass"])
+        for code in (_SPIN, _SPIN_WHEN_IDLE)
+    ]
+    try:
+        starved = neighbour(both[1].pid)
+        until = time.monotonic() + 60
+        while starved.waited_s(1) < 1.0 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert starved.waited_s(1) >= 1.0
+        assert starved.waited_s(2) == 0.0, "no such rank on this machine"
+        os.kill(both[1].pid, signal.SIGSTOP)
+        while not starved.stopped(1) and time.monotonic() < until:
+            time.sleep(0.01)
+        before_s = starved.waited_s(1)
+        time.sleep(0.3)
+        assert starved.waited_s(1) == before_s, "a stopped process does not wait for a core"
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+
+
 def test_processes_of_another_machine_are_not_taken_for_ours(child):
     watched = processes.Neighbours()
     watched.meet(replace(processes.me(1, towards="localhost"), pid=child.pid, machine="another"))
