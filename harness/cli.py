@@ -82,7 +82,7 @@ COMMANDS = {
     ),
     "upload": (
         "harness.commands.upload",
-        "upload the curves of finished runs: --to tensorboard DIR | wandb PROJECT | mlflow URI",
+        "upload the curves of runs: --to tensorboard DIR | wandb PROJECT | mlflow URI",
     ),
     "package": ("harness.commands.package", "build a submission tree from campaigns, or verify a tree"),
     "kernels": ("harness.commands.kernels", "verify, prove or time the MXFP4 kernels, or quantise a file"),

@@ -7,6 +7,7 @@ avoided here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.base.errors import EnvironmentFailure, UsageError
 from harness.base.text import printable
@@ -37,8 +38,18 @@ def module(kind: str, name: str = "") -> Any:
         raise EnvironmentFailure(f"upload to {kind}: {error}; install its package: {install}") from None
 
 
+class Writer(Protocol):
+    """One run at its target. `finish` is called once, when the run has stopped."""
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Append points of curves, in the order of their steps."""
+
+    def finish(self, results: Mapping[str, Setting]) -> str:
+        """Add the results; returns the place of the run at the target, as text."""
+
+
 def send(kind: str, place: str, record: Record, *, beside: Path) -> str:
-    """Upload one run.
+    """Upload one run that has stopped.
 
     Args:
         place: a directory, a project, or a tracking URI.
@@ -51,14 +62,37 @@ def send(kind: str, place: str, record: Record, *, beside: Path) -> str:
         EnvironmentFailure: the package is missing or failed.
         UsageError: the run was uploaded there before.
     """
-    module(kind)
-    targets: Mapping[str, Callable[[str, Record, Path], str]] = {
-        "tensorboard": _tensorboard,
-        "wandb": _wandb,
-        "mlflow": _mlflow,
-    }
+    with failures_of(kind, place):
+        if kind not in _WRITERS:
+            return _mlflow(place, record)
+        writer = _WRITERS[kind](place, record, beside, False)
+        writer.add(record.points)
+        return writer.finish(record.results)
+
+
+def live(kind: str, place: str, record: Record, *, beside: Path) -> Writer:
+    """A writer of a run that still trains; each of its calls belongs inside `failures_of`.
+
+    Raises:
+        UsageError: the target takes no curves that grow, or the run was uploaded there before.
+    """
+    if kind not in _WRITERS:
+        raise UsageError(
+            f"--to {kind}: takes runs that have stopped; allowed while a run trains: {', '.join(_WRITERS)}"
+        )
+    with failures_of(kind, place):
+        return _WRITERS[kind](place, record, beside, True)
+
+
+@contextlib.contextmanager
+def failures_of(kind: str, place: str) -> Iterator[None]:
+    """Turns any error of a target's package into one line.
+
+    Raises:
+        EnvironmentFailure: the package is missing or failed.
+    """
     try:
-        return targets[kind](place, record, beside)
+        yield
     except (EnvironmentFailure, UsageError):
         raise
     except Exception as error:  # the package and the network are not ours and may raise anything
@@ -70,38 +104,66 @@ def _offline(kind: str) -> str:
     return "; WANDB_MODE=offline keeps it here until `wandb sync`" if kind == "wandb" else ""
 
 
-def _tensorboard(place: str, record: Record, _: Path) -> str:
-    """One directory per run. A file that is not complete has another name."""
-    events, summaries = (module("tensorboard", f".compat.proto.{name}_pb2") for name in ("event", "summary"))
-    writer = module("tensorboard", ".summary.writer.record_writer").RecordWriter
-    directory = Path(place).expanduser() / record.name
-    if directory.exists():
-        raise UsageError(
-            f"{printable(directory)}: this run was uploaded here before; choose another place or remove it"
+class _TensorBoard:
+    """One directory per run. Until a run that has stopped is written whole, its directory has another name."""
+
+    def __init__(self, place: str, record: Record, _: Path, grows: bool):
+        self._events, self._summaries = (
+            module("tensorboard", f".compat.proto.{name}_pb2") for name in ("event", "summary")
         )
-    part = directory.with_name(f".{record.name}.{os.getpid()}")
-    part.mkdir(parents=True)
-    try:
-        began = record.points[0].time_s if record.points else 0.0
-        with (part / f"events.out.tfevents.{int(began):010d}.fourmark").open("wb") as file:
-            out = writer(file)
-            for event in _events(record, began, events.Event, summaries):
-                out.write(event.SerializeToString())
-        part.rename(directory)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return f"{directory}; tensorboard --logdir {directory.parent}"
+        self._directory = directory = Path(place).expanduser() / record.name
+        if directory.exists():
+            raise UsageError(
+                f"{printable(directory)}: this run was uploaded here before; choose another place or remove it"
+            )
+        self._part = directory if grows else directory.with_name(f".{record.name}.{os.getpid()}")
+        self._part.mkdir(parents=True)
+        self._began = record.points[0].time_s if record.points else 0.0
+        try:
+            path = self._part / f"events.out.tfevents.{int(self._began):010d}.fourmark"
+            self._file = path.open("wb")
+            self._out = module("tensorboard", ".summary.writer.record_writer").RecordWriter(self._file)
+            self._put(self._events.Event(wall_time=self._began, file_version="brain.Event:2"))
+            self._table("settings", record.settings)
+        except BaseException:
+            self._remove_part()
+            raise
 
+    def add(self, points: Sequence[Point]) -> None:
+        try:
+            for point in points:
+                values = [
+                    self._summaries.Summary.Value(tag=name, simple_value=value)
+                    for name, value in point.values.items()
+                ]
+                summary = self._summaries.Summary(value=values)
+                self._put(self._events.Event(wall_time=point.time_s, step=point.step, summary=summary))
+            self._file.flush()
+        except BaseException:
+            self._remove_part()
+            raise
 
-def _events(record: Record, began: float, event: Any, summaries: Any) -> Iterator[Any]:
-    yield event(wall_time=began, file_version="brain.Event:2")
-    for title, settings in (("settings", record.settings), ("results", record.results)):
-        yield event(wall_time=began, summary=summaries.Summary(value=[_text(summaries, title, settings)]))
-    for point in record.points:
-        values = [
-            summaries.Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()
-        ]
-        yield event(wall_time=point.time_s, step=point.step, summary=summaries.Summary(value=values))
+    def finish(self, results: Mapping[str, Setting]) -> str:
+        try:
+            self._table("results", results)
+            self._file.close()
+            if self._part != self._directory:
+                self._part.rename(self._directory)
+        except BaseException:
+            self._remove_part()
+            raise
+        return f"{self._directory}; tensorboard --logdir {self._directory.parent}"
+
+    def _put(self, event: Any) -> None:
+        self._out.write(event.SerializeToString())
+
+    def _table(self, title: str, settings: Mapping[str, Setting]) -> None:
+        value = [_text(self._summaries, title, settings)]
+        self._put(self._events.Event(wall_time=self._began, summary=self._summaries.Summary(value=value)))
+
+    def _remove_part(self) -> None:
+        if self._part != self._directory:  # curves that were shown while the run trained stay
+            shutil.rmtree(self._part, ignore_errors=True)
 
 
 def _text(summaries: Any, title: str, settings: Mapping[str, Setting]) -> Any:
@@ -118,29 +180,44 @@ def _cell(value: object) -> str:
     return "".join(f"\\{c}" if c in "|\\`*_<>[]" else c for c in str(value))
 
 
-def _wandb(place: str, record: Record, beside: Path) -> str:
-    wandb = module("wandb")
-    private = {
-        "host": "withheld", "username": "withheld", "email": "withheld", "program": "fourmark",
-        "console": "off", "silent": True, "save_code": False, "disable_code": True, "disable_git": True,
-        "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True, "x_save_requirements": False,
-    }  # fmt: skip
-    try:
-        settings = wandb.Settings(**private)
-    except (TypeError, ValueError):  # a version that does not know the setting cannot withhold the name
-        why = f"version {printable(getattr(wandb, '__version__', 'unknown'))} cannot be told to withhold host names"
-        raise EnvironmentFailure(f"upload to wandb: {why}; allowed: wandb >= 0.19.11") from None
-    run = wandb.init(
-        project=place, name=record.name, id=record.name, group=record.group, dir=str(beside), settings=settings,
-        config=dict(record.settings),
-    )  # fmt: skip
-    for point in _by_step(record.points):
-        run.log(dict(point.values, samples=point.samples), step=point.step)
-    run.summary.update(dict(record.results))
-    run.finish()
-    if getattr(run.settings, "mode", "") == "offline":
-        return f"{Path(run.dir).parent}, offline; wandb sync {Path(run.dir).parent}"
-    return f"{run.url or place}"
+class _Wandb:
+    """A run of W&B. The last step waits for the next one, because an evaluation may still join it."""
+
+    def __init__(self, place: str, record: Record, beside: Path, _: bool):
+        wandb = module("wandb")
+        private = {
+            "host": "withheld", "username": "withheld", "email": "withheld", "program": "fourmark",
+            "console": "off", "silent": True, "save_code": False, "disable_code": True, "disable_git": True,
+            "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
+            "x_save_requirements": False,
+        }  # fmt: skip
+        try:
+            settings = wandb.Settings(**private)
+        except (TypeError, ValueError):  # a version that does not know the setting cannot withhold the name
+            why = f"version {printable(getattr(wandb, '__version__', 'unknown'))} cannot be told to withhold host names"
+            raise EnvironmentFailure(f"upload to wandb: {why}; allowed: wandb >= 0.19.11") from None
+        self._place, self._waiting = place, list[Point]()
+        self._run = wandb.init(
+            project=place, name=record.name, id=record.name, group=record.group, dir=str(beside), settings=settings,
+            config=dict(record.settings),
+        )  # fmt: skip
+
+    def add(self, points: Sequence[Point]) -> None:
+        steps = list(_by_step([*self._waiting, *points]))
+        self._log(steps[:-1])
+        self._waiting = steps[-1:]
+
+    def finish(self, results: Mapping[str, Setting]) -> str:
+        self._log(self._waiting)
+        self._run.summary.update(dict(results))
+        self._run.finish()
+        if getattr(self._run.settings, "mode", "") == "offline":
+            return f"{Path(self._run.dir).parent}, offline; wandb sync {Path(self._run.dir).parent}"
+        return f"{self._run.url or self._place}"
+
+    def _log(self, points: Sequence[Point]) -> None:
+        for point in points:
+            self._run.log(dict(point.values, samples=point.samples), step=point.step)
 
 
 def _by_step(points: Sequence[Point]) -> Iterator[Point]:
@@ -153,7 +230,7 @@ def _by_step(points: Sequence[Point]) -> Iterator[Point]:
     yield from (merged[step] for step in sorted(merged))
 
 
-def _mlflow(place: str, record: Record, _: Path) -> str:
+def _mlflow(place: str, record: Record) -> str:
     entities = module("mlflow", ".entities")
     client = module("mlflow", ".tracking").MlflowClient(tracking_uri=place)
     found = client.get_experiment_by_name(record.benchmark)
@@ -187,3 +264,9 @@ def _mlflow(place: str, record: Record, _: Path) -> str:
 def _plain(name: str) -> str:
     """A name that MLflow accepts: letters, digits, and a few signs."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-. /") else "_" for c in name)[:250]
+
+
+_WRITERS: Mapping[str, Callable[[str, Record, Path, bool], Writer]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+}

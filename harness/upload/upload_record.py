@@ -82,31 +82,40 @@ class Record:
     results: Mapping[str, Setting]
 
 
-def finished_log(attempt: Path) -> RunLog:
-    """The attempt's log, which must have ended: a run that may still train is not uploaded.
+def log_of(attempt: Path) -> RunLog:
+    """The attempt's log, as far as it is written.
 
     Raises:
-        UsageError: no log, or no run_stop in it.
+        UsageError: no log.
     """
     path = attempt / file_names.LOG
     if not path.is_file():
         raise UsageError(
             f"{printable(attempt)}: found no {file_names.LOG}; allowed: a campaign, or an attempt of one"
         )
-    log = runlog.build(mllog.read(path))
-    if log.run_start_ms is None or log.run_stop_ms is None:
-        found = "found a log without run_stop, because the run still trains or was killed"
-        raise UsageError(f"{printable(path)}: {found}; wait until it has stopped")
-    return log
+    return runlog.build(mllog.read(path))
 
 
 def gather(attempt: Path) -> Record:
-    """Read the files of an attempt that has ended.
+    """Read the files of an attempt that has ended: a run that may still train is not uploaded.
 
     Raises:
         UsageError: the attempt has not ended.
     """
-    log, campaign = finished_log(attempt), attempt.parent.parent.name
+    log = log_of(attempt)
+    if log.run_start_ms is None or log.run_stop_ms is None:
+        found = "found a log without run_stop, because the run still trains or was killed"
+        raise UsageError(f"{printable(attempt / file_names.LOG)}: {found}; wait until it has stopped")
+    return so_far(attempt, log)
+
+
+def so_far(attempt: Path, log: RunLog) -> Record:
+    """Read the files of an attempt, which may still train.
+
+    Args:
+        log: the attempt's log, read before the other files, so that a run that has stopped is read whole.
+    """
+    campaign = attempt.parent.parent.name
     document: Any = files.read_json(attempt / file_names.CONFIG) or {}
     system: Any = files.read_json(attempt / file_names.ENVIRONMENT) or {}
     known = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 from dataclasses import replace
 
@@ -14,9 +15,10 @@ from harness.base.errors import ConfigError, EnvironmentFailure, UsageError
 from harness.campaign import store
 from harness.config import rules
 from harness.config.file import resolve
+from harness.contract.config import Config
 from harness.records import lock, run_environment
 from harness.records.run_environment import RunEnvironment
-from harness.upload import job_upload, targets, upload_record
+from harness.upload import job_upload, live, targets, upload_record
 from tests.harness.scripted_harness import scripted_config
 from tests.harness.uploads import SECRET, START_S, attempt_of, finished_job, packages
 
@@ -227,3 +229,55 @@ def test_a_place_that_is_none_is_refused(wanted, words):
     with pytest.raises(ConfigError) as refused:
         resolve("proxy", overrides=[f"runs.upload={wanted}"], aliases={})
     assert words in str(refused.value) and "pw" not in str(refused.value).partition("runs.upload: ")[2]
+
+
+def growing(job, monkeypatch, *, parts: int = 3):
+    """The first campaign's attempt shows a part of its files at each look; nobody trains it after the last part."""
+    place, looks = attempt_of(job.campaigns[0]), []
+    whole = {
+        name: (place / name).read_text().splitlines(keepends=True) for name in ("result.txt", "metrics.jsonl")
+    }
+
+    def trainers(directory):
+        if directory != job.campaigns[0].directory:
+            return []
+        looks.append(directory)
+        share = min(1.0, len(looks) / (parts + 1))
+        for name, lines in whole.items():
+            (place / name).write_text("".join(lines[: round(share * len(lines))]))
+        return [4242] if share < 1 else []
+
+    monkeypatch.setattr(lock, "trainers", trainers)
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+def test_curves_that_were_followed_are_those_of_an_upload_afterwards(
+    job, installed, tmp_path, monkeypatch, kind
+):
+    names = [made.directory.name for made in job.campaigns[:1]]
+    sent = {"tensorboard": "tb/*/*.fourmark", "wandb": "runs/sent.json"}[kind]
+    told = []
+    for option in ((), ("--follow",)):
+        if option:
+            growing(job, monkeypatch)
+            monkeypatch.setattr(live.time, "sleep", lambda seconds: None)
+        place = str(tmp_path / "tb") if kind == "tensorboard" else "four-bit"
+        assert cli.main(["upload", *names, "--to", kind, place, *option]) == 0
+        (path,) = tmp_path.glob(sent)
+        told.append(path.read_text())
+        shutil.rmtree(path.parent) if kind == "tensorboard" else path.unlink()
+    assert told[0] == told[1] and "eval/log_perplexity" in told[0]
+
+
+def test_only_a_development_run_that_trains_is_followed(job, installed, tmp_path, monkeypatch, capsys):
+    name = job.campaigns[0].directory.name
+    follow = ["upload", name, "--follow", "--to"]
+    assert cli.main([*follow, "tensorboard", str(tmp_path / "tb")]) == 2
+    assert "no process trains this now" in capsys.readouterr().err
+    growing(job, monkeypatch)
+    assert cli.main([*follow, "mlflow", f"file:{tmp_path / 'ml.json'}"]) == 2
+    assert "allowed while a run trains: tensorboard, wandb" in capsys.readouterr().err
+    monkeypatch.setattr(Config, "closed_benchmark", True)
+    assert cli.main([*follow, "tensorboard", str(tmp_path / "tb")]) == 2
+    assert "found a run under the closed division's rules" in capsys.readouterr().err
+    assert not (tmp_path / "tb").exists()
