@@ -1,6 +1,7 @@
 """Shows the progress of a job on a terminal in one block, redrawn in place, with the remaining time.
 
-Every line of it fits the terminal, so nothing is cut; a run that has ended leaves one line above the block.
+Every line of it fits a terminal of 60 columns, so nothing is cut or wrapped; a run that has ended leaves one line above
+the block.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from harness.records.metrics import Tail, duration
 
 _REDRAW_S = 0.25
 _ALMOST = 0.99  # largest share of the bar before the run ends, because the crossing is only a prediction
-_WIDEST = 100  # columns of the block: a wider terminal can be resized down to this without a redraw
+# columns of the block: a terminal that is made narrower, but not than this, never wraps a row that is drawn; tmux
+# narrows its pane a quarter of a second before it tells us, so a wrapped row could not be counted
+_WIDEST = 60
 _SHORTEST_BAR = 12  # columns, with the spaces around it
 _LONGEST = 400  # characters of a warning that are shown
 
@@ -41,8 +44,7 @@ class Block:
         self._runs, self._done = runs, done
         self._began_s = self._run_began_s = clock()
         self._took_s: list[float] = []  # of the runs that ended by the rules since this block was created
-        self._drawn_at_s, self._width = -math.inf, console.width
-        self._lengths: list[int] = []  # columns of each row that is drawn
+        self._drawn_at_s = -math.inf
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -81,14 +83,10 @@ class Block:
     def _draw(self) -> None:
         self._drawn_at_s = self._clock()
         self._tail.read()
-        self._forget_reflowed_lines()
         self._show(Group(*self._lines()))
 
     def _show(self, rows: Group) -> None:
-        block = Constrain(rows, _WIDEST)
-        lines = self._console.render_lines(block, pad=False)
-        self._lengths = [sum(segment.cell_length for segment in line) for line in lines]
-        self._live.update(block, refresh=True)
+        self._live.update(Constrain(rows, _WIDEST), refresh=True)
 
     def _lines(self) -> list[RenderableType]:
         tail, config = self._tail, self._config
@@ -151,17 +149,6 @@ class Block:
             mean_s = sum(self._took_s) / len(self._took_s)
             return to_come * mean_s + (max(mean_s - run_s, 0.0) if run_left_s is None else run_left_s)
         return None if run_left_s is None else run_left_s + to_come * (run_s + run_left_s)
-
-    def _forget_reflowed_lines(self) -> None:
-        """Correct rich's count of rows: in a narrower terminal, the old lines take more rows than rich counted.
-
-        Otherwise some of the old rows would stay on the screen.
-        """
-        width, before = self._console.width, self._width
-        self._width = width
-        if width < before and (shape := self._live._live_render._shape) is not None:
-            rows = sum(max(1, -(-length // width)) for length in self._lengths)
-            self._live._live_render._shape = (shape[0], rows)
 
 
 def _fitting(line: str, parts: Sequence[str], width: int) -> str:
