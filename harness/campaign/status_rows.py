@@ -181,28 +181,30 @@ def table(campaigns: Sequence[CampaignRow]) -> list[str]:
         done = sum(run.state == "promoted" for run in one.runs)
         lines.append(f"{one.campaign}: {done} of {len(one.runs)} runs")
         for run in one.runs:
-            lines += [_row(run), *map(_failure, run.failures)]
+            lines += [_row(run), *(line for failed in run.failures for line in _failure(failed))]
     return lines
 
 
-def _failure(one: FailedAttempt) -> str:
+def _failure(one: FailedAttempt) -> list[str]:
     said = f": {one.message}" if one.message else ""
-    return f"    attempt {one.attempt} failed, {one.reason}{said}; log {one.log}"
+    return [f"    attempt {one.attempt} failed, {one.reason}{said}", f"      log {one.log}"]
 
 
 def _row(run: RunRow) -> str:
+    """State and what is known of a run; what is not known yet is left out."""
     state = run.state if run.state != "promoted" else f"{run.outcome} ({run.reason})"
-    loss = "-" if run.log_perplexity is None else f"{run.log_perplexity:.3f}"
-    speed = "-" if run.samples_per_s is None else f"{run.samples_per_s:.1f}"
-    band = run.public_band
-    live = [f"public runs {band.low:.3f}-{band.high:.3f}"] if band else []
-    live += [run.prediction.text] if run.state == "running" and run.prediction else []
-    live += [memory] if (memory := forecast_text.memory(run.memory_bytes)) else []
-    live += [energy.text(use) for use in run.power]
-    return "  ".join(
-        [
-            f"  run {run.index:<2} {state:<20} {run.samples:>8} samples  log perplexity {loss:>7}",
-            f"{speed:>8} samples/s  attempts {run.attempts}  seed {run.seed}",
-            *live,
-        ]
-    )
+    known = [f"{run.samples:,} samples"] if run.attempts else []
+    if run.log_perplexity is not None:
+        known.append(f"log perplexity {run.log_perplexity:.3f}")
+    if (band := run.public_band) is not None:
+        known.append(f"public runs {band.low:.3f}-{band.high:.3f}")
+    if run.state == "running" and run.prediction:
+        known.append(run.prediction.text)
+    if run.samples_per_s is not None:
+        known.append(f"{run.samples_per_s:,.1f} samples/s")
+    if memory := forecast_text.memory(run.memory_bytes):
+        known.append(memory)
+    known += [energy.text(use) for use in run.power]
+    if run.attempts > 1:
+        known.append(f"{run.attempts} attempts")
+    return f"  run {run.index:<2} {state:<18} {', '.join([*known, f'seed {run.seed}'])}"
