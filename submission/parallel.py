@@ -32,8 +32,8 @@ def initialize(config: Config, ranks: Ranks) -> torch.device:
         torch.cuda.set_device(home)
     device.forget_random_states()
     if not dist.is_initialized():
-        # longer than the watchdog waits, because the watchdog can tell which rank is the cause
-        longest_s = 2 * max(config.watchdog.init_s, config.watchdog.hang_s)
+        # longer than the watchdog waits (four times its limits at most), because it can tell which rank is the cause
+        longest_s = 5 * max(config.watchdog.init_s, config.watchdog.hang_s)
         patience = timedelta(seconds=max(1800.0, longest_s))
         if home.type == "cpu":
             dist.init_process_group("gloo", timeout=patience)

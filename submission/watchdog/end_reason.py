@@ -10,6 +10,9 @@ from harness.contract.ending import Ending, Reason
 from submission.watchdog.heartbeats import Beat
 
 _FRESH_S = 3.0  # six heartbeats
+_STARVED = (
+    3.0  # waiting for a core extends a limit by at most this many times: a rank that spins may wait for ever
+)
 _LEFT_S = 8.0  # wait this long for the cause of an error that only says that another rank is gone
 
 
@@ -56,12 +59,11 @@ class Seen:
     @property
     def silent(self) -> bool:
         """Whether its heartbeats are missing although it has not announced its end."""
-        return self.beat.note is None and self.mute_s > _FRESH_S
+        return self.beat.note is None and self.silent_s - self.starved_s > _FRESH_S
 
-    @property
-    def mute_s(self) -> float:
-        """Seconds without a heartbeat in which it could have sent one."""
-        return max(0.0, self.silent_s - self.starved_s)
+    def mute_longer_than(self, limit_s: float) -> bool:
+        """Whether it sent no heartbeat for this time; waiting for a core does not count."""
+        return _exceeds(self.silent_s, self.starved_s, limit_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,16 +84,22 @@ def verdict(seen: Sequence[Seen], world: World, patience: Patience) -> Ending | 
     if found := died(seen, world) or complaint(seen, world, own=True):
         return found
     here = [one for one in seen if one.beat.note is None]
-    if mute := [one for one in here if one.mute_s > patience.life_s(one.beat)]:
+    if mute := [one for one in here if one.mute_longer_than(patience.life_s(one.beat))]:
         return _silent(mute, seen, world)
     # ranks step together: while one of them has no core, all wait for it, and none of them hangs
     starved_s = max((one.beat.starved_s + one.starved_s for one in here), default=0.0)
-    if any(one.beat.idle_s + one.silent_s - starved_s > patience.progress_s(one.beat) for one in here):
+    if any(
+        _exceeds(one.beat.idle_s + one.silent_s, starved_s, patience.progress_s(one.beat)) for one in here
+    ):
         return unheard(seen, world) or _hung(here, world)
     left = [one for one in seen if one.beat.note is not None and one.beat.note.lost_peer]
     if any(one.silent_s > _LEFT_S for one in left):
         return unheard(seen, world) or complaint(seen, world, own=False)
     return None
+
+
+def _exceeds(passed_s: float, starved_s: float, limit_s: float) -> bool:
+    return passed_s - min(starved_s, _STARVED * limit_s) > limit_s
 
 
 def died(seen: Sequence[Seen], world: World) -> Ending | None:

@@ -85,7 +85,7 @@ class Lookout:
         return now_s - self._waited.setdefault(one.rank, now_s)
 
     def lost(self, one: Seen) -> bool:
-        silent = one.beat.note is None and one.mute_s > self.patience.life_s(one.beat)
+        silent = one.beat.note is None and one.mute_longer_than(self.patience.life_s(one.beat))
         return silent or one.gone_without_a_word
 
     def verdict(self) -> Ending | None:

@@ -65,10 +65,14 @@ def test_where_all_wait_the_rank_that_came_least_far_is_named():
 
 
 def test_a_rank_without_a_core_is_neither_silent_nor_hung():
-    starving = {"silent_s": 50.0, "starved_s": 45.0}
-    assert judged(heard(rank_2={"silent_s": 50.0})).reason is Reason.LOST_RANK
+    starving = {"silent_s": 35.0, "starved_s": 30.0}
+    assert judged(heard(rank_2={"silent_s": 35.0})).reason is Reason.LOST_RANK
     assert judged(heard(rank_2=starving)) is None
-    assert judged(heard(rank_2={**starving, "starved_s": 29.0})).ranks == (2,)
+    assert judged(heard(rank_2={**starving, "starved_s": 14.0})).ranks == (2,)
+    patient = replace(PATIENCE, hang_s=0)
+    for silent_s, ends in ((79.0, False), (81.0, True)):  # of a limit of 20 s, extended by at most 60 s
+        found = judged(heard(rank_2={"silent_s": silent_s, "starved_s": silent_s}), patience=patient)
+        assert (found is not None) == ends
     assert judged(all_idle(12.0)).reason is Reason.HUNG
     assert judged(all_idle(12.0, rank_2={"starved_s": 3.0})) is None, "the others wait for it"
     no_core_since_its_last_progress = [
