@@ -144,6 +144,9 @@ class GemmRecipe:
         1  # rows of a weight's block: 1, or 32 (NVFP4: 16), so that both orientations share elements
     )
     gain: float = 1.0  # factor on the product, to correct for the shrinkage that quantising causes
+    mean_split: bool = (
+        False  # Fprop and Wgrad: quantise X without its mean over tokens (kernels/mean_split.py)
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.gain < 4:
@@ -182,6 +185,13 @@ class LinearRecipe:
     fprop: GemmRecipe
     dgrad: GemmRecipe
     wgrad: GemmRecipe
+
+    def __post_init__(self) -> None:
+        if self.dgrad.mean_split:
+            raise ValueError(
+                f"recipe {self.name}, dgrad: mean_split: found True; allowed: only in fprop and wgrad, "
+                "because dX = dY W has no activations"
+            )
 
     def __getitem__(self, gemm: Gemm) -> GemmRecipe:
         return getattr(self, gemm.value)

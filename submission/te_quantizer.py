@@ -265,6 +265,11 @@ def _require(recipe: LinearRecipe, randomness: Randomness | None) -> None:
                 f"recipe {recipe.name}, {gemm.value}: found {found.format.value}; allowed: mxfp4, mxfp8 "
                 "(use Transformer Engine's own recipes for the others)"
             )
+        if found.mean_split:
+            raise ValueError(
+                f"recipe {recipe.name}, {gemm.value}: found mean_split; allowed: without it "
+                "(Transformer Engine adds nothing to a product)"
+            )
         if found.signs is Signs.STEP:
             raise ValueError(
                 f"recipe {recipe.name}, {gemm.value}: found signs step; allowed: none, fixed "

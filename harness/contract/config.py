@@ -196,6 +196,9 @@ class GemmFormat:
         1  # rows that share a scale in a weight; 32 (nvfp4: 16) makes square blocks
     )
     gain: float = 1.0  # factor of the product
+    mean_split: bool = (
+        False  # fprop, wgrad: X's mean over tokens is multiplied in high precision, the rest quantised
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

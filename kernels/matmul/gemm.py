@@ -82,7 +82,10 @@ def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: T
     return left, right
 
 
-def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:
+def how(
+    engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float,
+    mean_split: bool = False,
+) -> How:  # fmt: skip
     """Describe what ran from the operands that were multiplied."""
     backend = engine.backend(on, request)
-    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain)
+    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain, mean_split)
