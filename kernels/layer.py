@@ -119,8 +119,9 @@ class Layer:
 
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
         """Choose quantisers and engine; `right` describes a right operand that is already quantised."""
-        first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
-        second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
+        given = (self.recipe[which], which)
+        first = use(*given, Operand.LEFT, self.randomness, left, left.size(1))
+        second = right or use(*given, Operand.RIGHT, self.randomness, left, left.size(1))
         engine, request, on = self._engine(
             first.quantizer, second.quantizer, (M, N, left.size(1)), left, which
         )
@@ -155,7 +156,7 @@ class Layer:
     def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
         """Return the engine of Wgrad, and how X is quantised for it."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
-        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK, x_TK.size(0))
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
         return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
 
@@ -164,7 +165,7 @@ class Layer:
         recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
         if self.weights is None or recipe.stochastic is Stochastic.ALL:
             return None
-        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK, N)
         left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
         return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK, Gemm.DGRAD)[0], right
 

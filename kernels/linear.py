@@ -85,7 +85,7 @@ def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad
         (Gemm.WGRAD, wgrad, tokens, "tokens"),
     ):
         quantizer = recipe[which].quantizer(which, Operand.LEFT)
-        multiple = max(quantizer.block, quantizer.hadamard) if quantizer.format.is_blocked else 1
+        multiple = quantizer.multiple
         if needed and found % multiple:
             raise ValueError(
                 f"{found} {what}: {which.value} in {quantizer.format.value} contracts them in blocks; pad them to a "

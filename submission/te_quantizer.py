@@ -201,7 +201,8 @@ class MxQuantizer(TeQuantizer):
 
     def _use(self, orientation: int, like: Tensor) -> Use:
         which, operand = _ROLES[self.kind][orientation]
-        left, right = uses(self.recipe[which], which, self._randomness, like)
+        operand_RK = like.t() if orientation else like
+        left, right = uses(self.recipe[which], which, self._randomness, operand_RK)
         return left if operand is Operand.LEFT else right
 
 

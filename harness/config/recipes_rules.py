@@ -29,6 +29,8 @@ def _options(config: Config) -> None:
                 raise ConfigProblem(f"{path}.{field.name}", str(found), allowed)
         if settings.signs != "none" and not settings.hadamard:
             raise ConfigProblem(f"{path}.signs", settings.signs, "none without a Hadamard transform")
+        if settings.signs_per_block and settings.signs == "none":
+            raise ConfigProblem(f"{path}.signs_per_block", "true", "false with signs none")
         if settings.weight_rows not in (1, block):
             raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
         if not 0 < settings.prescale <= 1:

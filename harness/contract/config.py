@@ -190,6 +190,7 @@ class GemmFormat:
     signs: Literal["none", "fixed", "step"] = (
         "none"  # random signs of the transform: drawn once, or for every step
     )
+    signs_per_block: bool = False  # every group of the transform's points has its own signs
     stochastic: Literal["none", "gradients", "all"] = "none"  # which operands are rounded stochastically
     prescale: float = 1.0  # elements are multiplied by this before they are quantised
     weight_rows: Literal[1, 16, 32] = (

@@ -28,13 +28,13 @@ from harness.contract.config import Config
 from harness.contract.environment import Ranks
 from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayCell, read_asked
 from kernels import mean_split
-from kernels.hadamard import hadamard
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Prepared
 from kernels.matmul.gemm import uses
 from kernels.observe.observer import Multiplied
 from kernels.operand_use import Use
 from kernels.philox import Randomness
+from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, Quantizer
 from submission import device
 from submission.batches import Batch
@@ -211,8 +211,7 @@ class Replay:
 def _operand(x: Tensor, use: Use, *, quantise: bool) -> Prepared:
     """Return an operand in FP32; if not quantised, it still gets the transform that the other operand has."""
     if not quantise:
-        size = use.quantizer.hadamard
-        return Prepared(hadamard(x.float(), size, use.signs) if size else x.float(), _EXACT)
+        return Prepared(reference.transformed(x, use.quantizer, use.signs), _EXACT)
     prepared, _ = Emulated().prepare(x, use, None)
     assert prepared is not None
     return Prepared(prepared.values.float(), prepared.quantizer, scale=prepared.scale)
