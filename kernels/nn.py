@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels import linear_op
+from kernels.deoscillation import DeOscillation, Settings, Weight, quantizer_of
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
+from kernels.presets import AMD_TE
 from kernels.randomness import SharedRandomness, call_number
-from kernels.recipe import Format, GemmRecipe, LinearRecipe, Stochastic
+from kernels.recipe import LinearRecipe, Stochastic
 
-_GEMM = GemmRecipe(Format.MXFP4, hadamard=16)
-AMD_TE = LinearRecipe(
-    "amd-te", _GEMM, _GEMM, _GEMM
-)  # the recipe that AMD submitted with ROCm Transformer Engine in round v6.0
 _STATE = "randomness"  # key of a layer's state_dict
 
 
@@ -115,18 +116,62 @@ class Linear(torch.nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def quantize_linears(model: torch.nn.Module, *, seed: int = 0, **options: Any) -> torch.nn.Module:
+def quantize_linears(
+    model: torch.nn.Module, *, seed: int = 0, skip: Sequence[str] = (), **options: Any
+) -> torch.nn.Module:
     """Replace every torch.nn.Linear of a model by a `Linear` with the same parameters, in place.
 
     All of them share one randomness, the attribute `randomness` of each: call its step() after each optimizer step.
 
     Args:
+        skip: names of linears to leave alone, with * and ? as in file names: ("lm_head", "layers.2[6-9].*").
         options: of `Linear`: recipe, backend, randomness.
+
+    Raises:
+        ValueError: an entry of `skip` that names no linear.
     """
     options.setdefault("randomness", SharedRandomness(seed))
-    for name, module in [*model.named_modules()]:
-        for child_name, child in module.named_children():
-            if type(child) is torch.nn.Linear:
-                label = f"{name}.{child_name}" if name else child_name
-                setattr(module, child_name, Linear.from_linear(child, label=label, **options))
+    found = [
+        (module, child_name, f"{name}.{child_name}" if name else child_name)
+        for name, module in model.named_modules()
+        for child_name, child in module.named_children()
+        if type(child) is torch.nn.Linear
+    ]
+    for pattern in skip:
+        if not any(fnmatch.fnmatchcase(label, pattern) for *_, label in found):
+            raise ValueError(f"skip: '{pattern}' names no torch.nn.Linear of this model")
+    for module, child_name, label in found:
+        if not any(fnmatch.fnmatchcase(label, pattern) for pattern in skip):
+            made = Linear.from_linear(getattr(module, child_name), label=label, **options)
+            setattr(module, child_name, made)
     return model
+
+
+def deoscillate(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    ratio: float = 4.0,
+    start: int = 0,
+) -> DeOscillation:
+    """Let an optimizer set weights of this model's `Linear`s that oscillate to their quantised value.
+
+    Args:
+        optimizer: updates the weights themselves, in FP32.
+        steps, ratio, start: see kernels.deoscillation.Settings.
+
+    Raises:
+        ValueError: no FP32 weight of a `Linear`, or a recipe whose weights have no fixed quantised value.
+    """
+    weights = [
+        Weight(module.weight, module.weight, quantizer_of(module.layer.recipe.fprop))
+        for module in model.modules()
+        if isinstance(module, Linear) and module.weight.dtype is torch.float32
+    ]
+    if not weights:
+        raise ValueError("de-oscillation: the model has no quantised linear with an FP32 weight")
+    made, done = DeOscillation(Settings(steps=steps, ratio=ratio, start=start), weights), itertools.count()
+    optimizer.register_step_pre_hook(lambda *_: made.before_update(next(done)))
+    optimizer.register_step_post_hook(lambda *_: made.after_update())
+    return made

@@ -11,6 +11,9 @@ from harness.contract.config import Config, GemmFormat, Recipe
 _GEMMS = ("fprop", "dgrad", "wgrad")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # number of elements that share a scale
 
+_OF_EVERY_FORMAT = ("format", "gain", "mean_split")
+_USUAL_RATIO = next(field.default for field in fields(Recipe) if field.name == "deoscillation_ratio")
+
 _FP8 = (GemmFormat(format="fp8"), "format fp8")
 _MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
 # Transformer Engine's scalings, and the format that each multiplies
@@ -22,17 +25,21 @@ def _options(config: Config) -> None:
         block = _BLOCKS.get(settings.format)
         for field in fields(settings):
             found = getattr(settings, field.name)
-            if block is None and field.name not in ("format", "gain") and found != field.default:
+            if block is None and field.name not in _OF_EVERY_FORMAT and found != field.default:
                 allowed = f"{field.default} with the format {settings.format}"
                 raise ConfigProblem(f"{path}.{field.name}", str(found), allowed)
         if settings.signs != "none" and not settings.hadamard:
             raise ConfigProblem(f"{path}.signs", settings.signs, "none without a Hadamard transform")
+        if settings.signs_per_block and settings.signs == "none":
+            raise ConfigProblem(f"{path}.signs_per_block", "true", "false with signs none")
         if settings.weight_rows not in (1, block):
             raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
         if not 0 < settings.prescale <= 1:
             raise ConfigProblem(f"{path}.prescale", str(settings.prescale), "above 0 and at most 1")
         if not 0 < settings.gain < 4:
             raise ConfigProblem(f"{path}.gain", str(settings.gain), "above 0 and below 4")
+        if settings.mean_split and path.endswith(".dgrad"):
+            raise ConfigProblem(f"{path}.mean_split", "true", "false: dgrad has no activations")
 
 
 def _whole_blocks(config: Config) -> None:
@@ -91,6 +98,36 @@ def _layers_and_switches(config: Config) -> None:
             raise ConfigProblem(f"recipes.{name}.switch_to", f"'{recipe.switch_to}'", allowed)
 
 
+def _deoscillation(config: Config) -> None:
+    for name, recipe in config.recipes.items():
+        steps, fprop, path = recipe.deoscillation_steps, recipe.fprop, f"recipes.{name}"
+        if steps < 0 or recipe.deoscillation_start < 0 or recipe.deoscillation_ratio <= 0:
+            found = f"steps {steps}, ratio {recipe.deoscillation_ratio}, start {recipe.deoscillation_start}"
+            allowed = "steps and start 0 or more, ratio above 0"
+            raise ConfigProblem(f"{path}.deoscillation_steps", found, allowed)
+        changed = recipe.deoscillation_start or recipe.deoscillation_ratio != _USUAL_RATIO
+        if not steps and changed:
+            allowed = "above 0, or no other option of de-oscillation"
+            raise ConfigProblem(f"{path}.deoscillation_steps", "0", allowed)
+        if not steps:
+            continue
+        if fprop.format not in ("mxfp4", "nvfp4") or fprop.hadamard or fprop.stochastic == "all":
+            allowed = (
+                "0 unless fprop is mxfp4 or nvfp4, without a transform, and rounds its weight to nearest"
+            )
+            raise ConfigProblem(f"{path}.deoscillation_steps", str(steps), allowed)
+        used = [arm for arm in config.runs.arms if name in _with_later(config, arm)]
+        if used and (config.checkpoint.every_steps or config.checkpoint.resume):
+            allowed = f"0 with checkpoints, which do not hold its sums (arm {used[0]})"
+            raise ConfigProblem(f"{path}.deoscillation_steps", str(steps), allowed)
+
+
+def _with_later(config: Config, arm: str) -> tuple[str, str]:
+    """The recipe of an arm, and the one that it switches to."""
+    name = config.arms[arm].recipe
+    return name, config.recipes[name].switch_to
+
+
 def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
     """GEMM -> the key to change, the length along which its operands are cut into blocks, and what that length is."""
     model, tensor = config.model, config.parallelism.tensor
@@ -120,6 +157,7 @@ def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
 RULES: tuple[Callable[[Config], None], ...] = (
     _options,
     _layers_and_switches,
+    _deoscillation,
     _whole_blocks,
     _transformer_engine,
 )

@@ -190,12 +190,16 @@ class GemmFormat:
     signs: Literal["none", "fixed", "step"] = (
         "none"  # random signs of the transform: drawn once, or for every step
     )
+    signs_per_block: bool = False  # every group of the transform's points has its own signs
     stochastic: Literal["none", "gradients", "all"] = "none"  # which operands are rounded stochastically
     prescale: float = 1.0  # elements are multiplied by this before they are quantised
     weight_rows: Literal[1, 16, 32] = (
         1  # rows that share a scale in a weight; 32 (nvfp4: 16) makes square blocks
     )
     gain: float = 1.0  # factor of the product
+    mean_split: bool = (
+        False  # fprop, wgrad: X's mean over tokens is multiplied in high precision, the rest quantised
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +211,12 @@ class Recipe:
     bf16_last_layers: int = 0  # number of transformer layers in BF16, counted from the output
     switch_step: int = 0  # optimizer steps after which another recipe takes over; 0: never
     switch_to: str = ""  # that recipe's name under `recipes`
+    # optimizer steps of a window at whose end weights that oscillate become their quantised value; 0: never
+    deoscillation_steps: int = 0
+    deoscillation_ratio: float = (
+        4.0  # movement of the quantised weight to that of the weight, from which it oscillates
+    )
+    deoscillation_start: int = 0  # optimizer steps before the first window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

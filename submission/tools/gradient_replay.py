@@ -27,13 +27,14 @@ from harness.contract import attempt_rows, file_names
 from harness.contract.config import Config
 from harness.contract.environment import Ranks
 from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayCell, read_asked
-from kernels.hadamard import hadamard
+from kernels import mean_split
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Prepared
 from kernels.matmul.gemm import uses
 from kernels.observe.observer import Multiplied
 from kernels.operand_use import Use
 from kernels.philox import Randomness
+from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, Quantizer
 from submission import device
 from submission.batches import Batch
@@ -133,7 +134,7 @@ class Replay:
         def watch(seen: Multiplied) -> None:
             if seen.which is Gemm.WGRAD:
                 if beside is None:
-                    found[seen.label] = seen.product().float().clone()
+                    found[seen.label] = seen.whole().clone()
                 else:  # the product of the exact operands, unrounded even where the model is BF16
                     found[seen.label] = seen.left.float() @ seen.right.float().t()
                     beside(seen, found[seen.label])
@@ -156,11 +157,19 @@ class Replay:
         """Quantise the exact operands of Wgrad as the cell requires, and return their product in FP32."""
         recipe = self._phases[cell.name].of(seen.label)[Gemm.WGRAD]
         left, right = uses(recipe, Gemm.WGRAD, self._randomness[cell.name], seen.left)
+        split = mean_split.split(seen.right.t()) if recipe.mean_split else None
         operands = [
             _operand(seen.left, left, quantise=cell.operand is not Quantised.X),
-            _operand(seen.right, right, quantise=cell.operand is not Quantised.DY),
+            _operand(
+                seen.right if split is None else split.rest.t(),
+                right,
+                quantise=cell.operand is not Quantised.DY,
+            ),
         ]
-        return Emulated().multiply(*operands, gain=recipe.gain, dtype=torch.float32, accumulate=None)
+        product = Emulated().multiply(*operands, gain=recipe.gain, dtype=torch.float32, accumulate=None)
+        if split is None:
+            return product
+        return mean_split.add(product, *mean_split.of_gradient(seen.left.t(), split.mean))
 
     def _flat(self, gradients: Gradients) -> np.ndarray:
         return torch.cat([gradients[label].flatten() for label in self._labels]).cpu().numpy()
@@ -202,8 +211,7 @@ class Replay:
 def _operand(x: Tensor, use: Use, *, quantise: bool) -> Prepared:
     """Return an operand in FP32; if not quantised, it still gets the transform that the other operand has."""
     if not quantise:
-        size = use.quantizer.hadamard
-        return Prepared(hadamard(x.float(), size, use.signs) if size else x.float(), _EXACT)
+        return Prepared(reference.transformed(x, use.quantizer, use.signs), _EXACT)
     prepared, _ = Emulated().prepare(x, use, None)
     assert prepared is not None
     return Prepared(prepared.values.float(), prepared.quantizer, scale=prepared.scale)
