@@ -45,7 +45,7 @@ class Randomness:
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1, size at most 128, the bits of a block. It is cached: do not modify it."""
+        """(size,) FP32 of +1 and -1, cached: do not modify it. size is at most 128, the bits of one block."""
         offset = _SIGNS_OFFSET + (self.step if per_step else 0)
         key = size, offset, device
         if key not in self._signs:

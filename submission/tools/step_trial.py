@@ -188,7 +188,7 @@ def _without_waits(executor: MegatronExecutor) -> dict[str, Any]:
             executor.train_step()
     except RuntimeError as error:
         words = str(error).strip().splitlines()
-        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'without a word'}"[:400]}
+        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'no message'}"[:400]}
     return {"sync_failure": ""}
 
 
