@@ -124,9 +124,8 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
     # each norm's input, on a CPU as two FP32 tensors
     outside = linears + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
     if not on_gpu and config.batch.micro_batch_size > 1:
-        inside += (
-            hidden * input_bits / 8
-        )  # the CPU's attention returns another memory layout, which costs a copy
+        # the CPU's attention returns another memory layout, which costs a copy
+        inside += hidden * input_bits / 8
     return int(tokens * outside / around + tokens * inside / tensor)
 
 
