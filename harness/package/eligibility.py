@@ -128,7 +128,7 @@ def _scorable(made: Submittable) -> Submittable:
 def violation(place: Path, found: Any, expected: Any, message: str, line: int | None = None) -> Violation:
     return Violation(
         rule="package", severity="error", file=str(place), line=line, key=None, found=found, expected=expected,
-        message=message, section="what package build asks of a campaign",
+        message=message, section="what package build requires of a campaign",
     )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtyp
 
 
 def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> Tensor:
-    """The product before its rounding to `dtype`, or after it."""
+    """The product. It may already be rounded to `dtype`."""
     a, b = left.values, right.values.t()
     if not a.is_cuda and a.dtype not in (dtype, torch.float32):  # a BF16 product would round to BF16
         a, b = a.float(), b.float()

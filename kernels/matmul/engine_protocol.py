@@ -20,7 +20,7 @@ class Prepared:
     values: Tensor
     quantizer: Quantizer
     scales: Tensor | None = None  # one per block; None if the values already include them
-    scale: Tensor | None = None  # one per tensor, FP32
+    scale: Tensor | None = None  # FP32: one per tensor, or (R, 1), one per row
 
 
 @dataclass(frozen=True)
