@@ -43,7 +43,7 @@ status=0
 "${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
 if ((status == 125)); then # the engine itself failed
     echo "launch: docker run: no container started, see above; if the engine refuses privileges or rlimits:" >&2
-    echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # that file says what they are for" >&2
+    echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # that file explains them" >&2
     exit 3
 fi
 ((status == 0)) || exit "$status"
