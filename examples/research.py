@@ -1,9 +1,9 @@
-"""I research a recipe: train the same little network under recipes of my own and see what each costs.
+"""I research a recipe: train the same small network under recipes of my own and compare their losses.
 
     python examples/research.py        needs torch and numpy; the .venv of ./run.sh setup has both
 
 The model, its weights and its data are equal in every row, so the gap to BF16 is the recipe's. A network of this size
-says how a recipe is written, not how it trains eight billion parameters: `./run.sh study` is the experiment.
+shows how to write a recipe, not how it trains eight billion parameters: `./run.sh study` is the experiment.
 """
 
 from __future__ import annotations

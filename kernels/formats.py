@@ -64,5 +64,6 @@ def require_blocks(x_MK: Tensor, block: int = BLOCK, rows: int = 1) -> None:
         )
     if rows > 1 and (x_MK.dim() != 2 or x_MK.size(0) % rows):
         raise ValueError(
-            f"shape {tuple(x_MK.shape)}: found no matrix of {rows}x{block} blocks; allowed: rows in multiples of {rows}"
+            f"shape {tuple(x_MK.shape)} does not divide into blocks of {rows}x{block}; "
+            f"pass a matrix with a multiple of {rows} rows"
         )

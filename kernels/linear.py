@@ -22,9 +22,9 @@ class _Parallel:
     allreduce_dgrad: bool
     sequence_parallel: bool
     tp_group: Any
-    keeps_input: bool  # X stays in memory for another operator: no quantised copy of it is made
+    keeps_input: bool  # another operator keeps X in memory, so no quantised copy of it is made
     differentiates: bool  # a backward pass will follow
-    again: list[Callable[[], Tensor]] | None  # takes the function that multiplies once more
+    again: list[Callable[[], Tensor]] | None  # forward() appends the function that repeats the product
 
 
 def linear(
@@ -47,10 +47,10 @@ def linear(
         fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP) in main_grad's type; return no gradient.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
         sequence_parallel: gather x before, scatter dX after (column parallel with it).
-        keeps_input: the operator before this one keeps x for its own backward pass, so that a quantised copy saves
-            nothing: x itself is kept and quantised a second time.
-        recompute: where a backward pass will follow, is told the product and a function that multiplies once more, with
-            the same bits, from the quantised rows of x: the product itself need not be kept then.
+        keeps_input: the operator before this one keeps x for its own backward pass. A quantised copy would
+            then save no memory, so x is kept and quantised again in the backward pass.
+        recompute: called if a backward pass will follow, with the product and a function that computes the
+            same bits again from the quantised rows of x, so that the caller need not keep the product.
 
     Raises:
         ValueError: a gradient that is needed cannot be quantised in whole blocks.
@@ -67,7 +67,7 @@ def linear(
         y = _Linear.apply(x, w, layer, parallel)
     else:
         dtype = torch.get_autocast_dtype(where)
-        with torch.autocast(where, enabled=False):  # the formats of the products are the recipe's alone
+        with torch.autocast(where, enabled=False):  # the recipe alone decides the formats of the products
             y = _Linear.apply(x.to(dtype), w.to(dtype), layer, parallel)
     if recompute and again:
         recompute(y, again.pop())
@@ -78,7 +78,7 @@ def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad
     """Require whole blocks in the gradients that are needed: Dgrad contracts output features, Wgrad contracts tokens.
 
     Raises:
-        ValueError: a number that is no multiple; the message gives the rule.
+        ValueError: a dimension is not a multiple of the block; the message names the multiple.
     """
     for which, needed, found, what in (
         (Gemm.DGRAD, dgrad, features, "output features"),
@@ -94,7 +94,7 @@ def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps x quantised along its other dimension for Wgrad: each orientation is made from x, never from the other."""
+    """Keeps x for Wgrad, quantised along the tokens. Both orientations are quantised from x itself."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
@@ -150,7 +150,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _narrows(x: Tensor, parallel: _Parallel) -> bool:
-    """Whether a quantised copy of x saves memory and can be divided as x is."""
+    """Whether a quantised copy of x saves memory and divides evenly among the tensor-parallel ranks."""
     ranks = parallel.tp_group.size() if parallel.sequence_parallel else 1
     tokens = x.numel() // x.size(-1) * ranks
     return not parallel.keeps_input and (ranks == 1 or shards.is_divisible(tokens, ranks))
@@ -158,7 +158,7 @@ def _narrows(x: Tensor, parallel: _Parallel) -> bool:
 
 @dataclass
 class _Columns:
-    """X transposed and quantised, until Wgrad: whole, or under sequence parallelism this rank's part of the tokens."""
+    """X transposed and quantised, kept until Wgrad; under sequence parallelism only this rank's tokens."""
 
     own: Narrow | None
     part: shards.Part | None
@@ -196,7 +196,7 @@ class _Columns:
         return _Columns(replace(self.own, elements=elements, scales=scales, scale=scale), None)
 
     def gather(self, parallel: _Parallel) -> list[Any]:
-        """Start fetching the other ranks' parts; what is to be waited for."""
+        """Start to gather the other ranks' parts; returns the handles to wait for."""
         if self.part is None:
             return []
         self.gathered, work = _gather(self.part.bytes.unsqueeze(0), parallel.tp_group, asynchronous=True)

@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 def register(owner: Any) -> int:
-    """A number for an object whose method `layer_of(call)` gives the layer of one call."""
+    """Return a number for `owner`, whose method `layer_of(call)` returns the layer for one forward pass."""
     number = next(_numbers)
     _OWNERS[number] = owner
     return number
@@ -51,7 +51,7 @@ def linear(
 
     Args:
         call: () int64 on the CPU, the number of this forward pass; None where the recipe draws nothing.
-        dgrad, wgrad: which gradients may be needed: a shape that they cannot quantise is refused at once.
+        dgrad, wgrad: which gradients may be needed. ValueError if one of them cannot quantise this shape.
     """
     _require(x, w, number, dgrad, wgrad)
     with torch.autocast(x.device.type, enabled=False):

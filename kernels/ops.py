@@ -1,7 +1,7 @@
 """MXFP4 as torch operators, torch.ops.fourmark.*: usable under torch.compile, in autograd and on meta tensors.
 
-Every device takes the same arguments, refuses the same ones with the same words, and gives the same bits: a GPU by the
-Triton kernels, a CPU by the C++ path. Import this module to register them. `fourmark::linear` is in linear_op.py.
+Every device accepts the same arguments, raises the same errors and gives the same bits. A GPU runs the Triton
+kernels, a CPU the C++ path. Import this module to register them. `fourmark::linear` is in linear_op.py.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def mxfp4_quantize_dequantize(
 ) -> Tensor:  # fmt: skip
     """Quantise to MXFP4 and dequantise: BF16 values (M, K), transposed (K, M), still transformed and pre-scaled.
 
-    The gradient is straight-through: quantising counts as the identity, the transform and the pre-scale do not. The
-    arguments are those of mxfp4_quantize.
+    The gradient is straight-through: it treats quantisation as the identity, but includes the transform and
+    the pre-scale. The arguments are those of mxfp4_quantize.
     """
     use = _use(x, scale_rule, hadamard, transposed, signs, stochastic, seed, offset, prescale)
     x = x.to(torch.bfloat16)

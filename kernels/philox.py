@@ -46,7 +46,7 @@ class Randomness:
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1: the bits of blocks of 128. It is cached: do not modify it."""
+        """(size,) FP32 of +1 and -1, from the bits of blocks of 128; cached: do not modify it."""
         offset = _SIGNS_OFFSET + (self.step if per_step else 0)
         key = size, offset, device
         if key not in self._signs:

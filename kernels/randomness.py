@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.philox import Draw, Randomness
 
-_CALL_BITS = 62  # of a call's number; signs have the offsets from 2^63
+_CALL_BITS = 62  # bits in the number of a call; offsets from 2^63 on belong to signs
 
 
 class SharedRandomness:

@@ -27,7 +27,7 @@ class WeightCache:
         self._kept.clear()
 
     def get(self, weight: Tensor, gemm: Gemm, how: Any, make: Callable[[], Prepared]) -> Prepared:
-        """The weight prepared for this GEMM, made anew if the weight or `how` is another."""
+        """The weight prepared for this GEMM; it is prepared again if the weight or `how` has changed."""
         found = self._entry(weight).get(gemm)
         if found is None or found[:2] != (weight._version, how):
             self.put(weight, gemm, how, prepared := make())
@@ -35,7 +35,7 @@ class WeightCache:
         return found[2]
 
     def put(self, weight: Tensor, gemm: Gemm, how: Any, prepared: Prepared) -> None:
-        """Keep what was made beside another operand, in the same pass."""
+        """Add a prepared weight to the cache, for example one from the same pass as another operand."""
         self._entry(weight)[gemm] = (weight._version, how, prepared)
 
     def _entry(self, weight: Tensor) -> dict[Gemm, tuple[int, Any, Prepared]]:

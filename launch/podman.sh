@@ -42,8 +42,8 @@ in+=("${gpus[@]}" --workdir="$PWD" "$IMAGE")
 status=0
 "${in[@]}" ./run.sh doctor --quick --profile llama31_8b || status=$?
 if ((status == 125)); then # the engine itself failed
-    echo "launch: podman run: it started no container, and says above why; where privileges or rlimits are refused:" >&2
-    echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # in it: why they are there" >&2
+    echo "launch: podman run: no container started, see above; if the engine refuses privileges or rlimits:" >&2
+    echo "    WITHOUT='--privileged --ulimit=memlock=-1 --ulimit=stack=67108864' $0 # that file explains them" >&2
     exit 3
 fi
 ((status == 0)) || exit "$status"

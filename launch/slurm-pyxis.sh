@@ -50,7 +50,7 @@ on+=(${names:+"--container-env=${names#,}"})
 again=
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1 # little time is left: the run closes its log
 "${on[@]}" --nodes=1 --ntasks=1 ./run.sh setup || # creates .venv, once
-    fail "${on[*]} ./run.sh setup" "status $? (its words are above)" "mend what they name, and submit again"
+    fail "${on[*]} ./run.sh setup" "status $? (its output is above)" "fix the cause, and submit again"
 for ((node = 0; node < NNODES; node++)); do echo "no answer" >"$LOGDIR/doctor_$node.json"; done
 "${on[@]}" bash -c './run.sh doctor --quick --json --profile llama31_8b >"$LOGDIR/doctor_$SLURM_NODEID.json"' || true
 "${on[@]}" --nodes=1 --ntasks=1 bash -c './run.sh doctor "$LOGDIR"/doctor_*.json' # ends the job when a node is bad

@@ -1,4 +1,6 @@
-"""Tests the GEMM engines and attention kernels of a run before the model is built: a library's may be wrong or missing.
+"""Tests the GEMM engines and attention kernels of a run before the model is built.
+
+An installed library may lack a kernel, or its kernel may compute wrong values.
 
 kernels.matmul.gemm.choose skips a GEMM engine that fails. With `model.attention: torch` the run uses the first
 attention kernel that is right; with a kernel chosen by name, the run stops if that kernel is wrong.

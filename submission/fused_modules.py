@@ -61,7 +61,7 @@ class FusedMlp(MLP):
 
     def forward(self, hidden_states: Tensor, per_token_scale: Any = None, **_: Any) -> tuple[Tensor, None]:
         if per_token_scale is not None:
-            raise ValueError("model.fusions: swiglu knows no experts")
+            raise ValueError("model.fusions: swiglu does not support experts; leave swiglu out")
         out, _ = self.linear_fc2(SwiGlu.apply(self.linear_fc1(hidden_states)[0]))
         return out, None
 

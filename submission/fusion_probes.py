@@ -39,7 +39,7 @@ def failure_of(name: str, config: Config, home: torch.device) -> str:
         return next(_wrong(name, triton, config, home), "")
     except Exception as error:  # whatever a compiler or a driver raises
         lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"[:300]
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
 def _wrong(name: str, kernels: Any, config: Config, home: torch.device) -> Iterator[str]:

@@ -73,7 +73,7 @@ def transformer_config(config: Config, **options: Any) -> TransformerConfig:
 
 
 def _recompute(config: Config) -> dict[str, Any]:
-    if config.parallelism.recompute != "full":  # fc1: submission/recompute.py
+    if config.parallelism.recompute != "full":  # submission/recompute.py implements "fc1"
         return {}
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 

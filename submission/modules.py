@@ -1,4 +1,4 @@
-"""Attention and norm, the same for every arm: on plain torch, or Transformer Engine's where a run asks for them."""
+"""Attention and norm of the model, the same for every arm: torch's, or Transformer Engine's if requested."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ class CausalAttention(MegatronModule):
         super().__init__(config=config)
         self.kernel = kernel
         if attn_mask_type != AttnMaskType.causal or config.context_parallel_size != 1:
-            raise ValueError(
-                "this attention supports neither other masks than causal nor context parallelism"
-            )
+            raise ValueError("this attention supports only the causal mask, without context parallelism")
         groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["tp"])
         self.heads = divide(config.num_attention_heads, groups.tp.size())
         self.query_groups = divide(config.num_query_groups, groups.tp.size())
@@ -115,10 +113,10 @@ class CausalAttention(MegatronModule):
 
 
 def _alone(value: Tensor, query: Tensor) -> Tensor:
-    """Value as autograd should keep it: copied where it would hold query and key as they were before their rotation."""
+    """Copy value if it shares memory with the unrotated query and key, so that autograd does not keep them."""
     whole = value.untyped_storage()
     is_part = whole.nbytes() > value.numel() * value.element_size()
-    is_shared = whole._cdata == query.untyped_storage()._cdata  # rotated in place: nothing lies there in vain
+    is_shared = whole._cdata == query.untyped_storage()._cdata  # rotated in place: all of it is still in use
     return value.contiguous() if torch.is_grad_enabled() and is_part and not is_shared else value
 
 

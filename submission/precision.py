@@ -17,7 +17,7 @@ from kernels.weights import WeightCache
 from submission.phases import Phase
 from submission.recompute import FC1, Outputs
 
-_ATTENTION_OUTPUT = "self_attention.linear_proj"  # the linear that takes what attention gives
+_ATTENTION_OUTPUT = "self_attention.linear_proj"  # the linear whose input is the output of attention
 PARALLEL_LINEARS: tuple[type, ...] = (ColumnParallelLinear, RowParallelLinear)
 
 
@@ -30,9 +30,9 @@ class Linears:
     Args:
         phases: in order; the first one is entered.
         seed: of the run, for recipes that draw random numbers; every rank draws its own roundings and the same signs.
-        backend: "auto", or "native" | "emulated" | "reference" to insist.
-        keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
-        recomputed: takes the outputs of fc1 that autograd is not to keep.
+        backend: "auto", or "native" | "emulated" | "reference" to require one.
+        keep_weights: keep quantised weights from micro batch to micro batch, which costs memory.
+        recomputed: takes the outputs of fc1, which autograd must not keep.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ _RESERVE_BYTES = 1 << 18  # room for the end of the log, the last status, and to
 
 
 class Step(Protocol):
-    """What an optimizer step says of itself; reading a figure of a late one waits for the accelerator."""
+    """The figures of an optimizer step. If `is_late`, reading one waits for the accelerator."""
 
     @property
     def is_late(self) -> bool: ...
@@ -82,7 +82,7 @@ class Record:
         self._line(row)
 
     def checkpoints(self, directory: str) -> Path:
-        """Directory of this run's checkpoints: in its attempt, or its own one below the configured directory."""
+        """Directory of this run's checkpoints, in its attempt or in the configured `directory`."""
         attempt = self._directory.resolve()
         if not directory:
             return attempt / file_names.CHECKPOINTS
@@ -113,7 +113,7 @@ class Record:
             print(f"checkpoint {what} {directory}: step {step}, {samples} samples, {seconds:.1f} s{size}")
 
     def indexed(self, seconds: float) -> None:
-        """Print how long indexing took: under the other reading of the rules in docs/data.md it counts as run time."""
+        """Print the time of indexing, because one reading of the rules counts it as run time: docs/data.md."""
         if self._writes:
             print(f"index of the data set built before run_start in {seconds:.1f} s", flush=True)
 
@@ -139,7 +139,7 @@ class Record:
         self._writes = True
 
     def make_room(self) -> None:
-        """Free the room reserved for the end of the run; only the end may be written after this."""
+        """Free the disk space reserved for the end of the run. After this, write only the end of the run."""
         if self._writes:
             with contextlib.suppress(OSError):
                 (self._directory / file_names.RESERVE).unlink(missing_ok=True)

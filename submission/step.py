@@ -46,13 +46,13 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What a step came to. Figures are on their way to the host: reading one waits for the end of the step."""
+    """The result of a step. Reading one of its figures waits for the end of the step."""
 
     learning_rate: float  # the one this step used
     figures: HostCopy  # sum of the token losses, number of tokens, gradient norm
     began: Moment
     losses: tuple[torch.Tensor, ...]  # of this rank's forward passes
-    bad_parts: tuple[torch.Tensor, ...]  # of this rank's gradients: what GradientWatch.look found
+    bad_parts: tuple[torch.Tensor, ...]  # the result of GradientWatch.look for this rank's gradients
 
     @property
     def is_late(self) -> bool:

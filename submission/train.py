@@ -52,9 +52,9 @@ class Executor(Protocol):
         """Run one optimizer step."""
 
     def culprits(self, result: Any) -> str:
-        """Which ranks brought forth the value that was not finite in a step's result, or in the evaluation (None).
+        """The ranks where a step, or the evaluation (None), first computed NaN or infinity, as text.
 
-        All ranks ask together."""
+        All ranks call it together."""
 
     def diagnosis(self) -> Sequence[Row]:
         """Quantisation errors of the last step, if the configuration observes it: a row per layer and GEMM."""
@@ -178,9 +178,9 @@ def _train(executor: Executor, config: Config, clock: _Clock, record: Record, wa
 
 
 class _Results:
-    """Records steps in their order, a late one once the next is launched: no step waits for its own figures.
+    """Records steps in order. It reads a late step after the next launch, so no step waits for its figures.
 
-    Every rank reads the same steps at the same places, because all look for a value that is not finite together.
+    All ranks read the same steps at the same points, because they search together for non-finite values.
     """
 
     def __init__(self, executor: Executor, config: Config, record: Record):
@@ -188,7 +188,7 @@ class _Results:
         self._open: tuple[int, Step] | None = None
 
     def add(self, step: int, result: Step, *, read: bool) -> Ending | None:
-        """Take a step that was launched; the ending where one that was read is not finite.
+        """Add a step that was launched. Returns the ending if a step that was read is not finite.
 
         Args:
             read: wait for its figures, because an evaluation, a checkpoint or a look at the step follows.
@@ -240,7 +240,7 @@ def _is_save_due(config: Config, step: int) -> bool:
 
 
 def _save_if_due(executor: Executor, config: Config, record: Record, step: int) -> None:
-    """Inside the timed run, and said so: whoever reads its times can see what they contain."""
+    """Save a checkpoint if one is due. It counts as run time, so a line in the record states its seconds."""
     if not _is_save_due(config, step):
         return
     samples = step * config.batch.global_batch_size

@@ -66,7 +66,7 @@ def last_drop(case: Case) -> Iterator[Finding]:
     breaks="the values of a run in another order; a curve that rises and falls throughout (warning).",
 )
 def falling(case: Case) -> Iterator[Finding]:
-    """The loss of a run that converges falls overall. Single rises occur in public runs, of up to 2.1 nats."""
+    """The loss of a run that converges falls overall. In public runs single rises reach 2.1 nats."""
     values = [evaluation.log_perplexity for evaluation in case.log.evaluations]
     if not case.converged or len(values) < _FEWEST or case.ruleset.is_scaled:
         return

@@ -16,7 +16,8 @@ _MORE = ("init_checkpoint_step", "target_accuracy")
 # Two different runs, rounded to d decimals, agree at one evaluation with a probability of 13.5 x 10^-d (measured on
 # 12,235 pairs of public runs of equal batch size). _CHANCE doubles it. A loss in float32 has at most _FINEST decimals.
 _CHANCE, _FINEST = 30.0, 6.6
-# Probabilities of that many agreements by chance; lowest of the public pairs, rounded to 2 .. 6 decimals: 2e-6.
+# An agreement of two runs is an error or a question if its probability by chance is lower. The lowest one of public
+# pairs, rounded to 2 .. 6 decimals, is 2e-6.
 _CERTAIN, _ODD = 1e-8, 10**-6.5
 _SAME_TIMES = 3  # equal time stamps; two concurrent runs share one or two by chance
 _TIMED_MS = 1_000  # a log with only shorter blocks is scripted
@@ -104,7 +105,7 @@ def separate_lengths(runs: Runs) -> Iterator[Finding]:
             told = len(set(lengths[i])) >= _DISTINCT and max(lengths[i]) >= _TIMED_MS
             if told and lengths[i] == lengths[k]:
                 message = (
-                    f"every block of {other.parsed.path} takes as long: check for a copy with shifted times"
+                    f"{other.parsed.path} has equal times of all blocks: check for a copy with shifted times"
                 )
                 at = case.log.points.get("run_start")
                 yield case.question(at, "equal block times", "other block times", message)

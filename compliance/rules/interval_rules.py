@@ -202,7 +202,7 @@ def even_speed(case: Case) -> Iterator[Finding]:
 
 
 def _pauses(case: Case, typical: float) -> Iterator[Finding]:
-    """Compares the longest gap before a record with the blocks and with the other gaps before its key."""
+    """Finds a gap before a record that is much longer than a block and than other gaps before the same key."""
     marks = [event for event in case.parsed.events if event.key in RUN_PHASE]
     gaps: dict[str, list[tuple[int, Event]]] = {}
     for before, after in itertools.pairwise(marks):

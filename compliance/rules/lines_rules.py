@@ -77,7 +77,7 @@ def traps(case: Case) -> Iterator[Finding]:
 
 def _trap(event: Event) -> str | None:
     if not _TRAPS.search(f"{event.key}\n{event.value!r}\n{event.metadata!r}"):
-        return None  # most records hold plain values, which are cheaper to test than every text in them
+        return None  # one cheap search first, because most records have none of the words
     words = [] if _TRAPS.fullmatch(event.key) and event.key != "eval_error" else [event.key]
     _collect(event.value, words)
     _collect(event.metadata, words)
@@ -86,7 +86,7 @@ def _trap(event: Event) -> str | None:
 
 
 def _collect(value: Any, words: list[str]) -> None:
-    """Yields every text in a value, including field names."""
+    """Appends every text in a value, including field names, to `words`."""
     if isinstance(value, str):
         words.append(value)
     elif isinstance(value, dict):

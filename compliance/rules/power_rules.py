@@ -61,5 +61,5 @@ def _readings(
                 f"{place}/{run}",
                 found,
                 f"{most}, as in most runs",
-                "the number differs from that of most runs, but one system ran all: add the missing readings",
+                "most runs have another number, but one system ran all of them: add the missing readings",
             )

@@ -51,10 +51,10 @@ def _starts_together(gap: _Gap) -> bool:
 @rule(
     "C22",
     source="training_rules, Benchmark Results (no selection of runs); public results leave room for at most 5 runs.",
-    breaks="gaps between ten runs that hold 45 more; gaps that grow from run to run (warning).",
+    breaks="gaps between ten runs, long enough for 45 more; gaps that grow from run to run (warning).",
 )
 def gaps(runs: Runs) -> Iterator[Finding]:
-    """The gaps between the runs of a submission are too short for many runs that were not submitted."""
+    """The gaps between the runs of a submission leave no time for many further runs."""
     found = _gaps(runs)
     if not found or found[0].case.ruleset.is_scaled:
         return

@@ -204,8 +204,12 @@ def _name(tree: Tree, entry: Entry) -> Iterator[Finding]:
             entry.path, "a temporary file of a program", "none", "it is not part of the submission: delete it"
         )
     elif _UNPORTABLE.search(entry.path):
-        message = "the official repo_checker refuses spaces, and other machines refuse such signs: rename it"
-        yield tree.error(entry.path, "a name with spaces or signs", "letters, digits, . - _", message)
+        message = (
+            "the official repo_checker refuses spaces, and some file systems other characters: rename it"
+        )
+        yield tree.error(
+            entry.path, "a name with spaces or special characters", "letters, digits, . - _", message
+        )
 
 
 def _place(tree: Tree, entry: Entry) -> Iterator[Finding]:

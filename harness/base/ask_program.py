@@ -25,7 +25,7 @@ def ask_program(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Run a program and return its stdout. A missing, failing or hanging program raises nothing: `why` says it."""
+    """Run a program and return its stdout. If it is missing, fails or hangs, `why` gives the reason."""
     try:
         process = subprocess.Popen(
             command,

@@ -16,5 +16,5 @@ PROGRAM = "fourmark" if INSTALLED else "./run.sh"
 
 
 def in_repository(path: str) -> str:
-    """A path of the configuration, absolute: `~` is expanded, and a relative path starts as the module says."""
+    """Make a path of the configuration absolute: expand `~`, and start a relative path at the repository."""
     return str((Path.cwd() if INSTALLED else ROOT) / Path(path).expanduser())

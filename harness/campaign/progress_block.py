@@ -27,8 +27,8 @@ from harness.records.metrics import Tail, duration
 
 _REDRAW_S = 0.25
 _ALMOST = 0.99  # largest share of the bar before the run ends, because the crossing is only a prediction
-# columns of the block: a terminal that is made narrower, but not than this, never wraps a row that is drawn; tmux
-# narrows its pane a quarter of a second before it tells us, so a wrapped row could not be counted
+# Columns of the block: a terminal of at least this width wraps no row. Wrapped rows could not be counted,
+# because tmux narrows its pane a quarter of a second before this process learns of it.
 _WIDEST = 60
 _SHORTEST_BAR = 12  # columns, with the spaces around it
 _LONGEST = 400  # characters of a warning that are shown

@@ -17,16 +17,18 @@ from harness.report import comparison_json, pooled_text, terminal
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_submissions(parser)
-    parser.add_argument("--baseline", metavar="NAME", help="the submission that the others are held against")
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="the submission with which the others are compared"
+    )
     parser.add_argument(
         "--price",
         metavar="NAME=P,..",
-        help="accelerator-hours and their cost, at a price for an accelerator and hour (B200=4,MI355X=3)",
+        help="accelerator-hours and their cost, at this price per accelerator and hour (B200=4,MI355X=3)",
     )
     parser.add_argument(
         "--group",
         choices=pooled.GROUPS,
-        help="what a precision or an accelerator changes, pooled over systems (none named: over the whole index)",
+        help="the effect of a precision or an accelerator, pooled over systems (default: the whole index)",
     )
     parser.add_argument(
         "--html",
@@ -65,9 +67,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _group(args: argparse.Namespace) -> int:
     if args.html or args.baseline or args.price:
-        raise UsageError(
-            "compare: --group answers in words or with --json; leave out --html, --baseline, --price"
-        )
+        raise UsageError("compare: --group prints text or --json only; leave out --html, --baseline, --price")
     named = bool(args.paths or args.public)
     loaded = submissions_of(args) if named else public_index.submissions(args.index)
     answers = pooled.pooled(loaded, args.group)

@@ -13,7 +13,7 @@ from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.machine.accelerators import accelerators, inventory
 
 _QUESTIONS = {
-    "submitter": "your organisation, as it shall stand in every log",
+    "submitter": "your organisation's name, written into every log",
     "system": "the system's name, for example 8xMI355X_mi355x-node7",
     "accelerator": "the accelerator, for example MI355X; or a preset, for example mi355x_8x8",
 }

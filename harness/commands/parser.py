@@ -17,7 +17,7 @@ _EXAMPLES = Path(__file__).with_name("examples.yaml")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with the house's messages for names that do not exist. The exit code stays 2."""
+    """argparse, with this project's messages for names that do not exist. The exit code stays 2."""
 
     _words: Sequence[str] = ()  # of the command line, also for the parsers of its actions
 

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `rcp plan`, which takes no path."""
+    """Options of `rcp plan`, which takes no path."""
     parser.set_defaults(paths=["plan"])
     parser.add_argument("--gbs", type=int, metavar="N", required=True, help="the global batch size")
     add_json(parser)

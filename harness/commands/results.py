@@ -40,11 +40,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add.add_argument("--out", type=Path, metavar="FILE", required=True, help="index to write")
     add.add_argument(
-        "--round", metavar="V", help="of records of key events, where no directory above says it"
+        "--round", metavar="V", help="round of records of key events, if no directory above names it"
     )
     for one in (index, add):
         one.add_argument(
-            "--origin", metavar="TEXT", help="where the logs were read, if not in the round's own repository"
+            "--origin", metavar="TEXT", help="source of the logs, if it is not the round's own repository"
         )
     listing = actions.add_parser("list", help="the systems that compare --public knows")
     add_filters(listing)

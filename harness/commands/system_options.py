@@ -37,7 +37,7 @@ def add_submissions(parser: argparse.ArgumentParser) -> None:
 
 
 def submissions_of(args: argparse.Namespace) -> list[Submission]:
-    """What `add_submissions` names, under names that tell them apart."""
+    """The submissions that the options of `add_submissions` name, each under a unique name."""
     found = find.submissions(args.paths, args.index)
     return submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
 
@@ -49,7 +49,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="P", help="with this precision of the linear layers alone (nvfp4)"
     )
-    parser.add_argument("--org", metavar="NAME", help="of organisations with this in their name")
+    parser.add_argument("--org", metavar="NAME", help="of organisations whose name contains this text")
     parser.add_argument("--count", type=positive, metavar="N", help="with this number of accelerators")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.config import checkpoint_rules
 from harness.contract.config import Config
 
-SUBMITTER, SYSTEM = "reference", "unnamed_system"  # in the shipped benchmark.yaml; nobody's names
+SUBMITTER, SYSTEM = "reference", "unnamed_system"  # placeholders in the shipped benchmark.yaml
 _PLACEHOLDER = "system: "
 NO_NOTES = "no notes"
 
@@ -82,7 +82,7 @@ def derived(config: Config) -> list[Derived]:
 
 
 def is_warning(note: str, config: Config) -> bool:
-    """Whether a note of `lint` is about a defect of every log to come, not a choice that one may want."""
+    """Whether a note of `lint` names a defect of all future logs, not a setting that a user may want."""
     return config.closed_benchmark and note.startswith(_PLACEHOLDER)
 
 
@@ -96,7 +96,7 @@ def placeholders(config: Config) -> list[str]:
 
 
 def lint(config: Config) -> list[str]:
-    """Notes on what the rules say about a result of this configuration, where the configuration is not refused."""
+    """Notes on rules that a result of this configuration would not meet, for a configuration that can run."""
     notes = checkpoint_rules.notes(config)
     if config.benchmark.is_scaled:
         name = config.benchmark.name

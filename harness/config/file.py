@@ -120,7 +120,7 @@ def names_of(section: str, file: Path = BENCHMARK) -> list[str]:
 
 
 def choices(section: str, file: Path = BENCHMARK) -> Mapping[str, Any]:
-    """What stands under `profiles`, `presets` or `arms`, by name, as the file has it.
+    """The content of section `profiles`, `presets` or `arms` of the file, by name.
 
     Raises:
         ConfigError: a file that cannot be read.
@@ -228,7 +228,7 @@ class _Tree:
         self.root = Origin(kind="file", name=file, line=1, file=file)
 
     def merge(self, source: Mapping[str, object], path: str, origin_of: Callable[[str], Origin]) -> None:
-        """Lay a mapping over the tree: mappings are merged, all other values are replaced."""
+        """Merge a mapping into the tree: nested mappings are merged, all other values are replaced."""
         for key, value in source.items():
             child = f"{path}.{key}" if path else key
             self.places[child] = origin_of(child)

@@ -60,7 +60,7 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
         gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
         optimizer=((12 if width == 2 else 8) * weights + _deoscillation(config)) // shards,
         activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
-        # logits; where they are not fused, in FP32 for the loss too, and their FP32 gradient
+        # logits; without the fused cross entropy also a copy in FP32 and a gradient in FP32
         head=(width if "cross_entropy" in model.fusions else width + 8)
         * tokens
         * model.vocab_size
@@ -127,19 +127,20 @@ def _layer_activations(config: Config, tokens: int, *, on_gpu: bool) -> int:
     # rotated query and key, value, attention's output and its log sums
     inside: float = width * (hidden + 2 * keys + hidden) + 4 * model.attention_heads
     inside += model.ffn_hidden_size * input_bits / 8  # fc2's input
-    if parallel.recompute == "fc1":  # its quantised input in the place of its output
+    if parallel.recompute == "fc1":  # its quantised input is kept instead of its output
         linears += hidden * _kept_bits(config, "fprop") / 8 * around  # of all ranks' tokens
     else:
         inside += width * 2 * model.ffn_hidden_size
     # each norm's input, on a CPU as two FP32 tensors
     outside = linears + (2 * width * hidden if on_gpu or width == 4 else 16 * hidden)
     if not on_gpu and config.batch.micro_batch_size > 1:
-        inside += hidden * input_bits / 8  # the CPU's attention lays its output out in another order: a copy
+        # the CPU's attention returns another memory layout, which costs a copy
+        inside += hidden * input_bits / 8
     return int(tokens * outside / around + tokens * inside / tensor)
 
 
 def _kept_bits(config: Config, gemm: str) -> float:
-    """Bits of an element of a linear's input, quantised for this GEMM; the dearest of the arms and their recipes."""
+    """Bits of an element of a linear's input, quantised for this GEMM: the most of any arm's recipe."""
     high = 16.0 if config.model.dtype == "bf16" else 32.0
     found = []
     for name in config.runs.arms:

@@ -156,10 +156,10 @@ class Proof:
 
     Args:
         verified: the counts are those that recipe and steps demand.
-        attention, norm: who computes them; None where nobody does.
-        fusions: what ran in fused kernels, of model.fusions.
-        optimizer: whose AdamW updated the weights, and how; None where nobody did.
-        probes: the engines that were tried before the first step; those with a failure were passed over.
+        attention, norm: the kernels or libraries that compute them; None without such a module.
+        fusions: the entries of model.fusions that ran in fused kernels.
+        optimizer: the library of the AdamW that ran, and its loop over parameters; None without updates.
+        probes: the engines that were tried before the first step; those with a failure were not used.
         snapped: how often de-oscillation set an element of a weight to its quantised value; None where it did not run.
     """
 

@@ -100,7 +100,7 @@ class Optimizer:
     epsilon: float = 1e-5
     weight_decay: float = 0.1
     gradient_clip_norm: float = 1.0
-    # who updates; a CPU has no foreach kernels: torch goes from parameter to parameter there
+    # library and loop of the update; a CPU has no foreach kernels, so torch updates one parameter at a time
     implementation: Literal["foreach", "fused", "transformer_engine"] = "foreach"
 
 
@@ -312,14 +312,14 @@ def to_mapping(config: Config) -> dict[str, Any]:
 def fixed_by_checkpoint(config: Config) -> dict[str, Any]:
     """Dotted path -> value of everything that a resumed run shares with the one before.
 
-    Layout, recipe and kernels are free: checkpoints name no fusions, and no update of torch's.
+    Layout, recipe and kernels may differ, so fusions and torch's implementations of AdamW are left out.
     """
     sections = {
         name: dataclasses.asdict(getattr(config, name)) for name in ("model", "schedule", "optimizer")
     }
     fixed = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
     del fixed["model.fusions"]
-    if config.optimizer.implementation != "transformer_engine":  # whose state has another form
+    if config.optimizer.implementation != "transformer_engine":  # its state has another form
         del fixed["optimizer.implementation"]
     fixed["data.corpus"] = config.data.corpus
     fixed["batch.global_batch_size"] = config.batch.global_batch_size

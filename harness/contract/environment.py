@@ -69,7 +69,7 @@ def training_environment(*, threads: int, on_cpu: bool, on_nvidia: bool = False)
     # Megatron's DDP warns without it on GPUs older than Blackwell; with one queue communication stays in order.
     environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if "expandable_segments:True" in environment.get(ALLOCATOR, ""):
-        # below sm_100 NCCL cannot register such memory with CUDA graphs; Megatron asserts it, reading this name alone
+        # below sm_100 NCCL cannot register such memory with CUDA graphs; Megatron asserts this from ALLOCATOR
         environment.setdefault(GRAPH_REGISTER, "0")
     if on_cpu:
         environment.update(_MALLOC)

@@ -59,8 +59,8 @@ class AllReduceAnswer:
 
     Args:
         bytes: size of the tensor.
-        bus_GBps: bytes of the tensor per second, times 2 (n - 1) / n, what each rank must send whatever the algorithm,
-            so that it compares with the speed of a link.
+        bus_GBps: bytes of the tensor per second, times 2 (n - 1) / n. Every algorithm must send at least that
+            much per rank, so this speed compares with the speed of a link.
     """
 
     ranks: int

@@ -13,7 +13,7 @@ ASKED, GRAMS = "replay.json", "grams.npz"
 
 class Gemms(Enum):
     WGRAD = "wgrad"  # only Wgrad is quantised, from the exact operands
-    ALL = "all"  # Fprop, Dgrad and Wgrad are
+    ALL = "all"  # Fprop, Dgrad and Wgrad are quantised
 
 
 class Quantised(Enum):
@@ -29,7 +29,7 @@ class ReplayCell:
     """One way to compute the weight gradients of a micro batch.
 
     Args:
-        arm: whose recipe quantises.
+        arm: the arm whose recipe quantises the operands.
         operand: which operands are quantised where gemms is WGRAD.
     """
 

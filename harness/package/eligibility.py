@@ -55,7 +55,7 @@ class Submittable:
     campaign: Campaign
     evidence: tuple[Evidence, ...]
     violations: tuple[Violation, ...]
-    rehearsed: bool = False  # not to be submitted, so every finished run stands for a scored one
+    rehearsed: bool = False  # not for submission, so every finished run counts as scored
 
     @property
     def recorded(self) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ def examined(campaign: Campaign) -> Submittable:
 
 
 def rehearsed(campaign: Campaign) -> Submittable:
-    """The same for a rehearsal: a scaled model too is read, and its reasons tell what a real campaign must have."""
+    """The same for a rehearsal, also of a scaled model. The reasons say what a real campaign must have."""
     made = _read(campaign)
     return replace(made, violations=(*_scaled(campaign), *made.violations), rehearsed=True)
 
@@ -128,7 +128,7 @@ def _scorable(made: Submittable) -> Submittable:
 def violation(place: Path, found: Any, expected: Any, message: str, line: int | None = None) -> Violation:
     return Violation(
         rule="package", severity="error", file=str(place), line=line, key=None, found=found, expected=expected,
-        message=message, section="what package build asks of a campaign",
+        message=message, section="what package build requires of a campaign",
     )  # fmt: skip
 
 

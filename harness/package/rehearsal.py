@@ -121,7 +121,7 @@ def document(made: Rehearsal) -> Document:
 
 
 def lines(made: Rehearsal) -> list[str]:
-    """The rehearsal as text: a step after the other."""
+    """The rehearsal as text, in the order of its steps."""
     return [
         f"1 campaigns: {plural(len(made.sources), 'campaign')} read; a real one must have:",
         *(f"    {grouped_text.sentence(reason)}" for reason in made.missing),

@@ -1,4 +1,4 @@
-"""Processes that a step starts. They end when the step's time is up, when the command is told to stop, or with it."""
+"""Processes that a step starts. They end when the step's time is up, or when the command stops or ends."""
 
 from __future__ import annotations
 

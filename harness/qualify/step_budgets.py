@@ -1,4 +1,4 @@
-"""Limits for launches and waits of a trial's step, counted by the rehearsal on simulated GPUs.
+"""Limits for the launches and host waits of a trial's step. The rehearsal counts them on simulated GPUs.
 
 A torch that is built for GPUs cannot rehearse (submission/rehearsal/fake_gpu.py), so a file in this directory holds the
 counts. `python -m harness.qualify.step_budgets` counts them again, and a test compares them with a new count.
@@ -30,7 +30,7 @@ _HEAD = """# Launches and host waits of a step of `qualify`'s trial, by platform
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """Counts per rank and step: kernels, copies and fills, collectives among them; waits of the host."""
+    """Counts per rank and step. `launches`: kernels (with collectives), copies, fills. `waits`: host waits."""
 
     launches: int
     waits: int

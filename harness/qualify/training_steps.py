@@ -49,7 +49,7 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
     )
     asked = Child(name=arm, command=command, environment=bench.training_environment())
     (ended,) = bench.run("trials", asked)
-    answer = qualify_rows.read_trial(attempt) or TrialAnswer(stage="before it said anything")
+    answer = qualify_rows.read_trial(attempt) or TrialAnswer(stage="starting")
     yield _learns(arm, answer, config)
     yield from _alike(bench, arm, answer)
     yield _formats(arm, answer)

@@ -114,7 +114,7 @@ def samples_left(evaluations: Sequence[Evaluation], target: float) -> float | No
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`: no more digits than an estimate deserves."""
+    """`42 s`, `12 min`, `3 h 05 min`: rounded, because it is an estimate."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

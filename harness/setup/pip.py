@@ -50,7 +50,7 @@ def install(
     """Install packages, and print each one as it arrives.
 
     Raises:
-        PipFailed: with the end of what pip said.
+        PipFailed: pip failed; the message is the end of its output.
     """
     if not requirements:
         return

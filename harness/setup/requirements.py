@@ -12,7 +12,7 @@ from typing import Any
 # what each layer adds to the layers below it
 LAYERS = {"light": ("light",), "package": ("light", "package"), "train": ("light", "train")}
 LAYERS["test"] = ("light", "package", "train", "test")
-# Declares pandas, which one of its tools needs, the summarizer: the layer `package` brings it (84 MB).
+# mlperf-logging declares pandas (84 MB), but only its summarizer needs it. The layer `package` installs it.
 WITHOUT_DEPENDENCIES = ("mlperf-logging",)
 
 

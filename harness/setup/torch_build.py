@@ -27,8 +27,8 @@ class Build:
 def builds(version: str) -> Iterator[Build]:
     """The builds, in the order in which they are tried.
 
-    PyPI's Linux build brings CUDA, several gigabytes. A machine without a GPU asks for the CPU build by its local
-    version: an index or a wheel directory that has it (a mirror) answers at once, and PyPI refuses at once.
+    PyPI's Linux build includes CUDA, several gigabytes. A machine without a GPU therefore first asks for the
+    local version of the CPU build. A mirror or wheel directory may have it; PyPI refuses it at once.
     """
     if list(Path("/dev").glob("nvidia[0-9]*")):
         yield Build(requirement=f"torch=={version}", index=None, wording="with CUDA (several GB)")

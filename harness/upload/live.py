@@ -39,7 +39,7 @@ def follow(paths: Sequence[Path], kind: str, place: str, *, say: Say, every_s: f
     campaigns = [path.resolve() for path in paths]
     for path in campaigns:
         if campaign.load(path).config.closed_benchmark:
-            allowed = "--follow takes the proxy and division open; without it, a run is sent after run_stop"
+            allowed = "--follow accepts the proxy and division open; without it, a run is sent after run_stop"
             raise UsageError(f"{printable(path)}: found a run under the closed division's rules; {allowed}")
     if not _trained(campaigns):
         names = ", ".join(printable(path.name) for path in campaigns)
@@ -66,7 +66,7 @@ def _attempts(made: Campaign) -> list[Path]:
 
 
 class _Upload:
-    """One attempt on its way."""
+    """The upload of one attempt."""
 
     def __init__(self, directory: Path, kind: str, place: str, say: Say):
         self._directory, self._kind, self._place, self._say = directory, kind, place, say

@@ -78,7 +78,7 @@ def live(kind: str, place: str, record: Record, *, beside: Path) -> Writer:
     """
     if kind not in _WRITERS:
         raise UsageError(
-            f"--to {kind}: takes runs that have stopped; allowed while a run trains: {', '.join(_WRITERS)}"
+            f"--to {kind} accepts runs only after their end; while a run trains, use {', '.join(_WRITERS)}"
         )
     with failures_of(kind, place):
         return _WRITERS[kind](place, record, beside, True)
@@ -105,7 +105,7 @@ def _offline(kind: str) -> str:
 
 
 class _TensorBoard:
-    """One directory per run. Until a run that has stopped is written whole, its directory has another name."""
+    """One directory per run. For a stopped run it has a temporary name until all files are written."""
 
     def __init__(self, place: str, record: Record, _: Path, grows: bool):
         self._events, self._summaries = (
@@ -162,7 +162,7 @@ class _TensorBoard:
         self._put(self._events.Event(wall_time=self._began, summary=self._summaries.Summary(value=value)))
 
     def _remove_part(self) -> None:
-        if self._part != self._directory:  # curves that were shown while the run trained stay
+        if self._part != self._directory:  # a run that still trains has already shown its curves: keep them
             shutil.rmtree(self._part, ignore_errors=True)
 
 
@@ -193,7 +193,7 @@ class _Wandb:
         }  # fmt: skip
         try:
             settings = wandb.Settings(**private)
-        except (TypeError, ValueError):  # a version that does not know the setting cannot withhold the name
+        except (TypeError, ValueError):  # a version without these settings would upload the host name
             why = f"version {printable(getattr(wandb, '__version__', 'unknown'))} cannot be told to withhold host names"
             raise EnvironmentFailure(f"upload to wandb: {why}; allowed: wandb >= 0.19.11") from None
         self._place, self._waiting = place, list[Point]()

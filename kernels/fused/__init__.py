@@ -1,1 +1,1 @@
-"""What stands between the products of a model: reference.py specifies it in torch, triton.py is one kernel each."""
+"""The operations between a model's GEMMs: reference.py specifies each one, triton.py has its GPU kernel."""

@@ -2,7 +2,7 @@
 
 A dequantised MX or FP8 element has at most four significant bits, so BF16 holds it and FP32 holds every product; the
 multiplication accumulates in FP32, applies scales and factors there, and rounds to the output type once. High-precision
-operands are not quantised. On a CPU `accumulate` gets the product after its rounding to the asked type.
+operands are not quantised. On a CPU the product is rounded to `dtype` before it is added to `accumulate`.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Emulated:
 
 
 def _adds_inside(left: Prepared, accumulate: Tensor) -> bool:
-    """Whether the product itself can add to the buffer; a CPU's is rounded to the operands' type first."""
+    """Whether the GEMM adds to the buffer without rounding. A CPU rounds to the operands' type first."""
     a = left.values
     if not a.is_cuda or left.scale is not None:
         return False
@@ -110,7 +110,7 @@ def _add_product(into: Tensor, a: Tensor, b: Tensor, by: float) -> Tensor:
 
 @functools.cache
 def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtype) -> bool:
-    """Whether this torch adds a product to a buffer of a wider type on this device, rightly."""
+    """Whether torch on this device adds a product correctly to a buffer of a wider type."""
     ones = torch.ones(16, 16, device=device, dtype=operands)
     into = torch.ones(16, 16, device=device, dtype=sums)
     try:
@@ -121,7 +121,7 @@ def _has_wide_sums(device: torch.device, operands: torch.dtype, sums: torch.dtyp
 
 
 def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> Tensor:
-    """The product before its rounding to `dtype`, or after it."""
+    """The product. It may already be rounded to `dtype`."""
     a, b = left.values, right.values.t()
     if not a.is_cuda and a.dtype not in (dtype, torch.float32):  # a BF16 product would round to BF16
         a, b = a.float(), b.float()
@@ -169,7 +169,7 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
 
 
 def _narrow(x_RK: Tensor, use: Use) -> Narrow:
-    """The operand at the width of its format; MXFP8 as BF16 values, which nothing here reads from codes."""
+    """The operand in the bits of its format. MXFP8 stays in BF16: no code here decodes it."""
     quantizer = use.quantizer
     if quantizer.format is Format.FP8:
         fp8 = cpu.quantize_fp8(x_RK, quantizer.element)

@@ -22,7 +22,7 @@ from kernels.philox import Draw, Randomness
 from kernels.quantize import reference
 from kernels.recipe import Format, Quantizer, Rounding, Signs
 
-SIZE = 128  # rows, columns and contraction: the least that every engine takes
+SIZE = 128  # rows, columns and contraction: the smallest size that every engine accepts
 _LONGEST = 300  # characters; longer reasons are cut
 
 
@@ -138,8 +138,8 @@ def _dequantized(x: Tensor, quantizer: Quantizer) -> Tensor:
 def fp8_accumulation(quantizer: Quantizer) -> float:
     """Largest allowed error of a GPU's FP8 product, as a share of the product of magnitudes; 0 for other formats.
 
-    Hopper adds the 32 products of an instruction with about 14 bits (arXiv 2412.19437, 3.3.2), whatever
-    use_fast_accum says of the sums between instructions: 32 x 2^-14, twice.
+    Hopper adds the 32 products of an instruction with about 14 bits (arXiv 2412.19437, 3.3.2), an error of
+    32 x 2^-14; the bound is twice that. use_fast_accum affects only the sums between instructions.
     """
     return 2.0**-8 if quantizer.format in (Format.FP8, Format.FP8_ROW) else 0.0
 

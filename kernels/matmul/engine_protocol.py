@@ -19,19 +19,19 @@ class Prepared:
 
     values: Tensor
     quantizer: Quantizer
-    scales: Tensor | None = None  # of the blocks, where they are not multiplied into the values
-    scale: Tensor | None = None  # of the tensor, FP32
+    scales: Tensor | None = None  # one per block; None if the values already include them
+    scale: Tensor | None = None  # FP32: one per tensor, or (R, 1), one per row
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """An (R, K) operand at the width of its format, as it waits for the backward pass; `Engine.restore` takes it.
+    """An (R, K) operand stored in the bits of its format until the backward pass. `Engine.restore` reads it.
 
-    Elements: (R, K // 2) uint8 (E2M1, low nibble first) or (R, K); scales: of the blocks, (R, K // block), or flat in
-    tiles of 128x4 where tensor memory wants them; scale: of the tensor, or (R, 1) of its rows.
+    Elements: (R, K // 2) uint8 (E2M1, low nibble first) or (R, K). Block scales: (R, K // block), or flat in
+    tiles of 128x4, as tensor memory requires them. Scale: one per tensor, or (R, 1), one per row.
 
     Args:
-        across: made of the columns of a matrix: emulation on a GPU lays its values out as they lay in that matrix.
+        across: the operand is a matrix's transpose; emulation on a GPU stores its values as that matrix.
     """
 
     elements: Tensor
@@ -48,7 +48,7 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Request:
-    """A product of (M, K) and (N, K) that an engine is needed for: times `gain`, in `dtype`."""
+    """A product for which an engine is needed: (M, K) times (N, K) transposed, times `gain`, in `dtype`."""
 
     left: Quantizer
     right: Quantizer
@@ -74,25 +74,25 @@ class Engine(Protocol):
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        """Quantise x for products that contract its columns (`rows`: x) and its rows (`columns`: x transposed).
+        """Quantise x by `rows` for products that contract C, and x^T by `columns` for those that contract R.
 
-        MX blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
+        For MX formats x is first rounded to BF16, because kernels on matrix units read no wider type.
         """
 
     def narrow(
         self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
-        """As `prepare`, in one pass where the format allows it; `columns` come at the width of their format.
+        """Quantise x as `prepare` does, but return x^T as `Narrow`; in one pass if the format allows it.
 
         Args:
-            keep_rows: the rows too, besides those that are ready to be multiplied.
+            keep_rows: also return the rows as `Narrow`.
 
         Returns:
-            Rows ready to be multiplied, rows to be kept, columns to be kept.
+            Rows to multiply now, rows to keep, columns to keep.
         """
 
     def restore(self, kept: Narrow) -> Prepared:
-        """The operand ready to be multiplied, the same in every bit and stride as `prepare` makes it."""
+        """Return the operand to multiply, equal in every bit and stride to the result of `prepare`."""
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,

@@ -26,7 +26,7 @@ _ALIGNMENT = 16  # cuBLAS and hipBLASLt need every dimension of an FP8 product t
 
 
 class _Native(abc.ABC):
-    """Multiplies operands at the width of their format: what is prepared can be kept as it is."""
+    """Multiplies operands in the bits of their format, so a `Prepared` operand is also the one to keep."""
 
     @abc.abstractmethod
     def prepare(
@@ -92,7 +92,7 @@ class ScaledMm(_Native):
         by = factor(left, right, gain)
         scales = left.scale if by == 1.0 else left.scale * by, right.scale.t() if rowwise else right.scale
         wanted = dtype if accumulate is None else accumulate.dtype
-        out = torch.bfloat16 if rowwise else wanted  # the only output of row-wise products
+        out = torch.bfloat16 if rowwise else wanted  # row-wise products have no other output type
         fast = fast and architectures.of(left.values.device).is_cuda  # AMD's units have no fast mode
         operands = (left.values, right.values.t(), *scales)
         product = torch._scaled_mm(*operands, out_dtype=out, use_fast_accum=fast)
@@ -117,7 +117,9 @@ class BlockScaledMm(_Native):
             return f"needs M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
         by = request.gain / (request.left.prescale * request.right.prescale)
         if request.dtype is not torch.bfloat16 or math.frexp(by)[0] != 0.5:
-            return f"rounds to BF16 before the factor {by:.4g} and the result's type, {request.dtype}"
+            return (
+                f"would round to BF16 before it applies the factor {by:.4g} and converts to {request.dtype}"
+            )
         return None
 
     def backend(self, platform: Platform, request: Request) -> str:

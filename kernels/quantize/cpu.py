@@ -238,7 +238,7 @@ def _call(
     native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None,
     codes: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """The values; with `codes`, elements (M, K // 2) and a scale a row (M, K // 32) are written there instead."""
+    """Return the values. With `codes`, write elements (M, K // 2) and scales (M, K // 32) there instead."""
     rows, columns = x.shape
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
@@ -274,9 +274,8 @@ def _eager(x_MK: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor 
         quantized = reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
         return reference.dequantize(quantized).to(torch.bfloat16)
     rows = max(1, _CHUNK // BLOCK // max(1, x_MK.size(-1))) * BLOCK
-    if (
-        draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows
-    ):  # with random rounding, not in parts: the counters run over the whole matrix
+    # Random words are numbered over the whole matrix, so stochastic rounding cannot quantise it in parts.
+    if draw is not None or x_MK.dim() != 2 or x_MK.size(0) <= rows:
         return _rounded(*reference.prepare(x_MK, quantizer, draw, signs), quantizer)
     parts = (reference.prepare(part, quantizer, None, signs) for part in x_MK.split(rows))
     return torch.cat([_rounded(*part, quantizer) for part in parts])

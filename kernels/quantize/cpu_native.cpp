@@ -21,7 +21,7 @@ template <int N> INLINE F stage(F v) {  // of the transform: lane i with lane i 
 template <class T, int SIZE, int P> INLINE void load_row(const T* x, Pair t[P], const U flip[][2], float factor) {
   for (int b = 0; b < P; b++) {
     t[b] = load(x + BLOCK * b);
-    __asm__ volatile("" ::: "memory");  // in the order of addresses, or the hardware does not foresee the next
+    __asm__ volatile("" ::: "memory");  // load in the order of addresses, which the hardware prefetches
   }
   if (!SIZE) return;
   for (int b = 0; b < P; b++) {
@@ -113,7 +113,7 @@ template <class T, int SIZE, Kind KIND> static void along_rows(const Job& given,
   int64_t at = 0;
   if (job.block_rows == 1) {
     Job single = job;
-    single.block_rows = 1;  // now the compiler knows it
+    single.block_rows = 1;  // now a constant for the compiler
     for (; at + 4 * BLOCK <= job.columns; at += 4 * BLOCK) group<T, SIZE, KIND, 4>(single, c, flip, row, at);
   }
   for (; at < job.columns; at += LEAST * BLOCK) group<T, SIZE, KIND, LEAST>(job, c, flip, row, at);
@@ -200,7 +200,7 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
     const T* x = (const T*)job.x + column * job.x_stride + row;
     for (int k = 0; k < width; k++) {
       t[k] = load(x + k * job.x_stride, end - row);
-      // the next tile, to read and to write: too many streams for the hardware to foresee
+      // prefetch the next tile, to read and to write: the hardware cannot prefetch that many streams
       const char* next = (const char*)(x + k * job.x_stride + BLOCK);
       if (job.out)
         __builtin_prefetch(job.out + (row + BLOCK + k % BLOCK) * job.out_stride + column + k / BLOCK * BLOCK, 1);
@@ -216,7 +216,7 @@ static void values_of_codes(const Job& job, int64_t row, int64_t) {
     *(Unaligned*)(job.out + row * job.out_stride + at) = pairs_of(job, row, at);
 }
 
-// Which of these serves a job, and who works on it
+// The choice of the function for a job, and its division among threads
 typedef void (*Task)(const Job&, int64_t, int64_t);
 
 template <class T, Kind KIND> static Task task_of(const Job& job) {
@@ -255,7 +255,7 @@ static void work(void* given) {  // threads take units until none is left: a slo
     }
 }
 
-static void run(Shared& shared) {  // on as many threads as the units are worth
+static void run(Shared& shared) {  // on so many threads that each has at least 32,768 elements
   const Job& job = *shared.job;
   int64_t per_unit = job.rows * job.columns / (shared.units ? shared.units : 1) + 1;
   shared.grain = (32768 + per_unit - 1) / per_unit;

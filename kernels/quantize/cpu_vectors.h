@@ -1,7 +1,7 @@
 // Vectors of 16 lanes in GCC's and Clang's vector notation, so that one source serves AVX-512, AVX2 and NEON.
 //
-// 32 values are a pair of vectors, the even and the odd ones: two BF16 values in 32 bits come apart by a shift and a
-// mask, and go together the same way. Included by cpu_native.cpp alone.
+// 32 values are a pair of vectors: the even values and the odd ones. A shift and a mask separate the two BF16 values of
+// 32 bits, and join them again. Only cpu_native.cpp and cpu_fp8.h include this file.
 
 #pragma once
 

@@ -264,7 +264,7 @@ def dequantize(packed: Packed, *, transposed: bool) -> torch.Tensor:
 def _row_major(
     x: torch.Tensor, rows: Use | None, columns: Use | None
 ) -> tuple[torch.Tensor, Use | None, Use | None, bool]:
-    """A row-major matrix for the kernel: for a transposed view its base, with the two uses exchanged."""
+    """A row-major matrix for the kernel, its two uses, and whether it is x^T: then the uses are exchanged."""
     if x.dim() != 2 or x.dtype != torch.bfloat16:
         raise ValueError(f"cannot quantise {x.dtype} of shape {tuple(x.shape)}; pass a BF16 matrix")
     for use, view in ((rows, x), (columns, x.t())):

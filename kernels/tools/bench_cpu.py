@@ -141,7 +141,7 @@ def _timed(x: Tensor, repetitions: int, *, compiles: bool) -> dict[str, float]:
 
 
 def _compile_failure() -> str:
-    """Why torch.compile cannot serve torchao's MXFP4 here, as torch 2.13 cannot on a CPU; empty where it can."""
+    """Why torch.compile fails on torchao's MXFP4 here, as torch 2.13 does on a CPU; empty if it does not fail."""
     try:
         torch.compile(_torchao, dynamic=False)(torch.ones(32, 64))
     except Exception as error:  # a missing compiler or an operator that inductor lacks may raise any type

@@ -45,7 +45,7 @@ _SIGNATURE = {
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
 _UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha", "epsilon", "first", "B")
-_FUSED_ON = ("sm_90", "gfx950")  # one of each vendor: these kernels ask for no instruction of their own
+_FUSED_ON = ("sm_90", "gfx950")  # one target per vendor: these kernels use no special instructions
 _FUSED_TYPES = {
     "*bf16": "qkv_ptr q_ptr k_ptr v_ptr x_ptr y_ptr dy_ptr dx_ptr logits_ptr residual_ptr gain_ptr stream_ptr out_ptr "
     "dstream_ptr dnormed_ptr buffer_ptr",

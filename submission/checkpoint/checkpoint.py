@@ -88,7 +88,7 @@ def _layout(config: Config) -> Mapping[str, Any]:
 
 
 def write(trainer: Trainer, run: Run, home: Path, *, samples: int) -> Written:
-    """Write `home`/step_<N> and remove what `checkpoint.keep` leaves out. All ranks call it.
+    """Write `home`/step_<N> and remove all but the last `checkpoint.keep` checkpoints. All ranks call it.
 
     The checkpoint is written to a temporary directory and then renamed, so that an interruption or a full disk leaves
     earlier ones unchanged.

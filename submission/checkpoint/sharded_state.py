@@ -112,8 +112,9 @@ def _make_moments(part: Any) -> None:
 def _load_optimizer(part: Any, found: dict[str, Any]) -> None:
     """Load with Megatron's code, and avoid two errors it has with torch's AdamW (core 0.16 to 0.20).
 
-    It looks for the step among the loaded tensors, where it never is; and it gives all parameters the same step tensor,
-    which each parameter would then advance. So tensors are loaded while no state has a step, then each gets its own.
+    Megatron searches for the step among the loaded tensors, which never include it. It gives all parameters
+    one step tensor, which each parameter would then advance. So this function loads tensors while no state
+    has a step, then gives each state its own.
     """
     inner = part.optimizer
     if not isinstance(part, DistributedOptimizer) or not isinstance(inner, torch.optim.Adam):

@@ -55,7 +55,7 @@ class Stage:
     def rehearse(self, config: Config, arm: str, rank: int = 0) -> Rehearsed:
         """Run a step and an evaluation as warm-up and one step more, then count an evaluation and a step.
 
-        The first step after a warm-up makes the optimizer's moments anew, which no later one does.
+        The first step after a warm-up is not counted, because it alone creates the optimizer's moments.
 
         Args:
             rank: the rank that this process runs as; the last pipeline stage does other work than the first.

@@ -1,4 +1,4 @@
-"""Computes, at fixed weights, the exact weight gradient of many micro batches and what each recipe makes of it.
+"""Computes, at fixed weights, the exact weight gradients of micro batches, and each recipe's errors in them.
 
 torchrun .. -m submission.tools.gradient_replay DIR reads DIR/config.json and DIR/replay.json
 (harness/contract/replay_rows.py) and writes DIR/grams.npz: for every linear the n x n matrices of scalar products

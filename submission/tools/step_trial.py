@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _STEP = "the step"  # its name in the profiler's trace
 _ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the trace
 _CALLS = ("cuda_runtime", "cuda_driver")  # the same names on ROCm
-_WORKERS_S = 2.0  # the loader's workers start: a step of two layers is too short to hide it, as real ones do
+_WORKERS_S = (
+    2.0  # time for the loader's workers to start, which a step of only two layers is too short to hide
+)
 _PACKAGES = ("submission", "kernels", "megatron")
 
 
@@ -188,7 +190,7 @@ def _without_waits(executor: MegatronExecutor) -> dict[str, Any]:
             executor.train_step()
     except RuntimeError as error:
         words = str(error).strip().splitlines()
-        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'without a word'}"[:400]}
+        return {"sync_failure": f"{_place(error)}: {words[0] if words else 'no message'}"[:400]}
     return {"sync_failure": ""}
 
 

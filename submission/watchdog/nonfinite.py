@@ -27,14 +27,15 @@ class RankFinding:
 
 
 class GradientWatch:
-    """Keeps what tells whose gradients were not finite, step by step: the next step overwrites the gradients.
+    """Records at each step which gradients are not finite, before the next step overwrites the gradients.
 
-    The distributed optimizer reduces each rank's own shard in place and leaves the others as they were computed here.
+    The distributed optimizer overwrites a rank's own shard with the sum over ranks. All other shards still
+    hold the gradients that this rank computed itself.
 
     Args:
         chunks: this rank's pipeline stages.
         home: device of the gradients.
-        distributed_optimizer: without it gradients are reduced in whole, every rank holds the sum: nothing is kept.
+        distributed_optimizer: if false, every rank holds only the sums, and nothing is recorded.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class GradientWatch:
         """Per gradient buffer (buckets, shards): 1 where a value is not finite, 0 everywhere while the norm is finite.
 
         Args:
-            norm: () gradient norm of the step that the buffers hold; a GPU looks at it, the host does not.
+            norm: () gradient norm of this step. Only the kernel reads it, so the host does not wait.
         """
         on_gpu = norm.is_cuda
         if on_gpu:
@@ -120,7 +121,7 @@ def _micro_batch(losses: Sequence[torch.Tensor]) -> int:
 def _own_gradient(bad_parts: Sequence[torch.Tensor], home: torch.device) -> bool:
     """Whether this rank added something that is not finite to its data-parallel group's gradients.
 
-    A bad foreign shard is this rank's work; and so is a bad sum in its own, if no other rank's part of it is bad.
+    It did if another rank's shard is bad here, or if its own sum is bad but no other rank's part of that sum.
     """
     if not bad_parts:
         return False

@@ -77,7 +77,7 @@ class Lookout:
         ]
 
     def _starved_s(self, one: Seen) -> float:
-        """How long a rank of this machine has had no core since it was first found silent; 0 while it is heard."""
+        """How long a rank of this machine has had no core since it was found silent; 0 if it is not silent."""
         if not one.silent:
             self._waited.pop(one.rank, None)
             return 0.0

@@ -32,7 +32,7 @@ from submission.watchdog.ranks_view import Lookout
 
 _POLL_S = 0.1
 _REARM_S = 2.0
-_IDLE_S = 1.0  # shorter waits for a core are not counted, so that a quick step reads no file of the system
+_IDLE_S = 1.0  # shorter waits for a core are not counted, so that a fast step need not read /proc
 _LEAVE_S = 60.0  # time to close the log, the process groups and the interpreter
 _CLOSE_S = 15.0  # time to close the log; a training thread that hangs in a write still holds its lock
 _GATHER_S = 3.0  # time for the other ranks to write their stacks

@@ -103,5 +103,5 @@ def test_what_the_engine_refuses_is_explained(site):
         pytest.skip("this engine refuses neither privileges nor rlimits")
     assert site.start("refused", without="").wait(60) == 3
     said = site.said("refused")
-    assert "launch: docker run: it started no container, and says above why" in said
+    assert "launch: docker run: no container started, see above" in said
     assert f"WITHOUT='{REFUSABLE}'" in said and "--gpus" not in said

@@ -182,7 +182,7 @@ def test_what_the_rules_ask_for_and_nobody_answered_is_a_warning(package):
 def test_a_name_that_is_no_text_is_told_not_a_crash(package):
     (package / IMPLEMENTATION / os.fsdecode(b"\xff\x1b[31m")).write_text("x")
     assert [v.message for v in tree_rules.layout(tree_rules.read(package))] == [
-        "the official repo_checker refuses spaces, and other machines refuse such signs: rename it"
+        "the official repo_checker refuses spaces, and some file systems other characters: rename it"
     ]
 
 

@@ -300,7 +300,7 @@ def test_what_an_engine_refuses_is_named_and_can_be_left_out(tmp_path, name):
     text = launch_files.render(name, nodes=1)
     _, status = run_file(tmp_path, text, nodes=1, refused=True)
     said = (tmp_path / "stderr").read_text(encoding="utf-8")
-    assert status == 3 and f"launch: {name} run: it started no container" in said
+    assert status == 3 and f"launch: {name} run: no container started, see above" in said
     (without,) = re.findall(r"WITHOUT='([^']*)'", said)
     options = without.split()
     words = (tmp_path / "calls.container").read_text(encoding="utf-8").splitlines()

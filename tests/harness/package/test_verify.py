@@ -111,7 +111,7 @@ DEFECTS = {
     "a secret": (_wrote(f"{PLACE}/run.sh", "\nexport X_TOKEN=abc123" + "def456\n"), "run.sh:2"),
     "a hidden file": (lambda t: (t / PLACE / ".env").write_text("x"), "error C19: found a hidden file"),
     "a link": (lambda t: (t / PLACE / "data").symlink_to("/etc"), "error C19: found a symbolic link"),
-    "a name with a space": (lambda t: (t / PLACE / "my notes.txt").write_text("x"), "a name with spaces or signs"),
+    "a name with a space": (lambda t: (t / PLACE / "my notes.txt").write_text("x"), "spaces or special characters"),
     "another benchmark's name": (lambda t: (t / "results/box/llama31_8b").rename(t / "results/box/llama31-8b"),
                                  "; results/box/llama31-8b"),
     "a defective log": (_epsilon, "result_0.txt:"),

@@ -276,7 +276,7 @@ def test_only_a_development_run_that_trains_is_followed(job, installed, tmp_path
     assert "no process trains this now" in capsys.readouterr().err
     growing(job, monkeypatch)
     assert cli.main([*follow, "mlflow", f"file:{tmp_path / 'ml.json'}"]) == 2
-    assert "allowed while a run trains: tensorboard, wandb" in capsys.readouterr().err
+    assert "while a run trains, use tensorboard, wandb" in capsys.readouterr().err
     monkeypatch.setattr(Config, "closed_benchmark", True)
     assert cli.main([*follow, "tensorboard", str(tmp_path / "tb")]) == 2
     assert "found a run under the closed division's rules" in capsys.readouterr().err
