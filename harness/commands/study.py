@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
-from harness.commands import study_replay
+from harness.commands import study_actions
 from harness.commands.options import add_json, add_profile, add_set, positive, target_or_half
 from harness.config import recipe_text
 from harness.config.file import resolve
@@ -21,10 +21,7 @@ _UNSAID = -1.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(
-        dest="action", metavar="replay", help="measure gradient errors at fixed weights"
-    )
-    study_replay.arguments(actions.add_parser("replay"))
+    study_actions.add(parser)
     add = parser.add_argument
     add("--grid", default="paper", metavar="G", help=f"{' | '.join(grid.NAMES)} | a YAML file of recipes")
     only = "train only these cells of the grid, and fp8"
@@ -45,8 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.action == "replay":
-        return study_replay.main(args)
+    if args.action:
+        return study_actions.main(args)
     plain = resolve(args.profile, overrides=args.overrides).config
     cells = grid.select(grid.cells_of(args.grid, plain), args.cells)
     if args.list:
