@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.base.errors import UsageError
 from harness.base.names import unknown_name
-from harness.commands.options import positive
+from harness.commands.options import add_json, add_profile, add_set, positive
 from harness.config.file import resolve
 from harness.contract import environment
 from harness.contract.config import Config
@@ -44,6 +44,15 @@ def add_trainings(parser: argparse.ArgumentParser) -> None:
     each = "trainings, each with a seed of its own (default 1)"
     add("--seeds", type=positive, default=1, metavar="N", help=each)
     add("--jobs", type=positive, metavar="N", help="trainings at once (default: one per GPU or core)")
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    outputs = "for what is measured, results and page; a second call continues"
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=outputs)
+    parser.add_argument("--analyse", action="store_true", help="do not train; analyse what is in --out")
+    add_profile(parser, "profile whose model is trained (default proxy)", default="proxy")
+    add_set(parser)
+    add_json(parser)
 
 
 def asked_of(args: argparse.Namespace) -> tuple[Config, list[Cell], Trainings]:

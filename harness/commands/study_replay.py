@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from harness.base.errors import EXIT_OK
-from harness.commands.options import add_json, add_profile, add_set, positive
-from harness.commands.study_options import add_cells, add_trainings, asked_of
-from harness.study import replay, replay_page
+from harness.commands.options import positive
+from harness.commands.study_options import add_cells, add_outputs, add_trainings, asked_of
+from harness.study import gap_prediction, replay, replay_page
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "multiply every 64th channel of the inputs of QKV and fc1 by F, and divide their weights (default 1)"
     )
     add("--outliers", type=float, default=1.0, metavar="F", help=outliers)
-    outputs = "for matrices, results and page; a second call continues"
-    add("--out", type=Path, required=True, metavar="DIR", help=outputs)
-    add("--analyse", action="store_true", help="do not train; analyse what is in --out")
-    add_profile(parser, "profile whose model is trained (default proxy)", default="proxy")
-    add_set(parser)
-    add_json(parser)
+    losses = "test whether the errors predict the loss gaps in this study.csv (replay its --grid)"
+    add("--losses", type=Path, metavar="CSV", help=losses)
+    add_outputs(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,9 +32,11 @@ def main(args: argparse.Namespace) -> int:
         config, cells, trainings = asked_of(args)
         sizes = {"batches": args.batches, "outlier_factor": args.outliers}
         results = replay.run(config, cells, trainings, out=args.out, **sizes)
-    page = replay_page.write(args.out, results)
+    tested = gap_prediction.against(args.out, results, args.losses) if args.losses else None
+    page = replay_page.write(args.out, results, tested)
     if args.json:
         print((args.out / replay.RESULTS).read_text(encoding="utf-8"), end="")
     else:
-        print("\n".join([*replay.table(results), replay.conclusion(results), f"page: {page}"]))
+        more = [*gap_prediction.lines(tested), gap_prediction.conclusion(tested)] if tested else []
+        print("\n".join([*replay.table(results), replay.conclusion(results), *more, f"page: {page}"]))
     return EXIT_OK

@@ -102,7 +102,7 @@ def analyse(out: Path) -> list[CellResult]:
 def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]], text: str) -> CellResult:
     labels = [key[2:] for key in matrices[0] if key.startswith("g/")]
     seeds = [_parts(found, cell.name, labels) for found in matrices]
-    shown = _clear(seeds) or seeds
+    shown = clear_or_all(seeds)
     layers = {}
     for label in labels:
         each = _clear([_parts(found, cell.name, [label]) for found in matrices])
@@ -127,6 +127,11 @@ def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]]
 
 def _clear(parts: Sequence[GradientError]) -> list[GradientError]:
     return [one for one in parts if one.is_clear]
+
+
+def clear_or_all(parts: Sequence[GradientError]) -> Sequence[GradientError]:
+    """Return the parts at seeds with a clear mean gradient; without one, those of all seeds."""
+    return _clear(parts) or parts
 
 
 def _parts(found: Mapping[str, Any], cell: str, labels: Sequence[str], units: str = "") -> GradientError:
