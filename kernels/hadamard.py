@@ -7,6 +7,7 @@ contraction dimension it cancels: H H^T = 1. Random signs D before it cancel too
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
 
     Args:
         x: (.., K), K a multiple of size; size a power of two.
-        signs: (size,) of +1 and -1; every `size` elements are multiplied by them before the transform.
+        signs: of +1 and -1, before the transform: (size,), the same for every `size` elements, or (K,).
 
     Returns:
         (.., K) FP32. It is not rounded to the input's type, so that quantisation gets the FP32 sums. A sum of zero is
@@ -32,7 +33,7 @@ def hadamard(x: Tensor, size: int, signs: Tensor | None = None) -> Tensor:
     require_power_of_two(size)
     y = x.float().unflatten(-1, (-1, size))
     if signs is not None:
-        y = y * signs
+        y = y * signs.view(-1, size)
     half = 1
     while half < size:
         pairs = y.unflatten(-1, (size // (2 * half), 2, half))
@@ -62,10 +63,22 @@ def matrix(
     found = _kept(size, scale, dtype, torch.device(device or "cpu"))
     if signs is None:
         return found
+    return _of_signs(signs, (scale, dtype, found.device), lambda: signs.to(found).unsqueeze(1) * found)
+
+
+def matrix_and_signs(
+    size: int, signs: Tensor, *, scale: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(size * size + K,): the matrix row by row, then signs (K,) for the elements of an operand's row."""
+    found = _kept(size, scale, dtype, device)
+    key = (size, scale, dtype, device)
+    return _of_signs(signs, key, lambda: torch.cat([found.flatten(), signs.to(found)]))
+
+
+def _of_signs(signs: Tensor, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
     of_signs = _SIGNED.setdefault(signs, {})  # one vector of signs serves all operands of a step
-    key = (scale, dtype, found.device)
     if key not in of_signs:
-        of_signs[key] = signs.to(found).unsqueeze(1) * found
+        of_signs[key] = make()
     return of_signs[key]
 
 
@@ -82,7 +95,7 @@ def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> 
     return found
 
 
-_SIGNED: Any = WeakTensorKeyDictionary()  # signs -> {(scale, dtype, device): matrix}
+_SIGNED: Any = WeakTensorKeyDictionary()  # signs -> {what it was made for: matrix}
 _MATRICES: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels import architectures
+from kernels import architectures, mean_split
 from kernels.architectures import Platform
 from kernels.ledger import Ledger
 from kernels.matmul import engine_probe
@@ -70,16 +70,33 @@ class Layer:
         """
         plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
         columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
-        x, again, kept = self._prepare_and_keep(plan, x_TK, w_NK, rows=rows, columns=columns)
+        given = self._input(x_TK, columns)
+        x, again, kept = self._prepare_and_keep(plan, given, w_NK, rows=rows, columns=columns)
         weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
-        y = self._multiply(plan, x, weight, (x_TK, w_NK))
+        added = None if given.mean is None else (None, mean_split.of_output(w_NK, given.mean))
+        y = self._multiply(plan, x, weight, (given.rows, w_NK), added=added)
         if again is None:
             return y, kept, None
-        return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype)
+        return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype, added)
 
-    def _fprop_again(self, plan: _Plan, rows: Narrow, w_NK: Tensor, dtype: torch.dtype) -> Tensor:
+    def _input(self, x_TK: Tensor, columns: bool) -> _Input:
+        """X for Fprop and for Wgrad: without its mean where the GEMM's recipe says so."""
+        in_fprop, in_wgrad = self.recipe.fprop.mean_split, self.recipe.wgrad.mean_split
+        if not (in_fprop or (in_wgrad and columns)):
+            return _Input(x_TK, x_TK)
+        split = mean_split.split(x_TK)
+        return _Input(
+            split.rest if in_fprop else x_TK,
+            split.rest if in_wgrad else x_TK,
+            split.mean if in_fprop else None,
+            split.mean if in_wgrad else None,
+        )
+
+    def _fprop_again(
+        self, plan: _Plan, rows: Narrow, w_NK: Tensor, dtype: torch.dtype, added: _Added | None
+    ) -> Tensor:
         x, weight = plan.engine.restore(rows), self._weight(plan, w_NK, w_NK)
-        return self._multiply(plan, x, weight, None, dtype=dtype)
+        return self._multiply(plan, x, weight, None, dtype=dtype, added=added)
 
     def backward(
         self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
@@ -102,8 +119,9 @@ class Layer:
 
     def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
         """Choose quantisers and engine; `right` describes a right operand that is already quantised."""
-        first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
-        second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
+        given = (self.recipe[which], which)
+        first = use(*given, Operand.LEFT, self.randomness, left, left.size(1))
+        second = right or use(*given, Operand.RIGHT, self.randomness, left, left.size(1))
         engine, request, on = self._engine(
             first.quantizer, second.quantizer, (M, N, left.size(1)), left, which
         )
@@ -117,26 +135,28 @@ class Layer:
         return choose(on, request, self.backend, engine_probe.of(like)), request, on
 
     def _prepare_and_keep(
-        self, plan: _Plan, x_TK: Tensor, w_NK: Tensor, *, rows: bool, columns: bool
+        self, plan: _Plan, given: _Input, w_NK: Tensor, *, rows: bool, columns: bool
     ) -> tuple[Prepared, Narrow | None, Kept | None]:
         """Return X prepared for Fprop, and its quantised rows and columns if they are requested."""
-        engine, right = (self._wgrads_input(x_TK, w_NK)) if columns else (None, None)
-        if right is not None and engine is plan.engine:
-            x, narrow, across = engine.narrow(x_TK, plan.left, right, keep_rows=rows)
+        engine, right = (self._wgrads_input(given.columns, w_NK)) if columns else (None, None)
+        if right is not None and engine is plan.engine and given.rows is given.columns:
+            x, narrow, across = engine.narrow(given.rows, plan.left, right, keep_rows=rows)
             assert x is not None
-            return x, narrow, Kept(right, across)
-        kept = Kept(right, engine.narrow(x_TK, None, right)[2]) if right is not None and engine else None
+            return x, narrow, Kept(right, across, given.columns_mean)
+        kept = None
+        if right is not None and engine:
+            kept = Kept(right, engine.narrow(given.columns, None, right)[2], given.columns_mean)
         if rows:
-            narrow = replace(plan.engine.narrow(x_TK.t(), None, plan.left)[2], across=False)
+            narrow = replace(plan.engine.narrow(given.rows.t(), None, plan.left)[2], across=False)
             return plan.engine.restore(narrow), narrow, kept
-        x = plan.engine.prepare(x_TK, plan.left, None)[0]
+        x = plan.engine.prepare(given.rows, plan.left, None)[0]
         assert x is not None
         return x, None, kept
 
     def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
         """Return the engine of Wgrad, and how X is quantised for it."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
-        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK, x_TK.size(0))
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
         return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
 
@@ -145,7 +165,7 @@ class Layer:
         recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
         if self.weights is None or recipe.stochastic is Stochastic.ALL:
             return None
-        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK, N)
         left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
         return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK, Gemm.DGRAD)[0], right
 
@@ -186,14 +206,21 @@ class Layer:
         accumulate: Tensor | None = None,
         *,
         dtype: torch.dtype | None = None,
+        added: _Added | None = None,
     ) -> Tensor:
-        """Multiply, record the GEMM in the ledger, and call the observer if `operands` are given."""
+        """Multiply, record the GEMM in the ledger, and call the observer if `operands` are given.
+
+        Args:
+            added: the part of X's mean, added to the rounded product and rounded with it.
+        """
         gain = self.recipe[plan.which].gain
         out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
             left, right, gain=gain, dtype=out, accumulate=accumulate, fast=plan.which is Gemm.FPROP
         )
-        self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
+        split = added is not None
+        ran = how(plan.engine, plan.on, plan.request, left, right, gain, split)
+        self.ledger.add(self.label, plan.which, ran)
         if self.observer is not None and operands is not None:
 
             def came_out() -> Tensor:
@@ -203,16 +230,30 @@ class Layer:
                 return plan.engine.multiply(left, right, gain=gain, dtype=out, accumulate=nothing)
 
             uses, prepared = (plan.left, plan.right), (left, right)
-            self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))
-        return product
+            self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out, added))
+        return product if added is None else mean_split.add(product, *added)
+
+
+_Added = tuple[Tensor | None, Tensor]  # column and row, see mean_split.add
+
+
+@dataclass(frozen=True)
+class _Input:
+    """X (T, K) as Fprop and as Wgrad quantise it, and the mean (K,) that each lacks."""
+
+    rows: Tensor
+    columns: Tensor
+    mean: Tensor | None = None
+    columns_mean: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Kept:
-    """X (T, K), transposed and quantised in the forward pass: Wgrad's right operand."""
+    """X (T, K), transposed and quantised in the forward pass: Wgrad's right operand, and the mean (K,) it lacks."""
 
     use: Use
     columns: Narrow
+    mean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -233,16 +274,23 @@ class Backward:
         return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
 
     def weight_gradient(
-        self, x_TK: Tensor | None, accumulate: Tensor | None, columns: Narrow | None = None
+        self,
+        x_TK: Tensor | None,
+        accumulate: Tensor | None,
+        columns: Narrow | None = None,
+        mean: Tensor | None = None,
     ) -> Tensor:
         """Compute Wgrad (N, K), added to `accumulate` if it is given.
 
         Args:
             x_TK: X in high precision; if `columns` is given, only the observer uses it.
-            columns: X, quantised in the forward pass.
+            columns: X, quantised in the forward pass; mean: what it lacks.
         """
         plan, dy = self.wgrad
         assert plan is not None and dy is not None
+        if x_TK is not None and self.layer.recipe.wgrad.mean_split:
+            split = mean_split.split(x_TK)
+            x_TK, mean = split.rest, split.mean
         if columns is not None:
             x: Prepared | None = plan.engine.restore(columns)
         else:
@@ -250,4 +298,5 @@ class Backward:
             x = plan.engine.prepare(x_TK, None, plan.right)[1]
         assert x is not None
         operands = None if x_TK is None else (self.dy_TN.t(), x_TK.t())
-        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype)
+        added = None if mean is None else mean_split.of_gradient(self.dy_TN, mean)
+        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype, added=added)

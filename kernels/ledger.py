@@ -17,10 +17,13 @@ class How:
     backend: str  # "native": the hardware multiplies the format; "emulated" (GPU) and "reference" (CPU): BF16 products
     engine: str  # name of the code that multiplied: "torch", "torch scaled_mm", "triton dot_scaled"
     gain: float = 1.0  # factor that the product was multiplied by
+    mean_split: bool = False  # whether the activations' mean was multiplied apart, in high precision
 
     @property
     def transform(self) -> str:
-        return self.left.transform
+        if not self.mean_split:
+            return self.left.transform
+        return "mean split" if self.left.transform == "none" else f"{self.left.transform}, mean split"
 
 
 @dataclass(frozen=True)

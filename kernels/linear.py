@@ -85,7 +85,7 @@ def require_gradients(recipe: LinearRecipe, tokens: int, features: int, *, dgrad
         (Gemm.WGRAD, wgrad, tokens, "tokens"),
     ):
         quantizer = recipe[which].quantizer(which, Operand.LEFT)
-        multiple = max(quantizer.block, quantizer.hadamard) if quantizer.format.is_blocked else 1
+        multiple = quantizer.multiple
         if needed and found % multiple:
             raise ValueError(
                 f"{found} {what}: {which.value} in {quantizer.format.value} contracts them in blocks; pad them to a "
@@ -109,7 +109,8 @@ class _Linear(torch.autograd.Function):
             parallel.again.append(lambda: again().view(shape))
         stays = kept is None or layer.observer is not None
         columns = kept and _Columns.of(kept.columns, parallel)
-        ctx.save_for_backward(x if stays else None, w, *(columns.tensors if columns else ()))
+        mean = kept.mean if kept else None
+        ctx.save_for_backward(x if stays else None, w, mean, *(columns.tensors if columns else ()))
         ctx.columns, ctx.right = columns and columns.without_tensors(), kept and kept.use
         ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
         return y.view(shape)
@@ -117,7 +118,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (dy,) = gradients
-        x, w, *tensors = ctx.saved_tensors
+        x, w, mean, *tensors = ctx.saved_tensors
         parallel: _Parallel = ctx.parallel
         full, gathering = x, []
         if parallel.sequence_parallel and x is not None:
@@ -140,7 +141,7 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             into = ctx.weight.main_grad if parallel.fuse_wgrad else None
             whole = None if full is None else full.reshape(-1, full.size(-1))
-            dw = step.weight_gradient(whole, into, columns and columns.whole())
+            dw = step.weight_gradient(whole, into, columns and columns.whole(), mean)
             if parallel.fuse_wgrad:
                 dw = _placeholder(ctx.weight)
         if reducing is not None:

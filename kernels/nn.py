@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +14,10 @@ from kernels import linear_op
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
+from kernels.presets import AMD_TE
 from kernels.randomness import SharedRandomness, call_number
-from kernels.recipe import Format, GemmRecipe, LinearRecipe, Stochastic
+from kernels.recipe import LinearRecipe, Stochastic
 
-_GEMM = GemmRecipe(Format.MXFP4, hadamard=16)
-AMD_TE = LinearRecipe(
-    "amd-te", _GEMM, _GEMM, _GEMM
-)  # the recipe that AMD submitted with ROCm Transformer Engine in round v6.0
 _STATE = "randomness"  # key of a layer's state_dict
 
 
@@ -115,18 +114,32 @@ class Linear(torch.nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def quantize_linears(model: torch.nn.Module, *, seed: int = 0, **options: Any) -> torch.nn.Module:
+def quantize_linears(
+    model: torch.nn.Module, *, seed: int = 0, skip: Sequence[str] = (), **options: Any
+) -> torch.nn.Module:
     """Replace every torch.nn.Linear of a model by a `Linear` with the same parameters, in place.
 
     All of them share one randomness, the attribute `randomness` of each: call its step() after each optimizer step.
 
     Args:
+        skip: names of linears to leave alone, with * and ? as in file names: ("lm_head", "layers.2[6-9].*").
         options: of `Linear`: recipe, backend, randomness.
+
+    Raises:
+        ValueError: an entry of `skip` that names no linear.
     """
     options.setdefault("randomness", SharedRandomness(seed))
-    for name, module in [*model.named_modules()]:
-        for child_name, child in module.named_children():
-            if type(child) is torch.nn.Linear:
-                label = f"{name}.{child_name}" if name else child_name
-                setattr(module, child_name, Linear.from_linear(child, label=label, **options))
+    found = [
+        (module, child_name, f"{name}.{child_name}" if name else child_name)
+        for name, module in model.named_modules()
+        for child_name, child in module.named_children()
+        if type(child) is torch.nn.Linear
+    ]
+    for pattern in skip:
+        if not any(fnmatch.fnmatchcase(label, pattern) for *_, label in found):
+            raise ValueError(f"skip: '{pattern}' names no torch.nn.Linear of this model")
+    for module, child_name, label in found:
+        if not any(fnmatch.fnmatchcase(label, pattern) for pattern in skip):
+            made = Linear.from_linear(getattr(module, child_name), label=label, **options)
+            setattr(module, child_name, made)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
+_SIGNS_OF_A_BLOCK = 128
 _SIGNS_OFFSET = 1 << 63  # draws have offsets from 0 up, so none equals the offset of a sign vector
 
 
@@ -45,7 +46,7 @@ class Randomness:
         return Draw(self._key, self._used - 1)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
-        """(size,) FP32 of +1 and -1, size at most 128, the bits of a block. It is cached: do not modify it."""
+        """(size,) FP32 of +1 and -1: the bits of blocks of 128. It is cached: do not modify it."""
         offset = _SIGNS_OFFSET + (self.step if per_step else 0)
         key = size, offset, device
         if key not in self._signs:
@@ -57,7 +58,8 @@ class Randomness:
 
 def _signs(size: int, offset: int, seed: int, device: torch.device) -> Tensor:
     """Draw signs on the device that uses them, because a copy from the host would wait for the device."""
-    words = philox(torch.zeros(1, dtype=torch.int64, device=device), offset, seed)[0]
+    counters = torch.arange(-(-size // _SIGNS_OF_A_BLOCK), device=device)
+    words = philox(counters, offset, seed).flatten()
     bits = (words[:, None] >> torch.arange(32, device=device)) & 1  # the first bit is the lowest
     return 1.0 - 2.0 * bits.flatten()[:size].float()
 

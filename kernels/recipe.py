@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernels.formats import BF16, BLOCK, E2M1, E4M3, E5M2, NVFP4_BLOCK, Element
+from kernels.rotation import Rotation
 
 HADAMARD_SIZES = (0, 16, 32, 64, 128)
 
@@ -96,15 +97,26 @@ class Quantizer:
     prescale: float = 1.0  # elements hold prescale times the value; the scale is chosen without it
     hadamard: int = 0  # points of the transform before quantising, 0 for none
     signs: Signs = Signs.NONE
+    signs_per_block: bool = (
+        False  # signs of its own for every group of the transform's points, not the same for all
+    )
+    rotation: Rotation | None = None  # an orthogonal matrix in place of the Hadamard transform
     rows: int = 1  # rows of a block: 1, or as many as it has columns
 
     def __post_init__(self) -> None:
         _require("hadamard", self.hadamard, HADAMARD_SIZES)
+        if self.rotation is not None and (self.hadamard or not isinstance(self.rotation, Rotation)):
+            raise ValueError(
+                f"rotation: found {type(self.rotation).__name__} with hadamard {self.hadamard}; "
+                "allowed: a kernels.rotation.Rotation, without a Hadamard transform"
+            )
         _require("rows of a block", self.rows, (1, self.block))
         if not 0 < self.prescale <= 1:
             raise ValueError(f"prescale: found {self.prescale}; allowed: above 0 and at most 1")
-        if self.signs is not Signs.NONE and not self.hadamard:
+        if self.signs is not Signs.NONE and not self.points:
             raise ValueError(f"signs: found {self.signs.value} without a Hadamard transform; allowed: none")
+        if self.signs_per_block and self.signs is Signs.NONE:
+            raise ValueError("signs_per_block: found True with signs none; allowed: with signs fixed or step")
         for field in fields(self)[2:] if not self.format.is_blocked else ():
             found = getattr(self, field.name)
             if found != field.default:
@@ -120,10 +132,27 @@ class Quantizer:
         return NVFP4_BLOCK if self.format is Format.NVFP4 else BLOCK
 
     @property
+    def points(self) -> int:
+        """Consecutive elements that the transform mixes; 0 without one."""
+        return self.rotation.points if self.rotation else self.hadamard
+
+    @property
+    def multiple(self) -> int:
+        """What the length of the contraction dimension must be a multiple of."""
+        return max(self.block, self.points) if self.format.is_blocked else 1
+
+    def sign_count(self, length: int) -> int:
+        """Number of signs for operands whose contraction dimension has this length."""
+        return length if self.signs_per_block else self.points
+
+    @property
     def transform(self) -> str:
-        if not self.hadamard:
+        if not self.points:
             return "none"
-        return f"H{self.hadamard}" + ("" if self.signs is Signs.NONE else f" {self.signs.value} signs")
+        text = f"{self.rotation.name} of {self.points}" if self.rotation else f"H{self.hadamard}"
+        if self.signs is Signs.NONE:
+            return text
+        return f"{text} {self.signs.value} signs" + (" per block" if self.signs_per_block else "")
 
 
 @dataclass(frozen=True)
@@ -138,12 +167,17 @@ class GemmRecipe:
     scale_rule: ScaleRule = ScaleRule.EVEN
     hadamard: int = 0
     signs: Signs = Signs.NONE
+    signs_per_block: bool = False
+    rotation: Rotation | None = None
     stochastic: Stochastic = Stochastic.NONE
     prescale: float = 1.0
     weight_rows: int = (
         1  # rows of a weight's block: 1, or 32 (NVFP4: 16), so that both orientations share elements
     )
     gain: float = 1.0  # factor on the product, to correct for the shrinkage that quantising causes
+    mean_split: bool = (
+        False  # Fprop and Wgrad: quantise X without its mean over tokens (kernels/mean_split.py)
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.gain < 4:
@@ -165,6 +199,8 @@ class GemmRecipe:
             prescale=self.prescale,
             hadamard=self.hadamard,
             signs=self.signs,
+            signs_per_block=self.signs_per_block,
+            rotation=self.rotation,
             rows=self.weight_rows if weight else 1,
         )
 
@@ -182,6 +218,13 @@ class LinearRecipe:
     fprop: GemmRecipe
     dgrad: GemmRecipe
     wgrad: GemmRecipe
+
+    def __post_init__(self) -> None:
+        if self.dgrad.mean_split:
+            raise ValueError(
+                f"recipe {self.name}, dgrad: mean_split: found True; allowed: only in fprop and wgrad, "
+                "because dX = dY W has no activations"
+            )
 
     def __getitem__(self, gemm: Gemm) -> GemmRecipe:
         return getattr(self, gemm.value)

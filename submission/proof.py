@@ -68,6 +68,11 @@ def _verify_one(label: str, gemm: Gemm, ran: Ran | None, recipe: LinearRecipe, w
         raise ProofError(
             f"{where}: ran with gain {ran.how.gain}, the recipe '{recipe.name}' says {recipe[gemm].gain}"
         )
+    if ran.how.mean_split != recipe[gemm].mean_split:
+        raise ProofError(
+            f"{where}: ran with mean_split {ran.how.mean_split}, the recipe '{recipe.name}' says "
+            f"{recipe[gemm].mean_split}"
+        )
     if ran.calls != wanted:
         raise ProofError(f"{where}: ran {ran.calls} times, the steps demand {wanted}")
 

@@ -201,7 +201,8 @@ class MxQuantizer(TeQuantizer):
 
     def _use(self, orientation: int, like: Tensor) -> Use:
         which, operand = _ROLES[self.kind][orientation]
-        left, right = uses(self.recipe[which], which, self._randomness, like)
+        operand_RK = like.t() if orientation else like
+        left, right = uses(self.recipe[which], which, self._randomness, operand_RK)
         return left if operand is Operand.LEFT else right
 
 
@@ -264,6 +265,11 @@ def _require(recipe: LinearRecipe, randomness: Randomness | None) -> None:
             raise ValueError(
                 f"recipe {recipe.name}, {gemm.value}: found {found.format.value}; allowed: mxfp4, mxfp8 "
                 "(use Transformer Engine's own recipes for the others)"
+            )
+        if found.mean_split:
+            raise ValueError(
+                f"recipe {recipe.name}, {gemm.value}: found mean_split; allowed: without it "
+                "(Transformer Engine adds nothing to a product)"
             )
         if found.signs is Signs.STEP:
             raise ValueError(

@@ -11,6 +11,8 @@ from harness.contract.config import Config, GemmFormat, Recipe
 _GEMMS = ("fprop", "dgrad", "wgrad")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # number of elements that share a scale
 
+_OF_EVERY_FORMAT = ("format", "gain", "mean_split")
+
 _FP8 = (GemmFormat(format="fp8"), "format fp8")
 _MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
 # Transformer Engine's scalings, and the format that each multiplies
@@ -22,17 +24,21 @@ def _options(config: Config) -> None:
         block = _BLOCKS.get(settings.format)
         for field in fields(settings):
             found = getattr(settings, field.name)
-            if block is None and field.name not in ("format", "gain") and found != field.default:
+            if block is None and field.name not in _OF_EVERY_FORMAT and found != field.default:
                 allowed = f"{field.default} with the format {settings.format}"
                 raise ConfigProblem(f"{path}.{field.name}", str(found), allowed)
         if settings.signs != "none" and not settings.hadamard:
             raise ConfigProblem(f"{path}.signs", settings.signs, "none without a Hadamard transform")
+        if settings.signs_per_block and settings.signs == "none":
+            raise ConfigProblem(f"{path}.signs_per_block", "true", "false with signs none")
         if settings.weight_rows not in (1, block):
             raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
         if not 0 < settings.prescale <= 1:
             raise ConfigProblem(f"{path}.prescale", str(settings.prescale), "above 0 and at most 1")
         if not 0 < settings.gain < 4:
             raise ConfigProblem(f"{path}.gain", str(settings.gain), "above 0 and below 4")
+        if settings.mean_split and path.endswith(".dgrad"):
+            raise ConfigProblem(f"{path}.mean_split", "true", "false: dgrad has no activations")
 
 
 def _whole_blocks(config: Config) -> None:

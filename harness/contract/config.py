@@ -190,12 +190,16 @@ class GemmFormat:
     signs: Literal["none", "fixed", "step"] = (
         "none"  # random signs of the transform: drawn once, or for every step
     )
+    signs_per_block: bool = False  # every group of the transform's points has its own signs
     stochastic: Literal["none", "gradients", "all"] = "none"  # which operands are rounded stochastically
     prescale: float = 1.0  # elements are multiplied by this before they are quantised
     weight_rows: Literal[1, 16, 32] = (
         1  # rows that share a scale in a weight; 32 (nvfp4: 16) makes square blocks
     )
     gain: float = 1.0  # factor of the product
+    mean_split: bool = (
+        False  # fprop, wgrad: X's mean over tokens is multiplied in high precision, the rest quantised
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

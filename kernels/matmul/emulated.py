@@ -144,7 +144,10 @@ def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> 
 
 
 def _is_mx(use: Use | None) -> bool:
-    return use is None or use.quantizer.format in (Format.MXFP4, Format.MXFP8)
+    """Whether a GPU's fused kernels quantise it; a given rotation is left to torch operations."""
+    if use is None:
+        return True
+    return use.quantizer.format in (Format.MXFP4, Format.MXFP8) and use.quantizer.rotation is None
 
 
 def _is_fp8(use: Use) -> bool:

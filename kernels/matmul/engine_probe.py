@@ -158,7 +158,7 @@ def _use(quantizer: Quantizer, device: torch.device) -> Use:
     """A `Use` with fixed seeds, so that engine and specification draw the same random numbers."""
     signs = None
     if quantizer.signs is not Signs.NONE:
-        signs = Randomness(7).signs(quantizer.hadamard, per_step=False, device=device)
+        signs = Randomness(7).signs(quantizer.sign_count(SIZE), per_step=False, device=device)
     return Use(quantizer, Draw(7, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
 
 

@@ -54,9 +54,18 @@ def choose(on: Platform, request: Request, backend: str = "auto", probes: Probes
 
 
 def use(
-    recipe: GemmRecipe, which: Gemm, operand: Operand, randomness: Randomness | None, like: Tensor
+    recipe: GemmRecipe,
+    which: Gemm,
+    operand: Operand,
+    randomness: Randomness | None,
+    like: Tensor,
+    length: int,
 ) -> Use:
     """How one operand of a GEMM is quantised; both operands take the same signs.
+
+    Args:
+        like: a tensor on the operands' device.
+        length: of the dimension that the GEMM contracts.
 
     Raises:
         ValueError: the recipe draws random numbers, but `randomness` is None.
@@ -72,17 +81,26 @@ def use(
     signs = None
     if signed:
         per_step = quantizer.signs is Signs.STEP
-        signs = randomness.signs(quantizer.hadamard, per_step=per_step, device=like.device)
+        count = quantizer.sign_count(length)
+        signs = randomness.signs(count, per_step=per_step, device=like.device)
     return Use(quantizer, randomness.draw(f"{which.value} {operand.value}") if draws else None, signs)
 
 
-def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: Tensor) -> tuple[Use, Use]:
-    """How the two operands of a GEMM are quantised."""
-    left, right = (use(recipe, which, operand, randomness, like) for operand in Operand)
+def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, left_MK: Tensor) -> tuple[Use, Use]:
+    """How the two operands of a GEMM are quantised.
+
+    Args:
+        left_MK: the left operand: its second dimension is contracted.
+    """
+    length = left_MK.size(1)
+    left, right = (use(recipe, which, operand, randomness, left_MK, length) for operand in Operand)
     return left, right
 
 
-def how(engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float) -> How:
+def how(
+    engine: Engine, on: Platform, request: Request, left: Prepared, right: Prepared, gain: float,
+    mean_split: bool = False,
+) -> How:  # fmt: skip
     """Describe what ran from the operands that were multiplied."""
     backend = engine.backend(on, request)
-    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain)
+    return How(left.quantizer.format, left.quantizer, right.quantizer, backend, engine.name, gain, mean_split)

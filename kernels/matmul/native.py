@@ -21,6 +21,7 @@ from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
 from kernels.recipe import Format
 
+_NO_ROTATION = "quantises with Hadamard transforms only"
 _ALIGNMENT = 16  # cuBLAS and hipBLASLt need every dimension of an FP8 product to be a multiple
 
 
@@ -106,6 +107,8 @@ class BlockScaledMm(_Native):
     def refuses(self, platform: Platform, request: Request) -> str | None:
         if request.left.format is not Format.MXFP4:
             return "multiplies only MXFP4"
+        if request.left.rotation is not None:
+            return _NO_ROTATION
         if not (platform.has_tensor_memory or platform.name == "gfx950"):
             return f"has no block-scaled product on {platform.name}"
         if not hasattr(F, "scaled_mm"):
@@ -151,6 +154,8 @@ class DotScaled(_Native):
     def refuses(self, platform: Platform, request: Request) -> str | None:
         if request.left.format not in (Format.MXFP4, Format.MXFP8):
             return "multiplies only MX formats"
+        if request.left.rotation is not None:
+            return _NO_ROTATION
         if not platform.has_fp4_units:
             return f"needs block-scaled matrix instructions, which {platform.name} lacks"
         return None

@@ -87,7 +87,7 @@ def operand(x_RK: Tensor, use: Use, prepared: Prepared, most_rows: int = 0) -> O
     rows = some_rows(x_RK.size(0), most_rows, x_RK.device)
     quantizer = prepared.quantizer
     before = chosen(x_RK, rows).float()
-    after = _transformed(before, quantizer.hadamard, use.signs) if quantizer.hadamard else before
+    after = _transformed(before, quantizer, use.signs) if quantizer.points else before
     scales = _scales(after, prepared, rows)
     found = _multiplied(after, prepared, scales, rows)
     error, bias = _relative(after, found)
@@ -103,7 +103,7 @@ def operand(x_RK: Tensor, use: Use, prepared: Prepared, most_rows: int = 0) -> O
         clipped=clipped / after.numel(),
         flushed=(nonzero - torch.count_nonzero(found)) / nonzero,
         kurtosis=spread,
-        kurtosis_transformed=kurtosis(after) if quantizer.hadamard else spread,
+        kurtosis_transformed=kurtosis(after) if quantizer.points else spread,
         exponents=_exponents(scales, quantizer),
     )
 
@@ -154,8 +154,11 @@ def kurtosis(x: Tensor) -> Tensor:
     return squares.square_().mean()
 
 
-def _transformed(x: Tensor, size: int, signs: Tensor | None) -> Tensor:
+def _transformed(x: Tensor, quantizer: Quantizer, signs: Tensor | None) -> Tensor:
     """The Hadamard transform as a matrix product: a tenth of the butterfly's time, sums differ in their last bit."""
+    size = quantizer.hadamard
+    if not size or quantizer.signs_per_block:
+        return reference.transformed(x, quantizer, signs)
     rotation = matrix(size, signs, device=x.device) / math.sqrt(size)
     return (x.unflatten(-1, (-1, size)) @ rotation).flatten(-2)
 

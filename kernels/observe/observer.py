@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kernels import mean_split
 from kernels.matmul.engine_protocol import Prepared
 from kernels.operand_use import Use
 from kernels.recipe import Gemm
@@ -14,7 +15,7 @@ from kernels.recipe import Gemm
 
 @dataclass(frozen=True)
 class Multiplied:
-    """One GEMM of one layer, Y = A B^T, after it ran.
+    """One GEMM of one layer, Y = A B^T, after it ran. With mean_split, the one whose X has no mean.
 
     Args:
         label: the layer's name in the ledger.
@@ -22,6 +23,7 @@ class Multiplied:
         uses: how each operand was quantised.
         prepared: the quantised operands that the engine multiplied.
         product: returns Y (M, N). Where Y was added to a buffer, it multiplies again without a ledger entry.
+        added: the column (M,), or None for ones, and the row (N,) whose product the layer adds to Y for X's mean.
     """
 
     label: str
@@ -31,6 +33,12 @@ class Multiplied:
     uses: tuple[Use, Use]
     prepared: tuple[Prepared, Prepared]
     product: Callable[[], Tensor]
+    added: tuple[Tensor | None, Tensor] | None = None
+
+    def whole(self) -> Tensor:
+        """What the layer makes of the GEMM (M, N), in FP32: the product and the part of X's mean."""
+        found = self.product().float()
+        return found if self.added is None else mean_split.add(found.clone(), *self.added)
 
 
 Observer = Callable[[Multiplied], None]

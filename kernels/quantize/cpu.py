@@ -13,6 +13,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,11 +48,11 @@ def quantize_dequantize(
     Raises:
         ValueError: a shape without whole blocks; random numbers that are missing, or given but not used.
     """
-    x_MK = x_MK.resolve_neg()
-    native = _native() if _is_native(x_MK, quantizer, draw, signs) else None
+    x_MK, inner, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
+    native = _native() if _is_native(x_MK, inner, draw, signs) else None
     if native is None:
-        return _eager(x_MK, quantizer, draw, signs)
-    return _call(native, x_MK, quantizer, draw, signs)
+        return _eager(x_MK, inner, draw, signs)
+    return _call(native, x_MK, inner, draw, signs)
 
 
 def quantize(
@@ -65,15 +66,17 @@ def quantize(
     Raises:
         ValueError: a shape without whole blocks, or random numbers missing or superfluous.
     """
-    x_MK, is_e2m1 = x_MK.resolve_neg(), quantizer.format is Format.MXFP4
+    given = x_MK, quantizer, signs
+    x_MK, quantizer, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
+    is_e2m1 = quantizer.format is Format.MXFP4
     native = _native() if is_e2m1 and _is_native(x_MK, quantizer, draw, signs) else None
     if native is None:
-        return reference.quantize(x_MK, quantizer, draw=draw, signs=signs)
+        return reference.quantize(given[0], given[1], draw=draw, signs=given[2])
     rows, columns = x_MK.shape
     elements = torch.empty(rows, columns // 2, dtype=torch.uint8)
     scales = torch.empty(rows, columns // BLOCK, dtype=torch.uint8)
     _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales))
-    return reference.Quantized(elements, scales[:: quantizer.rows], quantizer)
+    return reference.Quantized(elements, scales[:: quantizer.rows], given[1])
 
 
 def dequantize(quantized: reference.Quantized) -> Tensor:
@@ -185,6 +188,15 @@ def _agrees(native: Native) -> bool:
     return torch.equal(values, fp8.elements.to(torch.bfloat16)) and torch.equal(scale, fp8.scale)
 
 
+def _with_signs_per_block(
+    x: Tensor, quantizer: Quantizer, signs: Tensor | None
+) -> tuple[Tensor, Quantizer, Tensor | None]:
+    """Multiply by signs that no two blocks share, which is exact, so that the C++ engine need not read them."""
+    if signs is None or not quantizer.signs_per_block or signs.shape != (x.size(-1),):
+        return x, quantizer, signs
+    return x * signs.to(x.dtype), replace(quantizer, signs=Signs.NONE, signs_per_block=False), None
+
+
 def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None) -> bool:
     """Whether the C++ engine can read x; otherwise torch operations quantise it, or raise an error with the reason."""
     return (
@@ -192,7 +204,9 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() == 2
-        and x.size(1) % max(BLOCK, quantizer.hadamard) == 0
+        and quantizer.rotation is None
+        and not quantizer.signs_per_block
+        and x.size(1) % quantizer.multiple == 0
         and x.size(0) % quantizer.rows == 0
         and quantizer.format in (Format.MXFP4, Format.MXFP8)
         and (draw is not None) == (quantizer.rounding is Rounding.STOCHASTIC)

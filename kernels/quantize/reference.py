@@ -23,6 +23,7 @@ from kernels.formats import (
 from kernels.hadamard import hadamard
 from kernels.philox import Draw
 from kernels.recipe import Format, Quantizer, Rounding
+from kernels.rotation import rotated
 
 _EXPONENT = 0x7F800000
 _MAGNITUDE = 0x7FFFFFFF
@@ -61,7 +62,7 @@ def quantize(
     Args:
         x_MK: (M, K) FP32 or BF16, K a multiple of the block and of the transform.
         draw: random words; only for stochastic rounding.
-        signs: (hadamard,) of +1 and -1; only where the quantizer has signs.
+        signs: of +1 and -1, only where the quantizer has signs: (points,), or (K,) with signs_per_block.
     """
     x, random = prepare(x_MK, quantizer, draw, signs)
     if quantizer.format is Format.NVFP4:
@@ -82,7 +83,7 @@ def prepare(
     Raises:
         ValueError: a shape without whole blocks; random numbers that are missing, or given but not used.
     """
-    require_blocks(x_MK, max(quantizer.block, quantizer.hadamard), quantizer.rows)
+    require_blocks(x_MK, quantizer.multiple, quantizer.rows)
     if (draw is None) == (quantizer.rounding is Rounding.STOCHASTIC):
         raise ValueError(
             f"draw is {draw} with {quantizer.rounding.value} rounding; stochastic rounding needs one"
@@ -91,9 +92,19 @@ def prepare(
         raise ValueError(
             f"signs {'missing' if signs is None else 'given'}, but the quantizer's signs are {quantizer.signs.value}"
         )
-    x = hadamard(x_MK, quantizer.hadamard, signs) if quantizer.hadamard else x_MK.float()
+    count = quantizer.sign_count(x_MK.size(-1))
+    if signs is not None and signs.shape != (count,):
+        raise ValueError(f"signs: found shape {tuple(signs.shape)}; allowed: ({count},)")
+    x = transformed(x_MK, quantizer, signs)
     random = philox.words(x.shape, draw, x.device) if draw is not None else None
     return x.contiguous(), random
+
+
+def transformed(x: Tensor, quantizer: Quantizer, signs: Tensor | None) -> Tensor:
+    """(.., K) FP32 after the quantizer's transform."""
+    if quantizer.rotation is not None:
+        return rotated(x, quantizer.rotation, signs)
+    return hadamard(x, quantizer.hadamard, signs) if quantizer.hadamard else x.float()
 
 
 def block_scales(x: Tensor, quantizer: Quantizer) -> Tensor:

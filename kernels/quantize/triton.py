@@ -16,7 +16,7 @@ import triton.language as tl
 
 from kernels import architectures
 from kernels.formats import E2M1, require_blocks
-from kernels.hadamard import matrix
+from kernels.hadamard import matrix, matrix_and_signs
 from kernels.operand_use import Use
 from kernels.quantize import tile
 from kernels.recipe import Rounding
@@ -104,6 +104,11 @@ def _write(
     signs = x
     if H > 0:
         signs = tl.load(matrix_ptr + tl.arange(0, H)[:, None] * H + tl.arange(0, H)[None, :])
+        if USE[6]:  # a sign for every column of the matrix lies behind the Hadamard matrix
+            column = c0 + tl.arange(0, C)
+            flip = tl.load(matrix_ptr + H * H + column, mask=column < columns, other=1.0)
+            flip = flip.to(tl.uint16, bitcast=True) & 0x8000
+            x = (x.to(tl.uint16, bitcast=True) ^ flip[None, :]).to(tl.bfloat16, bitcast=True)
     y = tile.transform(x, signs, R, C, H, USE[1], TARGET)
     scale = tile.block_scales(y, R, C, USE[2], USE[3], ELEMENT[2], TARGET)
     random = y
@@ -130,7 +135,8 @@ def quantize_kernel(
     ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr,
     TARGET: tl.constexpr,
 ):  # fmt: skip
-    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic) or None; ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
+    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, signs per block) or None;
+    ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
     m0 = tl.program_id(0) * BM
     n0 = tl.program_id(1) * BN
     m = (m0 + tl.arange(0, BM))[:, None]
@@ -263,7 +269,7 @@ def _row_major(
         raise ValueError(f"cannot quantise {x.dtype} of shape {tuple(x.shape)}; pass a BF16 matrix")
     for use, view in ((rows, x), (columns, x.t())):
         if use:
-            require_blocks(view, max(use.quantizer.block, use.quantizer.hadamard), use.quantizer.rows)
+            require_blocks(view, use.quantizer.multiple, use.quantizer.rows)
     if not x.is_contiguous() and x.t().is_contiguous():
         return x.t(), columns, rows, True
     return x.contiguous(), rows, columns, False
@@ -307,7 +313,8 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
         return x
     size = use.quantizer.hadamard
     inside = 1.0 if _factor(size) != 1.0 else 1.0 / math.sqrt(size)
-    return matrix(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
+    made = matrix_and_signs if use.quantizer.signs_per_block else matrix
+    return made(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
 
 
 def _factor(size: int) -> float:
@@ -363,7 +370,8 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
         return None
     q = use.quantizer
     carry = q.scale_rule.carry(q.element)
-    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding is Rounding.STOCHASTIC
+    chance = q.rounding is Rounding.STOCHASTIC
+    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, chance, q.signs_per_block
 
 
 def target(x: torch.Tensor) -> str:

@@ -39,7 +39,7 @@ def quantize_file(
     Raises:
         VectorError: the file cannot be quantised; the message says why and what is allowed.
     """
-    rows = np.moveaxis(_load(source, axis, max(quantizer.block, quantizer.hadamard)), axis, -1)
+    rows = np.moveaxis(_load(source, axis, quantizer.multiple), axis, -1)
     x_MK = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).reshape(-1, rows.shape[-1])
     if x_MK.size(0) % quantizer.rows:
         raise VectorError(f"{source}: found {x_MK.size(0)} rows; allowed: a multiple of {quantizer.rows}")

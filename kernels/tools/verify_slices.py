@@ -69,8 +69,7 @@ def _case(
         what += f" blocks of {quantizer.rows} rows"
     if quantizer.prescale != 1.0:
         what += f" pre-scale {quantizer.prescale}"
-    widest = max(quantizer.block, quantizer.hadamard)
-    shapes = [shape for shape in _SHAPES if not (shape[1] % widest or shape[0] % quantizer.rows)]
+    shapes = [shape for shape in _SHAPES if not (shape[1] % quantizer.multiple or shape[0] % quantizer.rows)]
 
     def compare() -> list[Outcome]:
         return [

@@ -40,17 +40,18 @@ def quantizers(transforms: bool = True) -> list[Quantizer]:
     found += [Quantizer(rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
     if transforms:
         signed = Quantizer(hadamard=16, signs=Signs.FIXED)
-        found += [signed, Quantizer(hadamard=64), Quantizer(hadamard=128)]
+        own = Quantizer(hadamard=32, signs=Signs.FIXED, signs_per_block=True)
+        found += [signed, own, Quantizer(hadamard=64), Quantizer(hadamard=128)]
     for element in (E4M3, E5M2):
         found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in ScaleRule]
     return found
 
 
-def use(quantizer: Quantizer, seed: int, device: torch.device) -> Use:
-    """A `Use` with the random numbers that the quantizer needs."""
+def use(quantizer: Quantizer, seed: int, device: torch.device, length: int) -> Use:
+    """A `Use` with the random numbers that the quantizer needs for rows of this length."""
     signs = None
     if quantizer.signs is not Signs.NONE:
-        signs = Randomness(seed).signs(quantizer.hadamard, per_step=False, device=device)
+        signs = Randomness(seed).signs(quantizer.sign_count(length), per_step=False, device=device)
     return Use(quantizer, Draw(seed, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
 
 
@@ -70,12 +71,12 @@ def run(
             for kind in kinds:
                 shape = shapes[(seed + cases) % len(shapes)]
                 x = inputs.make(kind, shape, seed).to(device)
-                if shape[1] % max(quantizer.block, quantizer.hadamard) or shape[0] % quantizer.rows:
+                if shape[1] % quantizer.multiple or shape[0] % quantizer.rows:
                     continue
                 free = order_is_free and quantizer.hadamard > 0 and kind not in inputs.SUMS_ARE_EXACT
                 if free and kind in ("any bits", "magnitudes"):
                     continue  # in these inputs one ulp of a sum may change a scale, and with it a whole block
-                for what, got, expected in compare(x, use(quantizer, seed, device)):
+                for what, got, expected in compare(x, use(quantizer, seed, device, x.size(1))):
                     count, first = _differences(got, expected)
                     if first is not None and not free:
                         where = _located(x, quantizer, what, got, expected, first)

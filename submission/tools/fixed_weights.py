@@ -16,11 +16,11 @@ from harness.contract.config import Config
 from harness.contract.environment import Ranks
 from harness.contract.replay_rows import Quantised, ReplayAsked, ReplayCell, read_asked
 from kernels.architectures import Platform
-from kernels.hadamard import hadamard
 from kernels.layer import Layer
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.operand_use import Use
+from kernels.quantize import reference
 from kernels.recipe import Format, Gemm, Quantizer
 from submission import device
 from submission.batches import Batch
@@ -195,7 +195,4 @@ def in_fp32(prepared: Prepared) -> Prepared:
 
 def exact(x: Tensor, use: Use) -> Prepared:
     """Return an operand in FP32 that is not quantised; it gets the transform that the other operand has."""
-    size = use.quantizer.hadamard
-    return Prepared(
-        hadamard(x.float(), size, use.signs) if size else x.float(), Quantizer(format=Format.BF16)
-    )
+    return Prepared(reference.transformed(x, use.quantizer, use.signs), Quantizer(format=Format.BF16))

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from harness.contract.replay_rows import GRAMS, Gemms, Measured, Quantised, ReplayCell
+from kernels import mean_split
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.gemm import uses
 from kernels.observe.error_figures import kurtosis
@@ -125,7 +126,7 @@ class Replay:
         def watch(seen: Multiplied) -> None:
             if seen.which is Gemm.WGRAD:
                 if beside is None:
-                    found[seen.label] = seen.product().float().clone()
+                    found[seen.label] = seen.whole().clone()
                 else:  # the product of the exact operands, unrounded even where the model is BF16
                     found[seen.label] = seen.left.float() @ seen.right.float().t()
                     beside(seen, found[seen.label])
@@ -148,11 +149,16 @@ class Replay:
         """Quantise the exact operands of Wgrad as the cell requires, and return their product in FP32."""
         recipe = self._session.phases[cell.name].of(seen.label)[Gemm.WGRAD]
         left, right = uses(recipe, Gemm.WGRAD, self._randomness[cell.name], seen.left)
+        split = mean_split.split(seen.right.t()) if recipe.mean_split else None
+        x = seen.right if split is None else split.rest.t()
         operands = [
             _operand(seen.left, left, quantise=cell.operand is not Quantised.X),
-            _operand(seen.right, right, quantise=cell.operand is not Quantised.DY),
+            _operand(x, right, quantise=cell.operand is not Quantised.DY),
         ]
-        return Emulated().multiply(*operands, gain=recipe.gain, dtype=torch.float32, accumulate=None)
+        product = Emulated().multiply(*operands, gain=recipe.gain, dtype=torch.float32, accumulate=None)
+        if split is None:
+            return product
+        return mean_split.add(product, *mean_split.of_gradient(seen.left.t(), split.mean))
 
     def _flat(self, gradients: Gradients) -> np.ndarray:
         return torch.cat([gradients[label].flatten() for label in self._labels]).cpu().numpy()

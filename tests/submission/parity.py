@@ -12,7 +12,10 @@ import torch.nn.functional as F
 
 FOUR_LAYERS = {"layers": 4}
 LAYOUTS = {  # by the group that one launch trains, and its number of ranks
-    ("alone", 1): {"single": {}, "mxfp4, single": {}},
+    ("alone", 1): {
+        "single": {},
+        "mxfp4, single": {},
+    },  # mean split: of BF16 products, so that it must change nothing
     ("pairs", 2): {
         "data": {"gpus_per_node": 2},
         "tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
@@ -20,6 +23,7 @@ LAYOUTS = {  # by the group that one launch trains, and its number of ranks
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "mxfp4, data": {"gpus_per_node": 2},
+        "mean split, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
     },
     ("more pairs", 2): {
         "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
@@ -66,9 +70,14 @@ def train(directory, ranks, name, layout):
     from submission.model import unwrap
     from tests.submission.configurations import small_config
 
+    split = {gemm: {"format": "bf16", "mean_split": gemm != "dgrad"} for gemm in ("fprop", "dgrad", "wgrad")}
+    recipes = {"bf16": split} if name.startswith("mean split") else {}
     fusions = ("rope", "swiglu", "cross_entropy", "norm") if name.startswith("fused") else ()
     config = small_config(
-        directory, model={**FOUR_LAYERS, "fusions": fusions}, parallelism={"threads_per_rank": 1, **layout}
+        directory,
+        model={**FOUR_LAYERS, "fusions": fusions},
+        recipes=recipes,
+        parallelism={"threads_per_rank": 1, **layout},
     )
     arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
     executor = MegatronExecutor(config, arm=arm, seed=11, ranks=ranks, cache=directory / "cache")

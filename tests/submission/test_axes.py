@@ -23,6 +23,7 @@ AXES = {
     "signs": ({"signs": "step"}, {"transform": "H16 step signs"}),
     "prescale": ({"prescale": 0.75}, {"prescale": 0.75}),
     "gain": ({"gain": 1.02}, {"gain": 1.02}),
+    "mean split": ({"mean_split": True}, {"transform": "H16, mean split"}),
 }
 
 

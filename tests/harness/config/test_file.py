@@ -75,6 +75,16 @@ BAD_FILES = {
         "fprop: {format: fp8, hadamard: 16}",
         "recipes.fp8-hybrid.fprop.hadamard: found 16; allowed: 0 with the format fp8",
     ),
+    "mean of activations in dgrad": (
+        "dgrad: {format: mxfp4, scale_rule: even, hadamard: 16}",
+        "dgrad: {format: mxfp4, mean_split: true}",
+        "recipes.amd-te.dgrad.mean_split: found true; allowed: false: dgrad has no activations",
+    ),
+    "signs of blocks without signs": (
+        "fprop: {format: mxfp4, scale_rule: even, hadamard: 16}",
+        "fprop: {format: mxfp4, hadamard: 16, signs_per_block: true}",
+        "recipes.amd-te.fprop.signs_per_block: found true; allowed: false with signs none",
+    ),
     "false for zero": (
         "fprop: {format: mxfp4, scale_rule: even, hadamard: 16}",
         "fprop: {format: mxfp4, scale_rule: even, hadamard: off}",

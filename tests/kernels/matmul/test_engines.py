@@ -83,6 +83,7 @@ def test_emulation_on_a_chip_that_has_the_units_is_possible_and_called_emulation
     {"format": Format.MXFP8},
     {"format": Format.NVFP4, "weight_rows": 16},
     {"format": Format.MXFP4, "hadamard": 32, "signs": Signs.STEP, "stochastic": Stochastic.ALL},
+    {"format": Format.NVFP4, "hadamard": 16, "signs": Signs.STEP, "signs_per_block": True},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("which", [Gemm.FPROP, Gemm.WGRAD])
 def test_a_gemm_equals_the_float64_product_of_its_operands_within_the_accumulation_bound(options, which):

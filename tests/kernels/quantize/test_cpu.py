@@ -51,13 +51,13 @@ def bits(x):
     return torch.where(x.isnan(), torch.full_like(x, torch.nan), x).contiguous().view(torch.int16)
 
 
-def draws(quantizer, seed=3):
+def draws(quantizer, length, seed=3):
     """What the quantizer needs of random numbers; counters and keys beyond 32 bits."""
     stochastic = quantizer.rounding is Rounding.STOCHASTIC
-    signed = quantizer.signs is not Signs.NONE
+    signed, count = quantizer.signs is not Signs.NONE, quantizer.sign_count(length)
     return {
         "draw": Draw(seed << 40 | 99, (seed << 33) + 5) if stochastic else None,
-        "signs": Randomness(seed).signs(quantizer.hadamard, per_step=False, device=CPU) if signed else None,
+        "signs": Randomness(seed).signs(count, per_step=False, device=CPU) if signed else None,
     }
 
 
@@ -66,7 +66,7 @@ def expected(x, quantizer, **random):
 
 
 def assert_all_equal_the_reference(x, quantizer, what):
-    random = draws(quantizer)
+    random = draws(quantizer, x.size(1))
     want = expected(x, quantizer, **random)
     turned = x.t().contiguous().t()
     for name, got in {
@@ -111,6 +111,14 @@ def test_c_plus_plus_and_torch_operations_give_the_bits_of_the_reference(rule, s
             if rows == 1:  # rows that fill no vector, columns that fill no group of four blocks
                 x = x[: 37 + case % 20, : 256 - max(32, size) * (case % 2)]
             assert_all_equal_the_reference(x, quantizer, what)
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES[1:])
+def test_signs_of_each_block_give_the_bits_of_the_reference(size):
+    quantizer = Quantizer(hadamard=size, signs=Signs.FIXED, signs_per_block=True)
+    for what, x in matrices((40, 256), seed=1):
+        assert_all_equal_the_reference(x, quantizer, what)
+    assert cpu.quantize(x, quantizer, **draws(quantizer, 256)).quantizer == quantizer
 
 
 def test_every_value_of_bf16_becomes_what_the_reference_says():
@@ -173,6 +181,9 @@ def test_nvfp4_goes_through_the_reference():
     assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), expected(x, quantizer))
 
 
+_OWN_SIGNS = Quantizer(hadamard=16, signs=Signs.FIXED, signs_per_block=True)
+
+
 def test_what_the_reference_refuses_is_refused_with_its_words():
     x = torch.zeros(4, 64)
     for bad, quantizer, random, words in (
@@ -182,6 +193,7 @@ def test_what_the_reference_refuses_is_refused_with_its_words():
         (x, Quantizer(rounding=Rounding.STOCHASTIC), {}, "draw is None"),
         (x, Quantizer(), {"draw": Draw(1, 2)}, "draw is Draw"),
         (x, Quantizer(hadamard=16, signs=Signs.FIXED), {}, "signs missing"),
+        (x, _OWN_SIGNS, {"signs": torch.ones(16)}, r"signs: found shape \(16,\); allowed: \(64,\)"),
     ):
         with pytest.raises(ValueError, match=words):
             cpu.quantize_dequantize(bad, quantizer, **random)

@@ -23,6 +23,7 @@ CASES = [
     Quantizer(hadamard=64),
     Quantizer(hadamard=128),
     Quantizer(hadamard=16, signs=Signs.FIXED),
+    Quantizer(hadamard=16, signs=Signs.FIXED, signs_per_block=True),
     Quantizer(rounding=STOCHASTIC),
     Quantizer(rounding=STOCHASTIC, prescale=0.75, hadamard=16, signs=Signs.FIXED),
     Quantizer(format=Format.MXFP8, element=E4M3, rounding=STOCHASTIC),
@@ -44,10 +45,11 @@ def matrix(rows, columns, seed=0):
     return x.bfloat16().to(DEVICE)
 
 
-def use(quantizer, draw):
+def use(quantizer, draw, length=0):
     signs = None
     if quantizer.signs is not Signs.NONE:
-        signs = Randomness(3).signs(quantizer.hadamard, per_step=False, device=DEVICE)
+        count = quantizer.sign_count(length)
+        signs = Randomness(3).signs(count, per_step=False, device=DEVICE)
     return Use(quantizer, draw if quantizer.rounding is STOCHASTIC else None, signs)
 
 
@@ -71,7 +73,8 @@ def name(q):
 def test_elements_scales_and_values_equal_the_reference_in_both_orientations(quantizer):
     """192 x 160 has tiles that end inside the matrix; large transforms need 128-wide rows."""
     x = matrix(128, 256) if quantizer.hadamard > 32 else matrix(192, 160)
-    uses = use(quantizer, Draw(5, 7)), use(quantizer, Draw(2**63 + 1, 2**40 + 3))
+    draws = Draw(5, 7), Draw(2**63 + 1, 2**40 + 3)
+    uses = [use(quantizer, *one) for one in zip(draws, x.shape[::-1], strict=True)]
     packed = triton.quantize(x, *uses)
     valued = triton.quantize_dequantize(x, *uses)
     for view, one, got, values in zip((x, x.t()), uses, packed, valued, strict=True):
