@@ -26,6 +26,8 @@ def test_a_preset_is_the_recipe_that_the_harness_trains(profile, name):
 
 
 def test_a_preset_that_does_not_exist_is_answered_with_the_closest():
-    with pytest.raises(ValueError, match="no preset 'nvidia-fp4' \\(did you mean nvidia-nvfp4\\?\\); presets: amd-te"):
+    with pytest.raises(
+        ValueError, match="no preset 'nvidia-fp4' \\(did you mean nvidia-nvfp4\\?\\); presets: amd-te"
+    ):
         presets.recipe("nvidia-fp4")
     assert presets.recipe("tseng") is presets.PRESETS["tseng"].recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,16 +57,24 @@ def few_seeds(seeds: int) -> str:
     return f"{seeds} {trainings}. Other trainings may differ: take three seeds or more."
 
 
-def forest(points: Sequence[Point], *, title: str, x_label: str, caption: str, name: str) -> Figure | None:
-    """Draw a row per point with its interval; None without points. Grey rows do not differ from zero.
+def forest(
+    points: Sequence[Point], *, title: str, x_label: str, caption: str, name: str,
+    claims: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure | None:  # fmt: skip
+    """Draw a row per point with its interval; None without points. Rows in the text's colour include zero.
 
     Args:
         name: unique on the page.
+        claims: name of a point -> range that another source reports, drawn as a bar behind it.
     """
     if not points:
         return None
     with canvas(title, x_label, height=1.1 + 0.28 * len(points)) as axes:
         for row, one in enumerate(points):
+            if claims and one.name in claims:
+                axes.plot(
+                    claims[one.name], [-row, -row], color=PALETTE[5], lw=8, alpha=0.6, solid_capstyle="butt"
+                )
             colour = PALETTE[0] if one.low > 0 or one.high < 0 else INK
             axes.plot([one.low, one.high], [-row, -row], color=colour, lw=1.5)
             axes.plot([one.value], [-row], "o", color=colour, ms=5)

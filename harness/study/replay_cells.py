@@ -40,6 +40,12 @@ _ALTO = Recipe(  # AMD-AGI/ALTO, tech_report: 32x32 blocks of W, dY rounded by c
     dgrad=replace(_FOUR, weight_rows=32, stochastic="gradients", prescale=0.75),
     wgrad=replace(_FOUR, hadamard=32, signs="step", stochastic="gradients", prescale=0.75),
 )
+_MEAN, _MEAN_H16 = replace(_FOUR, mean_split=True), replace(_RECIPES["h16"], mean_split=True)
+_CANDIDATES = {  # beside the recipes of benchmark.yaml
+    "alto": _ALTO,
+    "mean-mxfp4": Recipe(fprop=_MEAN, dgrad=_FOUR, wgrad=_MEAN),
+    "mean-h16": Recipe(fprop=_MEAN_H16, dgrad=_RECIPES["h16"], wgrad=_MEAN_H16),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +95,8 @@ def _whole(name: str, four: GemmFormat, operand: Quantised) -> Cell:
 
 
 def recipes(config: Config) -> Iterator[Cell]:
-    """Yield a cell for every recipe of the configuration, and for ALTO's."""
-    for name, recipe in {**config.recipes, "alto": _ALTO}.items():
+    """Yield a cell for every recipe of the configuration, and for candidates that it lacks."""
+    for name, recipe in {**config.recipes, **_CANDIDATES}.items():
         yield _of_recipe(name, recipe)
 
 
