@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from harness.commands import study_evidence, study_fork, study_forward, study_replay
+from harness.commands import diagnose, study_evidence, study_fork, study_forward, study_replay
 
 
 class _Action(NamedTuple):
@@ -19,6 +19,9 @@ _ACTIONS = {
     "replay": _Action(study_replay.arguments, study_replay.main, "gradient errors at fixed weights"),
     "forward": _Action(study_forward.arguments, study_forward.main, "loss of each recipe's forward pass"),
     "fork": _Action(study_fork.arguments, study_fork.main, "cost of a step under a recipe, from one state"),
+    "diagnose": _Action(
+        diagnose.arguments, diagnose.main, "quantisation error of every GEMM in trained runs"
+    ),
     "evidence": _Action(study_evidence.arguments, study_evidence.main, "published runs at 8B, by format"),
 }
 

@@ -28,7 +28,7 @@ from harness.study import analysis, grid, pool, workers
 from harness.study.results import OfJobs, OfTable, Outcome, conclude, read_table
 
 
-def of_jobs(studies: list[Job], cells: list[grid.Cell], out: Path | None) -> Outcome:
+def of_jobs(studies: list[Job], cells: list[grid.Cell], out: Path | None = None) -> Outcome:
     """Analyse finished studies together.
 
     Args:

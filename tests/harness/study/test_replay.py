@@ -93,20 +93,22 @@ def test_every_cell_says_what_it_quantises():
 
 
 @pytest.mark.slow
-def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path, monkeypatch):
+def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path):
     exact = replay_cells.Cell(
-        row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL),
-        recipe=replay_cells.cells()[0].recipe,
-        text="exact",
+        row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL), recipe=CONFIG.recipes["bf16"], text="exact"
     )
-    chosen = [exact, *replay_cells.cells()[:2]]
-    exact_arm = CONFIG.recipes["bf16"]
-    chosen[0] = replay_cells.Cell(row=exact.row, recipe=exact_arm, text="exact")
+    names = ["w-none", "w-none-x", "fdw-none", "fdw-none-w", "mean-split"]
+    chosen = [exact, *replay_cells.chosen(names, None, CONFIG)]
     trainings = Trainings(arm="bf16", seeds=1, steps=3, checkpoint=None, jobs=1)
-    found = replay.run(CONFIG, chosen, trainings, batches=6, outlier_factor=1.0, out=tmp_path)
-    nothing, none, only_x = (one.seeds[0] for one in found)
+    found = replay.run(CONFIG, chosen, trainings, batches=4, outlier_factor=16.0, out=tmp_path)
+    nothing, none, only_x, whole, only_w, mean = (one.seeds[0] for one in found)
     assert nothing.total == 0.0 and nothing.across.value == 0.0
-    assert 0 < only_x.total < none.total < 1
+    assert 0 < only_x.total < none.total < whole.total and 0 < only_w.total < whole.total and mean.total > 0
+    assert all(one.adam_seeds[0].total > 0 for one in found[1:]) and found[0].adam_seeds[0].total == 0.0
+    document = json.loads((tmp_path / replay.RESULTS).read_text())
+    kurtosis = document["kurtosis"]["layers.0.self_attention.linear_qkv"]
+    assert kurtosis["x"] > 30 > 5 > kurtosis["w"] > 2  # injected channels
+    assert document["outlier_factor"] == 16.0
 
 
 def asked_of(tmp_path, *, batches=64, **changes):
