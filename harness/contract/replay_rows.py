@@ -38,12 +38,14 @@ class ReplayCell:
     Args:
         arm: whose recipe quantises.
         operand: which operands are quantised; the others stay exact.
+        draw: which random signs and roundings, where gemms is WGRAD.
     """
 
     name: str
     arm: str
     gemms: Gemms = Gemms.WGRAD
     operand: Quantised = Quantised.BOTH
+    draw: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

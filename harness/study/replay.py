@@ -204,6 +204,20 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
             f"{one.cell:<16} across {100 * across.value:+.3f} ({100 * across.se:.3f})  along {100 * along.value:+.2f} "
             f"({100 * along.se:.2f})  random {100 * random:.1f}{spread}{adam}{gap}{seeds}"
         )
+    yield from draws(results)
+
+
+def draws(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield a line per transform with fixed signs: the error with its signs, averaged over draws, and its spread."""
+    found: dict[str, list[Estimate]] = {}
+    for one in results:
+        name, separator, _ = one.cell.partition(replay_cells.DRAW)
+        if separator and one.is_clear:
+            found.setdefault(name, []).append(one.across)
+    for name, each in found.items():
+        mean = _mean(each)
+        spread = f", between draws {100 * stdev(one.value for one in each):.3f}" if len(each) > 1 else ""
+        yield f"{name:<16} across {100 * mean.value:+.3f} ({100 * mean.se:.3f}), mean of {len(each)} draws{spread}"
 
 
 def conclusion(results: Sequence[CellResult]) -> str:

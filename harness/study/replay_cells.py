@@ -24,6 +24,7 @@ _RECIPES: Mapping[str, GemmFormat] = {
     "nvfp4": GemmFormat(format="nvfp4"),
     "fp8": _FP8,
 }
+DRAW, _DRAWS = "-draw-", 4  # of fixed signs
 _OF_WGRAD = {
     "none": (Quantised.BOTH, Quantised.DY, Quantised.X),
     "h16": (Quantised.BOTH, Quantised.X),
@@ -71,7 +72,12 @@ def cells() -> list[Cell]:
 
 
 def parts() -> Iterator[Cell]:
-    """Yield the cells that show which GEMM and which operand an error comes from."""
+    """Yield the cells that show which GEMM and which operand an error comes from, and what a draw of signs does."""
+    fixed = replace(_FOUR, hadamard=16, signs="fixed")
+    for draw in range(1, _DRAWS + 1):
+        row = ReplayCell(name=f"w-fixed-h16{DRAW}{draw}", arm="w-fixed-h16", draw=draw)
+        recipe = Recipe(fprop=_BF16, dgrad=_BF16, wgrad=fixed)
+        yield Cell(row=row, recipe=recipe, text=f"Wgrad, both operands: {_words(fixed)}, draw {draw}")
     for name, operands in _OF_ALL.items():
         four = _RECIPES[name]
         one_gemm = {
@@ -142,7 +148,8 @@ def _suffix(operand: Quantised) -> str:
 def _words(four: GemmFormat) -> str:
     parts = [four.format.upper()]
     if four.hadamard:
-        parts.append(f"{'random-sign ' if four.signs != 'none' else ''}H{four.hadamard}")
+        signs = {"none": "", "step": "random-sign ", "fixed": "fixed-sign "}[four.signs]
+        parts.append(f"{signs}H{four.hadamard}")
     if four.stochastic != "none":
         rounded = "both operands" if four.stochastic == "all" else "gradients"
         parts.append(f"stochastic rounding of {rounded}")

@@ -40,6 +40,7 @@ from submission.phases import Phase
 from submission.tools import fixed_weights, forks
 from submission.tools.fixed_weights import EXACT_CELL, EXACT_PHASE, Session
 
+_DRAWS = 1_000  # seeds between two draws
 Gradients = dict[str, Tensor]  # by linear layer, FP32
 
 
@@ -81,7 +82,9 @@ class Replay:
 
     def __init__(self, session: Session):
         self._session, self._cells = session, session.asked.cells
-        self._randomness = {cell.name: Randomness(session.seed + 1, 0) for cell in self._cells}
+        self._randomness = {
+            cell.name: Randomness(session.seed + 1 + _DRAWS * cell.draw, 0) for cell in self._cells
+        }
         self._labels: list[str] = []
         self._exact: list[np.ndarray] = []
         self._losses: list[list[float]] = []

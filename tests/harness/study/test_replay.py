@@ -75,6 +75,13 @@ def test_no_ratio_is_printed_where_the_mean_gradient_drowns_in_noise(tmp_path, c
     assert "not clear in so few micro batches" in capsys.readouterr().out
 
 
+def test_fixed_signs_are_averaged_over_their_draws(tmp_path, capsys):
+    out = written(tmp_path, {"w-fixed-h16-draw-1": 0.1, "w-fixed-h16-draw-2": 0.2})
+    cli.main(["study", "replay", "--out", str(out), "--analyse"])
+    line = next(one for one in capsys.readouterr().out.splitlines() if "mean of 2 draws" in one)
+    assert line.startswith("w-fixed-h16      across +2.5") and "between draws 2.0" in line
+
+
 def test_a_directory_without_matrices_is_refused(tmp_path):
     with pytest.raises(UsageError, match="study replay has filled"):
         replay.analyse(tmp_path)
@@ -97,13 +104,22 @@ def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path):
     exact = replay_cells.Cell(
         row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL), recipe=CONFIG.recipes["bf16"], text="exact"
     )
-    names = ["w-none", "w-none-x", "fdw-none", "fdw-none-w", "mean-split"]
+    names = [
+        "w-none",
+        "w-none-x",
+        "fdw-none",
+        "fdw-none-w",
+        "mean-split",
+        "w-fixed-h16-draw-1",
+        "w-fixed-h16-draw-2",
+    ]
     chosen = [exact, *replay_cells.chosen(names, None, CONFIG)]
     trainings = Trainings(arm="bf16", seeds=1, steps=3, checkpoint=None, jobs=1)
     found = replay.run(CONFIG, chosen, trainings, batches=4, outlier_factor=16.0, out=tmp_path)
-    nothing, none, only_x, whole, only_w, mean = (one.seeds[0] for one in found)
+    nothing, none, only_x, whole, only_w, mean, first, second = (one.seeds[0] for one in found)
     assert nothing.total == 0.0 and nothing.across.value == 0.0
     assert 0 < only_x.total < none.total < whole.total and 0 < only_w.total < whole.total and mean.total > 0
+    assert 0 < first.total != second.total > 0
     assert all(one.adam_seeds[0].total > 0 for one in found[1:]) and found[0].adam_seeds[0].total == 0.0
     document = json.loads((tmp_path / replay.RESULTS).read_text())
     kurtosis = document["kurtosis"]["layers.0.self_attention.linear_qkv"]
