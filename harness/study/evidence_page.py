@@ -22,6 +22,7 @@ def write(path: Path, found: Evidence) -> Path:
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["fact"] = pooled_text.fact
     page = environment.get_template("evidence.html.j2").render(
         palette=list(zip(PALETTE, DARK, strict=True)),
         headline=evidence.headline(found),
