@@ -22,6 +22,7 @@ layer_of() {
     case ${1:-main} in
         check | score | rcp | compare | results | project | plan | init | launch | status | serve | diagnose | upload | completion) echo light ;;
         package | test) echo "$1" ;;
+        study) case ${2-} in evidence | diagnose) echo light ;; *) echo train ;; esac ;;
         *) echo train ;;
     esac
 }

@@ -74,7 +74,7 @@ COMMANDS = {
     ),
     "diagnose": (
         "harness.commands.diagnose",
-        "show the quantisation error of every GEMM in runs trained with diagnostics",
+        "the same as study diagnose: the quantisation error of every GEMM in trained runs",
     ),
     "project": (
         "harness.commands.project",
@@ -105,6 +105,7 @@ COMMANDS = {
 TRAINING = frozenset(
     ("main", "run", "resume", "follow", "study", "kernels", "bench")
 )  # these commands need torch
+LIGHT = {"study": ("evidence", "diagnose")}  # but these actions of theirs do not
 
 
 def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
@@ -190,7 +191,8 @@ def _run(argv: Sequence[str]) -> int:
         return EXIT_OK
     if command not in COMMANDS:
         raise UsageError(unknown_name("command", command, COMMANDS))
-    if command in TRAINING and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
+    needs_torch = command in TRAINING and not set(rest[:1]) & set(LIGHT.get(command, ()))
+    if needs_torch and not {"-h", "--help"} & set(rest) and importlib.util.find_spec("torch") is None:
         training = f"pipx install 'fourmark[train]', or ./run.sh {command} in a checkout"
         raise EnvironmentFailure(
             f"{command}: torch is not installed; install the training packages: {training}"

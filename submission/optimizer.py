@@ -52,6 +52,23 @@ def parts(optimizer: MegatronOptimizer) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
+def second_moments(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield parameters of the model with AdamW's v, corrected for its start at zero as the update corrects it.
+
+    Nothing is yielded before the first step. One rank holds whole parameters.
+    """
+    for part in parts(optimizer):
+        is_sharded = isinstance(part, distrib_optimizer.DistributedOptimizer)
+        pairs = (
+            _shards(part) if is_sharded else ((p, p) for group in part.param_groups for p in group["params"])
+        )
+        for parameter, main in pairs:
+            state = part.optimizer.state.get(main)
+            if state:
+                beta, steps = part.optimizer.param_groups[0]["betas"][1], float(state["step"])
+                yield parameter, (state["exp_avg_sq"] / (1 - beta**steps)).view(parameter.shape)
+
+
 def described(optimizer: MegatronOptimizer) -> str:
     """Return the library of the optimizer's AdamW, and how it loops over the parameters."""
     inner = parts(optimizer)[0].optimizer

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.analysis import random_effects, run_figures
 from harness.analysis.index_selection import accelerator_of
-from harness.analysis.intervals import FEWEST_RUNS, Ratio
+from harness.analysis.intervals import FEWEST_RUNS, Ratio, student_t
 from harness.analysis.machine_spread import Quantity
 from harness.analysis.submission_loader import Submission
 from harness.machine import facts
@@ -52,6 +52,23 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """One system in an answer.
+
+    Args:
+        group: its value of the group.
+        ratio: geometric mean of its runs over the estimated level of the baseline in its stratum; the interval is that
+            of its runs alone.
+    """
+
+    name: str
+    group: str
+    ratio: Ratio
+    runs: int
+    unfinished: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """The ratio of a quantity of group A to that of group B.
 
@@ -60,6 +77,8 @@ class Answer:
         strata: property -> its values; only systems with equal values are compared.
         coincide: other properties that differ between the groups; the interval does not include their effect.
         tau_high: upper bound of tau, the standard deviation between systems (97.5 %).
+        differs: property -> its values in group A and in group B, of all properties that may coincide.
+        systems: every system of both groups.
     """
 
     quantity: Quantity
@@ -72,6 +91,8 @@ class Answer:
     tau: float
     tau_high: float
     freedom: int
+    differs: Mapping[str, tuple[tuple[Fact, ...], tuple[Fact, ...]]]
+    systems: tuple[Placed, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,15 +121,19 @@ _PLANS: Mapping[tuple[str, Quantity], tuple[tuple[str, ...], tuple[str, ...]]] =
 _COINCIDING = ("round", "framework", "accelerator", "precision", *_RECIPE)
 
 
-def pooled(submissions: Sequence[Submission], group: str) -> Pooled:
+def pooled(
+    submissions: Sequence[Submission],
+    group: str,
+    quantities: Sequence[Quantity] = (Quantity.SAMPLES, Quantity.SPEED, Quantity.TIME),
+) -> Pooled:
     """Return every answer that these submissions allow about a group.
 
     Args:
         group: one of GROUPS.
     """
     answers: list[Answer] = []
-    for quantity in (Quantity.SAMPLES, Quantity.SPEED, Quantity.TIME):
-        known = [one for one in (_observed(each, quantity) for each in submissions) if _usable(one, group)]
+    for quantity in quantities:
+        known = [one for one in (observed(each, quantity) for each in submissions) if _usable(one, group)]
         question, strata = _PLANS[group, quantity]
         known.sort(key=lambda one: _key(one, question))
         for _, alike in groupby(known, key=lambda one: _key(one, question)):
@@ -127,7 +152,7 @@ def _usable(one: Observed, group: str) -> bool:
 
 
 def _why_not(one: Submission, group: str) -> str:
-    seen = _observed(one, Quantity.SAMPLES)
+    seen = observed(one, Quantity.SAMPLES)
     if seen.facts[group] in (None, "unknown"):
         return f"its {group} is not known"
     if len(seen.finished) < FEWEST_RUNS:
@@ -135,7 +160,8 @@ def _why_not(one: Submission, group: str) -> str:
     return f"no system of another {group} is like it"
 
 
-def _observed(one: Submission, quantity: Quantity) -> Observed:
+def observed(one: Submission, quantity: Quantity) -> Observed:
+    """Return a quantity over the runs of a system, with its properties."""
     good = {run.path for run in run_figures.converged(one)}
     unfinished = [run for run in one.runs if run.path not in good and run.evaluations]
     values: Mapping[Quantity, tuple[Sequence[float], Sequence[float | None]]] = {
@@ -208,10 +234,10 @@ def _answer(
             break
     else:
         return None
-    spread = {side: _pooled_variance([one for one in used if is_a(one) is side]) for side in (True, False)}
+    spread = {side: pooled_variance([one for one in used if is_a(one) is side]) for side in (True, False)}
     estimated = [
         random_effects.System(
-            stratum=" ".join(_key(one, names)), treated=is_a(one), **_moments(one, spread[is_a(one)])
+            stratum=" ".join(_key(one, names)), treated=is_a(one), **moments(one, spread[is_a(one)])
         )
         for one in used
     ]
@@ -231,6 +257,23 @@ def _answer(
         tau=effect.tau,
         tau_high=effect.tau_high,
         freedom=effect.freedom,
+        differs=_differs(sides, (group, *question)),
+        systems=tuple(
+            _placed(one, str(one.facts[group]), system, effect.levels[system.stratum])
+            for one, system in zip(used, estimated, strict=True)
+        ),
+    )
+
+
+def _placed(one: Observed, group: str, system: random_effects.System, level: float) -> Placed:
+    half = student_t(0.975, len(one.finished) - 1) * math.sqrt(system.variance)
+    value, low, high = (math.exp(system.mean - level + by) for by in (0.0, -half, half))
+    return Placed(
+        name=one.name,
+        group=group,
+        ratio=Ratio(ratio=value, low=low, high=high),
+        runs=len(one.finished) + len(one.unfinished),
+        unfinished=len(one.unfinished),
     )
 
 
@@ -247,13 +290,13 @@ def _in_shared_strata(
     return [one for one in systems if len(sides[_key(one, names)]) == 2]
 
 
-def _pooled_variance(systems: Sequence[Observed]) -> float:
+def pooled_variance(systems: Sequence[Observed]) -> float:
     """Return the variance between runs of one system; one system has too few runs to estimate it well."""
     squares = sum(float(np.var(np.log(one.finished))) * len(one.finished) for one in systems)
     return squares / sum(len(one.finished) - 1 for one in systems)
 
 
-def _moments(one: Observed, spread: float) -> dict[str, float]:
+def moments(one: Observed, spread: float) -> dict[str, float]:
     """Return the mean of the logarithm and its variance; runs that did not finish are censored where they ended."""
     finished = np.log(one.finished)
     if not one.unfinished:
@@ -272,6 +315,19 @@ def _side(value: str, systems: Sequence[Observed]) -> Side:
         runs=sum(len(one.finished) + len(one.unfinished) for one in systems),
         unfinished=sum(len(one.unfinished) for one in systems),
     )
+
+
+def _differs(
+    sides: Sequence[Sequence[Observed]], same: Sequence[str]
+) -> dict[str, tuple[tuple[Fact, ...], tuple[Fact, ...]]]:
+    """Return, by property, its values in both groups."""
+
+    def values(side: Sequence[Observed], name: str) -> tuple[Fact, ...]:
+        return tuple(sorted({one.facts[name] for one in side} - {None}, key=str))
+
+    return {
+        name: (values(sides[0], name), values(sides[1], name)) for name in _COINCIDING if name not in same
+    }
 
 
 def _coincide(sides: Sequence[Sequence[Observed]], controlled: Sequence[str]) -> tuple[str, ...]:

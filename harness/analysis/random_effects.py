@@ -9,7 +9,7 @@ with the number of systems less that of parameters as degrees of freedom. Its va
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ class Effect:
         low, high: 95 % interval.
         tau: standard deviation between systems.
         tau_high: upper bound of tau (97.5 %, Q profile).
+        levels: stratum -> estimated mean of the baseline's systems in it.
     """
 
     value: float
@@ -53,6 +54,7 @@ class Effect:
     tau: float
     tau_high: float
     freedom: int
+    levels: Mapping[str, float]
 
 
 def effect(systems: Sequence[System]) -> Effect | None:
@@ -64,6 +66,17 @@ def effect(systems: Sequence[System]) -> Effect | None:
     if not both or freedom < 1:
         return None
     design = np.array([[one.stratum == name for name in both] + [one.treated] for one in used], dtype=float)
+    return _estimated(design, used, both)
+
+
+def mean(systems: Sequence[System]) -> Effect | None:
+    """Estimate the mean over systems of one group, by the same model; None for fewer than two systems."""
+    return _estimated(np.ones((len(systems), 1)), systems, []) if len(systems) > 1 else None
+
+
+def _estimated(design: np.ndarray, used: Sequence[System], strata: Sequence[str]) -> Effect:
+    """Return the effect of the last column of the design; the columns before it are the strata."""
+    freedom = len(used) - design.shape[1]
     model = _Model(design, np.array([one.mean for one in used]), np.array([one.variance for one in used]))
     tau2 = _solve(model, freedom)
     effects, covariance, total = model.fit(tau2)
@@ -76,6 +89,7 @@ def effect(systems: Sequence[System]) -> Effect | None:
         tau=math.sqrt(tau2),
         tau_high=math.sqrt(_solve(model, float(special.chdtri(freedom, _LEVEL)))),
         freedom=freedom,
+        levels=dict(zip(strata, effects.tolist(), strict=False)),
     )
 
 

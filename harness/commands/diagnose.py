@@ -1,4 +1,4 @@
-"""Command `diagnose`: shows the quantisation error of every GEMM in trained runs, side by side."""
+"""Command `study diagnose`, also `diagnose`: shows the quantisation error of every GEMM in trained runs."""
 
 from __future__ import annotations
 

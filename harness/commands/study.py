@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from harness.base.errors import EXIT_FAILED, EXIT_OK
-from harness.commands import study_replay
+from harness.commands import study_actions
 from harness.commands.options import add_json, add_profile, add_set, positive, target_or_half
 from harness.config import recipe_text
 from harness.config.file import resolve
@@ -21,10 +21,7 @@ _UNSAID = -1.0
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(
-        dest="action", metavar="replay", help="measure gradient errors at fixed weights"
-    )
-    study_replay.arguments(actions.add_parser("replay"))
+    study_actions.add(parser)
     add = parser.add_argument
     add("--grid", default="paper", metavar="G", help=f"{' | '.join(grid.NAMES)} | a YAML file of recipes")
     only = "train only these cells of the grid, and fp8"
@@ -40,13 +37,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     pool = "do not train; analyse these finished studies together"
     add("--pool", nargs="+", action="extend", metavar="JOB", help=pool)
     add("--table", type=Path, metavar="CSV", help="do not train; analyse this study.csv")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for page, table and results (default: the study's own directory)",
+    )
     add("--list", action="store_true", help="print the cells and stop")
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.action == "replay":
-        return study_replay.main(args)
+    if args.action:
+        return study_actions.main(args)
     plain = resolve(args.profile, overrides=args.overrides).config
     cells = grid.select(grid.cells_of(args.grid, plain), args.cells)
     if args.list:
@@ -57,20 +60,20 @@ def main(args: argparse.Namespace) -> int:
         print(outcome.json)
     else:
         Console(width=150).print(outcome.table)
-        print("\n".join([*outcome.says, f"page: {outcome.page}"]))
+        print("\n".join([*outcome.says, *([f"page: {outcome.page}"] if outcome.page else [])]))
     return EXIT_OK if outcome.complete else EXIT_FAILED
 
 
 def _outcome(args: argparse.Namespace, plain: Config, cells: list[Cell]) -> Outcome:
     target = run.usual_target(plain) if args.target is _UNSAID else args.target
     if args.table:
-        return run.of_table(args.table, cells, grid_name=args.grid, target=target)
+        return run.of_table(args.table, cells, grid_name=args.grid, target=target, out=args.out)
     if args.pool:
-        return run.of_jobs([run.find(stamp, plain, "--pool") for stamp in args.pool], cells)
+        return run.of_jobs([run.find(stamp, plain, "--pool") for stamp in args.pool], cells, args.out)
     if args.resume:
         job = run.find(args.resume, plain, "--resume")
     else:
         sizes = {"seeds": args.seeds, "steps": args.steps, "jobs": args.jobs}
         job = run.new(plain, cells, grid_name=args.grid, target=target, **sizes)
     job = workers.run(job, workers.number(job.campaigns[0].config, args.jobs))
-    return run.of_jobs([job], cells)
+    return run.of_jobs([job], cells, args.out)

@@ -5,71 +5,38 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from harness.base.errors import EXIT_OK, UsageError
-from harness.base.names import unknown_name
-from harness.commands.options import add_json, add_profile, add_set, positive
-from harness.config.file import resolve
-from harness.contract import environment
-from harness.machine.accelerators import accelerators
-from harness.study import replay, replay_page
+from harness.base.errors import EXIT_OK
+from harness.commands.options import positive
+from harness.commands.study_options import add_cells, add_outputs, add_trainings, asked_of
+from harness.study import gap_prediction, replay, replay_page
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    names = ", ".join(one.row.name for one in replay.cells())
-    add("--cells", nargs="+", metavar="C", help=f"only these of {names}")
-    add("--train", type=positive, default=300, metavar="STEPS", help="steps before the replay (default 300)")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="replay the weights of a development checkpoint, with its seed, instead of training",
-    )
-    add(
-        "--arm",
-        default="bf16",
-        metavar="A",
-        help="arm that trains (default bf16); a checkpoint names its own",
-    )
+    add_cells(parser)
+    add_trainings(parser)
     add("--batches", type=positive, default=96, metavar="N", help="micro batches (default 96)")
-    add(
-        "--seeds",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="trainings, each with a seed of its own (default 1)",
+    outliers = (
+        "multiply every 64th channel of the inputs of QKV and fc1 by F, and divide their weights (default 1)"
     )
-    add("--jobs", type=positive, metavar="N", help="trainings at once (default: one per GPU or core)")
-    outputs = "for matrices, results and page; a second call continues"
-    add("--out", type=Path, required=True, metavar="DIR", help=outputs)
-    add("--analyse", action="store_true", help="do not train; analyse what is in --out")
-    add_profile(parser, "profile whose model is trained (default proxy)", default="proxy")
-    add_set(parser)
-    add_json(parser)
+    add("--outliers", type=float, default=1.0, metavar="F", help=outliers)
+    losses = "test whether the errors predict the loss gaps in this study.csv (replay its --grid)"
+    add("--losses", type=Path, metavar="CSV", help=losses)
+    add_outputs(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    config = resolve(args.profile, overrides=["batch.micro_batch_size=2", *args.overrides]).config
-    if args.arm not in config.arms:
-        raise UsageError(f"--arm: {unknown_name('arm', args.arm, config.arms)}")
     if args.analyse:
         results = replay.analyse(args.out)
     else:
-        results = replay.run(
-            config, _chosen(args.cells), arm=args.arm, batches=args.batches, seeds=args.seeds, steps=args.train,
-            checkpoint=args.checkpoint, jobs=args.jobs or accelerators() or environment.cores(), out=args.out,
-        )  # fmt: skip
-    page = replay_page.write(args.out, results)
+        config, cells, trainings = asked_of(args)
+        sizes = {"batches": args.batches, "outlier_factor": args.outliers}
+        results = replay.run(config, cells, trainings, out=args.out, **sizes)
+    tested = gap_prediction.against(args.out, results, args.losses) if args.losses else None
+    page = replay_page.write(args.out, results, tested)
     if args.json:
         print((args.out / replay.RESULTS).read_text(encoding="utf-8"), end="")
     else:
-        print("\n".join([*replay.table(results), replay.conclusion(results), f"page: {page}"]))
+        more = [*gap_prediction.lines(tested), gap_prediction.conclusion(tested)] if tested else []
+        print("\n".join([*replay.table(results), replay.conclusion(results), *more, f"page: {page}"]))
     return EXIT_OK
-
-
-def _chosen(asked: list[str] | None) -> list[replay.Cell]:
-    known = {one.row.name: one for one in replay.cells()}
-    for name in asked or ():
-        if name not in known:
-            raise UsageError(f"--cells: {unknown_name('cell', name, known)}")
-    return [known[name] for name in asked] if asked else list(known.values())

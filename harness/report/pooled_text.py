@@ -40,18 +40,20 @@ def document(found: Pooled) -> dict[str, Any]:
     """Return what `compare --group --json` prints."""
     return {
         "group": found.group,
-        "answers": [
-            {
-                **asdict(answer),
-                "ratio": answer.ratio.ratio,
-                "ci95": list(answer.ratio.ci95 or ()),
-                "decided": answer.ratio.decided,
-                "sentence": sentence(answer),
-            }
-            for answer in found.answers
-        ],
+        "answers": [row(answer) for answer in found.answers],
         "left_out": [{"submission": name, "why": why} for name, why in found.left_out],
         "notices": list(_NOTICES),
+    }
+
+
+def row(answer: Answer) -> dict[str, Any]:
+    """Return the JSON of one answer."""
+    return {
+        **asdict(answer),
+        "ratio": answer.ratio.ratio,
+        "ci95": list(answer.ratio.ci95 or ()),
+        "decided": answer.ratio.decided,
+        "sentence": sentence(answer),
     }
 
 
@@ -90,17 +92,23 @@ def sentence(answer: Answer) -> str:
 
 def _where(answer: Answer) -> str:
     """`AMD, batch 32, learning rate 0.0008 and 0.001`."""
+    strata = [f"{name} {_and([fact(value) for value in values])}" for name, values in answer.strata.items()]
+    return ", ".join([question(answer), *strata])
+
+
+def question(answer: Answer) -> str:
+    """Return what the systems of an answer have in common: `AMD, batch 32`."""
     count = answer.question.get("count")
     named = [
         f"batch {value}" if name == "batch" else f"{count}x {value}" if name == "accelerator" else f"{value}"
         for name, value in answer.question.items()
         if name != "count" or "accelerator" not in answer.question
     ]
-    strata = [f"{name} {_and([_fact(value) for value in values])}" for name, values in answer.strata.items()]
-    return ", ".join([*named, *strata])
+    return ", ".join(named)
 
 
-def _fact(value: Fact) -> str:
+def fact(value: Fact) -> str:
+    """Return a value as text."""
     return (
         f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
     )

@@ -2,71 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import jinja2
-
-from harness.contract import files
-from harness.report.canvas import DARK, INK, PALETTE, canvas, svg
-from harness.study import replay
+from harness.report.canvas import INK, PALETTE, canvas, svg
+from harness.study import gap_prediction, measured_page, replay
+from harness.study.gap_prediction import Prediction
+from harness.study.gradient_error import Estimate
+from harness.study.measured_page import Figure, Point, forest
 from harness.study.replay import CellResult
 
-_TEMPLATES = (Path(__file__).parent / "templates", Path(__file__).parents[1] / "report" / "templates")
+_UNCERTAIN = 3  # fewer trainings say little about others
 _T95 = 1.96
 
 
-def write(out: Path, results: Sequence[CellResult]) -> Path:
+def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = None) -> Path:
     """Write the page into `out`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     shown = [one for one in results if one.is_clear]
     wgrad = [one for one in shown if one.loss_gap is None]
     whole = [one for one in shown if one.loss_gap is not None]  # their scales differ by ten
     drawn = (
         _systematic(wgrad, "Systematic error, only Wgrad quantised", "wgrad"),
         _systematic(whole, "Systematic error, all GEMMs quantised", "whole"),
+        _in_adams_units(results),
+        _forward(results),
         _random(shown),
         _layers(wgrad),
+        *(_predicted(tested) if tested else ()),
     )
-    figures = [figure for figure in drawn if figure]
-    page = environment.get_template("replay.html.j2").render(
-        palette=list(zip(PALETTE, DARK, strict=True)),
+    lines = list(replay.table(results))[1:]
+    return measured_page.write(
+        out / replay.PAGE,
+        lead="what recipes do to the weight gradient, at fixed weights",
         headline=replay.conclusion(results),
-        figures=figures,
-        rows=[(one.cell, one.text) for one in results],
-        lines=list(replay.table(results))[1:],
-        seeds=max((len(one.seeds) for one in results), default=0),
-        clear=max((one.clear for one in results), default=0),
-    )
-    files.replace_text(out / replay.PAGE, page)
-    return out / replay.PAGE
-
-
-def _systematic(results: Sequence[CellResult], title: str, name: str) -> tuple[str, str] | None:
-    if not results:
-        return None
-    with canvas(title, "% of the mean gradient's energy", height=1.1 + 0.28 * len(results)) as axes:
-        for row, one in enumerate(results):
-            value, half = 100 * one.across.value, 100 * _T95 * one.across.se
-            colour = PALETTE[0] if one.across.sigmas >= 2 else INK
-            axes.plot([value - half, value + half], [-row, -row], color=colour, lw=1.5)
-            axes.plot([value], [-row], "o", color=colour, ms=5)
-        axes.axvline(0, color=INK, lw=0.8)
-        axes.set_yticks([-row for row in range(len(results))], [one.cell for one in results])
-        axes.grid(axis="y", visible=False)
-        text = "; ".join(f"{one.cell} {100 * one.across.value:.3f} %" for one in results)
-        drawn = svg(axes, f"Systematic error of the weight gradient: {text}", f"systematic-{name}")
-    return (
-        drawn,
-        "Across the mean gradient. Blue: more than two standard errors from zero. Lines: 95 % of the measurement.",
+        warning=_warning(results),
+        figures=[figure for figure in drawn if figure],
+        cells=[(one.cell, one.text) for one in results],
+        lines=[*lines, *gap_prediction.lines(tested), gap_prediction.conclusion(tested)] if tested else lines,
     )
 
 
-def _random(results: Sequence[CellResult]) -> tuple[str, str] | None:
+def _warning(results: Sequence[CellResult]) -> str:
+    seeds = max((len(one.seeds) for one in results), default=0)
+    clear = max((one.clear for one in results), default=0)
+    if clear >= _UNCERTAIN:
+        return ""
+    trainings = "training seed" if seeds == 1 else "training seeds"
+    text = f"The mean gradient is clear at {clear} of {seeds} {trainings}."
+    return f"{text} Other trainings may differ: take three seeds or more, and more micro batches."
+
+
+def _systematic(results: Sequence[CellResult], title: str, name: str) -> Figure | None:
+    return forest(
+        [_point(one.cell, one.across, 100) for one in results],
+        title=title,
+        x_label="% of the mean gradient's energy",
+        caption="Across the mean gradient. Blue: outside the interval of zero. Lines: 95 % of the measurement.",
+        name=f"systematic-{name}",
+    )
+
+
+def _in_adams_units(results: Sequence[CellResult]) -> Figure | None:
+    return forest(
+        [_point(one.cell, one.adam_across, 100) for one in results if one.adam_across],
+        title="Systematic error in AdamW's units",
+        x_label="% of the mean gradient's energy",
+        caption="Every element is divided by sqrt(v) + eps, as AdamW's update divides it.",
+        name="adam",
+    )
+
+
+def _forward(results: Sequence[CellResult]) -> Figure | None:
+    return forest(
+        [_point(one.cell, one.loss_gap, 1e3) for one in results if one.loss_gap],
+        title="Loss of the recipe's forward pass",
+        x_label="mnat per token above the exact pass, same weights",
+        caption="Lines: 95 % over micro batches.",
+        name="forward",
+    )
+
+
+def _point(name: str, one: Estimate, unit: float) -> Point:
+    half = _T95 * one.se
+    return Point(
+        name=name, value=unit * one.value, low=unit * (one.value - half), high=unit * (one.value + half)
+    )
+
+
+def _random(results: Sequence[CellResult]) -> Figure | None:
     if not results:
         return None
     with canvas("Random error, which averages out over batches", "% of the mean gradient's energy",
@@ -84,7 +108,7 @@ def _random(results: Sequence[CellResult]) -> tuple[str, str] | None:
     return drawn, "Of one micro batch. A larger batch divides it; the systematic error stays."
 
 
-def _layers(results: Sequence[CellResult]) -> tuple[str, str] | None:
+def _layers(results: Sequence[CellResult]) -> Figure | None:
     shown = [one for one in results if any(one.layers.values())][: len(PALETTE)]
     if not shown:
         return None
@@ -99,6 +123,24 @@ def _layers(results: Sequence[CellResult]) -> tuple[str, str] | None:
         axes.legend(fontsize=8)
         drawn = svg(axes, "Systematic error by linear and cell", "layers")
     return drawn, "Only linears whose mean gradient is clear. The first six cells."
+
+
+def _predicted(tested: Prediction) -> Iterator[Figure]:
+    """Draw the loss gap over the two quantities that the claim and the forward pass name."""
+    for place, name in enumerate(("systematic error", "forward loss")):
+        one = next(one for one in tested.predictors if one.name == name)
+        unit, scale = ("mnat", 1e3) if name == "forward loss" else ("% of the mean gradient's energy", 100)
+        with canvas(f"Loss gap over {name}", f"{name}, {unit}", "loss gap to FP8, nats") as axes:
+            for point in tested.points:
+                x = scale * point.values[name]
+                axes.errorbar(x, point.gap, yerr=_T95 * point.se, fmt="o", color=PALETTE[0], ms=4, lw=1)
+                axes.annotate(
+                    point.cell, (x, point.gap), fontsize=7, xytext=(3, 3), textcoords="offset points"
+                )
+            axes.axhline(0, color=INK, lw=0.8)
+            drawn = svg(axes, f"Loss gap of every cell over its {name}; R^2 {one.r2:.2f}", f"gap-{place}")
+        r2 = f"R^2 {one.r2:+.2f}, without sr-fdw {one.r2_without:+.2f}"
+        yield drawn, f"Both less FP8's. Leaving out one cell at a time: {r2}."
 
 
 def _short(label: str) -> str:

@@ -76,19 +76,22 @@ class Outcome:
     Args:
         json: the text of study_results.json.
         table: one row per cell.
-        says: the conclusions, in sentences.
+        says: headline and conclusions, in sentences.
+        page: None where nothing is written.
         complete: whether every cell has a run.
     """
 
     json: str
     table: Table
     says: list[str]
-    page: Path
+    page: Path | None
     complete: bool
 
 
-def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell], place: Path) -> Outcome:
-    """Analyse the curves, and write document, table, page and figures into `place`."""
+def conclude(
+    curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell], place: Path | None
+) -> Outcome:  # fmt: skip
+    """Analyse the curves, and write document, table, page and figures into `place`, if it is given."""
     target = asked.target
     if target is None:
         target = analysis.halfway(list(curves[grid.BASELINE].values()))
@@ -96,6 +99,7 @@ def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell]
     by_name = {cell.name: cell for cell in cells}
     contrasts = analysis.contrasts(curves, grid.CONTRASTS, target)
     error = analysis.standard_error_pct(results)
+    headline = conclusions.headline(results, contrasts, by_name, grid.BASELINE)
     says = conclusions.conclusions(results, contrasts, error, grid.BASELINE)
     findings = Findings(
         results=results,
@@ -104,13 +108,15 @@ def conclude(curves: Curves, asked: OfJobs | OfTable, cells: Sequence[grid.Cell]
         conclusions=says,
     )
     text = json.dumps({**asdict(replace(asked, target=target)), **asdict(findings)}, indent=1)
-    (place / "study_results.json").write_text(text + "\n", encoding="utf-8")
-    _write_table(place / "study.csv", curves)
-    page = study_page.write(place / "study.html", results, curves, by_name, target, says)
+    page = None
+    if place:
+        (place / "study_results.json").write_text(text + "\n", encoding="utf-8")
+        _write_table(place / "study.csv", curves)
+        page = study_page.write(place, results, curves, by_name, target, headline, says)
     return Outcome(
         json=text,
         table=_table(results, by_name),
-        says=says,
+        says=[headline, *says],
         page=page,
         complete=all(result.runs for result in results),
     )

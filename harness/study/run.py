@@ -28,8 +28,12 @@ from harness.study import analysis, grid, pool, workers
 from harness.study.results import OfJobs, OfTable, Outcome, conclude, read_table
 
 
-def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
-    """Analyse finished studies together. The files are written beside the first campaign of the last study."""
+def of_jobs(studies: list[Job], cells: list[grid.Cell], out: Path | None = None) -> Outcome:
+    """Analyse finished studies together.
+
+    Args:
+        out: directory of the files; None: that of the first campaign of the last study.
+    """
     for study in studies:
         _require_runs(study)
     job = studies[-1]
@@ -37,7 +41,7 @@ def of_jobs(studies: list[Job], cells: list[grid.Cell]) -> Outcome:
     stamps = "+".join(one.stamp for one in studies)
     curves = pool.merge([(one, {made.arm: curves_of(made) for made in one.campaigns}) for one in studies])
     asked = OfJobs(grid=told["grid"], target=told["target"], study=stamps)
-    return conclude(curves, asked, cells, job.directory)
+    return conclude(curves, asked, cells, _made(out) or job.directory)
 
 
 def _require_runs(job: Job) -> None:
@@ -50,17 +54,30 @@ def _require_runs(job: Job) -> None:
         )
 
 
-def of_table(table: Path, cells: list[grid.Cell], *, grid_name: str, target: float | None) -> Outcome:
-    """Analyse a table of curves. The files are written into a directory beside the table, with its name.
+def of_table(
+    table: Path, cells: list[grid.Cell], *, grid_name: str, target: float | None, out: Path | None
+) -> Outcome:  # fmt: skip
+    """Analyse a table of curves.
 
     Args:
         target: log perplexity; None for the baseline's value after half of its steps.
+        out: directory of the files; None writes none.
     """
-    curves, place = read_table(table), table.with_suffix("")
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"{place}: found a file; allowed: a directory, or none")
-    place.mkdir(exist_ok=True)
-    return conclude(curves, OfTable(study=str(table), grid=grid_name, target=target), cells, place)
+    asked = OfTable(study=str(table), grid=grid_name, target=target)
+    return conclude(read_table(table), asked, cells, _made(out))
+
+
+def _made(out: Path | None) -> Path | None:
+    """Make the directory.
+
+    Raises:
+        UsageError: a file has its name.
+    """
+    if out and out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out}: found a file; allowed: a directory, or none")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def usual_target(plain: Config) -> float | None:

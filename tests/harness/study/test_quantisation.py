@@ -83,8 +83,12 @@ def campaign(tmp_path):
 
 
 def document(capsys, *paths) -> list[dict]:
-    assert cli.main(["diagnose", "--json", *map(str, paths)]) == 0
-    return json.loads(capsys.readouterr().out)["attempts"]
+    said = []
+    for command in (["study", "diagnose"], ["diagnose"]):  # the second is another name of the first
+        assert cli.main([*command, "--json", *map(str, paths)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    return json.loads(said[0])["attempts"]
 
 
 def test_figures_are_medians_over_layers_and_looks(campaign, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,9 +12,14 @@ import pytest
 from harness import cli
 from harness.base.errors import UsageError
 from harness.config.file import resolve
+from harness.contract import attempt_rows, file_names
+from harness.contract.attempt_rows import AttemptConfig, RunIdentity
+from harness.contract.config import Arm
 from harness.contract.replay_rows import GRAMS, Gemms, Quantised, ReplayAsked, ReplayCell, write_asked
-from harness.study import replay
+from harness.study import replay, replay_cells, replay_process
+from harness.study.replay_process import Trainings
 
+CONFIG = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
 LINEARS = ("layers.0.mlp.linear_fc1", "layers.0.mlp.linear_fc2")
 
 
@@ -35,6 +41,10 @@ def written(out, errors, *, n=64, seeds=1):
         with (home / GRAMS).open("wb") as file:
             np.savez(file, **arrays)
         write_asked(home, ReplayAsked(cells=cells, batches=n, train_steps=5))
+        arms = {cell.arm: Arm(recipe="amd-te") for cell in cells}
+        identity = RunIdentity(arm="bf16", seed=seed)
+        told = AttemptConfig(config=dataclasses.replace(CONFIG, arms=arms), run=identity)
+        attempt_rows.write_config(home / file_names.CONFIG, told)
     return out
 
 
@@ -65,6 +75,13 @@ def test_no_ratio_is_printed_where_the_mean_gradient_drowns_in_noise(tmp_path, c
     assert "not clear in so few micro batches" in capsys.readouterr().out
 
 
+def test_fixed_signs_are_averaged_over_their_draws(tmp_path, capsys):
+    out = written(tmp_path, {"w-fixed-h16-draw-1": 0.1, "w-fixed-h16-draw-2": 0.2})
+    cli.main(["study", "replay", "--out", str(out), "--analyse"])
+    line = next(one for one in capsys.readouterr().out.splitlines() if "mean of 2 draws" in one)
+    assert line.startswith("w-fixed-h16      across +2.5") and "between draws 2.0" in line
+
+
 def test_a_directory_without_matrices_is_refused(tmp_path):
     with pytest.raises(UsageError, match="study replay has filled"):
         replay.analyse(tmp_path)
@@ -76,44 +93,44 @@ def test_a_misspelled_cell_is_answered(tmp_path, capsys):
 
 
 def test_every_cell_says_what_it_quantises():
-    cells = {one.row.name: one for one in replay.cells()}
+    cells = {one.row.name: one for one in replay_cells.cells()}
     assert cells["w-none-x"].row.operand is Quantised.X and "only X" in cells["w-none-x"].text
     assert cells["fdw-h16"].row.gemms is Gemms.ALL and cells["fdw-h16"].recipe.dgrad.hadamard == 16
     assert cells["w-h16"].recipe.fprop.format == "bf16"
 
 
 @pytest.mark.slow
-def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path, monkeypatch):
-    exact = replay.Cell(
-        row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL),
-        recipe=replay.cells()[0].recipe,
-        text="exact",
+def test_the_real_process_finds_no_error_where_nothing_is_quantised(tmp_path):
+    exact = replay_cells.Cell(
+        row=ReplayCell(name="exact", arm="bf16", gemms=Gemms.ALL), recipe=CONFIG.recipes["bf16"], text="exact"
     )
-    config = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
-    chosen = [exact, *replay.cells()[:2]]
-    exact_arm = config.recipes["bf16"]
-    chosen[0] = replay.Cell(row=exact.row, recipe=exact_arm, text="exact")
-    found = replay.run(
-        config, chosen, arm="bf16", batches=6, seeds=1, steps=3, checkpoint=None, jobs=1, out=tmp_path
-    )
-    nothing, none, only_x = (one.seeds[0] for one in found)
+    names = [
+        "w-none",
+        "w-none-x",
+        "fdw-none",
+        "fdw-none-w",
+        "mean-split",
+        "w-fixed-h16-draw-1",
+        "w-fixed-h16-draw-2",
+    ]
+    chosen = [exact, *replay_cells.chosen(names, None, CONFIG)]
+    trainings = Trainings(arm="bf16", seeds=1, steps=3, checkpoint=None, jobs=1)
+    found = replay.run(CONFIG, chosen, trainings, batches=4, outlier_factor=16.0, out=tmp_path)
+    nothing, none, only_x, whole, only_w, mean, first, second = (one.seeds[0] for one in found)
     assert nothing.total == 0.0 and nothing.across.value == 0.0
-    assert 0 < only_x.total < none.total < 1
+    assert 0 < only_x.total < none.total < whole.total and 0 < only_w.total < whole.total and mean.total > 0
+    assert 0 < first.total != second.total > 0
+    assert all(one.adam_seeds[0].total > 0 for one in found[1:]) and found[0].adam_seeds[0].total == 0.0
+    document = json.loads((tmp_path / replay.RESULTS).read_text())
+    kurtosis = document["kurtosis"]["layers.0.self_attention.linear_qkv"]
+    assert kurtosis["x"] > 30 > 5 > kurtosis["w"] > 2  # injected channels
+    assert document["outlier_factor"] == 16.0
 
 
-def asked_of(tmp_path, **changes):
-    config = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
-    options = {
-        "arm": "bf16",
-        "batches": 64,
-        "seeds": 1,
-        "steps": 5,
-        "checkpoint": None,
-        "jobs": 1,
-        "out": tmp_path,
-    }
-    chosen = [one for one in replay.cells() if one.row.name in ("w-none", "w-h16")]
-    return replay.run(config, chosen, **{**options, **changes})
+def asked_of(tmp_path, *, batches=64, **changes):
+    options = {"arm": "bf16", "seeds": 1, "steps": 5, "checkpoint": None, "jobs": 1, **changes}
+    chosen = [one for one in replay_cells.cells() if one.row.name in ("w-none", "w-h16")]
+    return replay.run(CONFIG, chosen, Trainings(**options), batches=batches, outlier_factor=1.0, out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +148,7 @@ def test_what_cannot_be_replayed_is_refused_before_anything_starts(tmp_path, cha
 
 
 def test_a_second_call_with_other_cells_does_not_mix_two_replays(tmp_path, monkeypatch):
-    monkeypatch.setattr(replay.ensure, "ensure", lambda _: None)
+    monkeypatch.setattr(replay_process.ensure, "ensure", lambda _: None)
     out = written(tmp_path, {"w-none": 0.1})
     with pytest.raises(UsageError, match="holds a replay of other cells, steps or batches"):
         asked_of(out)
@@ -140,4 +157,4 @@ def test_a_second_call_with_other_cells_does_not_mix_two_replays(tmp_path, monke
 def test_a_process_that_fails_is_quoted_with_its_own_error(tmp_path):
     said = "torch..ValueError: 3 is odd\n  raise ChildFailedError: (\ntorch.distributed..ChildFailedError: \n"
     (tmp_path / "stdout.log").write_text(said)
-    assert replay._last_error(tmp_path) == ": 3 is odd"
+    assert replay_process._last_error(tmp_path) == ": 3 is odd"

@@ -7,6 +7,7 @@ import pytest
 
 from harness import cli
 from harness.base.errors import ConfigError, UsageError
+from harness.base.paths import ROOT
 from harness.campaign import campaign, store
 from harness.config.file import resolve
 from harness.contract.config import GemmFormat
@@ -207,16 +208,33 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     place = next(tmp_path.glob("*_h16-fdw"))
     rows = (place / "study.csv").read_text().splitlines()
     assert rows[0] == "cell,seed,samples,log_perplexity" and len(rows) == 1 + 2 * 2 * 4
+    before = sorted(place.iterdir())
     assert cli.main(["study", "--table", str(place / "study.csv"), "--json"]) == 0
+    assert sorted(place.iterdir()) == before
     again = json.loads(capsys.readouterr().out)
     assert (again["results"], again["contrasts"]) == (document["results"], document["contrasts"])
-    assert (place / "study" / "study.csv").read_text() == (place / "study.csv").read_text()
+    assert cli.main(["study", "--table", str(place / "study.csv"), "--out", str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "study.csv").read_text() == (place / "study.csv").read_text()
+    assert "No recipe differs from fp8." in capsys.readouterr().out
     page = (place / "study.html").read_text()
-    assert all((place / f"study_{name}.svg").read_text() in page for name in ("cost", "gaps"))
-    assert page.count("<svg") == 2 and "<script" not in page
+    assert page.count("<svg") == 1 and "<script" not in page  # scripted losses do not fall: no cost is known
+    assert "Fewer than 3 seeds: h16-fdw (2)." in page and "all GEMMs mxfp4 hadamard=16" in page
     made = campaign.load(place)
     assert len({run.seed for run in made.runs}) == 2
     assert cli.main(["study", *options, "--resume", "19990101-000000"]) == 2
     capsys.readouterr()
     assert cli.main(["study", *options, "--pool", stamp, stamp]) == 2
     assert "leave one of them out" in capsys.readouterr().err
+
+
+def test_the_page_of_the_committed_table_answers_and_shows_the_papers_figures(tmp_path, capsys):
+    table = ROOT / "docs" / "measurements" / "2026-11-21_study.csv"
+    assert cli.main(["study", "--table", str(table), "--out", str(tmp_path)]) == 0
+    answer = "The paper's order of costs is not found here; extra samples against fp8: sr-fdw +17.0 %, h16-fdw +5.6 %."
+    page = (tmp_path / "study.html").read_text()
+    assert answer in capsys.readouterr().out and answer in page.replace("&#39;", "'")
+    assert page.count("<svg") == 2 and "Fewer than" not in page and "does not converge" in page
+    for name in ("cost", "gaps"):
+        alone = (tmp_path / f"study_{name}.svg").read_text()
+        assert "var(" not in alone and "background:#fff" in alone
+    assert "var(--c0)" in page

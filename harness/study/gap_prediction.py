@@ -1,0 +1,179 @@
+"""Does what a replay measures predict the loss gaps of trainings? Cells are the units; each is left out once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from scipy import stats
+
+from harness.base.errors import UsageError
+from harness.contract import files
+from harness.study import analysis, replay
+from harness.study.analysis import Result
+from harness.study.grid import BASELINE
+from harness.study.pool import Curves
+from harness.study.replay import CellResult, clear_or_all
+from harness.study.results import read_table
+
+_FEWEST = 5  # cells
+_LARGEST_GAP = "sr-fdw"  # it decides every correlation, so that each predictor is also judged without it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictor:
+    """One quantity as a predictor of the loss gap.
+
+    Args:
+        slope: nats of gap per unit of the predictor, over all cells.
+        r2, r2_without: 1 - squared error of left-out cells over that of the mean of the others, with all cells and
+            without the one of the largest gap. Above 0 it predicts.
+    """
+
+    name: str
+    slope: float
+    r2: float
+    r2_without: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One cell: its loss gap to the baseline in nats, the standard error, and the predictors."""
+
+    cell: str
+    gap: float
+    se: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """Args:
+    ceiling, ceiling_without: R^2 of a perfect predictor: the share of the variance that is not the gaps' own noise.
+    """
+
+    points: Sequence[Point]
+    predictors: Sequence[Predictor]
+    ceiling: float
+    ceiling_without: float
+
+
+def against(out: Path, replayed: Sequence[CellResult], table: Path) -> Prediction:
+    """Compare a replay with a study.csv, and add the test to the results of the replay.
+
+    Raises:
+        UsageError: no such table, or too few cells are in both.
+    """
+    found = prediction(replayed, read_table(table))
+    document = json.loads((out / replay.RESULTS).read_text(encoding="utf-8"))
+    files.replace_json(out / replay.RESULTS, {**document, "prediction": asdict(found)})
+    return found
+
+
+def prediction(replayed: Sequence[CellResult], curves: Curves) -> Prediction:
+    """Compare replayed cells with the losses of the same recipes.
+
+    Raises:
+        UsageError: too few cells are in both, or the baseline is in one alone.
+    """
+    found = {one.cell: one for one in replayed}
+    if BASELINE not in found or BASELINE not in curves:
+        raise UsageError(
+            f"--losses: the cell {BASELINE} is not in both; replay the grid that was trained (--grid)"
+        )
+    gaps = {one.cell: one for one in analysis.analyse(curves, BASELINE, math.inf)}
+    base = _values(found[BASELINE])
+    points = [
+        Point(
+            cell=name,
+            gap=gap,
+            se=se,
+            values={key: value - base[key] for key, value in _values(found[name]).items()},
+        )
+        for name in found
+        if name in gaps and name != BASELINE
+        for gap, se in _gap(gaps[name])
+    ]
+    if len(points) < _FEWEST:
+        raise UsageError(f"--losses: {len(points)} cells are in both; a test needs {_FEWEST}")
+    without = [one for one in points if one.cell != _LARGEST_GAP]
+    return Prediction(
+        points=points,
+        predictors=[_predictor(name, points, without) for name in points[0].values],
+        ceiling=_ceiling(points),
+        ceiling_without=_ceiling(without),
+    )
+
+
+def _values(one: CellResult) -> dict[str, float]:
+    """Return the predictors: loss in nats, the others as shares."""
+    seeds, adam = clear_or_all(one.seeds), clear_or_all(one.adam_seeds)
+    found = {
+        "forward loss": one.loss_gap.value if one.loss_gap else 0.0,
+        "shrinkage along the gradient": -fmean(part.along.value for part in seeds),
+        "systematic error": fmean(part.across.value for part in seeds),
+        "random error": fmean(part.random for part in seeds),
+    }
+    if adam:
+        found["systematic error, AdamW's units"] = fmean(part.across.value for part in adam)
+        found["random error, AdamW's units"] = fmean(part.random for part in adam)
+    return found
+
+
+def _gap(one: Result) -> Iterator[tuple[float, float]]:
+    """Yield the gap and its standard error, if it has one."""
+    gap = one.gap_nats
+    if gap and gap.low is not None and gap.high is not None:
+        yield gap.mean, (gap.high - gap.low) / (2 * float(stats.t.ppf(0.975, one.runs - 1)))
+
+
+def _predictor(name: str, points: Sequence[Point], without: Sequence[Point]) -> Predictor:
+    x, y = _columns(name, points)
+    slope = float(np.polyfit(x, y, 1)[0]) if np.ptp(x) > 0 else 0.0
+    return Predictor(name=name, slope=slope, r2=left_out(x, y), r2_without=left_out(*_columns(name, without)))
+
+
+def _columns(name: str, points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([one.values[name] for one in points]), np.array([one.gap for one in points])
+
+
+def left_out(x: np.ndarray, y: np.ndarray) -> float:
+    """Return R^2 of predictions of each y from a line through the others, against the mean of the others."""
+    squares = means = 0.0
+    for place in range(len(y)):
+        rest = np.arange(len(y)) != place
+        line = np.polyfit(x[rest], y[rest], 1) if np.ptp(x[rest]) > 0 else np.array([0.0, y[rest].mean()])
+        squares += float(y[place] - np.polyval(line, x[place])) ** 2
+        means += float(y[place] - y[rest].mean()) ** 2
+    return 1 - squares / means
+
+
+def _ceiling(points: Sequence[Point]) -> float:
+    variance = float(np.var([one.gap for one in points], ddof=1))
+    return max(0.0, 1 - fmean(one.se**2 for one in points) / variance)
+
+
+def lines(found: Prediction) -> Iterator[str]:
+    """Yield the test as text."""
+    yield (
+        f"prediction of the loss gap from {len(found.points)} cells, each left out once: R^2 of all, R^2 without "
+        f"{_LARGEST_GAP} (a perfect predictor: {found.ceiling:.2f}, {found.ceiling_without:.2f})"
+    )
+    for one in found.predictors:
+        yield f"{one.name:<34} {one.r2:+.2f}  {one.r2_without:+.2f}"
+
+
+def conclusion(found: Prediction) -> str:
+    """Say which quantities predict, with and without the cell of the largest gap."""
+    both = [one.name for one in found.predictors if one.r2 > 0 and one.r2_without > 0]
+    only = [one.name for one in found.predictors if one.r2 > 0 >= one.r2_without]
+    if both:
+        return f"The loss gap is predicted by: {', '.join(both)}, with and without {_LARGEST_GAP}."
+    if only:
+        return f"Only because of {_LARGEST_GAP} the loss gap is predicted by: {', '.join(only)}."
+    return "Nothing that was measured predicts the loss gap."
