@@ -36,13 +36,11 @@ def time_against_size(systems: Sequence[RunFigures]) -> str:
             shown = [one for one in systems if one.precision == name and one.time_to_train_normalized_min]
             if shown:
                 axes.plot(
-                    [one.accelerators for one in shown],
-                    [one.time_to_train_normalized_min for one in shown],
+                    *_points(shown),
                     sign, color=colour, mfc="none", ms=6, label=name,
                 )  # fmt: skip
         axes.plot(
-            [one.accelerators for one in best],
-            [one.time_to_train_normalized_min for one in best],
+            *_points(best),
             color=INK, lw=1, ls="--", label="Pareto front",
         )  # fmt: skip
         _logarithmic(axes, systems)
@@ -52,6 +50,12 @@ def time_against_size(systems: Sequence[RunFigures]) -> str:
             f"{scaling.hardware(one)} {one.time_to_train_normalized_min:.2f} minutes" for one in best
         )
         return svg(axes, f"Official minutes against accelerators; the Pareto front: {spoken}", "front")
+
+
+def _points(systems: Sequence[RunFigures]) -> tuple[list[float], list[float]]:
+    """Accelerators and official minutes."""
+    counts = [float(one.accelerators or math.nan) for one in systems]
+    return counts, [one.time_to_train_normalized_min or math.nan for one in systems]
 
 
 def _name_front(axes: Axes, best: Sequence[RunFigures]) -> None:
