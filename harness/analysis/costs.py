@@ -161,5 +161,5 @@ def notice(found: Sequence[Cost]) -> list[str]:
     )
     return [
         f"Costs: accelerators x time x price for an accelerator and hour as given with --price ({named}); not a metric "
-        "of MLPerf, and nothing but accelerator time is counted."
+        "of the benchmark, and nothing but accelerator time is counted."
     ]

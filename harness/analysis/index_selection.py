@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compliance.accelerator_names import known_name, named_in
@@ -95,6 +95,11 @@ def submissions(paths: Sequence[Path], *, round_: str | None, origin: str | None
         else:
             found += public_index.parsed([path], origin=origin)
     return found
+
+
+def retrieved(entries: Iterable[Entry], date: str) -> list[Entry]:
+    """Return the entries with the date on which their logs were read, such as 2026-11-29."""
+    return [replace(one, source=replace(one.source, retrieved=date)) for one in entries]
 
 
 def merged(entries: Iterable[Entry], added: Iterable[Entry]) -> list[Entry]:

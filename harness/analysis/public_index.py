@@ -58,11 +58,13 @@ class Source:
 
     Args:
         origin: source of the logs, if it is not the round's own repository.
+        retrieved: date on which the index read them, such as 2026-11-21.
     """
 
     path: str
     sha256: str
     origin: str | None = None
+    retrieved: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,6 +267,7 @@ def submission(one: Entry) -> Submission:
         status=_shown(one.status),
         partial=one.partial,
         origin=_shown(one.source.origin),
+        retrieved=_shown(one.source.retrieved),
     )
 
 

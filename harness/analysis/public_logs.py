@@ -1,4 +1,4 @@
-"""Submissions of published results trees (training_results_vX, public_results/..): read, never copied."""
+"""Systems of the public index, and of published results trees (training_results_vX): read, never copied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from compliance import scoring
 from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
-from harness.analysis import submission_loader
+from harness.analysis import public_index, submission_loader
 from harness.base.errors import UsageError
 
 TARGET = BENCHMARK.target_log_perplexity
@@ -23,6 +23,7 @@ class PublicSystem:
         round: v5.1, from the directory's name.
         runs: those that reached the target.
         accelerator: name in the system description, None where there is none.
+        precision: of the linear layers, as disclosed or as in precision.csv.
     """
 
     round: str
@@ -30,6 +31,7 @@ class PublicSystem:
     name: str
     runs: tuple[RunLog, ...]
     accelerator: str | None
+    precision: str
 
     @property
     def key(self) -> str:
@@ -60,4 +62,25 @@ def _below(tree: Path) -> Iterator[PublicSystem]:
                 name=directory.parent.name,
                 runs=runs,
                 accelerator=loaded.accelerator,
+                precision=loaded.precision,
             )
+
+
+def indexed(path: Path = public_index.SHIPPED) -> list[PublicSystem]:
+    """Every system of a public index of which all evaluations are known, in the order of their names."""
+    found = []
+    for entry in public_index.read(path):
+        loaded = public_index.submission(entry)
+        runs = tuple(run for run in loaded.runs if scoring.converged(run, TARGET))
+        if runs and not entry.partial and entry.round:
+            found.append(
+                PublicSystem(
+                    round=entry.round,
+                    org=entry.org,
+                    name=entry.system,
+                    runs=runs,
+                    accelerator=entry.accelerator,
+                    precision=entry.precision,
+                )
+            )
+    return found

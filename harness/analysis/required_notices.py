@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compliance.benchmark import BENCHMARK
-from harness.analysis import run_figures
+from harness.analysis import footnotes, run_figures
 from harness.analysis.submission_loader import Submission, copies
 from harness.base.text import printable
 
@@ -115,7 +115,7 @@ def notices(submissions: Sequence[Submission]) -> list[str]:
             "95 % intervals: bootstrap over runs with Student's t on the logarithm of the ratio; they hold for these "
             "machines. What holds in general adds the spread between nominally equal public systems."
         )
-    return lines
+    return [*lines, *footnotes.lines(footnotes.of(one) for one in submissions)]
 
 
 def _run_notices(submission: Submission) -> list[str]:

@@ -65,6 +65,7 @@ class Submission:
         status: availability, from the system description.
         partial: for most runs only the first and the last two evaluations are known.
         origin: source of published logs that were not read from the round's own repository.
+        retrieved: date on which the index read published logs, such as 2026-11-29.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Submission:
     status: str | None = None
     partial: bool = False
     origin: str | None = None
+    retrieved: str | None = None
 
     @property
     def benchmark(self) -> str:

@@ -51,6 +51,11 @@ class Campaign:
     runs: tuple[Run, ...]
 
     @property
+    def own_config(self) -> Config:
+        """Its configuration with its own arm alone; `config` lists the arms of the whole job."""
+        return dataclasses.replace(self.config, runs=dataclasses.replace(self.config.runs, arms=(self.arm,)))
+
+    @property
     def finished(self) -> bool:
         return all(run.state == "promoted" for run in self.runs)
 

@@ -65,7 +65,10 @@ class Lines:
         for count in range(known + 1, len(self._tail.evaluations) + 1):
             seen = self._tail.evaluations[:count]
             speed, status = self._tail.samples_per_s, _status(self._attempt)
-            tell(line(self._name, seen, self._config, samples_per_s=speed, status=status))
+            took_s = self._tail.evaluation_s
+            tell(
+                line(self._name, seen, self._config, samples_per_s=speed, evaluation_s=took_s, status=status)
+            )
         for straggler in self._tail.stragglers[slow:]:
             tell(f"{self._name}: warning: {straggler}")
 
@@ -82,11 +85,14 @@ def line(
     config: Config,
     *,
     samples_per_s: float | None,
+    evaluation_s: float | None,
     status: Status,
 ) -> str:
     """One line of text about the last of these evaluations."""
     last, target = evaluations[-1], config.evaluation.target_log_perplexity
-    view = forecast_text.look(evaluations, config, samples=last.samples, samples_per_s=samples_per_s)
+    view = forecast_text.look(
+        evaluations, config, samples=last.samples, samples_per_s=samples_per_s, evaluation_s=evaluation_s
+    )
     speed = None if samples_per_s is None else f"{samples_per_s:.1f} samples/s"
     used = forecast_text.memory(status.memory_bytes)
     parts = [

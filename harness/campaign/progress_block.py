@@ -92,7 +92,13 @@ class Block:
         tail, config = self._tail, self._config
         status = attempt_rows.read_status(self._attempt) or Status()
         speed = tail.samples_per_s
-        view = forecast_text.look(tail.evaluations, config, samples=tail.samples, samples_per_s=speed)
+        view = forecast_text.look(
+            tail.evaluations,
+            config,
+            samples=tail.samples,
+            samples_per_s=speed,
+            evaluation_s=tail.evaluation_s,
+        )
         self._set_bar(view, status)
         details = [*self._reached(view), *([f"{speed:,.1f} samples/s"] if speed else [])]
         if used := forecast_text.memory(status.memory_bytes):
@@ -102,16 +108,16 @@ class Block:
         warnings += [f"warning: {printable(text, _LONGEST)}" for text in tail.passed_over]
         texts = [*([", ".join(details)] if details else []), *forecast, *warnings]
         name = [] if self._set_bar(view, status) else [Text(self._name)]
-        return [self._job_line(left_s=view.time_to_target_s), *name, self._bar, *map(Text, texts)]
+        return [self._job_line(left_s=view.time_to_stop_s), *name, self._bar, *map(Text, texts)]
 
     def _set_bar(self, view: View, status: Status) -> bool:
         """Update the bar, and return whether the run's name has room beside it.
 
-        The bar ends at the predicted crossing; without a prediction it only shows that something moves.
+        The bar ends where the run is predicted to stop; without a prediction it only shows that something moves.
         """
-        total = view.outlook.samples
+        total = view.samples_at_stop
         share = min(self._tail.samples / total, _ALMOST) if total else None
-        left = f", {duration(view.time_to_target_s)} left" if view.time_to_target_s is not None else ""
+        left = f", {duration(view.time_to_stop_s)} left" if view.time_to_stop_s is not None else ""
         text = f"{share:.0%}{left}" if share is not None else f"{self._tail.samples:,} samples"
         text = text if self._tail.samples else status.state
         beside = len(self._name) + len(text) + _SHORTEST_BAR <= min(self._console.width, _WIDEST)

@@ -101,7 +101,7 @@ def _finish_run(made: Campaign, index: int, train: Trainer, progress: Progress) 
     for failures in range(_ATTEMPTS):
         again = f" (attempt {failures + 1} of {_ATTEMPTS})" if failures else ""
         made, directory = campaign.begin_attempt(made, made.runs[index])
-        progress.start(f"{made.arm} run {index}{again}", directory, made.config)
+        progress.start(f"{made.arm} run {index}{again}", directory, made.own_config)
         began_s, code = gpu_errors.now_s(), None
         try:
             code = train(made, directory)

@@ -32,7 +32,9 @@ class Prediction:
 
     samples_to_target: float | None
     error_pct: float | None
+    samples_at_stop: int | None
     time_to_target_s: float | None
+    time_to_stop_s: float | None
     error_s: float | None
     why: str
     text: str
@@ -134,7 +136,11 @@ def _describe_run(made: Campaign, run: Run, *, training: bool) -> RunRow:
     status = attempt_rows.read_status(latest)
     loss = tail.evaluations[-1].log_perplexity if tail.evaluations else None
     view = forecast_text.look(
-        tail.evaluations, made.config, samples=tail.samples, samples_per_s=tail.samples_per_s
+        tail.evaluations,
+        made.own_config,
+        samples=tail.samples,
+        samples_per_s=tail.samples_per_s,
+        evaluation_s=tail.evaluation_s,
     )
     return replace(
         row,
@@ -167,7 +173,9 @@ def _prediction(view: View) -> Prediction:
     return Prediction(
         samples_to_target=view.outlook.samples,
         error_pct=view.outlook.error_pct,
+        samples_at_stop=view.samples_at_stop,
         time_to_target_s=view.time_to_target_s,
+        time_to_stop_s=view.time_to_stop_s,
         error_s=view.error_s,
         why=view.outlook.why,
         text=forecast_text.way(view),

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from compliance import rules_page
 from compliance.ruleset import NAMES
@@ -16,7 +15,8 @@ from harness.check import grouped_text, other_benchmarks, results_repository
 from harness.check.document import all_ok, document
 from harness.check.log_directory import judge, known_ruleset
 from harness.commands.coloured_lines import show
-from harness.commands.options import add_json, add_ruleset, require_page
+from harness.commands.options import add_json, add_ruleset
+from harness.commands.page_options import add_page, require_page, tell_page
 
 _SWITCHES = {
     "--all": "PATH is a results repository; print one line per result and the totals",
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_ruleset(parser, NAMES, default="the ruleset of the logs' round")
     for option, wording in _SWITCHES.items():
         parser.add_argument(option, action="store_true", help=wording)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the dossier as an HTML page")
+    add_page(parser, "the dossier as a page")
     add_json(parser)
 
 
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("check: PATH is missing; name a log, directory, campaign or package")
     if (args.review or args.html) and (args.all or args.json):
         raise UsageError("--review and --html cannot go with --all or --json; leave those out")
-    require_page(args.html)
+    require_page(args.html, force=args.force)
     args.paths = [str(path) for path in find.paths(args.paths)]
     known_ruleset(args.ruleset)
     other_benchmarks.require_ours(args.paths)
@@ -65,6 +65,7 @@ def _paths(args: argparse.Namespace, how: Mapping[str, bool]) -> int:
         show(review.text(checked) if args.review else [], {})
         if args.html:
             review_page.write(checked, args.html)
+            tell_page(args.html)
     return EXIT_OK if all_ok(checked, packages) else EXIT_FAILED
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from rich.console import Console
 
 from harness.analysis import comparison, costs, index_selection, machine_spread, pooled, public_index
 from harness.base.errors import EXIT_OK, UsageError
-from harness.commands.options import add_json, require_page
+from harness.commands.options import add_json
+from harness.commands.page_options import add_page, require_page, tell_page
 from harness.commands.system_options import add_submissions, submissions_of
 from harness.report import comparison_json, pooled_text, terminal
 
@@ -30,12 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=pooled.GROUPS,
         help="the effect of a precision or an accelerator, pooled over systems (default: the whole index)",
     )
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="also write a self-contained HTML page, with a .json and a .csv file",
-    )
+    add_page(parser, "a self-contained page, with a .json and a .csv file beside it,")
     add_json(parser)
 
 
@@ -46,18 +41,16 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(
             "compare: nothing to compare; name campaigns, directories of logs or published systems"
         )
-    require_page(args.html)
+    require_page(args.html, force=args.force, beside=comparison_json.BESIDE)
     prices = costs.prices(args.price) if args.price else None
     loaded = submissions_of(args)
     if args.baseline:
         loaded = index_selection.baseline_last(loaded, args.baseline)
     compared = comparison.compare(loaded, machine_spread.around(loaded, args.index), prices)
     if args.html:
-        from harness.report import (
-            page,  # importing matplotlib takes a second, which the table need not wait for
-        )
+        from harness.report import page  # matplotlib takes a second to import; the table need not wait
 
-        page.write(loaded, compared, args.html)
+        tell_page(page.write(loaded, compared, args.html), comparison_json.BESIDE)
     if args.json:
         print(json.dumps(comparison_json.document(compared), indent=1))
     else:

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +15,7 @@ from rich.text import Text
 from harness.base.errors import EXIT_OK
 from harness.campaign import find
 from harness.commands.options import add_json
+from harness.commands.page_options import add_page, require_page, tell_page
 from harness.study.quantisation import figures, looks
 from harness.study.quantisation.figures import Attempt
 from harness.study.quantisation.tables import tables
@@ -31,16 +31,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="campaigns or attempts trained with diagnostics.every_steps above 0",
     )
     add_json(parser)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a self-contained HTML page")
+    add_page(parser, "a self-contained page")
 
 
 def main(args: argparse.Namespace) -> int:
+    require_page(args.html, force=args.force)
     attempts = [figures.attempt(one) for one in looks.load(find.paths(args.paths))]
     if args.html:
         # importing matplotlib takes a second, which the table need not wait for
         from harness.study.quantisation import page
 
         page.write(args.html, attempts)
+        tell_page(args.html)
     if args.json:
         print(json.dumps({"attempts": [asdict(one) for one in attempts]}, indent=1))
     else:

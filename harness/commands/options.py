@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable
-from pathlib import Path
-
-from harness.base.errors import UsageError
 
 
 def add_profile(parser: argparse.ArgumentParser, text: str, *, default: str | None = None) -> None:
@@ -31,16 +28,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_ruleset(parser: argparse.ArgumentParser, names: Iterable[str], *, default: str) -> None:
     parser.add_argument("--ruleset", metavar="R", help=f"{' | '.join(names)}; default: {default}")
-
-
-def require_page(path: Path | None) -> None:
-    """Refuse a page that cannot be written, before any work is done.
-
-    Raises:
-        UsageError: the path is a directory, or its directory does not exist.
-    """
-    if path and (path.is_dir() or not path.parent.is_dir()):
-        raise UsageError(f"--html: found {path}; allowed: a file in an existing directory")
 
 
 def positive(text: str) -> int:

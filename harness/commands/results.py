@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +12,9 @@ from rich.console import Console
 from harness.analysis import index_selection, public_index
 from harness.base.errors import EXIT_OK
 from harness.base.stderr import tell
+from harness.commands import results_page
 from harness.commands.options import add_json
-from harness.commands.system_options import add_filters, filter_of
+from harness.commands.system_options import add_filters, add_index, filter_of
 from harness.contract.files import replace_text
 from harness.report import index_table
 
@@ -20,24 +22,14 @@ from harness.report import index_table
 def arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     index = actions.add_parser("index", help="build an index from training_results repositories")
-    index.add_argument(
-        "trees",
-        nargs="+",
-        type=Path,
-        metavar="TREE",
-        help="a repository training_results_vX.Y, or a folder with several",
-    )
+    trees = "a repository training_results_vX.Y, or a folder with several"
+    index.add_argument("trees", nargs="+", type=Path, metavar="TREE", help=trees)
     index.add_argument(
         "--out", type=Path, metavar="FILE", help="write the index (.json) or the table alone (.csv)"
     )
     add = actions.add_parser("add", help="add submissions to an index, or read them again")
-    add.add_argument(
-        "paths",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="a results directory, a tree of them, or a JSON record of key events",
-    )
+    paths = "a results directory, a tree of them, or a JSON record of key events"
+    add.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=paths)
     add.add_argument("--out", type=Path, metavar="FILE", required=True, help="index to write")
     add.add_argument(
         "--round", metavar="V", help="round of records of key events, if no directory above names it"
@@ -52,17 +44,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--sort", choices=index_table.SORTS, metavar="ORDER", help=" | ".join(index_table.SORTS)
     )
     add_json(listing)
+    results_page.arguments(actions.add_parser("page", help="every published system on one page, with plots"))
     for one in (add, listing):
-        one.add_argument(
-            "--index", type=Path, default=public_index.SHIPPED, metavar="FILE", help="another index"
-        )
+        add_index(one)
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.action == "page":
+        return results_page.main(args)
+    today = datetime.now(timezone.utc).date().isoformat()
     if args.action == "index":
-        entries = public_index.parsed(args.trees, origin=args.origin)
+        entries = index_selection.retrieved(public_index.parsed(args.trees, origin=args.origin), today)
     elif args.action == "add":
         added = index_selection.submissions(args.paths, round_=args.round, origin=args.origin)
+        added = index_selection.retrieved(added, today)
         entries = index_selection.merged(public_index.read(args.index), added)
     else:
         entries = index_selection.wanted(public_index.read(args.index), filter_of(args))

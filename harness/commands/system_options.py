@@ -42,6 +42,12 @@ def submissions_of(args: argparse.Namespace) -> list[Submission]:
     return submission_loader.distinct([*found, *public_index.named(args.public, args.index)])
 
 
+def add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--index", type=Path, default=public_index.SHIPPED, metavar="FILE", help="another index"
+    )
+
+
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Which systems of the index are meant: read by `filter_of`."""
     parser.add_argument("--round", metavar="V", help="of this round alone (v5.1)")

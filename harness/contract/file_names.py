@@ -9,6 +9,7 @@ CAMPAIGN = "campaign.json"
 CAMPAIGN_LOCK = ".lock"
 REPORT = "report.html"
 STUDY = "study.json"
+RESULTS_PAGE = "results.html"  # of the public index, in a directory that the user names
 RESULTS = "result_*.txt"  # pattern of the promoted logs
 
 # in an attempt's directory

@@ -51,6 +51,9 @@ class Tail:
     samples: int = 0
     step: int = 0
     _steps: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_SPEED_STEPS))
+    _ended: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # evaluations: samples, seconds since run_start
     _position: int = 0
 
     def read(self) -> list[Evaluation]:
@@ -83,6 +86,7 @@ class Tail:
                 )
             case EvaluationRow():
                 self.evaluations.append(Evaluation(row.samples, row.loss))
+                self._ended.append((row.samples, row.elapsed_s))
 
     @property
     def slow_now(self) -> list[Straggler]:
@@ -95,6 +99,16 @@ class Tail:
         """Training speed over the last steps, without evaluations."""
         seconds = sum(step_s for _, step_s in self._steps)
         return sum(samples for samples, _ in self._steps) / seconds if seconds > 0 else None
+
+    @property
+    def evaluation_s(self) -> float | None:
+        """Seconds of an evaluation: the time between the last two, without the training; None if it is unknown."""
+        speed = self.samples_per_s
+        if speed is None or len(self._ended) < 2:
+            return None
+        (first, began_s), (last, ended_s) = self._ended[-2:]
+        took_s = ended_s - began_s - (last - first) / speed
+        return max(took_s, 0.0) if last > first and math.isfinite(took_s) else None
 
 
 def samples_left(evaluations: Sequence[Evaluation], target: float) -> float | None:

@@ -14,6 +14,8 @@ from harness.analysis.submission_loader import Submission
 
 Json = dict[str, Any]
 
+BESIDE = (".json", ".csv")  # suffixes of the files that lie beside the page of a comparison
+
 
 def document(comparison: Comparison) -> Json:
     """Return the document that `compare --json` prints."""

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compliance.benchmark import BENCHMARK
-from harness.analysis import index_selection, public_index, run_figures
+from harness.analysis import footnotes, index_selection, public_index, run_figures
+from harness.analysis.footnotes import Citation
 from harness.analysis.public_index import Entry
 from harness.analysis.run_figures import RunFigures
 from harness.base.text import number, plural, printable, spreadsheet_cell
@@ -29,7 +30,7 @@ class Row:
         model: name of the accelerator in facts.yaml; None if it is not listed there.
         product: the system's name in its description.
         availability: status in the system description.
-        origin: source of logs that were not read from the round's own repository.
+        cited: round, division and source, for the footnotes.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Row:
     product: str
     availability: str | None
     partial: bool
-    origin: str | None
+    cited: Citation
     figures: RunFigures
 
 
@@ -81,7 +82,12 @@ def row(one: Entry) -> Row:
         product=figures.system,
         availability=None if one.status is None else printable(one.status),
         partial=one.partial,
-        origin=None if one.source.origin is None else printable(one.source.origin),
+        cited=Citation(
+            round=one.round,
+            division=one.point("submission_division"),
+            origin=one.source.origin,
+            retrieved=one.source.retrieved,
+        ),
         figures=replace(
             figures, name=printable(one.key), org=printable(one.org), system=printable(one.system)
         ),
@@ -98,7 +104,17 @@ def ordered(rows: Sequence[Row], by: str | None) -> list[Row]:
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what `results list --json` prints: the figures of `compare --json` and those of the index."""
-    added = [{name: value for name, value in asdict(one).items() if name != "figures"} for one in rows]
+    added = [
+        {
+            "key": one.key,
+            "model": one.model,
+            "product": one.product,
+            "availability": one.availability,
+            "partial": one.partial,
+            "origin": None if one.cited.origin is None else printable(one.cited.origin),
+        }
+        for one in rows
+    ]
     return {
         "systems": [{**asdict(one.figures), **more} for one, more in zip(rows, added, strict=True)],
         "notices": notices(rows),
@@ -113,11 +129,7 @@ def notices(rows: Sequence[Row]) -> list[str]:
     ]
     if partial := sum(one.partial for one in rows):
         lines.append(f"Of {plural(partial, 'system')} only key events are known: no curves, no step time.")
-    if mirrored := sum(one.origin is not None for one in rows):
-        lines.append(
-            f"{plural(mirrored, 'system')} read in a third party's mirror of the results repository."
-        )
-    return lines
+    return [*lines, *footnotes.lines(one.cited for one in rows)]
 
 
 def as_csv(rows: Sequence[Row]) -> str:

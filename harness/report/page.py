@@ -11,8 +11,7 @@ from harness.analysis import costs, energy, ranking, required_notices
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
-from harness.base.errors import UsageError
-from harness.base.text import number, printable
+from harness.base.text import number
 from harness.contract import file_names
 from harness.contract.files import replace_json, replace_text
 from harness.report import comparison_json, loss_plots, pair_plots, plots
@@ -40,18 +39,10 @@ def write_report(submissions: Sequence[Submission], comparison: Comparison, dire
 
 
 def write(submissions: Sequence[Submission], comparison: Comparison, page: Path) -> Path:
-    """Write the page and, under its name, .json and .csv.
-
-    Raises:
-        UsageError: the .json or .csv file would overwrite a page of this name.
-    """
-    if page.suffix.lower() in (".json", ".csv"):
-        found = f"a page named {printable(page.name)}"
-        raise UsageError(
-            f"--html: found {found}; allowed: a name like {file_names.REPORT} (.json, .csv come beside it)"
-        )
-    replace_json(page.with_suffix(".json"), comparison_json.with_curves(comparison, submissions))
-    replace_text(page.with_suffix(".csv"), report_rows.as_csv(submissions))
+    """Write the page, which ends in .html, and under its name a file of each suffix in comparison_json.BESIDE."""
+    document, table = map(page.with_suffix, comparison_json.BESIDE)
+    replace_json(document, comparison_json.with_curves(comparison, submissions))
+    replace_text(table, report_rows.as_csv(submissions))
     replace_text(page, render(submissions, comparison))
     return page
 
@@ -120,43 +111,46 @@ def _figures(submissions: Sequence[Submission], comparison: Comparison) -> list[
     band = (
         "" if submissions[0].is_proxy else " Grey: the range of 90 % of the public runs of that batch size."
     )
+    losses = (
+        loss_plots.loss_plot(submissions, against="samples"),
+        f"One line per run; the steep beginning is cut off.{band if len(submissions) <= MANY else _ALL}",
+    )
+    samples = (
+        plots.samples_dots(submissions),
+        "Discs: interpolated, with their mean. Squares: the evaluation at which the run stopped.",
+    )
+    pairs = _with_ratios(comparison)
+    if submissions[0].is_proxy:  # its times say nothing about hardware, so no plot shows minutes
+        return [losses, samples, *_loss_gap(pairs)]
     budget = plots.time_budget(submissions)
     return [
-        (
-            loss_plots.loss_plot(submissions, against="samples"),
-            f"One line per run; the steep beginning is cut off.{band if len(submissions) <= MANY else _ALL}",
-        ),
+        losses,
         (loss_plots.loss_plot(submissions, against="minutes"), "The same over the official clock."),
         (
             plots.run_results(submissions),
             "Run results. Striped or hollow: dropped by the olympic mean, the line with its value.",
         ),
-        (
-            plots.samples_dots(submissions),
-            "Discs: interpolated, with their mean. Squares: the evaluation at which the run stopped.",
-        ),
-        *_pair_figures(_with_ratios(comparison)),
+        samples,
+        *_decomposition(pairs),
+        *_loss_gap(pairs),
         *([(budget, _BUDGET)] if budget else []),
     ]
 
 
-def _pair_figures(pairs: Sequence[tuple[Pair, Ratios]]) -> list[tuple[str, str]]:
+def _rest(pairs: Sequence[tuple[Pair, Ratios]]) -> str:
+    return f" The first {MANY} of {len(pairs)} pairs." if len(pairs) > MANY else ""
+
+
+def _decomposition(pairs: Sequence[tuple[Pair, Ratios]]) -> list[tuple[str, str]]:
     if not pairs:
         return []
-    rest = f" The first {MANY} of {len(pairs)} pairs." if len(pairs) > MANY else ""
-    gap = pair_plots.loss_gap(pairs[:MANY])
-    drawn = [
-        (
-            pair_plots.decomposition(pairs[:MANY]),
-            f"The factors multiply to the ratio of times. Lines: 95 % intervals.{rest}",
-        )
-    ]
-    if gap is not None:
-        drawn.append(
-            (
-                gap,
-                "Median over runs minus the baseline's median (with shared seeds: mean of the pairs) and 95 % band, "
-                f"up to the end of the shortest run.{rest}",
-            )
-        )
-    return drawn
+    words = f"The factors multiply to the ratio of times. Lines: 95 % intervals.{_rest(pairs)}"
+    return [(pair_plots.decomposition(pairs[:MANY]), words)]
+
+
+def _loss_gap(pairs: Sequence[tuple[Pair, Ratios]]) -> list[tuple[str, str]]:
+    drawn = pair_plots.loss_gap(pairs[:MANY]) if pairs else None
+    words = (
+        "Median over runs minus the baseline's median (with shared seeds: mean of the pairs) and 95 % band, "
+    )
+    return [] if drawn is None else [(drawn, f"{words}up to the end of the shortest run.{_rest(pairs)}")]

@@ -28,12 +28,12 @@ _TITLES = {
     Quantity.TIME: "Time to train, not normalised",
 }
 _UNBOUNDED = 0.5  # a larger bound of the spread is not informative
-_NOTICES = (
-    "Unverified: recomputed from logs. Result not verified by MLCommons Association.",
+METHOD = (
     "95 % intervals: random effects over systems (Paule-Mandel, Hartung-Knapp), of geometric means of runs; systems "
     "are compared in strata of equal learning rate, evaluation interval and warm-up, as far as both groups have one; "
     "runs that did not finish are censored.",
 )
+_NOTICES = ("Unverified: recomputed from logs. Result not verified by MLCommons Association.", *METHOD)
 
 
 def document(found: Pooled) -> dict[str, Any]:

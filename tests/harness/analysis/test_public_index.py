@@ -63,7 +63,8 @@ def test_an_index_gives_what_the_logs_give(tree, tmp_path, capsys):
     places = [tree / "Acme" / "results" / name / "llama31_8b" for name in ("box_two", "box_one")]
     from_logs = comparison.compare([submission_loader.load(place) for place in places])
     from_index = comparison.compare(public_index.named(["two", "box_one"], index))
-    assert from_index == from_logs
+    assert any("retrieved 20" in line for line in from_index.notices), "the index knows when it read the logs"
+    assert dataclasses.replace(from_index, notices=()) == dataclasses.replace(from_logs, notices=())
     assert from_index.submissions[1].accelerators == 8 and from_index.submissions[1].round == "v9.9"
 
 
@@ -202,16 +203,17 @@ def test_the_shipped_index_is_what_the_logs_give():
     both = shipped.keys() & rebuilt.keys()  # submissions at hand may be newer than the index
     assert len(both) >= 25
     for key in sorted(both):
-        origin = shipped[key].source.origin  # stands in no log
-        source = dataclasses.replace(rebuilt[key].source, origin=origin)
+        origin, retrieved = shipped[key].source.origin, shipped[key].source.retrieved  # stand in no log
+        source = dataclasses.replace(rebuilt[key].source, origin=origin, retrieved=retrieved)
         assert shipped[key] == dataclasses.replace(rebuilt[key], source=source), key
 
 
 @pytest.mark.public
 @needs_public
-def test_olympic_and_normalised_scores_are_the_official_tools(tmp_path):
-    """Every system is given the folder that the official tools want, and the tools' own scaling."""
-    for place in public_directories():
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+def test_olympic_and_normalised_scores_are_the_official_tools(tmp_path, step):
+    """Every system (or every twelfth) in the folder that the official tools want, and the tools' own scaling."""
+    for place in list(public_directories())[::step]:
         target = tmp_path / place.parent.name / "llama31_8b"
         shutil.copytree(place, target, ignore=shutil.ignore_patterns("scaling.json"))
         loaded = submission_loader.load(place)

@@ -31,7 +31,7 @@ def benchmark(**settings: object):
 
 def typical(*samples: int) -> list[Evaluation]:
     """Evaluations on the typical public curve at batch size 32, on the way to 180,000 samples."""
-    curve = forecast.constants().curve(32)
+    curve = forecast.constants().curve(32, "mxfp4")
     steps = sorted(curve)
     return [Evaluation(at, curve[min(steps, key=lambda p: abs(p - at / 180_000))]) for at in samples]
 
@@ -39,7 +39,7 @@ def typical(*samples: int) -> list[Evaluation]:
 def test_an_evaluation_is_one_plain_line(tmp_path):
     seen = [Evaluation(1024, 8.1234)]
     config = scripted_config(tmp_path)
-    text = progress.line("mxfp4 run 0", seen, config, samples_per_s=25.08, status=Status())
+    text = progress.line("mxfp4 run 0", seen, config, samples_per_s=25.08, evaluation_s=None, status=Status())
     target = config.evaluation.target_log_perplexity
     assert text == (
         f"mxfp4 run 0: 1024 samples, log perplexity 8.123 (target {target:g}), 25.1 samples/s, "
@@ -49,18 +49,23 @@ def test_an_evaluation_is_one_plain_line(tmp_path):
 
 def test_a_line_of_the_benchmark_holds_band_outlook_and_memory():
     seen, status = typical(81_000, 90_000, 99_000), Status(memory_bytes=80 * 2**30)
-    text = progress.line("mxfp4 run 0", seen, benchmark(), samples_per_s=30.0, status=status)
+    text = progress.line(
+        "mxfp4 run 0", seen, benchmark(), samples_per_s=30.0, evaluation_s=None, status=status
+    )
     band = forecast.band(32, 99_000, benchmark="llama31_8b")
     assert f"(target 3.3, public runs {band.low:.3f}-{band.high:.3f}), 30.0 samples/s" in text
-    assert "target near 180,000 samples +-4.5 % (reference 178,859), in about 45 min +-" in text
+    assert "target near 180,798 samples +-4.8 % (reference 178,859), ends in about 47 min +-" in text
     assert text.endswith(", 80.0 GiB") and "\n" not in text
 
 
 def test_the_time_to_the_target_and_its_error_follow_from_samples_and_speed():
     view = forecast_text.look(
-        typical(81_000, 90_000, 99_000), benchmark(), samples=120_000, samples_per_s=25.0
+        typical(81_000, 90_000, 99_000), benchmark(), samples=120_000, samples_per_s=25.0, evaluation_s=60.0
     )
     assert view.time_to_target_s == (view.outlook.samples - 120_000) / 25
+    assert view.samples_at_stop % 12_288 == 0 and 0 <= view.samples_at_stop - view.outlook.samples < 12_288
+    evaluations = view.samples_at_stop // 12_288 - 9
+    assert view.time_to_stop_s == (view.samples_at_stop - 120_000) / 25 + 60 * evaluations
     assert math.isclose(view.error_s, view.outlook.samples * view.outlook.error_pct / 100 / 25)
 
 
@@ -71,6 +76,7 @@ def test_the_proxy_is_never_held_against_public_runs(tmp_path):
         scripted_config(tmp_path, evaluation__target_log_perplexity=3.3),
         samples=1,
         samples_per_s=1.0,
+        evaluation_s=None,
     )
     assert view.band is None and view.reference_samples is None and view.outlook.error_pct is None
 

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from harness.analysis import comparison, public_index, submission_loader
-from harness.report import loss_plots, page, pair_plots, plots
+from harness.analysis import comparison, index_selection, public_index, submission_loader
+from harness.report import loss_plots, page, pair_plots, plots, results_page, results_plots
 from tests.harness.logs import write_submission
 
 
@@ -54,7 +54,7 @@ def drawn(monkeypatch):
         found[name] = list(faults(axes.get_figure(root=True)))
         return answer
 
-    for module in (loss_plots, plots, pair_plots):
+    for module in (loss_plots, plots, pair_plots, results_plots):
         monkeypatch.setattr(module, "svg", looked)
     return found
 
@@ -91,3 +91,12 @@ def test_proxies_with_long_names(drawn, tmp_path, count):
     submissions = [submission_loader.load(path) for path in sorted(tmp_path.iterdir())]
     page.render(submissions, comparison.compare(submissions))
     assert not [f"{name}: {one}" for name, wrong in drawn.items() for one in wrong]
+
+
+@pytest.mark.parametrize("chosen", [{}, {"org": "Cisco"}])
+def test_the_page_of_published_systems(drawn, chosen):
+    entries = index_selection.wanted(public_index.read(), index_selection.Filter(**chosen))
+    text = results_page.render(entries)
+    assert drawn.keys() == ({"front", "scaling", "bands"} | (set() if chosen else {"rounds", "forest"}))
+    assert not [f"{name}: {one}" for name, wrong in drawn.items() for one in wrong]
+    assert len(text) < 300_000
