@@ -21,7 +21,7 @@ from torch import Tensor
 from kernels.formats import BLOCK, E4M3, E5M2, E8M0_BIAS, E8M0_NAN, Element
 from kernels.philox import Draw
 from kernels.quantize import cpu_build, reference
-from kernels.recipe import Format, Quantizer, Rounding, Signs
+from kernels.recipe import Format, Quantizer, Signs
 
 _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
@@ -195,7 +195,7 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.size(1) % max(BLOCK, quantizer.hadamard) == 0
         and x.size(0) % quantizer.rows == 0
         and quantizer.format in (Format.MXFP4, Format.MXFP8)
-        and (draw is not None) == (quantizer.rounding is Rounding.STOCHASTIC)
+        and (draw is not None) == quantizer.rounding.is_random
         and (signs is not None) == (quantizer.signs is not Signs.NONE)
         and (signs is None or signs.shape == (quantizer.hadamard,))
     )

@@ -238,10 +238,10 @@ def bench_report(device: torch.device, *, small: bool, as_json: bool) -> int:
 
 def _checks(device: torch.device, small: bool) -> list[Any]:
     """Verify the kernels that will be measured, on shapes that are not multiples of a tile."""
-    from kernels.recipe import Quantizer, ScaleRule
+    from kernels.recipe import MAXIMUM_RULES, Quantizer
     from kernels.tools import verify_gemm, verify_twins
 
-    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in ScaleRule for h in (0, 16)]
+    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in MAXIMUM_RULES for h in (0, 16)]
     twins = (("triton packed", verify_twins.triton_packed), ("triton values", verify_twins.triton_values))
     shapes = ((96, 128),) if small else ((192, 256),)
     options: dict[str, Any] = {"device": device, "shapes": shapes, "seeds": 1, "order_is_free": True}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.formats import unpack
 from kernels.operand_use import Use
-from kernels.recipe import Quantizer, ScaleRule
+from kernels.recipe import MAXIMUM_RULES, Quantizer, ScaleRule
 from kernels.tools.verify_twins import reference_parts
 
 # torchao 0.18.0 is wrong where a block's largest magnitude is below 2^-124, and gives non-finite blocks other codes.
@@ -48,4 +48,4 @@ def torchao(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def quantizers() -> list[Quantizer]:
-    return [Quantizer(scale_rule=rule) for rule in ScaleRule]
+    return [Quantizer(scale_rule=rule) for rule in MAXIMUM_RULES]

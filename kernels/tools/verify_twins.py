@@ -12,7 +12,7 @@ from kernels.formats import E2M1, E4M3, E5M2, unpack
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import cpu, reference
-from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.recipe import MAXIMUM_RULES, Format, Quantizer, Rounding, Signs
 from kernels.tools import inputs
 
 # largest allowed share of elements that differ because Hadamard sums are added in another order
@@ -36,13 +36,15 @@ Twin = Callable[[Tensor, Use], Iterator[tuple[str, Tensor, Tensor]]]  # (what, g
 def quantizers(transforms: bool = True) -> list[Quantizer]:
     """The quantizers to compare: every scale rule, block, rounding and transform."""
     sizes = (0, 16, 32) if transforms else (0,)
-    found = [Quantizer(scale_rule=r, hadamard=h, rows=n) for r in ScaleRule for h in sizes for n in (1, 32)]
+    found = [
+        Quantizer(scale_rule=r, hadamard=h, rows=n) for r in MAXIMUM_RULES for h in sizes for n in (1, 32)
+    ]
     found += [Quantizer(rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
     if transforms:
         signed = Quantizer(hadamard=16, signs=Signs.FIXED)
         found += [signed, Quantizer(hadamard=64), Quantizer(hadamard=128)]
     for element in (E4M3, E5M2):
-        found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in ScaleRule]
+        found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in MAXIMUM_RULES]
     return found
 
 
@@ -51,7 +53,7 @@ def use(quantizer: Quantizer, seed: int, device: torch.device) -> Use:
     signs = None
     if quantizer.signs is not Signs.NONE:
         signs = Randomness(seed).signs(quantizer.hadamard, per_step=False, device=device)
-    return Use(quantizer, Draw(seed, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
+    return Use(quantizer, Draw(seed, 3) if quantizer.rounding.is_random else None, signs)
 
 
 def run(

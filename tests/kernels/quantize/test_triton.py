@@ -13,13 +13,13 @@ from kernels.matmul.triton import Tiling
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import reference, triton, triton_fp8
-from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.recipe import MAXIMUM_RULES, Format, Quantizer, Rounding, Signs
 from tests.kernels.conftest import DEVICE
 
 STOCHASTIC = Rounding.STOCHASTIC
 CASES = [
-    *(Quantizer(scale_rule=rule, hadamard=h, rows=r) for rule in ScaleRule for h in (0, 16, 32) for r in (1, 32)),
-    *(Quantizer(format=Format.MXFP8, element=e, scale_rule=rule) for e in (E4M3, E5M2) for rule in ScaleRule),
+    *(Quantizer(scale_rule=rule, hadamard=h, rows=r) for rule in MAXIMUM_RULES for h in (0, 16, 32) for r in (1, 32)),
+    *(Quantizer(format=Format.MXFP8, element=e, scale_rule=rule) for e in (E4M3, E5M2) for rule in MAXIMUM_RULES),
     Quantizer(hadamard=64),
     Quantizer(hadamard=128),
     Quantizer(hadamard=16, signs=Signs.FIXED),
