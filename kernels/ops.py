@@ -77,7 +77,7 @@ def mxfp4_quantize_dequantize(
     both = triton.quantize_dequantize(x, *((None, use) if transposed else (use, None)))
     found = both[1] if transposed else both[0]
     assert found is not None
-    return found.contiguous()
+    return found.values.contiguous()
 
 
 @custom_op("fourmark::mxfp4_gemm", mutates_args=())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kernels.tools.verify_twins import Outcome
 
 _SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # matrices of `kernels verify`
-_TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
+_TARGETS = ("sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +95,9 @@ def _twins(
     """For each implementation: its name, why it cannot be compared (or None), and the function that compares it."""
     import torch
 
-    from kernels.recipe import Format
     from kernels.tools import oracles, verify_gemm, verify_twins
 
     everything = verify_twins.quantizers()
-    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
     home = torch.device("cpu")
 
     def one(
@@ -118,12 +116,12 @@ def _twins(
     yield (
         "triton packed",
         missing,
-        lambda: one("triton packed", verify_twins.triton_packed, device, mx, order_is_free=True),
+        lambda: one("triton packed", verify_twins.triton_packed, device, everything, order_is_free=True),
     )
     yield (
         "triton values",
         missing,
-        lambda: one("triton values", verify_twins.triton_values, device, mx, order_is_free=True),
+        lambda: one("triton values", verify_twins.triton_values, device, everything, order_is_free=True),
     )
     yield "gemm", None, lambda: verify_gemm.run(device)
 
