@@ -1,4 +1,4 @@
-"""Quantises to MX, NVFP4 and FP8 values, to codes and back, as training on a CPU does; equal to reference.py in every bit.
+"""Quantises to MX, NVFP4 and FP8 values, to codes and back, as CPUs do in training; equal to reference.py in every bit.
 
 Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
 built. Both round by an FP32 addition: let P be the power of two at or below the scaled magnitude m, but at least the

@@ -75,6 +75,7 @@ INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(
 
 template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
   typedef Scale One;
+  static constexpr int AT_ONCE = 4;  // pairs
   template <int P> static INLINE_MEMBER void of(const Job&, const Constants& c, const Pair*, const U* m, One* by) {
     scales_of<P>(m, by, c);
   }
@@ -84,11 +85,12 @@ template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
 };
 struct NvScales {
   typedef NvScale One;
+  static constexpr int AT_ONCE = 8;
   template <int P> static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, One* by) {
     if (job.rule == FOUR_SIX)
       for (int b = 0; b < P; b++) by[b] = nv_four_six(t[b], half_largest(m[b]), job);
-    else if (P == 4)
-      nv_scales_of_four(m, by, job);
+    else if (P == 8)
+      nv_scales_of_eight(m, by, job);
     else
       for (int b = 0; b < P; b++) by[b] = nv_scale_of(half_largest(m[b]), job);
   }
@@ -143,7 +145,8 @@ template <class T, int SIZE, Kind KIND> static void along_rows(const Job& given,
   if (job.block_rows == 1) {
     Job single = job;
     single.block_rows = 1;  // now the compiler knows it
-    for (; at + 4 * BLOCK <= job.columns; at += 4 * BLOCK) group<T, SIZE, KIND, 4>(single, c, flip, row, at);
+    constexpr int P = Scales<KIND>::AT_ONCE;
+    for (; at + P * BLOCK <= job.columns; at += P * BLOCK) group<T, SIZE, KIND, P>(single, c, flip, row, at);
   }
   for (; at < job.columns; at += LEAST * BLOCK) group<T, SIZE, KIND, LEAST>(job, c, flip, row, at);
 }
@@ -296,8 +299,28 @@ template <class T, int SIZE, bool ALL_FINITE> INLINE U nv_largest_of_rows(const 
   return largest;
 }
 
+INLINE U nv_largest_of(const float* x, int64_t count) {  // in any order; count is a multiple of 32
+  U largest[4] = {};
+  int64_t at = 0;
+  for (; at + 4 * LANES <= count; at += 4 * LANES)
+    for (int i = 0; i < 4; i++) largest[i] = larger(largest[i], *(const Unaligned*)(x + at + LANES * i) & MAGNITUDE);
+  for (; at < count; at += LANES) largest[0] = larger(largest[0], *(const Unaligned*)(x + at) & MAGNITUDE);
+  return larger(larger(largest[0], largest[1]), larger(largest[2], largest[3]));
+}
+INLINE U nv_largest_of(const uint16_t* x, int64_t count) {
+  U largest[2] = {};
+  for (int64_t at = 0; at < count; at += BLOCK) {
+    const U both = *(const Unaligned*)(x + at);
+    largest[0] = larger(largest[0], both << 16 & MAGNITUDE), largest[1] = larger(largest[1], both & UPPER & MAGNITUDE);
+  }
+  return larger(largest[0], largest[1]);
+}
+
 template <class T, int SIZE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
-  U largest = nv_largest_of_rows<T, SIZE, true>(job, row);
+  U largest = {};
+  if (SIZE) largest = nv_largest_of_rows<T, SIZE, true>(job, row);
+  for (int64_t r = row; !SIZE && r < row + job.block_rows; r++)
+    largest = larger(largest, nv_largest_of((const T*)job.x + r * job.x_stride, job.columns));
   if (spread(largest)[0] >= EXPONENT) largest = nv_largest_of_rows<T, SIZE, false>(job, row);
   raise_largest(job, largest);
 }

@@ -108,26 +108,26 @@ INLINE NvScale nv_four_six(const Pair* t, int i, U largest, const Job& job) {  /
   return better(six, four, tree_sum(first), tree_sum(second), bad, job);
 }
 
-// Scales of four pairs at once: eight blocks in one vector, pair b and half h at lane 8 h + 4 (b & 1) + 2 (b >> 1)
+// Scales of eight pairs at once, 16 blocks in one vector: pair b, half h at lane 8 h + 4 (b & 1) + 2 (b >> 1 & 1) + (b >> 2)
 INLINE U selected(U mask, U yes, U no) { return (yes & mask) | (no & ~mask); }
 
 template <int B, class V> INLINE V of_pair(V v) {
-  constexpr int A = 4 * (B & 1) + 2 * (B >> 1), C = A + 8;
+  constexpr int A = 4 * (B & 1) + 2 * (B >> 1 & 1) + (B >> 2), C = A + 8;
   return pick<A, A, A, A, A, A, A, A, C, C, C, C, C, C, C, C>(v, v);
 }
-template <int B> INLINE NvScale of_pair(const NvScale& s) {
-  return {of_pair<B>(s.inverse), of_pair<B>(s.scale), of_pair<B>(s.byte)};
+template <int B> INLINE NvScale of_pair(const NvScale& s, const Job& job) {
+  return {of_pair<B>(s.inverse), of_pair<B>(s.scale), job.codes ? of_pair<B>(s.byte) : s.byte};
 }
 
-INLINE void nv_scales_of_four(const U m[4], NvScale by[4], const Job& job) {
-  U q[4];
-  for (int b = 0; b < 4; b++) q[b] = larger(m[b], swapped<4>(m[b]));
-  const U fourth = (U)((LANE & 4u) != 0u), second = (U)((LANE & 2u) != 0u);
-  U low = selected(fourth, q[1], q[0]), high = selected(fourth, q[3], q[2]);
-  low = larger(low, swapped<2>(low)), high = larger(high, swapped<2>(high));
-  const U both = selected(second, high, low);
-  const NvScale s = nv_scale_of(larger(both, swapped<1>(both)), job);
-  by[0] = of_pair<0>(s), by[1] = of_pair<1>(s), by[2] = of_pair<2>(s), by[3] = of_pair<3>(s);
+INLINE void nv_scales_of_eight(const U m[8], NvScale by[8], const Job& job) {
+  const U fourth = (U)((LANE & 4u) != 0u), second = (U)((LANE & 2u) != 0u), first = (U)((LANE & 1u) != 0u);
+  U q[8], h[4], w[2];
+  for (int b = 0; b < 8; b++) q[b] = larger(m[b], swapped<4>(m[b]));
+  for (int b = 0; b < 4; b++) h[b] = selected(fourth, q[2 * b + 1], q[2 * b]), h[b] = larger(h[b], swapped<2>(h[b]));
+  for (int b = 0; b < 2; b++) w[b] = selected(second, h[2 * b + 1], h[2 * b]), w[b] = larger(w[b], swapped<1>(w[b]));
+  const NvScale s = nv_scale_of(selected(first, w[1], w[0]), job);
+  by[0] = of_pair<0>(s, job), by[1] = of_pair<1>(s, job), by[2] = of_pair<2>(s, job), by[3] = of_pair<3>(s, job);
+  by[4] = of_pair<4>(s, job), by[5] = of_pair<5>(s, job), by[6] = of_pair<6>(s, job), by[7] = of_pair<7>(s, job);
 }
 
 INLINE U e2m1_code(F element) {  // of a value that is an element

@@ -144,18 +144,19 @@ INLINE U joined(D even, D odd) { return (U)((even & 0xFFFFFFFFu) | (odd << 32));
 struct Constants {
   uint32_t carry, max_exponent, smallest, to_step, to_base, largest;
   float prescale;
-  bool rounds;
+  bool rounds, saturates;
 };
 
 template <Kind KIND> INLINE Constants constants_of(const Job& job) {
   const uint32_t e2m1_largest = 0x40C00000u;  // 6
-  if (KIND == PLAIN) return {job.carry, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, 1.0f, false};
+  if (KIND == PLAIN) return {job.carry, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, 1.0f, false, false};
   if (is_nvfp4(KIND))
-    return {0, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, job.prescale, job.is_scaled != 0};
+    return {0, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, job.prescale, job.is_scaled != 0,
+            job.is_scaled && job.decode > 1e34f};
   uint32_t largest;
   std::memcpy(&largest, &job.largest, sizeof largest);
   return {job.carry, job.max_exponent << 23, job.smallest, job.mantissa_bits << 23, (23 - job.mantissa_bits) << 23,
-          largest, job.prescale, job.mantissa_bits > 1};
+          largest, job.prescale, job.mantissa_bits > 1, false};
 }
 
 // Scale and elements
@@ -186,7 +187,7 @@ template <Kind KIND, class S> INLINE F element(F x, const S& by, U random, const
     r = (m + base) - base;
   }
   U done = bits(r * by.scale);
-  if (is_nvfp4(KIND) && c.rounds)  // the product of a block may lie beyond the largest number
+  if (is_nvfp4(KIND) && c.saturates)  // 6 x 448 x the tensor scale may lie beyond the largest number
     done = done > EXPONENT ? done : smaller(done, all(0x7F7FFFFFu));
   return value(done | (bits(x) & SIGN));
 }
