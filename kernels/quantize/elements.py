@@ -57,6 +57,11 @@ def per_row(scales: Tensor, quantizer: Quantizer) -> Tensor:
     return scales if quantizer.rows == 1 else scales.repeat_interleave(quantizer.rows, 0)
 
 
+def finite_blocks(x: Tensor, bad: Tensor, quantizer: Quantizer) -> Tensor:
+    """x with zeros in blocks that are not finite, whose codes nobody reads but which have no place in a table."""
+    return x.masked_fill(per_row(bad, quantizer).repeat_interleave(quantizer.block, -1), 0.0)
+
+
 def tree_sum(x: Tensor) -> Tensor:
     """Sum over the last dimension, a power of two: neighbours, then neighbouring pairs, and so on; each sum FP32."""
     while x.size(-1) > 1:

@@ -30,6 +30,7 @@ from kernels.quantize.elements import (
     block_maxima,
     divide,
     element_codes,
+    finite_blocks,
     per_row,
     squared_error,
     tree_sum,
@@ -116,10 +117,13 @@ def quantize(x: Tensor, quantizer: Quantizer, random: Tensor | None) -> tuple[Te
     bad = largest >= EXPONENT
     magnitude = largest.masked_fill(bad, 0).view(torch.float32)
     of_tensor = tensor_scales(largest, quantizer)
+    finite = finite_blocks(x, bad, quantizer)
     if quantizer.rounding.is_eden:
-        codes, bytes = _eden(x, quantizer, magnitude, bad, of_tensor, random)
+        codes, bytes = _eden(finite, quantizer, magnitude, of_tensor, random)
     else:
-        scales = _four_six(x, magnitude, of_tensor) if quantizer.scale_rule is ScaleRule.FOUR_SIX else None
+        scales = (
+            _four_six(finite, magnitude, of_tensor) if quantizer.scale_rule is ScaleRule.FOUR_SIX else None
+        )
         if scales is None:
             found = scale_bytes(magnitude, quantizer, of_tensor)
             scales = _Scales(found, _factors(values(found.to(torch.uint8), E4M3), quantizer, of_tensor))
@@ -157,7 +161,7 @@ def _four_six(x: Tensor, magnitude: Tensor, of_tensor: TensorScales) -> _Scales:
 
 
 def _eden(
-    x: Tensor, quantizer: Quantizer, magnitude: Tensor, bad: Tensor, of_tensor: TensorScales, random: Tensor | None
+    x: Tensor, quantizer: Quantizer, magnitude: Tensor, of_tensor: TensorScales, random: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Codes to the nearest even, and scales corrected so that each group's projection on its values is exact.
 
@@ -167,7 +171,7 @@ def _eden(
     exact = divide(magnitude, EDEN_LARGEST) / of_tensor.decode
     scale = values(element_codes(exact, E4M3).to(torch.uint8), E4M3)
     scale = torch.where(scale == 0, 1.0, scale)
-    z = _scaled(x.masked_fill(_elements_of(bad, 16), 0.0), 1.0 / (scale * of_tensor.decode))
+    z = _scaled(x, 1.0 / (scale * of_tensor.decode))
     codes = element_codes(z.flatten(-2), E2M1)
     q = values(codes.to(torch.uint8), E2M1).unflatten(-1, (-1, 16))
     weight = (scale * scale).unsqueeze(-1) if quantizer.rounding is Rounding.MS_EDEN_WEIGHTED else 1.0
@@ -176,7 +180,3 @@ def _eden(
     correction = torch.where(projection == 0, 1.0, energy / projection)
     corrected = scale * correction.repeat_interleave(quantizer.hadamard // 16, -1)
     return codes, element_codes(corrected, E4M3, random)
-
-
-def _elements_of(blocks: Tensor, block: int) -> Tensor:
-    return blocks.repeat_interleave(block, -1)

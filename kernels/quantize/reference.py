@@ -17,6 +17,7 @@ from kernels.quantize.elements import (
     block_maxima,
     divide,
     element_codes,
+    finite_blocks,
     per_row,
     squared_error,
 )
@@ -101,9 +102,11 @@ def block_scales(x: Tensor, quantizer: Quantizer) -> Tensor:
     largest = block_maxima(x, quantizer)
     element = quantizer.element
     scales = (((largest + quantizer.scale_rule.carry(element)) >> 23) - element.max_exponent).clamp(min=0)
+    bad = largest >= EXPONENT
     if quantizer.scale_rule is ScaleRule.LEAST_ERROR:
+        x = finite_blocks(x, bad, quantizer)
         scales = scales + (_error(x, scales + 1, quantizer) * 4.0 < _error(x, scales, quantizer))
-    return torch.where(largest >= EXPONENT, E8M0_NAN, scales)
+    return torch.where(bad, E8M0_NAN, scales)
 
 
 def _scaled(x: Tensor, scales: Tensor, quantizer: Quantizer) -> Tensor:

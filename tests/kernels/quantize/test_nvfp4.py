@@ -131,9 +131,9 @@ def test_least_error_is_in_no_block_worse_than_another_rule():
 
 def test_under_rceil_no_element_of_nvfp4_saturates_and_stochastic_rounding_is_unbiased():
     """Nearest scales clip the largest element of a block by up to 1/16; scales rounded upwards clip none."""
-    x = gaussian(64, 256)
+    x = gaussian(64, 128)
     rceil = {"scale_rule": ScaleRule.RCEIL, "rounding": Rounding.STOCHASTIC}
-    total, N = torch.zeros_like(x, dtype=torch.double), 400
+    total, N = torch.zeros_like(x, dtype=torch.double), 100
     for i in range(N):
         quantized = reference.quantize(x, Quantizer(format=Format.NVFP4, **rceil), draw=Draw(1, i))
         total += reference.dequantize(quantized)
@@ -158,13 +158,14 @@ KINDS = pytest.mark.parametrize(
 
 
 def test_a_stochastically_rounded_e4m3_scale_is_unbiased_at_five_sigma():
-    exact = torch.logspace(-11, math.log2(447.0), 300, base=2).unsqueeze(1).expand(-1, 8192).contiguous()
+    exact = torch.logspace(-11, math.log2(447.0), 300, base=2).unsqueeze(1).expand(-1, 4096).contiguous()
     codes = element_codes(exact, E4M3, words(exact.shape, Draw(3, 9), exact.device))
     found = values(codes.to(torch.uint8), E4M3).double()
     sigma = found.std(1) / math.sqrt(exact.size(1))
     assert ((found.mean(1) - exact[:, 0]).abs() <= 5 * sigma + 2.0**-24 * exact[:, 0]).all()
 
 
+@pytest.mark.slow
 @KINDS
 def test_ms_edens_projection_is_within_a_tenth_of_a_percent(rounding):
     x = gaussian(1024, 1024)
@@ -174,6 +175,7 @@ def test_ms_edens_projection_is_within_a_tenth_of_a_percent(rounding):
     assert abs(bias) < (1e-3 if rounding is Rounding.MS_EDEN else 3e-4)
 
 
+@pytest.mark.slow
 def test_the_weighted_correction_halves_the_published_ones_bias():
     """Measured -0.05 % against less than 0.02 %."""
     x = gaussian(2048, 1024)
@@ -185,9 +187,9 @@ def test_the_weighted_correction_halves_the_published_ones_bias():
 
 
 @KINDS
-@pytest.mark.parametrize("N", [16, 100])
+@pytest.mark.parametrize("N", [16, pytest.param(100, marks=pytest.mark.slow)])
 def test_ms_edens_error_averages_out_when_signs_are_redrawn(rounding, N):
-    x = gaussian(128, 256)
+    x = gaussian(64, 256)
     draws = [eden(x, rounding, i) for i in range(N)]
     one = torch.stack([(draw - x).square().mean() for draw in draws]).double().mean()
     mean = (sum(draw.double() for draw in draws) / N - x).square().mean()
@@ -195,7 +197,7 @@ def test_ms_edens_error_averages_out_when_signs_are_redrawn(rounding, N):
 
 
 def test_with_fixed_signs_ms_edens_error_does_not_average_out():
-    x, N = gaussian(64, 256), 64
+    x, N = gaussian(32, 256), 32
     quantizer = Quantizer(format=Format.NVFP4, rounding=Rounding.MS_EDEN, hadamard=128, signs=Signs.FIXED)
     signs = Randomness(11).signs(128, per_step=False, device=x.device)
     z = hadamard(x, 128, signs)
@@ -203,13 +205,13 @@ def test_with_fixed_signs_ms_edens_error_does_not_average_out():
         reference.dequantize(reference.quantize(x, quantizer, draw=Draw(5, i), signs=signs)) for i in range(N)
     ]
     one = (draws[0] - z).square().mean()
-    assert (sum(draws) / N - z).square().mean() > 20 * one / N
+    assert (sum(draws) / N - z).square().mean() > 10 * one / N
 
 
 @KINDS
 def test_ms_edens_error_is_below_half_of_stochastic_roundings(rounding):
     """At least 2.2 times smaller than that of stochastic rounding that clips nothing."""
-    x = gaussian(1024, 1024)
+    x = gaussian(256, 1024)
     chance = Quantizer(format=Format.NVFP4, rounding=Rounding.STOCHASTIC, scale_rule=ScaleRule.RCEIL)
     stochastic = (reference.dequantize(reference.quantize(x, chance, draw=Draw(1, 1))) - x).square().sum()
     assert stochastic >= 2.2 * (eden(x, rounding, 0) - x).square().sum()
