@@ -275,7 +275,7 @@ def _tune(device: torch.device) -> int:
 
 
 def quantize_arguments(parser: argparse.ArgumentParser) -> None:
-    from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule
+    from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule, TensorScale
 
     parser.add_argument("source", type=Path, metavar="IN.npy", help="a NumPy array")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz", help="the test vectors")
@@ -285,7 +285,14 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale-rule",
         choices=[rule.value for rule in ScaleRule],
-        help="of the MX formats: how a block's largest magnitude becomes its scale (default even)",
+        default="even",
+        help="how a block's largest magnitude becomes its scale (default even); nvfp4 has even, rceil, four-six",
+    )
+    parser.add_argument(
+        "--tensor-scale",
+        choices=[one.value for one in TensorScale],
+        default="amax",
+        help="of nvfp4: from the largest magnitude as Transformer Engine or as torchao computes it, or none",
     )
     parser.add_argument(
         "--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points of the transform, 0 for none"
@@ -309,20 +316,16 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quantize(args: argparse.Namespace) -> int:
     """`kernels quantize IN.npy --out OUT.npz ..`: write test vectors."""
-    from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+    from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs, TensorScale
     from kernels.tools.vectors import VectorError, quantize_file
 
     format, element = _formats()[args.format]
-    if args.scale_rule and format is Format.NVFP4:
-        text = f"--scale-rule: found {args.scale_rule} with nvfp4, whose scales are E4M3; leave it out, or choose an MX"
-        print(f"{text} format", file=sys.stderr)
-        return 2
-    rule = ScaleRule(args.scale_rule or "even")
     try:
         quantizer = Quantizer(
             format=format,
             element=element,
-            scale_rule=rule,
+            scale_rule=ScaleRule(args.scale_rule),
+            tensor_scale=TensorScale(args.tensor_scale),
             rounding=Rounding(args.rounding),
             prescale=args.prescale,
             hadamard=args.hadamard,
@@ -336,9 +339,7 @@ def quantize(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"{args.out}: {error.strerror}", file=sys.stderr)
         return 3
-    how = f"Hadamard {args.hadamard}"
-    if format is not Format.NVFP4:
-        how = f"scale rule {rule.value}, {how}"
+    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}"
     print(f"{args.out}: {shape}, {args.format}, {how}, blocks along axis {args.axis}")
     return 0
 
