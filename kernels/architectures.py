@@ -33,6 +33,11 @@ class Platform:
         return self.name in ("sm_100", "sm_103", "sm_120", "sm_121", "gfx950")
 
     @property
+    def has_nvfp4_units(self) -> bool:
+        """Whether hardware multiplies E2M1 with E4M3 scales of blocks of 16; AMD's units take E8M0 scales only."""
+        return self.has_fp4_units and self.is_cuda
+
+    @property
     def has_tensor_memory(self) -> bool:
         """Whether this is datacentre Blackwell: its tcgen05 matrix instructions read scales from tensor memory."""
         return self.name in ("sm_100", "sm_103")

@@ -12,6 +12,7 @@ NVFP4_BLOCK = 16
 E8M0_NAN = 255
 E8M0_BIAS = 127
 E4M3_NAN = 0x7F
+SCALE_TILE = (128, 4)  # rows and columns of a tile of swizzled scales, as cuBLAS and tensor memory read them
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,22 @@ def pack(codes: Tensor) -> Tensor:
 def unpack(packed: Tensor) -> Tensor:
     """(.., K // 2) uint8 -> (.., K) uint8 E2M1 codes."""
     return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
+
+
+def swizzled(scales: Tensor) -> Tensor:
+    """(R, C) scales -> flat tiles of 128x4, padded with 0; row r of a tile is 4 bytes at 16 (r % 32) + 4 (r // 32)."""
+    R, C = scales.shape
+    rows, columns = -(-R // SCALE_TILE[0]), -(-C // SCALE_TILE[1])
+    padded = scales.new_zeros(rows * SCALE_TILE[0], columns * SCALE_TILE[1])
+    padded[:R, :C] = scales
+    return padded.view(rows, 4, 32, columns, 4).permute(0, 3, 2, 1, 4).flatten()
+
+
+def unswizzled(tiles: Tensor, R: int, C: int) -> Tensor:
+    """The scales (R, C) from their tiles."""
+    rows, columns = -(-R // SCALE_TILE[0]), -(-C // SCALE_TILE[1])
+    whole = tiles.view(rows, columns, 32, 4, 4).permute(0, 3, 2, 1, 4).reshape(rows * 128, columns * 4)
+    return whole[:R, :C].contiguous()
 
 
 def values(codes: Tensor, element: Element) -> Tensor:

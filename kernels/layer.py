@@ -18,7 +18,7 @@ from kernels.matmul.gemm import choose, how, use
 from kernels.observe.observer import Multiplied, Observer
 from kernels.operand_use import Use
 from kernels.philox import Randomness
-from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Rounding, Signs, Stochastic
+from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Signs, Stochastic
 from kernels.weights import WeightCache
 
 
@@ -177,7 +177,7 @@ class Layer:
         Args:
             other: engine and quantisation of Dgrad's operand, made in the same pass if the engine is the same.
         """
-        kept = self.weights if plan.right.quantizer.rounding is Rounding.NEAREST else None
+        kept = self.weights if not plan.right.quantizer.rounding.is_random else None
         across = other[1] if kept is not None and other and other[0] is plan.engine else None
 
         def make() -> Prepared:

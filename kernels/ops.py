@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.library import custom_op
 
 from kernels import architectures
-from kernels.formats import BLOCK, E8M0_BIAS, E8M0_NAN, require_blocks, unpack, values
+from kernels.formats import BLOCK, E8M0_BIAS, E8M0_NAN, SCALE_TILE, require_blocks, unpack, unswizzled, values
 from kernels.formats import E2M1 as _E2M1
+from kernels.formats import swizzled as _swizzled
 from kernels.hadamard import hadamard as transformed
 from kernels.matmul.emulated import Emulated
 from kernels.matmul.engine_protocol import Prepared
@@ -23,8 +24,6 @@ from kernels.operand_use import Use
 from kernels.philox import Draw
 from kernels.quantize import cpu, reference
 from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
-
-_TILE = (128, 4)  # rows and columns of a tile of swizzled scales
 
 
 @custom_op("fourmark::mxfp4_quantize", mutates_args=())
@@ -49,7 +48,7 @@ def mxfp4_quantize(
     if not x.is_cuda:
         view = x.t() if transposed else x
         found = cpu.quantize(view, use.quantizer, draw=use.draw, signs=use.signs)
-        return found.elements, swizzle(found.scales) if swizzled else found.scales
+        return found.elements, _swizzled(found.scales) if swizzled else found.scales
     from kernels.quantize import triton
 
     both = triton.quantize(x, *((None, use) if transposed else (use, None)), swizzled=swizzled)
@@ -78,7 +77,7 @@ def mxfp4_quantize_dequantize(
     both = triton.quantize_dequantize(x, *((None, use) if transposed else (use, None)))
     found = both[1] if transposed else both[0]
     assert found is not None
-    return found.contiguous()
+    return found.values.contiguous()
 
 
 @custom_op("fourmark::mxfp4_gemm", mutates_args=())
@@ -115,21 +114,9 @@ def mxfp4_gemm(
     return triton.multiply(a, a_scales, b, b_scales, out, accumulate=False, **options)
 
 
-def swizzle(scales: Tensor) -> Tensor:
-    """(R, C) scales -> flat tiles of 128x4, padded with 0; row r of a tile is 4 bytes at 16 (r % 32) + 4 (r // 32)."""
-    R, C = scales.shape
-    rows, columns = -(-R // _TILE[0]), -(-C // _TILE[1])
-    padded = scales.new_zeros(rows * _TILE[0], columns * _TILE[1])
-    padded[:R, :C] = scales
-    return padded.view(rows, 4, 32, columns, 4).permute(0, 3, 2, 1, 4).flatten()
-
-
 def unswizzle(tiles: Tensor, elements: Tensor) -> Tensor:
     """The scales (R, C) of elements (R, 16 C) from their tiles."""
-    R, C = elements.size(0), elements.size(1) // (BLOCK // 2)
-    rows, columns = -(-R // _TILE[0]), -(-C // _TILE[1])
-    whole = tiles.view(rows, columns, 32, 4, 4).permute(0, 3, 2, 1, 4).reshape(rows * 128, columns * 4)
-    return whole[:R, :C].contiguous()
+    return unswizzled(tiles, elements.size(0), elements.size(1) // (BLOCK // 2))
 
 
 def _use(
@@ -173,7 +160,7 @@ def _require_operands(a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, 
 def _scales_shape(rows: int, columns: int, swizzled: bool) -> tuple[int, ...]:
     if not swizzled:
         return rows, columns // BLOCK
-    return (-(-rows // _TILE[0]) * -(-columns // (BLOCK * _TILE[1])) * math.prod(_TILE),)
+    return (-(-rows // SCALE_TILE[0]) * -(-columns // (BLOCK * SCALE_TILE[1])) * math.prod(SCALE_TILE),)
 
 
 def _values(elements: Tensor, scales: Tensor, swizzled: bool) -> Tensor:

@@ -16,21 +16,34 @@ HADAMARD_SIZES = (0, 16, 32, 64, 128)
 
 
 class ScaleRule(str, Enum):
-    """How a block's E8M0 scale follows from its largest magnitude."""
+    """How a block's scale is chosen. NVFP4 (E4M3 scales) has even, rceil and four-six, MX all but four-six."""
 
     FLOOR = "floor"  # OCP MX v1.0, 6.3
-    EVEN = "even"  # the magnitude rounded to the element's mantissa bits, then floor
-    RCEIL = "rceil"  # smallest scale at which nothing saturates: ceil(log2(amax / largest element))
+    EVEN = (
+        "even"  # the magnitude rounded to the element's mantissa bits, then floor; NVFP4: nearest to amax / 6
+    )
+    RCEIL = "rceil"  # smallest scale at which nothing saturates: ceil(log2(amax / largest element)) for MX
     CEIL = "ceil"  # ceil(log2(amax)) minus the element's largest exponent
+    LEAST_ERROR = "least-error"  # floor's scale or its double, whichever has the smaller squared error
+    FOUR_SIX = "four-six"  # Four Over Six: amax becomes 6 or 4, whichever has the smaller squared error
+
+    @property
+    def compares_errors(self) -> bool:
+        """Whether a block is quantised with two scales, and the better one kept."""
+        return self in (ScaleRule.LEAST_ERROR, ScaleRule.FOUR_SIX)
 
     def carry(self, element: Element = E2M1) -> int:
         """Integer added to the magnitude's FP32 bits before the mantissa is cut off."""
-        if self is ScaleRule.FLOOR:
+        if self in (ScaleRule.FLOOR, ScaleRule.LEAST_ERROR):
             return 0
         if self is ScaleRule.EVEN:
             return 1 << (22 - element.mantissa_bits)
         largest = int(np.float32(element.largest).view(np.int32)) & 0x7FFFFF
         return 0x7FFFFF - (largest if self is ScaleRule.RCEIL else 0)
+
+
+# the rules that need no more than a block's largest magnitude
+MAXIMUM_RULES = (ScaleRule.FLOOR, ScaleRule.EVEN, ScaleRule.RCEIL, ScaleRule.CEIL)
 
 
 class Format(str, Enum):
@@ -49,6 +62,24 @@ class Format(str, Enum):
 class Rounding(str, Enum):
     NEAREST = "nearest"  # ties to the even code
     STOCHASTIC = "stochastic"  # up with a probability equal to the remainder; one random number per element
+    MS_EDEN = "ms-eden"  # NVFP4: to nearest; scales, rounded by chance, correct each group's projection
+    MS_EDEN_WEIGHTED = "ms-eden-weighted"  # the same with blocks weighed by their scales squared
+
+    @property
+    def is_random(self) -> bool:
+        return self is not Rounding.NEAREST
+
+    @property
+    def is_eden(self) -> bool:
+        return self in (Rounding.MS_EDEN, Rounding.MS_EDEN_WEIGHTED)
+
+
+class TensorScale(str, Enum):
+    """NVFP4's FP32 scale of the tensor, from its largest magnitude; kernels/quantize/nvfp4.py has the formulas."""
+
+    AMAX = "amax"  # as Transformer Engine computes it; under the rule four-six as Quartet II
+    TORCHAO = "torchao"  # as torchao computes it, with block scales of at least 2^-6
+    NONE = "none"  # 1
 
 
 class Signs(str, Enum):
@@ -92,7 +123,8 @@ class Quantizer:
 
     format: Format = Format.MXFP4
     element: Element = E2M1
-    scale_rule: ScaleRule = ScaleRule.EVEN  # used by the MX formats
+    scale_rule: ScaleRule = ScaleRule.EVEN
+    tensor_scale: TensorScale = TensorScale.AMAX  # of NVFP4
     rounding: Rounding = Rounding.NEAREST
     prescale: float = 1.0  # elements hold prescale times the value; the scale is chosen without it
     hadamard: int = 0  # points of the transform before quantising, 0 for none
@@ -117,6 +149,7 @@ class Quantizer:
             raise ValueError(f"signs: found {self.signs.value} without a Hadamard transform; allowed: none")
         if self.signs_per_block and self.signs is Signs.NONE:
             raise ValueError("signs_per_block: found True with signs none; allowed: with signs fixed or step")
+        self._require_combination()
         for field in fields(self)[2:] if not self.format.is_blocked else ():
             found = getattr(self, field.name)
             if found != field.default:
@@ -125,6 +158,27 @@ class Quantizer:
                     f"{field.name}: found {_text(found)} with {self.format.value}; "
                     f"allowed: {default}, or a block format"
                 )
+
+    def _require_combination(self) -> None:
+        """Raise ValueError for options that exist, but not together."""
+        nvfp4, rule = self.format is Format.NVFP4, self.scale_rule
+        rules = (ScaleRule.EVEN, ScaleRule.RCEIL, ScaleRule.FOUR_SIX) if nvfp4 else tuple(ScaleRule)[:-1]
+        if rule not in rules:
+            allowed = ", ".join(one.value for one in rules)
+            raise ValueError(f"scale_rule: found {rule.value} with {self.format.value}; allowed: {allowed}")
+        if rule.compares_errors and self.rows > 1:
+            raise ValueError(f"rows of a block: found {self.rows} with scale_rule {rule.value}; allowed: 1")
+        of_tensor = self.tensor_scale
+        if of_tensor is not TensorScale.AMAX and not nvfp4:
+            raise ValueError(f"tensor_scale: found {of_tensor.value} with {self.format.value}; allowed: amax")
+        if of_tensor is TensorScale.TORCHAO and rule is not ScaleRule.EVEN:
+            raise ValueError(f"tensor_scale: found torchao with scale_rule {rule.value}; allowed: amax, none")
+        plain = (rule, of_tensor, self.rows, self.prescale) == (ScaleRule.EVEN, TensorScale.AMAX, 1, 1.0)
+        if self.rounding.is_eden and not (nvfp4 and plain and self.signs is not Signs.NONE):
+            raise ValueError(
+                f"rounding: found {self.rounding.value}; needs nvfp4, scale_rule even, tensor_scale amax, blocks of "
+                "one row, prescale 1.0, and a Hadamard transform with random signs"
+            )
 
     @property
     def block(self) -> int:
@@ -178,10 +232,21 @@ class GemmRecipe:
     mean_split: bool = (
         False  # Fprop and Wgrad: quantise X without its mean over tokens (kernels/mean_split.py)
     )
+    tensor_scale: TensorScale = TensorScale.AMAX  # NVFP4's
+    rounding: Rounding = Rounding.STOCHASTIC  # of the operands that `stochastic` names
 
     def __post_init__(self) -> None:
         if not 0 < self.gain < 4:
             raise ValueError(f"gain: found {self.gain}; allowed: above 0 and below 4")
+        if self.rounding is Rounding.NEAREST:
+            raise ValueError(
+                "rounding: found nearest; allowed: stochastic, ms-eden, ms-eden-weighted, of the operands that "
+                "`stochastic` names; `stochastic: none` rounds all to nearest"
+            )
+        if self.rounding is not Rounding.STOCHASTIC and self.stochastic is Stochastic.NONE:
+            raise ValueError(
+                f"rounding: found {self.rounding.value} with stochastic none; allowed: stochastic"
+            )
         for gemm in Gemm:
             for operand in Operand:
                 self.quantizer(gemm, operand)
@@ -195,7 +260,8 @@ class GemmRecipe:
             format=self.format,
             element=self._element(gradient),
             scale_rule=self.scale_rule,
-            rounding=Rounding.STOCHASTIC if chance else Rounding.NEAREST,
+            tensor_scale=self.tensor_scale,
+            rounding=self.rounding if chance else Rounding.NEAREST,
             prescale=self.prescale,
             hadamard=self.hadamard,
             signs=self.signs,
@@ -236,7 +302,10 @@ class LinearRecipe:
         return any(r.signs is not Signs.NONE or r.stochastic is not Stochastic.NONE for r in recipes)
 
 
-_ENUMS = {"format": Format, "scale_rule": ScaleRule, "signs": Signs, "stochastic": Stochastic}
+_ENUMS = {
+    "format": Format, "scale_rule": ScaleRule, "signs": Signs, "stochastic": Stochastic,
+    "tensor_scale": TensorScale, "rounding": Rounding,
+}  # fmt: skip
 
 
 def from_mapping(name: str, rows: Mapping[str, Mapping[str, Any]]) -> LinearRecipe:

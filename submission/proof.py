@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from harness.contract.attempt_rows import ProvenGemm
 from kernels.ledger import Ledger, Ran
-from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding
+from kernels.recipe import Gemm, LinearRecipe, Operand, Quantizer, Rounding, TensorScale
 from submission.phases import Phase
 
 
@@ -102,6 +102,8 @@ def _described(quantizer: Quantizer) -> str:
     parts = [f"{quantizer.format.value} with transform {quantizer.transform}"]
     if quantizer.format.is_blocked:
         parts += [f"scale rule {quantizer.scale_rule.value}", f"{quantizer.rounding.value} rounding"]
+        of_tensor = quantizer.tensor_scale
+        parts += [f"tensor scale {of_tensor.value}"] * (of_tensor is not TensorScale.AMAX)
         parts += [f"pre-scale {quantizer.prescale}"] * (quantizer.prescale != 1.0)
         parts += [f"blocks of {quantizer.rows} rows"] * (quantizer.rows > 1)
     else:
@@ -114,15 +116,16 @@ def _proven(key: tuple[str, Gemm], ran: Ran) -> ProvenGemm:
     chance = [
         operand.value
         for operand, quantizer in zip(Operand, (how.left, how.right), strict=True)
-        if quantizer.rounding is Rounding.STOCHASTIC
+        if quantizer.rounding.is_random
     ]
+    by = next((one.rounding for one in (how.left, how.right) if one.rounding.is_random), Rounding.NEAREST)
     return ProvenGemm(
         layer=key[0],
         gemm=key[1].value,
         format=how.format.value,
         transform=how.transform,
         scale_rule=how.left.scale_rule.value if how.format.is_blocked else None,
-        rounding=f"stochastic {' and '.join(chance)}" if chance else Rounding.NEAREST.value,
+        rounding=f"{by.value} {' and '.join(chance)}" if chance else by.value,
         prescale=how.left.prescale,
         block_rows=how.right.rows,
         gain=how.gain,

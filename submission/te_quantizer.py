@@ -26,7 +26,7 @@ from kernels.matmul.gemm import choose, uses
 from kernels.nn import AMD_TE
 from kernels.operand_use import Use
 from kernels.philox import Randomness
-from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Rounding, Signs
+from kernels.recipe import Format, Gemm, LinearRecipe, Operand, Quantizer, Signs
 from submission.te import te_fixes
 
 try:
@@ -190,7 +190,7 @@ class MxQuantizer(TeQuantizer):
 
     def is_requantization_safe(self) -> bool:
         """Whether quantising again gives the same bits, so that a result may be dropped and computed again."""
-        return not any(self._quantizer(i).rounding is Rounding.STOCHASTIC for i in (0, 1))
+        return not any(self._quantizer(i).rounding.is_random for i in (0, 1))
 
     def _get_compatible_recipe(self) -> Any:
         return importlib.import_module("transformer_engine.common.recipe").CustomRecipe

@@ -9,6 +9,7 @@ from harness.contract.build import ConfigProblem
 from harness.contract.config import Config, GemmFormat, Recipe
 
 _GEMMS = ("fprop", "dgrad", "wgrad")
+_NVFP4_RULES = ("even", "rceil", "four-six")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # number of elements that share a scale
 
 _OF_EVERY_FORMAT = ("format", "gain", "mean_split")
@@ -34,12 +35,39 @@ def _options(config: Config) -> None:
             raise ConfigProblem(f"{path}.signs_per_block", "true", "false with signs none")
         if settings.weight_rows not in (1, block):
             raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 or {block}")
+        _require_scales(path, settings)
         if not 0 < settings.prescale <= 1:
             raise ConfigProblem(f"{path}.prescale", str(settings.prescale), "above 0 and at most 1")
         if not 0 < settings.gain < 4:
             raise ConfigProblem(f"{path}.gain", str(settings.gain), "above 0 and below 4")
         if settings.mean_split and path.endswith(".dgrad"):
             raise ConfigProblem(f"{path}.mean_split", "true", "false: dgrad has no activations")
+
+
+def _require_scales(path: str, settings: GemmFormat) -> None:
+    """The scale rule, the tensor scale and MS-EDEN go with some formats and options alone."""
+    nvfp4, rule = settings.format == "nvfp4", settings.scale_rule
+    if rule not in _NVFP4_RULES and nvfp4:
+        raise ConfigProblem(f"{path}.scale_rule", rule, f"{', '.join(_NVFP4_RULES)} with nvfp4")
+    if rule == "four-six" and not nvfp4:
+        raise ConfigProblem(f"{path}.scale_rule", rule, f"a rule other than four-six with {settings.format}")
+    if rule in ("least-error", "four-six") and settings.weight_rows != 1:
+        raise ConfigProblem(f"{path}.weight_rows", str(settings.weight_rows), f"1 with scale_rule {rule}")
+    if settings.tensor_scale != "amax" and not nvfp4:
+        raise ConfigProblem(f"{path}.tensor_scale", settings.tensor_scale, f"amax with {settings.format}")
+    if settings.tensor_scale == "torchao" and rule != "even":
+        raise ConfigProblem(f"{path}.tensor_scale", "torchao", f"amax or none with scale_rule {rule}")
+    if settings.rounding == "stochastic":
+        return
+    if settings.stochastic == "none":
+        raise ConfigProblem(f"{path}.rounding", settings.rounding, "stochastic with `stochastic: none`")
+    others = (rule, settings.tensor_scale, settings.weight_rows, settings.prescale)
+    if not nvfp4 or settings.signs == "none" or others != ("even", "amax", 1, 1.0):
+        allowed = (
+            "stochastic, or nvfp4 with scale_rule even, tensor_scale amax, weight_rows 1, prescale 1.0 and "
+            "a Hadamard transform with random signs"
+        )
+        raise ConfigProblem(f"{path}.rounding", settings.rounding, allowed)
 
 
 def _whole_blocks(config: Config) -> None:

@@ -185,7 +185,8 @@ class GemmFormat:
     """Format and operand transforms of one GEMM; kernels.recipe turns them into the code that runs."""
 
     format: Literal["bf16", "fp8", "fp8-row", "mxfp8", "mxfp4", "nvfp4"]
-    scale_rule: Literal["floor", "even", "rceil", "ceil"] = "even"  # MX: block maximum to E8M0 scale
+    # how a block's scale is chosen; nvfp4: even, rceil or four-six
+    scale_rule: Literal["floor", "even", "rceil", "ceil", "least-error", "four-six"] = "even"
     hadamard: Literal[0, 16, 32, 64, 128] = 0  # for block formats: points of the transform, 0 for none
     signs: Literal["none", "fixed", "step"] = (
         "none"  # random signs of the transform: drawn once, or for every step
@@ -200,6 +201,9 @@ class GemmFormat:
     mean_split: bool = (
         False  # fprop, wgrad: X's mean over tokens is multiplied in high precision, the rest quantised
     )
+    tensor_scale: Literal["amax", "torchao", "none"] = "amax"  # nvfp4: FP32 scale of the tensor
+    # of the operands that `stochastic` names; the last two are for nvfp4 with random signs
+    rounding: Literal["stochastic", "ms-eden", "ms-eden-weighted"] = "stochastic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels.architectures import Platform
+from kernels.formats import E2M1
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
@@ -36,7 +37,7 @@ class Emulated:
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        if x_RC.is_cuda and _is_mx(rows) and _is_mx(columns):
+        if x_RC.is_cuda and _is_fused(rows) and _is_fused(columns):
             return _on_gpu(x_RC, rows, columns)
         first = _prepare(x_RC, rows) if rows else None
         if (
@@ -52,7 +53,7 @@ class Emulated:
     def narrow(
         self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
-        if x_RC.is_cuda and _is_mx(rows) and _is_mx(columns):
+        if x_RC.is_cuda and _is_fused(rows) and _is_fused(columns):
             return _narrow_on_gpu(x_RC, rows, columns, keep_rows)
         if rows and rows.quantizer.format is not columns.quantizer.format:
             kept = self.narrow(x_RC.t(), None, rows)[2] if keep_rows else None
@@ -72,15 +73,13 @@ class Emulated:
             return Prepared(cpu.dequantize_fp8(kept.elements), quantizer, scale=kept.scale)
         if kept.scales is None:
             return Prepared(kept.elements, quantizer)
-        quantized = reference.Quantized(kept.elements, kept.scales, quantizer, kept.scale)
-        if quantizer.format is Format.NVFP4:
-            return Prepared(_without_tensor_scale(quantized), quantizer, scale=kept.scale)
         if not kept.elements.is_cuda:
-            return Prepared(cpu.dequantize(quantized), quantizer)
+            quantized = reference.Quantized(kept.elements, kept.scales, quantizer, kept.scale)
+            return Prepared(cpu.dequantize(quantized), quantizer, scale=kept.scale)
         from kernels.quantize import triton
 
         packed = triton.Packed(kept.elements, kept.scales)
-        return Prepared(triton.dequantize(packed, transposed=kept.across), quantizer)
+        return Prepared(triton.dequantize(packed, transposed=kept.across), quantizer, scale=kept.scale)
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
@@ -143,11 +142,12 @@ def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> 
     return product * by
 
 
-def _is_mx(use: Use | None) -> bool:
-    """Whether a GPU's fused kernels quantise it; a given rotation is left to torch operations."""
+def _is_fused(use: Use | None) -> bool:
+    """Whether a GPU's fused kernels quantise it; MS-EDEN and a given rotation are left to torch operations."""
     if use is None:
         return True
-    return use.quantizer.format in (Format.MXFP4, Format.MXFP8) and use.quantizer.rotation is None
+    quantizer = use.quantizer
+    return quantizer.format.is_blocked and not quantizer.rounding.is_eden and quantizer.rotation is None
 
 
 def _is_fp8(use: Use) -> bool:
@@ -158,10 +158,10 @@ def _prepare(x_RK: Tensor, use: Use) -> Prepared:
     quantizer = use.quantizer
     if quantizer.format is Format.BF16:
         return Prepared(x_RK, quantizer)
-    if quantizer.format in (Format.MXFP4, Format.MXFP8):
+    if quantizer.format.is_blocked:
         x = x_RK.to(torch.bfloat16)  # as the GPU kernels read it
-        values = cpu.quantize_dequantize(x, quantizer, draw=use.draw, signs=use.signs)
-        return Prepared(values, quantizer)
+        values, scale = cpu.values(x, quantizer, draw=use.draw, signs=use.signs)
+        return Prepared(values, quantizer, scale=scale)
     if quantizer.format is Format.FP8:
         values, scale = cpu.fp8_values(x_RK, quantizer.element)
         return Prepared(values, quantizer, scale=scale)
@@ -180,10 +180,7 @@ def _narrow(x_RK: Tensor, use: Use) -> Narrow:
         return Narrow(fp8.elements, quantizer, scale=fp8.scale)
     if quantizer.format not in (Format.MXFP4, Format.NVFP4):
         return Narrow(_prepare(x_RK, use).values, quantizer)
-    if quantizer.format is Format.MXFP4:
-        quantized = cpu.quantize(x_RK.to(torch.bfloat16), quantizer, draw=use.draw, signs=use.signs)
-    else:
-        quantized = reference.quantize(x_RK, quantizer, draw=use.draw, signs=use.signs)
+    quantized = cpu.quantize(x_RK.to(torch.bfloat16), quantizer, draw=use.draw, signs=use.signs)
     return Narrow(quantized.elements, quantizer, scales=quantized.scales, scale=quantized.tensor_scale)
 
 
@@ -192,8 +189,8 @@ def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepar
 
     found = triton.quantize_dequantize(x_RC.to(torch.bfloat16), rows, columns)
     first, second = (
-        Prepared(values, use.quantizer) if use and values is not None else None
-        for values, use in zip(found, (rows, columns), strict=True)
+        Prepared(valued.values, use.quantizer, scale=valued.tensor_scale) if use and valued else None
+        for valued, use in zip(found, (rows, columns), strict=True)
     )
     return first, second
 
@@ -203,7 +200,7 @@ def _narrow_on_gpu(
 ) -> tuple[Prepared | None, Narrow | None, Narrow]:
     from kernels.quantize import triton
 
-    if columns.quantizer.format is not Format.MXFP4 or (rows and rows.quantizer.format is not Format.MXFP4):
+    if columns.quantizer.element is not E2M1 or (rows and rows.quantizer.element is not E2M1):
         first, second = _on_gpu(x_RC, rows, columns)
         assert second is not None
         kept = Narrow(first.values, first.quantizer) if first and keep_rows else None
@@ -212,16 +209,14 @@ def _narrow_on_gpu(
     if rows and keep_rows:
         along, across = triton.quantize(x, rows, columns)
         assert along is not None and across is not None
-        kept = Narrow(along.elements, rows.quantizer, scales=along.scales)
+        kept = Narrow(along.elements, rows.quantizer, scales=along.scales, scale=along.tensor_scale)
         first = Emulated().restore(kept)
     else:
-        (values, across), kept = triton.values_and_codes(x, rows, columns), None
-        first = Prepared(values, rows.quantizer) if rows and values is not None else None
-    return first, kept, Narrow(across.elements, columns.quantizer, scales=across.scales, across=True)
-
-
-def _without_tensor_scale(quantized: reference.Quantized) -> Tensor:
-    """NVFP4 values without the FP32 tensor scale: element times E4M3 scale has six significant bits, exact in BF16."""
-    one = torch.ones((), device=quantized.scales.device)
-    unscaled = reference.Quantized(quantized.elements, quantized.scales, quantized.quantizer, one)
-    return reference.dequantize(unscaled).to(torch.bfloat16)
+        (valued, across), kept = triton.values_and_codes(x, rows, columns), None
+        first = (
+            Prepared(valued.values, rows.quantizer, scale=valued.tensor_scale) if rows and valued else None
+        )
+    narrow = Narrow(
+        across.elements, columns.quantizer, scales=across.scales, scale=across.tensor_scale, across=True
+    )
+    return first, kept, narrow

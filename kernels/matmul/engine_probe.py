@@ -20,7 +20,7 @@ from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import reference
-from kernels.recipe import Format, Quantizer, Rounding, Signs
+from kernels.recipe import Format, Quantizer, Signs
 
 SIZE = 128  # rows, columns and contraction: the smallest size that every engine accepts
 _LONGEST = 300  # characters; longer reasons are cut
@@ -159,7 +159,7 @@ def _use(quantizer: Quantizer, device: torch.device) -> Use:
     signs = None
     if quantizer.signs is not Signs.NONE:
         signs = Randomness(7).signs(quantizer.sign_count(SIZE), per_step=False, device=device)
-    return Use(quantizer, Draw(7, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
+    return Use(quantizer, Draw(7, 3) if quantizer.rounding.is_random else None, signs)
 
 
 def described(left: Quantizer, right: Quantizer) -> str:

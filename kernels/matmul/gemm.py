@@ -15,7 +15,7 @@ from kernels.matmul.engine_protocol import Engine, Prepared, Request
 from kernels.matmul.native import BlockScaledMm, DotScaled, ScaledMm
 from kernels.operand_use import Use
 from kernels.philox import Randomness
-from kernels.recipe import Gemm, GemmRecipe, Operand, Rounding, Signs
+from kernels.recipe import Gemm, GemmRecipe, Operand, Signs
 
 ENGINES: Sequence[Engine] = (
     ScaledMm(),
@@ -71,7 +71,7 @@ def use(
         ValueError: the recipe draws random numbers, but `randomness` is None.
     """
     quantizer = recipe.quantizer(which, operand)
-    draws, signed = quantizer.rounding is Rounding.STOCHASTIC, quantizer.signs is not Signs.NONE
+    draws, signed = quantizer.rounding.is_random, quantizer.signs is not Signs.NONE
     if randomness is None:
         if draws or signed:
             raise ValueError(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import architectures
+from kernels import architectures, formats
 from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
@@ -100,23 +100,30 @@ class ScaledMm(_Native):
 
 
 class BlockScaledMm(_Native):
-    """MXFP4 by torch.nn.functional.scaled_mm: cuBLAS on datacentre Blackwell, hipBLASLt on gfx950."""
+    """MXFP4 and NVFP4 by torch.nn.functional.scaled_mm.
+
+    MXFP4: MSLK on datacentre Blackwell, hipBLASLt on gfx950. NVFP4: cuBLAS on every Blackwell; both tensor scales
+    multiply its FP32 sums before the only rounding.
+    """
 
     name = "torch block-scaled scaled_mm"
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
-        if request.left.format is not Format.MXFP4:
-            return "multiplies only MXFP4"
+        nvfp4 = request.left.format is Format.NVFP4
+        if request.left.format is not Format.MXFP4 and not nvfp4:
+            return "multiplies only MXFP4 and NVFP4"
         if request.left.rotation is not None:
             return _NO_ROTATION
-        if not (platform.has_tensor_memory or platform.name == "gfx950"):
-            return f"has no block-scaled product on {platform.name}"
+        if not (
+            platform.has_nvfp4_units if nvfp4 else platform.has_tensor_memory or platform.name == "gfx950"
+        ):
+            return f"has no {request.left.format.value} product on {platform.name}"
         if not hasattr(F, "scaled_mm"):
             return f"needs torch 2.10 or later, not {torch.__version__}"
         if request.K % 128 or request.M % 128 or request.N % 128:
             return f"needs M, N, K in multiples of 128, not {request.M}, {request.N}, {request.K}"
         by = request.gain / (request.left.prescale * request.right.prescale)
-        if request.dtype is not torch.bfloat16 or math.frexp(by)[0] != 0.5:
+        if request.dtype is not torch.bfloat16 or (math.frexp(by)[0] != 0.5 and not nvfp4):
             return (
                 f"would round to BF16 before it applies the factor {by:.4g} and converts to {request.dtype}"
             )
@@ -128,12 +135,16 @@ class BlockScaledMm(_Native):
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        return _packed(x_RC, rows, columns)
+        return _packed(x_RC, rows, columns, swizzled=architectures.of(x_RC.device).is_cuda)
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
         fast: bool = False,
     ) -> Tensor:  # fmt: skip
+        by = factor(left, right, gain)
+        if left.quantizer.format is Format.NVFP4:
+            product = _nvfp4_product(left, right, by)
+            return product.to(dtype) if accumulate is None else accumulate.add_(product)
         swizzled = architectures.of(left.values.device).is_cuda
         block = F.ScalingType.BlockWise1x32
         swizzle = F.SwizzleType.SWIZZLE_32_4_4 if swizzled else F.SwizzleType.NO_SWIZZLE
@@ -142,24 +153,43 @@ class BlockScaledMm(_Native):
             right.values.view(torch.float4_e2m1fn_x2).t(),
             _scales(left), block, _scales(right), block, swizzle, swizzle, output_dtype=torch.bfloat16,
         )  # fmt: skip
-        by = factor(left, right, gain)
         if accumulate is not None:
             return accumulate.add_(product, alpha=by)  # multiplied and added in FP32, rounded once
         return (product if by == 1.0 else product * by).to(dtype)
 
 
+def _nvfp4_product(left: Prepared, right: Prepared, by: float) -> Tensor:
+    """BF16, rounded once after the tensor scales and `by`."""
+    assert left.scale is not None and right.scale is not None and left.scales is not None
+    assert right.scales is not None
+    recipe = [F.ScalingType.BlockWise1x16, F.ScalingType.TensorWise]
+    swizzle = [F.SwizzleType.SWIZZLE_32_4_4, F.SwizzleType.NO_SWIZZLE]
+    return F.scaled_mm(
+        left.values.view(torch.float4_e2m1fn_x2),
+        right.values.view(torch.float4_e2m1fn_x2).t(),
+        [left.scales.view(torch.float8_e4m3fn), left.scale * by], recipe,
+        [right.scales.view(torch.float8_e4m3fn), right.scale], recipe,
+        swizzle, swizzle, output_dtype=torch.bfloat16,
+    )  # fmt: skip
+
+
 class DotScaled(_Native):
-    """MXFP4 and MXFP8 by Triton's dot_scaled, wherever matrix units multiply MX elements."""
+    """MXFP4, MXFP8 and NVFP4 by Triton's dot_scaled, wherever matrix units multiply their elements."""
 
     name = "triton dot_scaled"
 
     def refuses(self, platform: Platform, request: Request) -> str | None:
-        if request.left.format not in (Format.MXFP4, Format.MXFP8):
-            return "multiplies only MX formats"
+        if not request.left.format.is_blocked:
+            return "multiplies only block formats"
         if request.left.rotation is not None:
             return _NO_ROTATION
-        if not platform.has_fp4_units:
+        nvfp4 = request.left.format is Format.NVFP4
+        if not (platform.has_nvfp4_units if nvfp4 else platform.has_fp4_units):
             return f"needs block-scaled matrix instructions, which {platform.name} lacks"
+        if (
+            platform.has_tensor_memory and request.K % 32
+        ):  # a tensor descriptor's rows are multiples of 16 bytes
+            return f"needs K in multiples of 32, not {request.K}"
         return None
 
     def backend(self, platform: Platform, request: Request) -> str:
@@ -168,7 +198,7 @@ class DotScaled(_Native):
     def prepare(
         self, x_RC: Tensor, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        return _packed(x_RC, rows, columns)
+        return _packed(x_RC, rows, columns, swizzled=architectures.of(x_RC.device).has_tensor_memory)
 
     def multiply(
         self, left: Prepared, right: Prepared, *, gain: float, dtype: torch.dtype, accumulate: Tensor | None,
@@ -179,10 +209,13 @@ class DotScaled(_Native):
         a, b = left.values, right.values
         out = accumulate if accumulate is not None else a.new_empty(a.size(0), b.size(0), dtype=dtype)
         assert left.scales is not None and right.scales is not None
+        nvfp4 = left.quantizer.format is Format.NVFP4
+        element = triton.NVFP4 if nvfp4 else left.quantizer.element.name
         options: dict[str, Any] = {
-            "element": left.quantizer.element.name,
+            "element": element,
             "swizzled": architectures.of(a.device).has_tensor_memory,
-            "tiling": tune.tiling(a, b, left.quantizer.element),
+            "tiling": tune.tiling(a, b, element),
+            "tensor_scales": (left.scale, right.scale) if nvfp4 else None,
         }
         arguments = (a, left.scales, b, right.scales, out)
         by = factor(left, right, gain)
@@ -197,17 +230,32 @@ def _by_rows(x_RK: Tensor, use: Use | None) -> Prepared | None:
     return Prepared(found.elements.contiguous(), use.quantizer, scale=found.scale)
 
 
-def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
-    """Elements and scales; on devices with tensor memory the scales are swizzled for it."""
+def _packed(
+    x_RC: Tensor, rows: Use | None, columns: Use | None, *, swizzled: bool
+) -> tuple[Prepared | None, Prepared | None]:
+    """Elements and scales, in one pass; MS-EDEN, which has no kernel, by the specification's torch operations."""
     from kernels.quantize import triton  # needs a package that a machine without GPU may lack
 
-    on = architectures.of(x_RC.device)
-    found = triton.quantize(x_RC.to(torch.bfloat16), rows, columns, swizzled=on.has_tensor_memory)
+    x = x_RC.to(torch.bfloat16)
+    if any(use and use.quantizer.rounding.is_eden for use in (rows, columns)):
+        return _by_specification(x, rows, swizzled), _by_specification(x.t(), columns, swizzled)
+    found = triton.quantize(x, rows, columns, swizzled=swizzled)
     first, second = (
-        Prepared(packed.elements, use.quantizer, scales=packed.scales) if packed and use else None
+        Prepared(packed.elements, use.quantizer, scales=packed.scales, scale=packed.tensor_scale)
+        if packed and use
+        else None
         for packed, use in zip(found, (rows, columns), strict=True)
     )
     return first, second
+
+
+def _by_specification(x_RK: Tensor, use: Use | None, swizzled: bool) -> Prepared | None:
+    if use is None:
+        return None
+    found = reference.quantize(x_RK, use.quantizer, draw=use.draw, signs=use.signs)
+    by_row = found.scales.repeat_interleave(use.quantizer.rows, 0)
+    scales = formats.swizzled(by_row) if swizzled else by_row
+    return Prepared(found.elements, use.quantizer, scales=scales, scale=found.tensor_scale)
 
 
 def _scales(operand: Prepared) -> Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.formats import Element
 from kernels.matmul.triton import DESCRIPTOR, PLAIN, Tiling
 
 _VERSION = 1
@@ -23,7 +22,7 @@ def default_directory() -> Path:
     return Path.home() / ".cache" / "fourmark"
 
 
-def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling | None:
+def tiling(a: Tensor, b: Tensor, element: str) -> Tiling | None:
     """The tiling measured for a (M, K) by (N, K) product of codes on this device model with this Triton, if any.
 
     This function measures nothing: a run must not spend its timed part on tilings.
@@ -33,8 +32,9 @@ def tiling(a: Tensor, b: Tensor, element: Element) -> Tiling | None:
     return _table(_device(a.device)).get(key(a.size(0), b.size(0), a.size(1), element))
 
 
-def key(M: int, N: int, bytes_per_row: int, element: Element) -> str:
-    return f"{M},{N},{bytes_per_row},{element.name}"
+def key(M: int, N: int, bytes_per_row: int, element: str) -> str:
+    """The name of a product in the file; element as in kernels.matmul.triton.multiply."""
+    return f"{M},{N},{bytes_per_row},{element}"
 
 
 def store(device: torch.device, rows: dict[str, dict[str, Any]]) -> Path:

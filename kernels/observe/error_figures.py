@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.formats import E2M1, E4M3, E8M0_BIAS, values
+from kernels.formats import E2M1, E4M3, E8M0_BIAS, unswizzled, values
 from kernels.hadamard import matrix
 from kernels.matmul.engine_protocol import Prepared
 from kernels.operand_use import Use
-from kernels.quantize import reference
+from kernels.quantize import nvfp4, reference
 from kernels.recipe import Format, Quantizer
 
 EXPONENTS = 256  # number of E8M0 exponents; index 0 is 2^-127
@@ -185,33 +185,36 @@ def _scales(after: Tensor, prepared: Prepared, rows: Tensor) -> Tensor:
         return prepared.scale[rows] if prepared.scale.dim() else prepared.scale.view(1, 1)
     if quantizer.format is Format.NVFP4:
         assert prepared.scale is not None
-        largest = _per_block(after, quantizer)
-        codes = reference.element_codes(reference.divide(largest, E2M1.largest) / prepared.scale, E4M3)
-        scales = values(codes.to(torch.uint8), E4M3) * prepared.scale
+        found = nvfp4.block_scales(after, quantizer, prepared.scale)
+        scales = values(found.to(torch.uint8), E4M3) * prepared.scale
     else:
         scales = torch.exp2(reference.block_scales(after, quantizer).float() - E8M0_BIAS)
     return scales.repeat_interleave(quantizer.rows, 0)
 
 
-def _per_block(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """Largest magnitude of each block, (R // rows, K // block)."""
-    largest = x.abs().unflatten(-1, (-1, quantizer.block)).amax(-1)
-    return largest.unflatten(0, (-1, quantizer.rows)).amax(1)
-
-
 def _multiplied(after: Tensor, prepared: Prepared, scales: Tensor, rows: Tensor) -> Tensor:
     """(R, K) FP32: the operand that was multiplied, decoded from the engine's own layout."""
     quantizer, elements = prepared.quantizer, chosen(prepared.values, rows)
-    if (
-        elements.dtype is torch.uint8
-    ):  # codes of an MX format; their scales may be swizzled, so compute them again
-        exponents = reference.block_scales(after, quantizer).to(torch.uint8)
-        found = reference.dequantize(reference.Quantized(elements, exponents, quantizer))
+    if elements.dtype is torch.uint8:  # codes of a block format
+        assert prepared.scales is not None
+        found = reference.dequantize_rows(
+            elements, chosen(_row_scales(prepared), rows), quantizer, prepared.scale
+        )
     else:
         found = elements.float()
         if prepared.scale is not None:
             found = found * (prepared.scale[rows] if prepared.scale.dim() else prepared.scale)
     return found if quantizer.prescale == 1.0 else found / quantizer.prescale
+
+
+def _row_scales(prepared: Prepared) -> Tensor:
+    """(R, K // block) bytes, one row of scales for each row of elements."""
+    assert prepared.scales is not None
+    if prepared.scales.dim() > 1:
+        return prepared.scales
+    per_byte = 2 if prepared.quantizer.element is E2M1 else 1
+    width = prepared.values.size(1) * per_byte // prepared.quantizer.block
+    return unswizzled(prepared.scales, prepared.values.size(0), width)
 
 
 def _exponents(scales: Tensor, quantizer: Quantizer) -> Tensor:

@@ -1,4 +1,4 @@
-"""Quantises to MX and FP8 values, to codes and back: what training on a CPU uses, equal to reference.py in every bit.
+"""Quantises to MX, NVFP4 and FP8 values, to codes and back, as CPUs do in training; equal to reference.py in every bit.
 
 Two engines: C++ in one pass over memory (cpu_native.cpp, built on first use), and torch operations where that cannot be
 built. Both round by an FP32 addition: let P be the power of two at or below the scaled magnitude m, but at least the
@@ -8,6 +8,7 @@ element's smallest normal value, and C = 2^(23 - mantissa bits). Then (m + C P) 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import math
 import threading
@@ -19,14 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kernels.formats import BLOCK, E4M3, E5M2, E8M0_BIAS, E8M0_NAN, Element
+from kernels.formats import BLOCK, E2M1, E4M3, E5M2, E8M0_BIAS, E8M0_NAN, Element
 from kernels.philox import Draw
 from kernels.quantize import cpu_build, reference
-from kernels.recipe import Format, Quantizer, Rounding, Signs
+from kernels.recipe import Format, Quantizer, ScaleRule, Signs, TensorScale
 
 _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
 _CHUNK = 1 << 18  # elements that torch operations take at a time: their temporaries stay in the cache
+_TENSOR_SCALES = {TensorScale.AMAX: 1, TensorScale.TORCHAO: 2, TensorScale.NONE: 3}  # as in cpu_vectors.h
+_NVFP4_RULES = {ScaleRule.EVEN: 0, ScaleRule.RCEIL: 1, ScaleRule.FOUR_SIX: 2}
 _lock = threading.Lock()  # autograd calls this module from its own threads
 
 Native = Callable[..., int]
@@ -35,7 +38,7 @@ Native = Callable[..., int]
 def quantize_dequantize(
     x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
 ) -> Tensor:
-    """MX values of x along K, as reference.quantize and reference.dequantize give them.
+    """Values of x along K, as reference.quantize and reference.dequantize give them, rounded to BF16.
 
     Args:
         x_MK: (M, K) FP32 or BF16, K a multiple of 32 and of the transform; the transposed view of a contiguous matrix
@@ -55,6 +58,21 @@ def quantize_dequantize(
     return _call(native, x_MK, inner, draw, signs)
 
 
+def values(
+    x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`quantize_dequantize`, but NVFP4's values lack the tensor scale, the second result, so that BF16 holds them."""
+    if quantizer.format is not Format.NVFP4:
+        return quantize_dequantize(x_MK, quantizer, draw=draw, signs=signs), None
+    x_MK, inner, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
+    native = _native() if _is_native(x_MK, inner, draw, signs) else None
+    if native is None:
+        quantized = reference.quantize(x_MK, inner, draw=draw, signs=signs)
+        return dequantize(quantized), quantized.tensor_scale
+    scale = torch.empty(())
+    return _call(native, x_MK, inner, draw, signs, scale=scale), scale
+
+
 def quantize(
     x_MK: Tensor, quantizer: Quantizer, *, draw: Draw | None = None, signs: Tensor | None = None
 ) -> reference.Quantized:
@@ -68,32 +86,36 @@ def quantize(
     """
     given = x_MK, quantizer, signs
     x_MK, quantizer, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
-    is_e2m1 = quantizer.format is Format.MXFP4
+    is_e2m1 = quantizer.element is E2M1
     native = _native() if is_e2m1 and _is_native(x_MK, quantizer, draw, signs) else None
     if native is None:
         return reference.quantize(given[0], given[1], draw=draw, signs=given[2])
     rows, columns = x_MK.shape
     elements = torch.empty(rows, columns // 2, dtype=torch.uint8)
-    scales = torch.empty(rows, columns // BLOCK, dtype=torch.uint8)
-    _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales))
-    return reference.Quantized(elements, scales[:: quantizer.rows], given[1])
+    scales = torch.empty(rows, columns // quantizer.block, dtype=torch.uint8)
+    scale = torch.empty(()) if quantizer.format is Format.NVFP4 else None
+    _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales), scale=scale)
+    return reference.Quantized(elements, scales[:: quantizer.rows], given[1], scale)
 
 
 def dequantize(quantized: reference.Quantized) -> Tensor:
-    """The values (M, K) of `quantized` in BF16, contiguous, as quantize_dequantize gives them."""
+    """The values (M, K) of `quantized` in BF16, contiguous, as `values` gives them."""
     elements, scales, quantizer = quantized.elements, quantized.scales, quantized.quantizer
     is_whole = (
         type(elements) is type(scales) is Tensor and elements.is_contiguous() and scales.is_contiguous()
     )
-    is_e2m1 = quantizer.format is Format.MXFP4 and quantizer.rows == 1 and elements.device.type == "cpu"
-    native = _native() if is_whole and is_e2m1 else None
+    is_e2m1 = quantizer.element is E2M1 and quantizer.rows == 1 and elements.device.type == "cpu"
+    in_pairs = 2 * elements.size(-1) % BLOCK == 0  # C++ takes 32 elements at a time
+    native = _native() if is_whole and is_e2m1 and in_pairs else None
     if native is None:
-        return reference.dequantize(quantized).to(torch.bfloat16)
+        one = None if quantized.tensor_scale is None else torch.ones_like(quantized.tensor_scale)
+        return reference.dequantize(dataclasses.replace(quantized, tensor_scale=one)).to(torch.bfloat16)
     rows, columns = elements.size(0), 2 * elements.size(1)
     out = torch.empty(rows, columns, dtype=torch.bfloat16)
     job = cpu_build.Job(
         out=out.data_ptr(), codes=elements.data_ptr(), scales=scales.data_ptr(), parallel=_parallel(),
         rows=rows, columns=columns, out_stride=columns, block_rows=1, threads=torch.get_num_threads(),
+        nvfp4=_nvfp4_number(quantizer),
     )  # fmt: skip
     native(ctypes.byref(job))
     return out
@@ -183,6 +205,10 @@ def _agrees(native: Native) -> bool:
         _call(native, view, quantizer, None, None, codes=codes)
         if not (torch.equal(codes[0], wanted.elements) and torch.equal(codes[1], wanted.scales)):
             return False
+    nvfp4 = Quantizer(format=Format.NVFP4)
+    want = reference.dequantize(reference.quantize(x, nvfp4)).to(torch.bfloat16)
+    if not all(torch.equal(_call(native, view, nvfp4, None, None), want) for view in views):
+        return False
     fp8, values, scale = reference.quantize_fp8(x, element_type(E5M2)), x.to(torch.bfloat16), torch.empty(())
     _call_fp8(native, E5M2, x.numel(), x=x, out=values, scale=scale)
     return torch.equal(values, fp8.elements.to(torch.bfloat16)) and torch.equal(scale, fp8.scale)
@@ -193,6 +219,10 @@ def _with_signs_per_block(
 ) -> tuple[Tensor, Quantizer, Tensor | None]:
     """Multiply by signs that no two blocks share, which is exact, so that the C++ engine need not read them."""
     if signs is None or not quantizer.signs_per_block or signs.shape != (x.size(-1),):
+        return x, quantizer, signs
+    if (
+        quantizer.rounding.is_eden
+    ):  # which the C++ engine leaves to torch, and which no quantizer has without signs
         return x, quantizer, signs
     return x * signs.to(x.dtype), replace(quantizer, signs=Signs.NONE, signs_per_block=False), None
 
@@ -208,8 +238,10 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and not quantizer.signs_per_block
         and x.size(1) % quantizer.multiple == 0
         and x.size(0) % quantizer.rows == 0
-        and quantizer.format in (Format.MXFP4, Format.MXFP8)
-        and (draw is not None) == (quantizer.rounding is Rounding.STOCHASTIC)
+        and quantizer.format.is_blocked
+        and quantizer.scale_rule is not ScaleRule.LEAST_ERROR
+        and not quantizer.rounding.is_eden
+        and (draw is not None) == quantizer.rounding.is_random
         and (signs is not None) == (quantizer.signs is not Signs.NONE)
         and (signs is None or signs.shape == (quantizer.hadamard,))
     )
@@ -236,9 +268,18 @@ def _call_fp8(native: Native, element: Element, count: int, **tensors: Tensor) -
 
 def _call(
     native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None,
-    codes: tuple[Tensor, Tensor] | None = None,
+    codes: tuple[Tensor, Tensor] | None = None, scale: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return the values. With `codes`, write elements (M, K // 2) and scales (M, K // 32) there instead."""
+    """The values.
+
+    Args:
+        codes: elements (M, K // 2) and scales of each row (M, K // block), written in place of values.
+        scale: receives NVFP4's tensor scale, which the values then lack.
+    """
+    is_nvfp4 = quantizer.format is Format.NVFP4
+    is_scaled = is_nvfp4 and scale is None
+    if is_scaled:
+        scale = torch.empty(())
     rows, columns = x.shape
     transposed = x.stride(1) != 1 and x.stride(0) == 1
     if not transposed and x.stride(1) != 1:
@@ -250,18 +291,24 @@ def _call(
     element = quantizer.element
     job = cpu_build.Job(
         x=x.data_ptr(), out=out.data_ptr() or None, codes=elements, scales=scales,
-        signs=None if signs is None else signs.data_ptr(),
+        signs=None if signs is None else signs.data_ptr(), scale=None if scale is None else scale.data_ptr(),
+        nvfp4=_nvfp4_number(quantizer), rule=_NVFP4_RULES.get(quantizer.scale_rule, 0), is_scaled=is_scaled,
         parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
         out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
         is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,
         block_rows=quantizer.rows, is_stochastic=draw is not None, threads=torch.get_num_threads(),
-        carry=quantizer.scale_rule.carry(element), max_exponent=element.max_exponent,
+        carry=0 if is_nvfp4 else quantizer.scale_rule.carry(element), max_exponent=element.max_exponent,
         smallest=(element.min_exponent + 127) << 23, mantissa_bits=element.mantissa_bits,
         largest=element.largest, prescale=quantizer.prescale, factor=1 / math.sqrt(quantizer.hadamard or 1),
     )  # fmt: skip
     if native(ctypes.byref(job)):
         raise RuntimeError(f"the C++ quantiser has no Hadamard transform of {quantizer.hadamard} points")
     return out
+
+
+def _nvfp4_number(quantizer: Quantizer) -> int:
+    """C++'s number of the tensor scale; 0 for formats other than NVFP4."""
+    return _TENSOR_SCALES[quantizer.tensor_scale] if quantizer.format is Format.NVFP4 else 0
 
 
 @functools.cache

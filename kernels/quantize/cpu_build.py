@@ -23,7 +23,7 @@ import torch
 COMPILER = "c++"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 _SOURCE, *_HEADERS = (
-    Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h", "cpu_fp8.h")
+    Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h", "cpu_fp8.h", "cpu_nvfp4.h")
 )
 _DIGEST_BYTES = 32
 _TIMEOUT_S = 300
@@ -41,9 +41,12 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "columns", "x_stride", "out_stride")),
         *((name, ctypes.c_uint64) for name in ("seed", "offset")),
         *((name, ctypes.c_int32) for name in ("is_bf16", "is_transposed", "hadamard", "block_rows")),
-        *((name, ctypes.c_int32) for name in ("is_stochastic", "is_fp8", "threads")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("is_stochastic", "is_fp8", "threads", "nvfp4", "rule", "is_scaled")
+        ),
         *((name, ctypes.c_uint32) for name in ("carry", "max_exponent", "smallest", "mantissa_bits")),
-        *((name, ctypes.c_float) for name in ("largest", "prescale", "factor")),
+        *((name, ctypes.c_float) for name in ("largest", "prescale", "factor", "encode", "decode")),
     )
 
 

@@ -11,6 +11,14 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 
 constexpr int64_t FP8_UNIT = 4096;  // values that a thread takes at a time
 
+static void raise_to(const Job& job, uint32_t found) {  // *job.scale, from any thread
+  uint32_t* shared = (uint32_t*)job.scale;  // magnitude bits: the largest number has the largest bits, NaN larger ones
+  uint32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED);
+  while (before < found &&
+         !__atomic_compare_exchange_n(shared, &before, found, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
 template <class T> static void largest_magnitude(const Job& job, int64_t unit, int64_t) {  // adds its unit to *job.scale
   const T* x = (const T*)job.x;
   const int64_t end = job.columns < (unit + 1) * FP8_UNIT ? job.columns : (unit + 1) * FP8_UNIT;
@@ -21,11 +29,7 @@ template <class T> static void largest_magnitude(const Job& job, int64_t unit, i
   }
   uint32_t found = 0;
   for (int i = 0; i < LANES; i++) found = found < largest[i] ? largest[i] : found;
-  uint32_t* shared = (uint32_t*)job.scale;  // magnitude bits: the largest number has the largest bits, NaN larger ones
-  uint32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED);
-  while (before < found &&
-         !__atomic_compare_exchange_n(shared, &before, found, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
+  raise_to(job, found);
 }
 
 static void scale_of_largest(const Job& job) {

@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "cpu_fp8.h"
+#include "cpu_nvfp4.h"
 #include "cpu_vectors.h"
 
 constexpr int64_t STRIP = 2048;  // rows of a transposed matrix that a thread takes at a time
@@ -72,31 +73,61 @@ template <int P> INLINE void scales_of(const U* m, Scale by[P], const Constants&
 
 INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(t.v[1])); }
 
+template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
+  typedef Scale One;
+  static constexpr int AT_ONCE = 4;  // pairs
+  template <int P> static INLINE_MEMBER void of(const Job&, const Constants& c, const Pair*, const U* m, One* by) {
+    scales_of<P>(m, by, c);
+  }
+  static INLINE_MEMBER void store(const Job& job, int64_t row, int64_t column, U pairs, const One& by) {
+    store_codes(job, row, column, pairs, by.inverse[0], by.scale[0]);
+  }
+};
+struct NvScales {
+  typedef NvScale One;
+  static constexpr int AT_ONCE = 8;
+  template <int P> static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, One* by) {
+    if (job.rule == FOUR_SIX)
+      for (int b = 0; b < P; b++) by[b] = nv_four_six(t[b], half_largest(m[b]), job);
+    else if (P == 8)
+      nv_scales_of_eight(m, by, job);
+    else
+      for (int b = 0; b < P; b++) by[b] = nv_scale_of(half_largest(m[b]), job);
+  }
+  static INLINE_MEMBER void store(const Job& job, int64_t row, int64_t column, U pairs, const One& by) {
+    nv_store_codes(job, row, column, pairs, by.byte);
+    uint8_t* scales = job.scales + (row * job.columns + column) / NV_BLOCK;
+    scales[0] = (uint8_t)by.byte[0], scales[1] = (uint8_t)by.byte[8];
+  }
+};
+template <> struct Scales<NVFP4> : NvScales {};
+template <> struct Scales<NVFP4_RANDOM> : NvScales {};
+
 template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks from `at`, of all rows of a block
     const Job& job, const Constants& c, const U flip[][2], int64_t row, int64_t at) {
   const int64_t last = row + job.block_rows;
   const T* x = (const T*)job.x + at;
   uint16_t* out = job.out + at;
-  Pair t[P];
+  Pair t[P] = {};
   U m[P] = {};
-  Scale by[P];
+  typename Scales<KIND>::One by[P];
   for (int64_t r = row; r < last; r++) {
     load_row<T, SIZE, P>(x + r * job.x_stride, t, flip, job.factor);
     for (int b = 0; b < P; b++) m[b] = larger(m[b], largest_of(t[b]));
   }
-  scales_of<P>(m, by, c);
+  Scales<KIND>::template of<P>(job, c, t, m, by);
   for (int64_t r = row; r < last; r++) {
     if (job.block_rows > 1) load_row<T, SIZE, P>(x + r * job.x_stride, t, flip, job.factor);
     D counter[P];
     for (int b = 0; b < P; b++) counter[b] = COUNT + (uint64_t)(r * job.columns + at + BLOCK * b) / 4;
     Words words[P] = {};
-    if (KIND == RANDOM) philox<P>(counter, job, words);
+    if (is_random(KIND)) philox<P>(counter, job, words);
     for (int b = 0; b < P; b++) {
       for (int i = 0; i < 2; i++)
         t[b].v[i] = element<KIND>(t[b].v[i], by[b], joined(words[b].w[i], words[b].w[i + 2]), c);
       const U pairs = packed<KIND>(t[b], c.rounds);
       if (job.codes)
-        store_codes(job, r, at + BLOCK * b, pairs, by[b].inverse[0], by[b].scale[0]);
+        Scales<KIND>::store(job, r, at + BLOCK * b, pairs, by[b]);
       else
         *(Unaligned*)(out + r * job.out_stride + BLOCK * b) = pairs;
     }
@@ -114,7 +145,8 @@ template <class T, int SIZE, Kind KIND> static void along_rows(const Job& given,
   if (job.block_rows == 1) {
     Job single = job;
     single.block_rows = 1;  // now a constant for the compiler
-    for (; at + 4 * BLOCK <= job.columns; at += 4 * BLOCK) group<T, SIZE, KIND, 4>(single, c, flip, row, at);
+    constexpr int P = Scales<KIND>::AT_ONCE;
+    for (; at + P * BLOCK <= job.columns; at += P * BLOCK) group<T, SIZE, KIND, P>(single, c, flip, row, at);
   }
   for (; at < job.columns; at += LEAST * BLOCK) group<T, SIZE, KIND, LEAST>(job, c, flip, row, at);
 }
@@ -159,21 +191,47 @@ INLINE void transpose(U v[LANES]) {  // 16 x 16: four times the first half inter
   }
 }
 
-template <Kind KIND> INLINE void round_columns(
-    Pair* t, const Job& job, const Constants& c, int64_t column, int64_t row, int64_t count) {  // a block of every lane
+template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants& c, Scale by[2]) {
   Pair m = {};
   for (int k = 0; k < BLOCK; k++)
     for (int i = 0; i < 2; i++) m.v[i] = value(larger(bits(m.v[i]), magnitude(t[k].v[i])));
   if (job.block_rows > 1) m.v[0] = m.v[1] = value(spread(largest_of(m)));
-  const Scale by[2] = {scale_of(bits(m.v[0]), c), scale_of(bits(m.v[1]), c)};
+  for (int i = 0; i < 2; i++) by[i] = scale_of(bits(m.v[i]), c);
+}
+template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants&, NvScale by[2]) {
+  U m[2] = {};
+  for (int k = 0; k < NV_BLOCK; k++)
+    for (int i = 0; i < 2; i++) m[i] = larger(m[i], magnitude(t[k].v[i]));
+  if (job.block_rows > 1) m[0] = m[1] = half_largest(larger(m[0], m[1]));
+  for (int i = 0; i < 2; i++)
+    by[i] = job.rule == FOUR_SIX ? nv_four_six(t, i, m[i], job) : nv_scale_of(m[i], job);
+}
+template <Kind KIND> INLINE void store_column(
+    const Job& job, int64_t row, int64_t column, U pairs, const Scale by[1][2], int i, int j) {
+  store_codes(job, row, column, pairs, by[0][i].inverse[j], by[0][i].scale[j]);
+}
+template <Kind KIND> INLINE void store_column(
+    const Job& job, int64_t row, int64_t column, U pairs, const NvScale by[2][2], int i, int j) {
+  const uint32_t first = by[0][i].byte[j], second = by[1][i].byte[j];
+  nv_store_codes(job, row, column, pairs, selected((U)(LANE >= 8u), all(second), all(first)));
+  uint8_t* scales = job.scales + (row * job.columns + column) / NV_BLOCK;
+  scales[0] = (uint8_t)first, scales[1] = (uint8_t)second;
+}
+
+template <Kind KIND> INLINE void round_columns(
+    Pair* t, const Job& job, const Constants& c, int64_t column, int64_t row, int64_t count) {  // a block of every lane
+  constexpr int WIDTH = is_nvfp4(KIND) ? NV_BLOCK : BLOCK;  // two blocks of NVFP4
+  typename Scales<KIND>::One of_blocks[BLOCK / WIDTH][2];
+  for (int part = 0; part < BLOCK / WIDTH; part++) column_scales<KIND>(t + WIDTH * part, job, c, of_blocks[part]);
   const uint64_t per_row = (uint64_t)job.columns / 4;
   const D first = (COUNT * 4 + (uint64_t)row) * per_row + (uint64_t)column / 4;  // of every fourth row
   U done[2][LANES];  // BF16 pairs of two columns, the even and the odd rows
   for (int k = 0; k < BLOCK; k += 4) {
     D counter[4];
     for (int i = 0; i < 4; i++) counter[i] = first + (i * per_row + k / 4);
+    const auto& by = of_blocks[k / WIDTH];
     Words words[4] = {};
-    if (KIND == RANDOM) philox<4>(counter, job, words);
+    if (is_random(KIND)) philox<4>(counter, job, words);
     for (int n = 0; n < 4; n += 2)
       for (int i = 0; i < 2; i++) {
         F a = element<KIND>(t[k + n].v[i], by[i], joined(words[i].w[n], words[i + 2].w[n]), c);
@@ -184,7 +242,7 @@ template <Kind KIND> INLINE void round_columns(
   for (int i = 0; i < 2; i++) {
     transpose(done[i]);
     for (int j = 0; job.codes && j < LANES && 2 * j + i < count; j++)
-      store_codes(job, row + i + 2 * j, column, done[i][j], by[i].inverse[j], by[i].scale[j]);
+      store_column<KIND>(job, row + i + 2 * j, column, done[i][j], of_blocks, i, j);
     if (job.codes) continue;
     uint16_t* out = job.out + (row + i) * job.out_stride + column;
     for (int j = 0; j < LANES && 2 * j + i < count; j++) *(Unaligned*)(out + 2 * j * job.out_stride) = done[i][j];
@@ -213,7 +271,77 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
 
 static void values_of_codes(const Job& job, int64_t row, int64_t) {
   for (int64_t at = 0; at < job.columns; at += BLOCK)
-    *(Unaligned*)(job.out + row * job.out_stride + at) = pairs_of(job, row, at);
+    *(Unaligned*)(job.out + row * job.out_stride + at) = job.nvfp4 ? nv_pairs_of(job, row, at) : pairs_of(job, row, at);
+}
+
+// NVFP4's first pass: the largest magnitude of the blocks that are finite goes to *job.scale
+static void raise_largest(const Job& job, U largest) {
+  uint32_t found = 0;
+  for (int i = 0; i < LANES; i++) found = found < largest[i] ? largest[i] : found;
+  raise_to(job, found);
+}
+
+template <class T, int SIZE, bool ALL_FINITE> INLINE U nv_largest_of_rows(const Job& job, int64_t row) {
+  constexpr int LEAST = SIZE > BLOCK ? SIZE / BLOCK : 1;
+  U flip[LEAST][2] = {};
+  for (int i = 0; SIZE && job.signs && i < LEAST * BLOCK; i++)
+    flip[i / BLOCK][i % 2][i % BLOCK / 2] = job.signs[i % SIZE] < 0 ? SIGN : 0;
+  U largest = {};
+  for (int64_t at = 0; at < job.columns; at += LEAST * BLOCK) {
+    U m[LEAST] = {};
+    for (int64_t r = row; r < row + job.block_rows; r++) {
+      Pair t[LEAST];
+      load_row<T, SIZE, LEAST>((const T*)job.x + r * job.x_stride + at, t, flip, job.factor);
+      for (int b = 0; b < LEAST; b++) m[b] = larger(m[b], largest_of(t[b]));
+    }
+    for (int b = 0; b < LEAST; b++) largest = larger(largest, ALL_FINITE ? m[b] : finite_of_halves(m[b]));
+  }
+  return largest;
+}
+
+INLINE U nv_largest_of(const float* x, int64_t count) {  // in any order; count is a multiple of 32
+  U largest[4] = {};
+  int64_t at = 0;
+  for (; at + 4 * LANES <= count; at += 4 * LANES)
+    for (int i = 0; i < 4; i++) largest[i] = larger(largest[i], *(const Unaligned*)(x + at + LANES * i) & MAGNITUDE);
+  for (; at < count; at += LANES) largest[0] = larger(largest[0], *(const Unaligned*)(x + at) & MAGNITUDE);
+  return larger(larger(largest[0], largest[1]), larger(largest[2], largest[3]));
+}
+INLINE U nv_largest_of(const uint16_t* x, int64_t count) {
+  U largest[2] = {};
+  for (int64_t at = 0; at < count; at += BLOCK) {
+    const U both = *(const Unaligned*)(x + at);
+    largest[0] = larger(largest[0], both << 16 & MAGNITUDE), largest[1] = larger(largest[1], both & UPPER & MAGNITUDE);
+  }
+  return larger(largest[0], largest[1]);
+}
+
+template <class T, int SIZE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
+  U largest = {};
+  if (SIZE) largest = nv_largest_of_rows<T, SIZE, true>(job, row);
+  for (int64_t r = row; !SIZE && r < row + job.block_rows; r++)
+    largest = larger(largest, nv_largest_of((const T*)job.x + r * job.x_stride, job.columns));
+  if (spread(largest)[0] >= EXPONENT) largest = nv_largest_of_rows<T, SIZE, false>(job, row);
+  raise_largest(job, largest);
+}
+
+template <class T> static void nv_largest_along_columns(const Job& job, int64_t column, int64_t row) {
+  const int width = job.hadamard > BLOCK ? job.hadamard : BLOCK;
+  const int64_t end = row + STRIP < job.rows ? row + STRIP : job.rows;
+  Pair t[128];
+  U largest = {};
+  for (; row < end; row += BLOCK) {
+    for (int k = 0; k < width; k++) t[k] = load((const T*)job.x + (column + k) * job.x_stride + row, end - row);
+    if (job.hadamard) transform(t, job, width);
+    for (int k = 0; k < width; k += NV_BLOCK) {
+      U m[2] = {};
+      for (int n = 0; n < NV_BLOCK; n++)
+        for (int i = 0; i < 2; i++) m[i] = larger(m[i], magnitude(t[k + n].v[i]));
+      if (job.block_rows > 1) m[0] = m[1] = half_largest(larger(m[0], m[1]));
+      for (U one : m) largest = larger(largest, (U)(one < EXPONENT) & one);
+    }
+  }
+  raise_largest(job, largest);
 }
 
 // The choice of the function for a job, and its division among threads
@@ -231,7 +359,20 @@ template <class T, Kind KIND> static Task task_of(const Job& job) {
   return nullptr;
 }
 
+template <class T> static Task largest_of_nvfp4(const Job& job) {
+  if (job.is_transposed) return nv_largest_along_columns<T>;
+  switch (job.hadamard) {
+    case 0: return nv_largest_along_rows<T, 0>;
+    case 16: return nv_largest_along_rows<T, 16>;
+    case 32: return nv_largest_along_rows<T, 32>;
+    case 64: return nv_largest_along_rows<T, 64>;
+    case 128: return nv_largest_along_rows<T, 128>;
+  }
+  return nullptr;
+}
+
 template <class T> static Task task_of(const Job& job) {
+  if (job.nvfp4) return job.is_stochastic ? task_of<T, NVFP4_RANDOM>(job) : task_of<T, NVFP4>(job);
   if (job.is_stochastic) return task_of<T, RANDOM>(job);
   return job.mantissa_bits == 1 && job.prescale == 1.0f ? task_of<T, PLAIN>(job) : task_of<T, NEAREST>(job);
 }
@@ -279,19 +420,30 @@ template <class T> static void quantize_fp8(const Job& job) {
   run_fp8(job, cast_to_fp8<T>);
 }
 
-extern "C" int quantize_dequantize(const Job* job) {  // 0; 1 for a transform that does not exist
-  if (job->is_fp8) {
-    if (!job->x) run_fp8(*job, values_of_fp8);
-    else if (job->is_bf16) quantize_fp8<uint16_t>(*job);
-    else quantize_fp8<float>(*job);
+static void run_units(const Job& job, Task task) {
+  Shared shared{&job, task, 0, 0, 0, 1, {0}};
+  shared.width = job.hadamard > BLOCK ? job.hadamard : BLOCK;
+  shared.strips = (job.rows + STRIP - 1) / STRIP;
+  shared.units = job.is_transposed ? shared.strips * (job.columns / shared.width) : job.rows / job.block_rows;
+  run(shared);
+}
+
+extern "C" int quantize_dequantize(const Job* given) {  // 0; 1 for a transform that does not exist
+  Job job = *given;
+  if (job.is_fp8) {
+    if (!job.x) run_fp8(job, values_of_fp8);
+    else if (job.is_bf16) quantize_fp8<uint16_t>(job);
+    else quantize_fp8<float>(job);
     return 0;
   }
-  Task task = !job->x ? values_of_codes : job->is_bf16 ? task_of<uint16_t>(*job) : task_of<float>(*job);
+  Task task = !job.x ? values_of_codes : job.is_bf16 ? task_of<uint16_t>(job) : task_of<float>(job);
   if (!task) return 1;
-  Shared shared{job, task, 0, 0, 0, 1, {0}};
-  shared.width = job->hadamard > BLOCK ? job->hadamard : BLOCK;
-  shared.strips = (job->rows + STRIP - 1) / STRIP;
-  shared.units = job->is_transposed ? shared.strips * (job->columns / shared.width) : job->rows / job->block_rows;
-  run(shared);
+  if (job.nvfp4 && job.x) {
+    *job.scale = 0.0f;
+    if (job.nvfp4 != NO_TENSOR_SCALE)
+      run_units(job, job.is_bf16 ? largest_of_nvfp4<uint16_t>(job) : largest_of_nvfp4<float>(job));
+    nv_tensor_scales(job);
+  }
+  run_units(job, task);
   return 0;
 }

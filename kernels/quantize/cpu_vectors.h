@@ -13,6 +13,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 
 typedef float F __attribute__((vector_size(64)));
 typedef uint32_t U __attribute__((vector_size(64)));
@@ -25,7 +26,7 @@ extern "C" struct Job {  // the same fields as Job in cpu_build.py
   const void* x;             // null: the values of `codes` and `scales` go to `out`
   uint16_t* out;             // null: codes and scales are written in its place
   uint8_t *codes, *scales;   // (rows, columns / 2) E2M1, the first element in the low nibble; (rows, columns / 32)
-  float* scale;        // of a matrix in FP8; written
+  float* scale;        // of a matrix in FP8 or NVFP4; written
   const float* signs;  // `hadamard` of +1 and -1, or null
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's OpenMP, or null
   int64_t rows, columns;         // M, K of the matrix whose rows hold the blocks
@@ -33,15 +34,22 @@ extern "C" struct Job {  // the same fields as Job in cpu_build.py
   uint64_t seed, offset;
   int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic;
   int32_t is_fp8, threads;  // is_fp8: one scale for the matrix, cpu_fp8.h
+  int32_t nvfp4, rule;      // NVFP4's TensorScale, or 0 for the other formats, and its NvRule: cpu_nvfp4.h
+  int32_t is_scaled;        // NVFP4's values with the tensor scale, rounded to BF16
   uint32_t carry, max_exponent, smallest, mantissa_bits;  // of the scale rule and the element
   float largest, prescale, factor;                        // factor: 1 / sqrt(hadamard)
+  float encode, decode;                                   // NVFP4's tensor scales; computed
 };
 
 constexpr int LANES = 16, BLOCK = 32;
 constexpr uint32_t EXPONENT = 0x7F800000u, MAGNITUDE = 0x7FFFFFFFu, SIGN = 0x80000000u, UPPER = 0xFFFF0000u;
 constexpr uint32_t QUIET_NAN = 0x7FC00000u;
 
-enum Kind { PLAIN, NEAREST, RANDOM };  // PLAIN: E2M1, nearest, no pre-scale, its constants known to the compiler
+enum TensorScale { NONE_OF_NVFP4, AMAX, TORCHAO, NO_TENSOR_SCALE };
+enum NvRule { EVEN, RCEIL, FOUR_SIX };
+enum Kind { PLAIN, NEAREST, RANDOM, NVFP4, NVFP4_RANDOM };  // PLAIN: E2M1, nearest, no pre-scale, constants known
+constexpr bool is_random(Kind kind) { return kind == RANDOM || kind == NVFP4_RANDOM; }
+constexpr bool is_nvfp4(Kind kind) { return kind >= NVFP4; }
 
 struct Pair { F v[2]; };  // 32 consecutive values: even, odd
 
@@ -136,16 +144,19 @@ INLINE U joined(D even, D odd) { return (U)((even & 0xFFFFFFFFu) | (odd << 32));
 struct Constants {
   uint32_t carry, max_exponent, smallest, to_step, to_base, largest;
   float prescale;
-  bool rounds;
+  bool rounds, saturates;
 };
 
 template <Kind KIND> INLINE Constants constants_of(const Job& job) {
   const uint32_t e2m1_largest = 0x40C00000u;  // 6
-  if (KIND == PLAIN) return {job.carry, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, 1.0f, false};
+  if (KIND == PLAIN) return {job.carry, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, 1.0f, false, false};
+  if (is_nvfp4(KIND))
+    return {0, 2u << 23, 127u << 23, 1u << 23, 22u << 23, e2m1_largest, job.prescale, job.is_scaled != 0,
+            job.is_scaled && job.decode > 1e34f};
   uint32_t largest;
   std::memcpy(&largest, &job.largest, sizeof largest);
   return {job.carry, job.max_exponent << 23, job.smallest, job.mantissa_bits << 23, (23 - job.mantissa_bits) << 23,
-          largest, job.prescale, job.mantissa_bits > 1};
+          largest, job.prescale, job.mantissa_bits > 1, false};
 }
 
 // Scale and elements
@@ -158,14 +169,14 @@ INLINE Scale scale_of(U largest, const Constants& c) {  // of magnitude bits, on
   return {inverse, value(((U)(largest >= EXPONENT) & QUIET_NAN) | scale)};
 }
 
-template <Kind KIND> INLINE F element(F x, const Scale& by, U random, const Constants& c) {
+template <Kind KIND, class S> INLINE F element(F x, const S& by, U random, const Constants& c) {
   F scaled = value(magnitude(x)) * by.inverse;
   if (KIND != PLAIN) scaled *= c.prescale;
   U capped = smaller(bits(scaled), all(c.largest));  // NaN becomes finite; the scale makes its block NaN again
   F m = value(capped);
   U binade = larger(capped & EXPONENT, all(c.smallest));
   F r;
-  if (KIND == RANDOM) {
+  if (is_random(KIND)) {
     F exact = m * value((254u << 23) - binade + c.to_step);
     F whole = __builtin_convertvector(__builtin_convertvector(exact, I), F);
     F chance = __builtin_convertvector((I)(random >> 8), F) * 0x1p-24f;
@@ -175,7 +186,10 @@ template <Kind KIND> INLINE F element(F x, const Scale& by, U random, const Cons
     F base = value(binade + c.to_base);
     r = (m + base) - base;
   }
-  return value(bits(r * by.scale) | (bits(x) & SIGN));
+  U done = bits(r * by.scale);
+  if (is_nvfp4(KIND) && c.saturates)  // 6 x 448 x the tensor scale may lie beyond the largest number
+    done = done > EXPONENT ? done : smaller(done, all(0x7F7FFFFFu));
+  return value(done | (bits(x) & SIGN));
 }
 
 // E2M1 codes of 32 values and back; pairs: BF16, the even ones in the lower halves

@@ -36,27 +36,79 @@ def transform(
 
 
 @triton.jit
+def transformed(
+    x, matrix_ptr, c0, columns, R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, TARGET: tl.constexpr
+):
+    """`transform` by a use's constants, with its matrix loaded, of the tile whose first column is c0."""
+    H: tl.constexpr = USE[0]
+    signs = x
+    if H > 0:
+        signs = tl.load(matrix_ptr + tl.arange(0, H)[:, None] * H + tl.arange(0, H)[None, :])
+        if USE[9]:  # a sign for every column of the matrix lies behind the Hadamard matrix
+            column = c0 + tl.arange(0, C)
+            flip = tl.load(matrix_ptr + H * H + column, mask=column < columns, other=1.0)
+            flip = flip.to(tl.uint16, bitcast=True) & 0x8000
+            x = (x.to(tl.uint16, bitcast=True) ^ flip[None, :]).to(tl.bfloat16, bitcast=True)
+    return transform(x, signs, R, C, H, USE[1], TARGET)
+
+
+@triton.jit
 def _larger(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def block_scales(
-    y, R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, CARRY: tl.constexpr, EMAX: tl.constexpr,
-    TARGET: tl.constexpr,
-):  # fmt: skip
-    """(R, C) -> int32 E8M0 (R, C // 32); ROWS rows share a scale, which is 255 where a value is not finite."""
-    blocks = tl.reshape(y, (R, C // 32, 32))
+def block_maxima(
+    y, R: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TARGET: tl.constexpr
+):
+    """(R, C) -> int32 (R, C // BLOCK): FP32 bits of the largest magnitude of each block, which has ROWS rows."""
+    blocks = tl.reshape(y, (R, C // BLOCK, BLOCK))
     if TARGET == "interpreter":
         largest = tl.max(blocks.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 2)
     else:
         largest = tl.reduce(tl.abs(blocks), 2, _larger).to(tl.int32, bitcast=True)
     if ROWS > 1:
-        largest = tl.max(tl.reshape(largest, (R // ROWS, ROWS, C // 32)), 1)
-        largest = tl.broadcast_to(tl.expand_dims(largest, 1), (R // ROWS, ROWS, C // 32))
-        largest = tl.reshape(largest, (R, C // 32))
-    scale = tl.maximum(((largest + CARRY) >> 23) - EMAX, 0)
+        largest = tl.max(tl.reshape(largest, (R // ROWS, ROWS, C // BLOCK)), 1)
+        largest = tl.broadcast_to(tl.expand_dims(largest, 1), (R // ROWS, ROWS, C // BLOCK))
+        largest = tl.reshape(largest, (R, C // BLOCK))
+    return largest
+
+
+@triton.jit
+def block_scales(
+    y, largest, R: tl.constexpr, C: tl.constexpr, CARRY: tl.constexpr, ELEMENT: tl.constexpr, LEAST: tl.constexpr
+):  # fmt: skip
+    """int32 E8M0 (R, C // 32) from the blocks' largest magnitudes; 255 where a value is not finite.
+
+    Args:
+        LEAST: take the scale or its double, whichever has the smaller squared error.
+    """
+    scale = tl.maximum(((largest + CARRY) >> 23) - ELEMENT[2], 0)
+    if LEAST:
+        doubled = _error(y, scale + 1, R, C, ELEMENT) * 4.0
+        scale += (doubled < _error(y, scale, R, C, ELEMENT)).to(tl.int32)
     return tl.where(largest >= 0x7F800000, 255, scale)
+
+
+@triton.jit
+def _error(y, scale, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr):
+    """(R, C // 32): squared error of each block quantised to nearest, in units of its scale."""
+    z = scaled(y, scale, R, C, 1.0)
+    return squared_error(z, rounded(z, z, ELEMENT[0], ELEMENT[1], ELEMENT[3], False), R, C, 32)
+
+
+@triton.jit
+def squared_error(y, found, R: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr):
+    """(R, C // BLOCK): sums of squared differences, neighbours first, as `elements.tree_sum` adds them."""
+    difference = y - found
+    x = tl.reshape(difference * difference, (R, C // 16, 2, 2, 2, 2))
+    for _ in tl.static_range(4):
+        a, b = tl.split(x)
+        x = a + b
+    if BLOCK == 32:
+        a, b = tl.split(tl.reshape(x, (R, C // 32, 2)))
+        x = a + b
+    return x
 
 
 @triton.jit

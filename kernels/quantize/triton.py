@@ -1,4 +1,4 @@
-"""Quantises a BF16 matrix in both orientations in one pass: to MX elements and scales, or to dequantised values.
+"""Quantises a BF16 matrix in both orientations in one pass: to elements and scales, or to dequantised values.
 
 `rows` quantises x in blocks along each row, for products that contract its columns. `columns` quantises x^T in the same
 way, for products that contract its rows; packed results are written transposed. Both equal reference.py bit for bit,
@@ -7,6 +7,7 @@ except that Hadamard sums come from the matrix units, which add in another order
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,11 @@ import triton
 import triton.language as tl
 
 from kernels import architectures
-from kernels.formats import E2M1, require_blocks
+from kernels.formats import E2M1, SCALE_TILE, require_blocks
 from kernels.hadamard import matrix, matrix_and_signs
 from kernels.operand_use import Use
-from kernels.quantize import tile
-from kernels.recipe import Rounding
+from kernels.quantize import tile, tile_nvfp4, triton_largest
+from kernels.recipe import MAXIMUM_RULES, Format
 
 WARPS = 4
 
@@ -27,27 +28,30 @@ WARPS = 4
 @triton.jit
 def _store_packed(
     z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
-    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
     SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile's codes (eight E2M1 codes per int32, or one FP8 code per byte) and its E8M0 bytes."""
+    """Store a tile's codes (eight E2M1 codes per int32, or one FP8 code per byte) and its scale bytes."""
+    NAN: tl.constexpr = 255 if BLOCK == 32 else 127
     WIDTH: tl.constexpr = 8 if ELEMENT[0] == 1 else 1
     if WIDTH == 8:
         words = tile.pack_e2m1(z, random, R, C, STOCHASTIC, TARGET)
     else:
         words = tile.code(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
-    words = tl.where(tl.expand_dims(scale == 255, 2), 0, tl.reshape(words, (R, C // 32, 32 // WIDTH)))
+    blocks = tl.reshape(words, (R, C // BLOCK, BLOCK // WIDTH))
+    words = tl.where(tl.expand_dims(scale == NAN, 2), 0, blocks)
     words = tl.reshape(words, (R, C // WIDTH)).to(values_ptr.dtype.element_ty)
     r = (r0 + tl.arange(0, R))[:, None]
     c = (c0 // WIDTH + tl.arange(0, C // WIDTH))[None, :]
     at = values_ptr + r.to(tl.int64) * (columns // WIDTH) + c
-    scales_at = scales_ptr + tile.scale_offsets(r0, c0 // 32, R, C // 32, columns // 32, SWIZZLED)
+    offsets = tile.scale_offsets(r0, c0 // BLOCK, R, C // BLOCK, columns // BLOCK, SWIZZLED)
+    scales_at = scales_ptr + offsets
     if WHOLE:
         tl.store(at, words)
         tl.store(scales_at, scale.to(tl.uint8))
     else:
         tl.store(at, words, mask=(r < rows) & (c < columns // WIDTH))
-        inside = (c0 // 32 + tl.arange(0, C // 32))[None, :] < columns // 32
+        inside = (c0 // BLOCK + tl.arange(0, C // BLOCK))[None, :] < columns // BLOCK
         tl.store(scales_at, scale.to(tl.uint8), mask=(r < rows) & inside)
 
 
@@ -64,19 +68,26 @@ def _any_values(
 
 
 @triton.jit
-def _store_values(
-    y, scale, random, values_ptr, r0, c0, rows, columns,
-    R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr, STOCHASTIC: tl.constexpr,
-    TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
+def _mx_values(
+    y, scale, random, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr,
+    STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
-    """Store the BF16 values of a tile as uint16 bit patterns; a tile of x^T is transposed back to x."""
     if STOCHASTIC or PRESCALE != 1.0:
         value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
     elif tl.max(scale) > 200:
         value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
     else:
         value = tile.values(y, scale, R, C, ELEMENT[0], ELEMENT[1], ELEMENT[3])
-    # values have at most four significant bits, so dropping the lower half of the FP32 word is exact
+    return value
+
+
+@triton.jit
+def _store_values(
+    value, values_ptr, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Store the BF16 values of a tile as uint16 bit patterns; a tile of x^T is transposed back to x."""
+    # values have at most six significant bits, so dropping the lower half of the FP32 word is exact
     half = (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
     r = (r0 + tl.arange(0, R))[:, None]
     c = (c0 + tl.arange(0, C))[None, :]
@@ -95,48 +106,62 @@ def _store_values(
 
 @triton.jit
 def _write(
-    x, matrix_ptr, values_ptr, scales_ptr, seed, offset, r0, c0, rows, columns,
+    x, matrix_ptr, values_ptr, scales_ptr, largest_ptr, tensor_ptr, seed, offset, r0, c0, rows, columns,
     R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, ELEMENT: tl.constexpr, PACKED: tl.constexpr,
     TRANSPOSED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
     """Quantise one (R, C) tile at (r0, c0) of a (rows, columns) matrix along its columns and store it."""
-    H: tl.constexpr = USE[0]
-    signs = x
-    if H > 0:
-        signs = tl.load(matrix_ptr + tl.arange(0, H)[:, None] * H + tl.arange(0, H)[None, :])
-        if USE[6]:  # a sign for every column of the matrix lies behind the Hadamard matrix
-            column = c0 + tl.arange(0, C)
-            flip = tl.load(matrix_ptr + H * H + column, mask=column < columns, other=1.0)
-            flip = flip.to(tl.uint16, bitcast=True) & 0x8000
-            x = (x.to(tl.uint16, bitcast=True) ^ flip[None, :]).to(tl.bfloat16, bitcast=True)
-    y = tile.transform(x, signs, R, C, H, USE[1], TARGET)
-    scale = tile.block_scales(y, R, C, USE[2], USE[3], ELEMENT[2], TARGET)
+    BLOCK: tl.constexpr = USE[6]
+    y = tile.transformed(x, matrix_ptr, c0, columns, R, C, USE, TARGET)
+    largest = tile.block_maxima(y, R, C, USE[2], BLOCK, TARGET)
+    factor = y
+    if BLOCK == 32:
+        scale = tile.block_scales(y, largest, R, C, USE[3], ELEMENT, USE[7] == "least-error")
+    else:
+        encode, decode = tile_nvfp4.tensor_scales(largest_ptr, USE[7], USE[8])
+        if (r0 == 0) & (c0 == 0):
+            tl.store(tensor_ptr + tl.arange(0, 1)[:, None], decode)
+        scale, factor = tile_nvfp4.block_scales(y, largest, encode, decode, R, C, USE[7], USE[8])
     random = y
     if USE[5]:
         random = tile.random_tile(seed, offset, r0, c0, columns, R, C)
     if PACKED:
-        z = tile.scaled(y, scale, R, C, USE[4])
+        if BLOCK == 32:
+            z = tile.scaled(y, scale, R, C, USE[4])
+        else:
+            z = tile_nvfp4.scaled(y, factor, R, C, USE[4])
         _store_packed(
             z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
-            R, C, ELEMENT, USE[5], SWIZZLED, WHOLE, TARGET,
+            R, C, BLOCK, ELEMENT, USE[5], SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     else:
-        _store_values(
-            y, scale, random, values_ptr, r0, c0, rows, columns,
-            R, C, ELEMENT, USE[4], USE[5], TRANSPOSED, WHOLE,
-        )  # fmt: skip
+        if BLOCK == 32:
+            value = _mx_values(y, scale, random, R, C, ELEMENT, USE[4], USE[5])
+        else:
+            z = tile_nvfp4.scaled(y, factor, R, C, USE[4])
+            value = tl.reshape(tile.rounded(z, random, 1, 0, 6.0, USE[5]), (R, C // 16, 16))
+            value = tl.reshape(value * tl.expand_dims(tile_nvfp4.e4m3(scale), 2), (R, C))
+        _store_values(value, values_ptr, r0, c0, rows, columns, R, C, TRANSPOSED, WHOLE)
 
 
 @triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
 def quantize_kernel(
-    x_ptr, row_matrix, row_values, row_scales, column_matrix, column_values, column_scales,
+    x_ptr, row_matrix, row_values, row_scales, row_largest, row_tensor,
+    column_matrix, column_values, column_scales, column_largest, column_tensor,
     row_seed, row_offset, column_seed, column_offset, M, N,
     BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
     ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr,
     TARGET: tl.constexpr,
 ):  # fmt: skip
-    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, signs per block) or None;
-    ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
+    """Quantise one tile in one or both orientations.
+
+    Args:
+        row_largest, column_largest: NVFP4: FP32 bits of the tensor's largest magnitude, from `largest_kernel`.
+        row_tensor, column_tensor: NVFP4: receive the tensor scale.
+        ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, block, scale rule, tensor scale, signs
+            per block) or None.
+        ELEMENT: (MBITS, EMIN, EMAX, LARGEST).
+    """
     m0 = tl.program_id(0) * BM
     n0 = tl.program_id(1) * BN
     m = (m0 + tl.arange(0, BM))[:, None]
@@ -148,32 +173,39 @@ def quantize_kernel(
         x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
     if ROW is not None:
         _write(
-            x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n0, M, N,
+            x, row_matrix, row_values, row_scales, row_largest, row_tensor, row_seed, row_offset, m0, n0, M, N,
             BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     if COLUMN is not None:
         _write(
-            tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, n0, m0, N, M,
+            tl.trans(x), column_matrix, column_values, column_scales, column_largest, column_tensor,
+            column_seed, column_offset, n0, m0, N, M,
             BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
 
 
 @triton.jit
 def dequantize_kernel(
-    codes_ptr, scales_ptr, values_ptr, M, N, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
-):
-    """E2M1 codes (M, N / 2) and row-major scales (M, N / 32) to BF16 bit patterns, (M, N) or (N, M)."""
+    codes_ptr, scales_ptr, values_ptr, M, N,
+    BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """E2M1 codes (M, N / 2) and row-major scales (M, N / BLOCK) to BF16 bit patterns, (M, N) or (N, M).
+
+    NVFP4's values lack the tensor scale.
+    """
     r = (tl.program_id(0) * BM + tl.arange(0, BM))[:, None]
     c = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
     half = (tl.program_id(1) * (BN // 2) + tl.arange(0, BN // 2))[None, :]
-    block = (tl.program_id(1) * (BN // 32) + tl.arange(0, BN // 32))[None, :]
+    block = (tl.program_id(1) * (BN // BLOCK) + tl.arange(0, BN // BLOCK))[None, :]
     row = r.to(tl.int64)
     both = tl.load(codes_ptr + row * (N // 2) + half, mask=(r < M) & (half < N // 2), other=0).to(tl.int32)
-    code = tl.reshape(tl.join(both & 15, both >> 4), (BM, BN // 32, 32))
-    scale = tl.load(scales_ptr + row * (N // 32) + block, mask=(r < M) & (block < N // 32), other=0)
+    code = tl.reshape(tl.join(both & 15, both >> 4), (BM, BN // BLOCK, BLOCK))
+    scale = tl.load(scales_ptr + row * (N // BLOCK) + block, mask=(r < M) & (block < N // BLOCK), other=0)
+    scale = scale.to(tl.int32)
+    factor = tile.power_of(scale) if BLOCK == 32 else tile_nvfp4.e4m3(scale)
     n = code & 7
     twice = n + tl.maximum(n - 4, 0) + 2 * tl.maximum(n - 6, 0)  # the element, an integer
-    value = twice.to(tl.float32) * 0.5 * tl.expand_dims(tile.power_of(scale.to(tl.int32)), 2)
+    value = twice.to(tl.float32) * 0.5 * tl.expand_dims(factor, 2)
     words = value.to(tl.int32, bitcast=True) | ((code & 8) << 28)
     values = tl.reshape((words >> 16).to(tl.uint16), (BM, BN))
     inside = (r < M) & (c < N)
@@ -186,10 +218,22 @@ def dequantize_kernel(
 
 @dataclass(frozen=True)
 class Packed:
-    """Elements (R, K // 2) E2M1 or (R, K) FP8, scales per row (R, K // 32) or swizzled in tiles of 128x4; uint8."""
+    """Elements (R, K // 2) E2M1 or (R, K) FP8, scales per row (R, K // block) or swizzled in tiles of 128x4; uint8."""
 
     elements: torch.Tensor
     scales: torch.Tensor
+    tensor_scale: torch.Tensor | None = None  # NVFP4's, a FP32 scalar
+
+
+@dataclass(frozen=True)
+class Valued:
+    """BF16 values; NVFP4's lack the tensor scale beside them, so that they are exact."""
+
+    values: torch.Tensor
+    tensor_scale: torch.Tensor | None = None
+
+    def t(self) -> "Valued":
+        return Valued(self.values.t(), self.tensor_scale)
 
 
 def quantize(
@@ -203,46 +247,38 @@ def quantize(
     """
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     M, N = x.shape
-    outs = [_empty(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
-    _launch(
-        x,
-        rows,
-        columns,
-        [(out.elements, out.scales) if out else (x, x) for out in outs],
-        (True, True),
-        swizzled,
-    )
+    outs = [_packed(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
+    _launch(x, rows, columns, outs, swizzled)
     return (outs[1], outs[0]) if flipped else (outs[0], outs[1])
 
 
 def quantize_dequantize(
     x_MN: torch.Tensor, rows: Use | None, columns: Use | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+) -> tuple[Valued | None, Valued | None]:
     """BF16 values of x (M, N) along N, and of x^T (N, M) along M; the latter a transposed view."""
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
-    outs = [torch.empty_like(x) if use else None for use in (rows, columns)]
-    _launch(x, rows, columns, [(out if out is not None else x, x) for out in outs], (False, False), False)
-    along_rows, along_columns = outs[0], None if outs[1] is None else outs[1].t()
-    if not flipped:
-        return along_rows, along_columns
-    return along_columns, along_rows
+    outs = [_valued(x, use) for use in (rows, columns)]
+    _launch(x, rows, columns, outs, False)
+    along, across = outs[0], outs[1].t() if outs[1] else None
+    return (across, along) if flipped else (along, across)
 
 
-def values_and_codes(
-    x_MN: torch.Tensor, rows: Use | None, columns: Use
-) -> tuple[torch.Tensor | None, Packed]:
+def values_and_codes(x_MN: torch.Tensor, rows: Use | None, columns: Use) -> tuple[Valued | None, Packed]:
     """BF16 values of x (M, N) along N, and elements and scales, row-major, of x^T (N, M) along M."""
     x, first, second, flipped = _row_major(x_MN, rows, columns)
     M, N = x_MN.shape
-    values, packed = torch.empty_like(x) if rows else None, _empty(x, columns, N, M, False)
+    valued, packed = _valued(x, rows), _packed(x, columns, N, M, False)
     assert packed is not None
-    outs = [(values if values is not None else x, x), (packed.elements, packed.scales)]
-    _launch(x, first, second, outs[::-1] if flipped else outs, (flipped, not flipped), False)
-    return values.t() if flipped and values is not None else values, packed
+    _launch(x, first, second, [packed, valued] if flipped else [valued, packed], False)
+    return valued.t() if flipped and valued else valued, packed
 
 
 def dequantize(packed: Packed, *, transposed: bool) -> torch.Tensor:
-    """The BF16 values (R, K) of E2M1 codes and row-major scales; transposed: as the view of a (K, R) matrix."""
+    """The BF16 values (R, K) of E2M1 codes and row-major scales, without NVFP4's tensor scale.
+
+    Args:
+        transposed: as the view of a (K, R) matrix.
+    """
     M, N = packed.elements.size(0), 2 * packed.elements.size(1)
     shape = (N, M) if transposed else (M, N)
     values = torch.empty(shape, dtype=torch.bfloat16, device=packed.elements.device)
@@ -254,6 +290,7 @@ def dequantize(packed: Packed, *, transposed: bool) -> torch.Tensor:
             values.view(torch.uint16),
             M,
             N,
+            BLOCK=N // packed.scales.size(1),
             TRANSPOSED=transposed,
             BM=64,
             BN=128,
@@ -275,37 +312,68 @@ def _row_major(
     return x.contiguous(), rows, columns, False
 
 
-def _empty(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: bool) -> Packed | None:
+def _packed(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: bool) -> Packed | None:
     if use is None:
         return None
     per_byte = 2 if use.quantizer.element is E2M1 else 1
     elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=x.device)
+    width = columns // use.quantizer.block
+    of_tensor = _tensor_scale(x, use)
     if not swizzled:
-        return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=x.device))
-    tiles = triton.cdiv(rows, 128) * triton.cdiv(columns // 32, 4)
-    is_whole = tiles * 512 == rows * (columns // 32)  # else absent rows and columns have scale 0
+        scales = torch.empty(rows, width, dtype=torch.uint8, device=x.device)
+        return Packed(elements, scales, of_tensor)
+    tiles = triton.cdiv(rows, SCALE_TILE[0]) * triton.cdiv(width, SCALE_TILE[1])
+    is_whole = tiles * 512 == rows * width  # else absent rows and columns have scale 0
     make = torch.empty if is_whole else torch.zeros
-    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device))
+    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device), of_tensor)
+
+
+def _valued(x: torch.Tensor, use: Use | None) -> Valued | None:
+    return Valued(torch.empty_like(x), _tensor_scale(x, use)) if use else None
+
+
+def _tensor_scale(x: torch.Tensor, use: Use) -> torch.Tensor | None:
+    if use.quantizer.format is not Format.NVFP4:
+        return None
+    return torch.empty((), dtype=torch.float32, device=x.device)
 
 
 def _launch(
-    x: torch.Tensor, rows: Use | None, columns: Use | None,
-    outs: list[tuple[torch.Tensor, torch.Tensor]], packed: tuple[bool, bool], swizzled: bool,
+    x: torch.Tensor, rows: Use | None, columns: Use | None, outs: Sequence[Packed | Valued | None], swizzled: bool
 ) -> None:  # fmt: skip
     M, N = x.shape
+    packed = isinstance(outs[0], Packed), isinstance(outs[1], Packed)
     grid, options = launch_options(M, N, rows, columns, packed, swizzled, target(x))
-    arguments: list[Any] = [x]
-    for use, (values, scales), is_packed in zip((rows, columns), outs, packed, strict=True):
-        if not is_packed:
-            values = values.view(torch.uint16)
-        elif use and use.quantizer.element is E2M1:
-            values = values.view(torch.int32)  # eight codes at a time
-        arguments += [_matrix(use, x), values, scales]
-    for use in (rows, columns):
-        draw = use.draw if use else None
-        arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        largest = _largest(x, rows, columns, grid, options)
+        arguments: list[Any] = [x]
+        for use, out, one in zip((rows, columns), outs, largest, strict=True):
+            values, scales = x.view(torch.uint16), x
+            if isinstance(out, Valued):
+                values = out.values.view(torch.uint16)
+            elif out is not None:  # eight E2M1 codes at a time
+                is_e2m1 = use is not None and use.quantizer.element is E2M1
+                values, scales = out.elements.view(torch.int32) if is_e2m1 else out.elements, out.scales
+            tensor_scale = out.tensor_scale if out and out.tensor_scale is not None else x
+            arguments += [_matrix(use, x), values, scales, one, tensor_scale]
+        for use in (rows, columns):
+            draw = use.draw if use else None
+            arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
         quantize_kernel[grid](*arguments, M, N, **options)
+
+
+def _largest(
+    x: torch.Tensor, rows: Use | None, columns: Use | None, grid: tuple[int, int], options: dict[str, Any]
+) -> list[torch.Tensor]:  # fmt: skip
+    """For NVFP4 with a tensor scale: each orientation's largest magnitude; else x, which no kernel reads as such."""
+    wanted = [triton_largest.is_needed(use) for use in (rows, columns)]
+    if not any(wanted):
+        return [x, x]
+    found = torch.zeros(2, 1, dtype=torch.int32, device=x.device)
+    chosen = triton_largest.options_of(options, *wanted)
+    arguments = _matrix(rows, x), found[0], _matrix(columns, x), found[1]
+    triton_largest.largest_kernel[grid](x, *arguments, *x.shape, **chosen)
+    return [found[0], found[1]]
 
 
 def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
@@ -313,8 +381,9 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
         return x
     size = use.quantizer.hadamard
     inside = 1.0 if _factor(size) != 1.0 else 1.0 / math.sqrt(size)
-    made = matrix_and_signs if use.quantizer.signs_per_block else matrix
-    return made(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
+    if use.quantizer.signs_per_block and use.signs is not None:
+        return matrix_and_signs(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
+    return matrix(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
 
 
 def _factor(size: int) -> float:
@@ -359,7 +428,7 @@ def launch_options(
         "TARGET": target,
     }
     if target != "interpreter":  # fusing a product and a sum into one rounding would change bits
-        chance = any(quantizer.rounding is Rounding.STOCHASTIC for quantizer in used)
+        chance = any(quantizer.rounding.is_random for quantizer in used)
         # random words take registers: with twice the threads per tile none is spilled
         options |= {"num_warps": 2 * WARPS if chance else WARPS, "enable_fp_fusion": False}
     return (triton.cdiv(M, BM), triton.cdiv(N, BN)), options
@@ -369,9 +438,11 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     if use is None:
         return None
     q = use.quantizer
-    carry = q.scale_rule.carry(q.element)
-    chance = q.rounding is Rounding.STOCHASTIC
-    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, chance, q.signs_per_block
+    assert not q.rounding.is_eden, "MS-EDEN has no fused kernel; kernels/quantize/nvfp4.py runs it"
+    carry = q.scale_rule.carry(q.element) if q.format is not Format.NVFP4 else 0
+    plain = q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding.is_random
+    rule = "maximum" if q.format is not Format.NVFP4 and q.scale_rule in MAXIMUM_RULES else q.scale_rule.value
+    return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block
 
 
 def target(x: torch.Tensor) -> str:

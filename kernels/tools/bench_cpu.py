@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,26 @@ from kernels.formats import E4M3, E5M2
 from kernels.hadamard import matrix
 from kernels.philox import Draw
 from kernels.quantize import cpu, reference
-from kernels.recipe import Quantizer, Rounding
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
 from kernels.tools.oracles import torchao_missing
 
 _H16 = Quantizer(hadamard=16)
+_NVFP4 = Quantizer(format=Format.NVFP4)
 _OURS = {  # name -> (quantizer, whether the matrix is a transposed view)
     "quantise-dequantise": (Quantizer(), False),
     "H16 + quantise-dequantise": (_H16, False),
     "transposed": (Quantizer(), True),
     "transposed, H16": (_H16, True),
     "stochastic": (Quantizer(rounding=Rounding.STOCHASTIC), False),
+    "nvfp4": (_NVFP4, False),
+    "nvfp4, H16": (replace(_NVFP4, hadamard=16), False),
+    "nvfp4, transposed": (_NVFP4, True),
+    "nvfp4, stochastic": (replace(_NVFP4, rounding=Rounding.STOCHASTIC), False),
+    "nvfp4, four-six": (replace(_NVFP4, scale_rule=ScaleRule.FOUR_SIX), False),
 }
 _TORCHAO = "torchao to_mx + to_dtype"
 _TORCHAO_H16 = "H16 + torchao to_mx + to_dtype"
+_TORCHAO_NVFP4 = "torchao nvfp4_quantize + dequantise"
 _COMPILED = ", compiled"
 _FP8 = {"fp8 E4M3": E4M3, "fp8 E5M2": E5M2}
 _CODES = "codes and scales"
@@ -44,6 +52,7 @@ _COPY = "clone"
 _LIMITS = (  # name, its torchao counterpart, smallest allowed speedup over that, longest allowed time in copies
     ("quantise-dequantise", _TORCHAO, 20.0, 4.0),
     ("H16 + quantise-dequantise", _TORCHAO_H16, 12.0, 4.0),
+    ("nvfp4", _TORCHAO_NVFP4, 20.0, 4.0),
 )
 _VERIFIED_ROWS = 512
 _DRAW = Draw(seed=1, offset=2)
@@ -60,20 +69,21 @@ def bench(size: int = 4096, repetitions: int = 9) -> dict[str, Any]:
     threads = torch.get_num_threads()
     cases, checks = [], []
     missing = torchao_missing()
-    not_compiled = f"no torchao: {missing}" if missing else _compile_failure()
+    failures = {} if missing else {name: _compile_failure(work) for name, work in _theirs().items()}
     try:
         for dtype in (torch.float32, torch.bfloat16):
             x = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
             _verify(x)
             for count in sorted({1, threads}):
                 torch.set_num_threads(count)
-                seconds = _timed(x, repetitions, compiles=not not_compiled)
+                seconds = _timed(x, repetitions, [name for name, why in failures.items() if not why])
                 label = {"dtype": str(dtype).removeprefix("torch."), "threads": count}
                 cases += [{**label, **row} for row in _rows(seconds, x.numel())]
                 checks += [{**label, **check} for check in _checks(seconds)]
     finally:
         torch.set_num_threads(threads)
-    machine = {**_machine(x), "torchao_compiled": not_compiled or "measured"}
+    compiled = {name: why or "measured" for name, why in failures.items()}
+    machine = {**_machine(x), "torchao_compiled": compiled or f"no torchao: {missing}"}
     found = {"machine": machine, "size": size, "repetitions": repetitions, "bits_equal_reference": True}
     return {**found, "cases": cases, "checks": checks}
 
@@ -114,8 +124,12 @@ def _verify(x: Tensor) -> None:
         raise ValueError(f"{_CODES}, {x.dtype}: elements or scales differ from the reference")
 
 
-def _timed(x: Tensor, repetitions: int, *, compiles: bool) -> dict[str, float]:
-    """Median seconds of every function, with interleaved repetitions."""
+def _theirs() -> dict[str, Work]:
+    return {_TORCHAO: _torchao, _TORCHAO_H16: _torchao_h16, _TORCHAO_NVFP4: _torchao_nvfp4}
+
+
+def _timed(x: Tensor, repetitions: int, compiled: list[str]) -> dict[str, float]:
+    """Median seconds of every function, with interleaved repetitions; of the `compiled` also that form."""
     works: dict[str, Work] = {_COPY: torch.clone}
     for name, (quantizer, transposed) in _OURS.items():
         works[name] = lambda x, q=quantizer, t=transposed: _ours(x, q, t)  # type: ignore[misc]
@@ -123,11 +137,10 @@ def _timed(x: Tensor, repetitions: int, *, compiles: bool) -> dict[str, float]:
     for name, element in _FP8.items():
         works[name] = lambda x, e=element: cpu.fp8_values(x, e)  # type: ignore[misc]
     if torchao_missing() is None:
-        theirs: dict[str, Work] = {_TORCHAO: _torchao, _TORCHAO_H16: _torchao_h16}
+        theirs = _theirs()
         works |= theirs
-        if compiles:
-            torch._dynamo.reset()  # compiled code keeps the number of threads that it was compiled with
-            works |= {name + _COMPILED: torch.compile(work, dynamic=False) for name, work in theirs.items()}
+        torch._dynamo.reset()  # compiled code keeps the number of threads that it was compiled with
+        works |= {name + _COMPILED: torch.compile(theirs[name], dynamic=False) for name in compiled}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(repetitions + 1):
         for name, work in works.items():
@@ -140,10 +153,10 @@ def _timed(x: Tensor, repetitions: int, *, compiles: bool) -> dict[str, float]:
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def _compile_failure() -> str:
-    """Why torch.compile fails on torchao's MXFP4 here, as torch 2.13 does on a CPU; empty if it does not fail."""
+def _compile_failure(work: Work) -> str:
+    """Why torch.compile cannot serve a function of torchao here (MXFP4: torch 2.13 on a CPU); empty where it can."""
     try:
-        torch.compile(_torchao, dynamic=False)(torch.ones(32, 64))
+        torch.compile(work, dynamic=False)(torch.ones(32, 64))
     except Exception as error:  # a missing compiler or an operator that inductor lacks may raise any type
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ""
@@ -158,6 +171,18 @@ def _torchao(x: Tensor) -> Tensor:
     return to_dtype(elements, scales, torch.float4_e2m1fn_x2, 32, torch.bfloat16)
 
 
+def _torchao_nvfp4(x: Tensor) -> Tensor:
+    """torchao's NVFP4 with a tensor scale and the same BF16 output, as its NVFP4Tensor.dequantize computes it."""
+    from torchao.prototype.mx_formats.kernels import f4_unpacked_to_f32, unpack_uint4
+    from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
+
+    tensor_scale = per_tensor_amax_to_scale(x.abs().max())
+    scales, elements = nvfp4_quantize(x, 16, tensor_scale)
+    blocks = f4_unpacked_to_f32(unpack_uint4(elements)).view(x.size(0), -1, 16)
+    scaled = blocks * (scales.float() * tensor_scale).view(x.size(0), -1, 1)
+    return scaled.view(x.shape).to(torch.bfloat16)
+
+
 def _torchao_h16(x: Tensor) -> Tensor:
     return _torchao((x.view(-1, 16) @ (matrix(16) / 4).to(x.dtype)).view(x.shape))
 
@@ -165,7 +190,7 @@ def _torchao_h16(x: Tensor) -> Tensor:
 def _rows(seconds: dict[str, float], elements: int) -> list[dict[str, Any]]:
     rows = []
     for name, taken in seconds.items():
-        theirs = _best(seconds, _TORCHAO_H16 if "H16" in name else _TORCHAO) if name not in _FP8 else None
+        theirs = _best(seconds, _counterpart(name)) if name not in _FP8 else None
         rows.append(
             {
                 "name": name,
@@ -175,6 +200,13 @@ def _rows(seconds: dict[str, float], elements: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _counterpart(name: str) -> str:
+    """What torchao has for a function of ours: for NVFP4 its quantiser without transform, for MXFP4 either."""
+    if "nvfp4" in name:
+        return _TORCHAO_NVFP4
+    return _TORCHAO_H16 if "H16" in name else _TORCHAO
 
 
 def _best(seconds: dict[str, float], name: str) -> float | None:
@@ -236,11 +268,17 @@ def _version(package: str) -> str:
     return version(package)
 
 
+def _compiled_lines(found: dict[str, str] | str) -> list[str]:
+    if isinstance(found, str):
+        return [found]
+    return [f"{name} under torch.compile: {what}" for name, what in found.items()]
+
+
 def _table(found: dict[str, Any]) -> list[str]:
     machine = found["machine"]
     lines = [
         f"{machine['cpu']}, torch {machine['torch']}, torchao {machine['torchao']}, engine {machine['engine']}",
-        f"torchao under torch.compile: {machine['torchao_compiled']}",
+        *_compiled_lines(machine["torchao_compiled"]),
         f"allocator {machine['allocator']} ({machine['page_faults_of_a_clone']} page faults a clone)",
         f"{found['size']} x {found['size']}, medians of {found['repetitions']} interleaved repetitions; "
         "bits equal the reference",

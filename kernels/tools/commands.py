@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kernels.tools.verify_twins import Outcome
 
 _SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # matrices of `kernels verify`
-_TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
+_TARGETS = ("sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +95,9 @@ def _twins(
     """For each implementation: its name, why it cannot be compared (or None), and the function that compares it."""
     import torch
 
-    from kernels.recipe import Format
     from kernels.tools import oracles, verify_gemm, verify_twins
 
     everything = verify_twins.quantizers()
-    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
     home = torch.device("cpu")
 
     def one(
@@ -118,12 +116,12 @@ def _twins(
     yield (
         "triton packed",
         missing,
-        lambda: one("triton packed", verify_twins.triton_packed, device, mx, order_is_free=True),
+        lambda: one("triton packed", verify_twins.triton_packed, device, everything, order_is_free=True),
     )
     yield (
         "triton values",
         missing,
-        lambda: one("triton values", verify_twins.triton_values, device, mx, order_is_free=True),
+        lambda: one("triton values", verify_twins.triton_values, device, everything, order_is_free=True),
     )
     yield "gemm", None, lambda: verify_gemm.run(device)
 
@@ -238,10 +236,10 @@ def bench_report(device: torch.device, *, small: bool, as_json: bool) -> int:
 
 def _checks(device: torch.device, small: bool) -> list[Any]:
     """Verify the kernels that will be measured, on shapes that are not multiples of a tile."""
-    from kernels.recipe import Quantizer, ScaleRule
+    from kernels.recipe import MAXIMUM_RULES, Quantizer
     from kernels.tools import verify_gemm, verify_twins
 
-    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in ScaleRule for h in (0, 16)]
+    chosen = [Quantizer(scale_rule=rule, hadamard=h) for rule in MAXIMUM_RULES for h in (0, 16)]
     twins = (("triton packed", verify_twins.triton_packed), ("triton values", verify_twins.triton_values))
     shapes = ((96, 128),) if small else ((192, 256),)
     options: dict[str, Any] = {"device": device, "shapes": shapes, "seeds": 1, "order_is_free": True}
@@ -277,7 +275,7 @@ def _tune(device: torch.device) -> int:
 
 
 def quantize_arguments(parser: argparse.ArgumentParser) -> None:
-    from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule
+    from kernels.recipe import HADAMARD_SIZES, Rounding, ScaleRule, TensorScale
 
     parser.add_argument("source", type=Path, metavar="IN.npy", help="a NumPy array")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.npz", help="the test vectors")
@@ -287,7 +285,14 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale-rule",
         choices=[rule.value for rule in ScaleRule],
-        help="of the MX formats: how a block's largest magnitude becomes its scale (default even)",
+        default="even",
+        help="how a block's largest magnitude becomes its scale (default even); nvfp4 has even, rceil, four-six",
+    )
+    parser.add_argument(
+        "--tensor-scale",
+        choices=[one.value for one in TensorScale],
+        default="amax",
+        help="of nvfp4: from the largest magnitude as Transformer Engine or as torchao computes it, or none",
     )
     parser.add_argument(
         "--hadamard", type=int, choices=HADAMARD_SIZES, default=0, help="points of the transform, 0 for none"
@@ -311,20 +316,16 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quantize(args: argparse.Namespace) -> int:
     """`kernels quantize IN.npy --out OUT.npz ..`: write test vectors."""
-    from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+    from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs, TensorScale
     from kernels.tools.vectors import VectorError, quantize_file
 
     format, element = _formats()[args.format]
-    if args.scale_rule and format is Format.NVFP4:
-        text = f"--scale-rule: found {args.scale_rule} with nvfp4, whose scales are E4M3; leave it out, or choose an MX"
-        print(f"{text} format", file=sys.stderr)
-        return 2
-    rule = ScaleRule(args.scale_rule or "even")
     try:
         quantizer = Quantizer(
             format=format,
             element=element,
-            scale_rule=rule,
+            scale_rule=ScaleRule(args.scale_rule),
+            tensor_scale=TensorScale(args.tensor_scale),
             rounding=Rounding(args.rounding),
             prescale=args.prescale,
             hadamard=args.hadamard,
@@ -338,9 +339,7 @@ def quantize(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"{args.out}: {error.strerror}", file=sys.stderr)
         return 3
-    how = f"Hadamard {args.hadamard}"
-    if format is not Format.NVFP4:
-        how = f"scale rule {rule.value}, {how}"
+    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}"
     print(f"{args.out}: {shape}, {args.format}, {how}, blocks along axis {args.axis}")
     return 0
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.formats import unpack
 from kernels.operand_use import Use
-from kernels.recipe import Quantizer, ScaleRule
+from kernels.recipe import MAXIMUM_RULES, Format, Quantizer, ScaleRule, TensorScale
 from kernels.tools.verify_twins import reference_parts
 
 # torchao 0.18.0 is wrong where a block's largest magnitude is below 2^-124, and gives non-finite blocks other codes.
@@ -39,13 +39,25 @@ def to_mx(x: Tensor, rule: ScaleRule) -> tuple[Tensor, Tensor]:
     return codes, scales.view(torch.uint8).reshape(x.size(0), -1)
 
 
+def to_nvfp4(x: Tensor) -> tuple[Tensor, Tensor]:
+    """torchao's NVFP4 with a tensor scale: codes (M, K), one a byte, and E4M3 scales (M, K // 16)."""
+    from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
+
+    scales, elements = nvfp4_quantize(x, 16, per_tensor_amax_to_scale(x.abs().amax()))
+    return unpack(elements.view(torch.uint8)).reshape(x.shape), scales.view(torch.uint8).reshape(
+        x.size(0), -1
+    )
+
+
 def torchao(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Compares torchao's codes and scales with the specification's."""
-    codes, scales, _ = reference_parts(x, one)
-    theirs = to_mx(x, one.quantizer.scale_rule)
-    yield "scales", theirs[1], scales
-    yield "elements", theirs[0], codes
+    expected = reference_parts(x, one)
+    nvfp4 = one.quantizer.format is Format.NVFP4
+    theirs = to_nvfp4(x) if nvfp4 else to_mx(x, one.quantizer.scale_rule)
+    yield "scales", theirs[1], expected.scales
+    yield "elements", theirs[0], expected.codes
 
 
 def quantizers() -> list[Quantizer]:
-    return [Quantizer(scale_rule=rule) for rule in ScaleRule]
+    nvfp4 = Quantizer(format=Format.NVFP4, tensor_scale=TensorScale.TORCHAO)
+    return [*(Quantizer(scale_rule=rule) for rule in MAXIMUM_RULES), nvfp4]

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.architectures import Platform
-from kernels.formats import E4M3
+from kernels.formats import BLOCK, E4M3, NVFP4_BLOCK
 from kernels.fused import triton as fused
 from kernels.matmul import triton as gemm
 from kernels.operand_use import Use
 from kernels.quantize import triton as quantize
-from kernels.quantize import triton_fp8
-from kernels.recipe import Format, Quantizer, Rounding
+from kernels.quantize import triton_fp8, triton_largest
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
 
 TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_103": GPUTarget("cuda", 103, 32),
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
@@ -38,9 +39,13 @@ _CONVERSION = (
 )
 _MOVES = r"\b(?:tcgen05\.cp|cp\.async\.bulk\.tensor)\b"
 _CONVERTS = re.compile(r"v_cvt_scalef32_\w*pk_(?:fp4|fp8|bf8)_\w+")  # write a part of a register
+_BLOCK_OF_16 = re.compile(r"block16|scale_vec::4X")
+_NVFP4 = Quantizer(format=Format.NVFP4)
 _SIGNATURE = {
     "x_ptr": "*bf16", "row_matrix": "*bf16", "column_matrix": "*bf16", "scale_ptr": "*fp32", "alpha": "fp32",
     "row_values": "*i32", "column_values": "*i32", "c": "*bf16",
+    "row_largest": "*i32", "column_largest": "*i32", "row_tensor": "*fp32", "column_tensor": "*fp32",
+    "a_tensor": "*fp32", "b_tensor": "*fp32",
     "row_seed": "i64", "row_offset": "i64", "column_seed": "i64", "column_offset": "i64",
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
@@ -86,9 +91,10 @@ class Found:
 
 
 def cases(target: str) -> Iterator[Case]:
-    """Every kernel in the form that runs on this target."""
+    """Every kernel in the form that runs on this target; sm_103 gets sm_100's code, so a few of them."""
     on = Platform(target)
-    for name, rows, columns, packed in _quantizers():
+    quantizers = [one for one in _quantizers() if target != "sm_103" or one[0] == "nvfp4 H16, both"]
+    for name, rows, columns, packed in quantizers:
         swizzled = on.has_tensor_memory and packed == (True, True)
         shape = (4096, 4096)
         _, constants = quantize.launch_options(
@@ -99,8 +105,15 @@ def cases(target: str) -> Iterator[Case]:
         row_type, column_type = (codes if one else "*i16" for one in packed)
         types = {"row_values": row_type, "column_values": column_type}
         yield _case(name, quantize.quantize_kernel, constants, types)
-    constants = {"TRANSPOSED": True, "BM": 64, "BN": 128}
-    yield _case("mxfp4 codes to values", quantize.dequantize_kernel, constants, {"values_ptr": "*i16"})
+        if name == "nvfp4 H16, both":
+            first = triton_largest.options_of(constants, True, True)
+            yield _case("nvfp4 largest H16, both", triton_largest.largest_kernel, first, {})
+    yield from _gemms(on)
+    if target == "sm_103":
+        return
+    for name, block in (("mxfp4", BLOCK), ("nvfp4", NVFP4_BLOCK)):
+        constants = {"BLOCK": block, "TRANSPOSED": True, "BM": 64, "BN": 128}
+        yield _case(f"{name} codes to values", quantize.dequantize_kernel, constants, {"values_ptr": "*i16"})
     if on.has_fp8_units:
         element = (E4M3.mantissa_bits, E4M3.min_exponent, E4M3.max_exponent, E4M3.largest)
         constants = {
@@ -116,9 +129,12 @@ def cases(target: str) -> Iterator[Case]:
     for name, kernel, constants in _fused() if target in _FUSED_ON else ():
         own = {"x_ptr": "*fp32"} if kernel is fused.column_sums_kernel else {}
         yield _case(name, kernel, constants, {**types, **own})
+
+
+def _gemms(on: Platform) -> Iterator[Case]:
     if on.has_fp4_units:
         kernel = gemm.descriptor if on.has_tensor_memory else gemm.plain
-        for element_name in ("e2m1", "e4m3"):
+        for element_name in ("e2m1", "e4m3", gemm.NVFP4)[: 2 + on.has_nvfp4_units]:
             tiling = gemm.candidates(element_name, on.has_tensor_memory)[0]
             options = gemm.launch_options(tiling, element_name, False, interpreted=False)
             yield _case(f"gemm {element_name}, {tiling}", kernel, options, {})
@@ -136,6 +152,16 @@ def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, tuple[bool, boo
     yield "mxfp4 H16 values, both", h16, h16, values
     yield "mxfp4 H16 values of rows, codes of columns", h16, h16, (False, True)
     yield "mxfp8, both", mxfp8, mxfp8, codes
+    yield "mxfp4 least-error, rows", Use(Quantizer(scale_rule=ScaleRule.LEAST_ERROR)), None, codes
+    one, four_six = Use(_NVFP4), Use(replace(_NVFP4, scale_rule=ScaleRule.FOUR_SIX))
+    nvfp4, square = Use(replace(_NVFP4, hadamard=16)), Use(replace(_NVFP4, rows=16))
+    chance = Use(replace(_NVFP4, hadamard=16, rounding=Rounding.STOCHASTIC))
+    yield "nvfp4, rows", one, None, codes
+    yield "nvfp4 H16, both", nvfp4, nvfp4, codes
+    yield "nvfp4 square blocks, both", square, square, codes
+    yield "nvfp4 four-six, rows", four_six, None, codes
+    yield "nvfp4 H16 stochastic, both", chance, chance, codes
+    yield "nvfp4 values of rows, H16 codes of columns", one, nvfp4, (False, True)
 
 
 def _fused() -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -242,11 +268,15 @@ def complaints(found: Found) -> list[str]:
     texts = []
     if found.case.startswith("gemm") and not any("scale" in name for name in found.matrix):
         texts.append(f"{where}: no block-scaled matrix instruction; it has {list(found.matrix) or 'none'}")
+    if found.case.startswith("gemm nvfp4") and not any(_BLOCK_OF_16.search(name) for name in found.matrix):
+        texts.append(f"{where}: no matrix instruction for blocks of 16; it has {list(found.matrix)}")
     if found.case.startswith("gemm") and on.has_tensor_memory and "tcgen05.cp" not in found.moves:
         texts.append(f"{where}: scales go through registers; expected tcgen05.cp")
     if "H16" in found.case and not found.matrix:
         texts.append(f"{where}: the transform uses no matrix instruction")
-    nearest = found.case.startswith("mxfp4") and "values" not in found.case and "stochastic" not in found.case
+    nearest = found.case.startswith(("mxfp4", "nvfp4")) and not any(
+        word in found.case for word in ("values", "stochastic", "largest")
+    )
     if nearest and on.has_fp4_units and not found.conversions:
         texts.append(f"{where}: no hardware conversion to E2M1")
     if found.hazards:

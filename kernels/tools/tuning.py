@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from kernels import architectures
-from kernels.formats import E2M1
 from kernels.matmul import triton as gemm
 from kernels.matmul import tune
 from kernels.operand_use import Use
 from kernels.quantize import triton
-from kernels.recipe import Quantizer
+from kernels.recipe import Format, Quantizer
 from kernels.tools import inputs, kernel_bench
+
+ELEMENTS = {"e2m1": Quantizer(), gemm.NVFP4: Quantizer(format=Format.NVFP4)}
 
 
 def shapes() -> list[tuple[int, int, int]]:
@@ -35,28 +36,32 @@ def run(device: torch.device) -> Path | None:
     on = architectures.of(device)
     if not on.has_fp4_units:
         return None
+    elements = [one for one in ELEMENTS if one != gemm.NVFP4 or on.is_cuda]
     rows = {}
     for M, N, K in shapes():
-        best = _best(device, (M, N, K), on.has_tensor_memory)
-        rows[tune.key(M, N, K // 2, E2M1)] = best
-        print(f"{M} x {N} x {K}: {best}", flush=True)
+        for element in elements:
+            best = _best(device, (M, N, K), element, on.has_tensor_memory)
+            rows[tune.key(M, N, K // 2, element)] = best
+            print(f"{M} x {N} x {K} {element}: {best}", flush=True)
     return tune.store(device, rows)
 
 
-def _best(device: torch.device, shape: tuple[int, int, int], swizzled: bool) -> dict[str, Any]:
+def _best(device: torch.device, shape: tuple[int, int, int], element: str, swizzled: bool) -> dict[str, Any]:
     M, N, K = shape
     measure = kernel_bench.timer(device)
     a, b = (
         triton.quantize(
-            inputs.make("normal", (rows, K), 0).to(device), Use(Quantizer()), None, swizzled=swizzled
+            inputs.make("normal", (rows, K), 0).to(device), Use(ELEMENTS[element]), None, swizzled=swizzled
         )[0]
         for rows in (M, N)
     )
     assert a is not None and b is not None
     out = torch.empty(M, N, dtype=torch.bfloat16, device=device)
     times: dict[gemm.Tiling, float] = {}
-    options: dict[str, Any] = {"element": "e2m1", "alpha": 1.0, "accumulate": False, "swizzled": swizzled}
-    for tiling in gemm.candidates("e2m1", swizzled):
+    options: dict[str, Any] = {"element": element, "alpha": 1.0, "accumulate": False, "swizzled": swizzled}
+    if a.tensor_scale is not None and b.tensor_scale is not None:
+        options["tensor_scales"] = a.tensor_scale, b.tensor_scale
+    for tiling in gemm.candidates(element, swizzled):
         try:
             times[tiling] = measure(
                 lambda tiling=tiling: gemm.multiply(  # type: ignore[misc]
@@ -65,6 +70,6 @@ def _best(device: torch.device, shape: tuple[int, int, int], swizzled: bool) -> 
             )
         except Exception as error:  # a tiling may need more shared memory than this GPU has: skip it
             print(f"{tiling}: {type(error).__name__}", flush=True)
-    default = gemm.candidates("e2m1", swizzled)[0]
+    default = gemm.candidates(element, swizzled)[0]
     best = min(times, key=times.__getitem__)
     return {"tiling": asdict(best), "time_s": times[best], "default_time_s": times.get(default)}

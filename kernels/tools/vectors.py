@@ -11,7 +11,7 @@ import torch
 
 from kernels.philox import Draw, Randomness
 from kernels.quantize import reference
-from kernels.recipe import Quantizer, Rounding, Signs
+from kernels.recipe import Quantizer, Signs
 
 
 class VectorError(Exception):
@@ -67,7 +67,7 @@ def _placed(part: np.ndarray, leading: tuple[int, ...], axis: int) -> np.ndarray
 def _random(quantizer: Quantizer, seed: int) -> dict[str, Any]:
     randomness = Randomness(seed)
     options: dict[str, Any] = {}
-    if quantizer.rounding is Rounding.STOCHASTIC:
+    if quantizer.rounding.is_random:
         options["draw"] = Draw(seed, 0)
     if quantizer.signs is not Signs.NONE:
         options["signs"] = randomness.signs(quantizer.hadamard, per_step=False, device=torch.device("cpu"))

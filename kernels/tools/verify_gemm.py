@@ -20,6 +20,8 @@ RECIPES = {
     "mxfp4 H16": GemmRecipe(Format.MXFP4, hadamard=16),
     "mxfp4 3/4": GemmRecipe(Format.MXFP4, prescale=0.75),
     "mxfp8": GemmRecipe(Format.MXFP8),
+    "nvfp4": GemmRecipe(Format.NVFP4),
+    "nvfp4 H16": GemmRecipe(Format.NVFP4, hadamard=16),
     "fp8": GemmRecipe(Format.FP8),
     "fp8-row": GemmRecipe(Format.FP8_ROW),
 }

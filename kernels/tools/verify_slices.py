@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from kernels.matmul import engine_probe
-from kernels.recipe import Format, Quantizer
+from kernels.recipe import Quantizer, TensorScale
 from kernels.tools import verify_gemm, verify_twins
 from kernels.tools.commands import poisoned_outputs
 from kernels.tools.devices import device_of, triton_missing
@@ -38,9 +38,8 @@ def cases(device: torch.device, *, seeds: int) -> list[Case]:
     """All cases, the most important first; every process gets the same list."""
     found = [Case("gemm", "every engine, format and shape", lambda: verify_gemm.run(device))]
     everything = sorted(verify_twins.quantizers(), key=_rank)
-    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
     twins = {"triton packed": verify_twins.triton_packed, "triton values": verify_twins.triton_values}
-    for quantizer in mx if triton_missing(device) is None else ():
+    for quantizer in everything if triton_missing(device) is None else ():
         for name, twin in twins.items():
             found.append(_case(name, twin, device, quantizer, seeds, order_is_free=True))
     home = torch.device("cpu")
@@ -51,7 +50,7 @@ def cases(device: torch.device, *, seeds: int) -> list[Case]:
 def _rank(quantizer: Quantizer) -> int:
     """Sort key: the number of options in which a quantizer differs from the submitted recipe's."""
     submitted = Quantizer(hadamard=16)
-    names = ("format", "scale_rule", "rounding", "hadamard", "signs", "rows")
+    names = ("format", "scale_rule", "rounding", "hadamard", "signs", "rows", "tensor_scale")
     return sum(getattr(quantizer, name) != getattr(submitted, name) for name in names)
 
 
@@ -67,6 +66,8 @@ def _case(
     what = f"{engine_probe.described(quantizer, quantizer)} {quantizer.scale_rule.value} {quantizer.rounding.value}"
     if quantizer.rows > 1:
         what += f" blocks of {quantizer.rows} rows"
+    if quantizer.tensor_scale is not TensorScale.AMAX:
+        what += f" tensor scale {quantizer.tensor_scale.value}"
     if quantizer.prescale != 1.0:
         what += f" pre-scale {quantizer.prescale}"
     shapes = [shape for shape in _SHAPES if not (shape[1] % quantizer.multiple or shape[0] % quantizer.rows)]

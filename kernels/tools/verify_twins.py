@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from kernels.formats import E2M1, E4M3, E5M2, unpack
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import cpu, reference
-from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.recipe import MAXIMUM_RULES, Format, Quantizer, Rounding, ScaleRule, Signs, TensorScale
 from kernels.tools import inputs
 
 # largest allowed share of elements that differ because Hadamard sums are added in another order
@@ -36,14 +37,35 @@ Twin = Callable[[Tensor, Use], Iterator[tuple[str, Tensor, Tensor]]]  # (what, g
 def quantizers(transforms: bool = True) -> list[Quantizer]:
     """The quantizers to compare: every scale rule, block, rounding and transform."""
     sizes = (0, 16, 32) if transforms else (0,)
-    found = [Quantizer(scale_rule=r, hadamard=h, rows=n) for r in ScaleRule for h in sizes for n in (1, 32)]
+    found = [
+        Quantizer(scale_rule=r, hadamard=h, rows=n) for r in MAXIMUM_RULES for h in sizes for n in (1, 32)
+    ]
     found += [Quantizer(rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
     if transforms:
         signed = Quantizer(hadamard=16, signs=Signs.FIXED)
         own = Quantizer(hadamard=32, signs=Signs.FIXED, signs_per_block=True)
         found += [signed, own, Quantizer(hadamard=64), Quantizer(hadamard=128)]
     for element in (E4M3, E5M2):
-        found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in ScaleRule]
+        found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in MAXIMUM_RULES]
+    found += [Quantizer(scale_rule=ScaleRule.LEAST_ERROR, hadamard=h) for h in sizes]
+    return found + nvfp4_quantizers(sizes, transforms)
+
+
+def nvfp4_quantizers(sizes: Sequence[int], transforms: bool) -> list[Quantizer]:
+    """NVFP4 with every scale choice, tensor scale, block, rounding and transform."""
+    plain, four_six = Quantizer(format=Format.NVFP4), ScaleRule.FOUR_SIX
+    found = [replace(plain, hadamard=h, rows=n) for h in sizes for n in (1, 16)]
+    found += [replace(plain, tensor_scale=scale) for scale in (TensorScale.TORCHAO, TensorScale.NONE)]
+    found += [
+        replace(plain, scale_rule=four_six, tensor_scale=s) for s in (TensorScale.AMAX, TensorScale.NONE)
+    ]
+    found += [replace(plain, scale_rule=ScaleRule.RCEIL, rows=n) for n in (1, 16)]
+    found += [replace(plain, rounding=Rounding.STOCHASTIC, prescale=p) for p in (1.0, 0.75)]
+    if transforms:
+        found += [replace(plain, scale_rule=four_six, hadamard=16), replace(plain, hadamard=128)]
+        found += [
+            replace(plain, hadamard=16, signs=Signs.FIXED, signs_per_block=one) for one in (False, True)
+        ]
     return found
 
 
@@ -52,7 +74,7 @@ def use(quantizer: Quantizer, seed: int, device: torch.device, length: int) -> U
     signs = None
     if quantizer.signs is not Signs.NONE:
         signs = Randomness(seed).signs(quantizer.sign_count(length), per_step=False, device=device)
-    return Use(quantizer, Draw(seed, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
+    return Use(quantizer, Draw(seed, 3) if quantizer.rounding.is_random else None, signs)
 
 
 def run(
@@ -121,43 +143,76 @@ def _located(x: Tensor, quantizer: Quantizer, what: str, got: Tensor, expected: 
     return f"{tuple(x.shape)} {how}, {what}: {place}: {values}; the block begins with {block}"
 
 
-def reference_parts(x: Tensor, one: Use) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (M, K), scales per row (M, K // 32), BF16 values (M, K) by the specification."""
+@dataclass(frozen=True)
+class Parts:
+    """What the specification gives: codes (M, K), scales per row (M, K // block), BF16 values (M, K).
+
+    Args:
+        tensor_scale: NVFP4's as (1, 1).
+        scaled: the values with the tensor scale, which `values` lack.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    values: Tensor
+    tensor_scale: Tensor | None
+    scaled: Tensor
+
+
+def reference_parts(x: Tensor, one: Use) -> Parts:
+    """Quantise by the specification."""
     quantized = reference.quantize(x, one.quantizer, draw=one.draw, signs=one.signs)
     codes = unpack(quantized.elements) if one.quantizer.element == E2M1 else quantized.elements
     scales = quantized.scales.repeat_interleave(one.quantizer.rows, 0)
-    return codes, scales, reference.dequantize(quantized).bfloat16()
+    scaled = reference.dequantize(quantized).bfloat16()
+    if quantized.tensor_scale is None:
+        return Parts(codes, scales, scaled, None, scaled)
+    unit = replace(quantized, tensor_scale=torch.ones_like(quantized.tensor_scale))
+    values = reference.dequantize(unit).bfloat16()
+    return Parts(codes, scales, values, quantized.tensor_scale.view(1, 1), scaled)
 
 
 def cpu_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The CPU's quantise-dequantise of the matrix, and of the same matrix as a transposed view."""
-    _, _, expected = reference_parts(x, one)
+    expected = reference_parts(x, one)
     turned = x.t().contiguous().t()
+    random: dict[str, Any] = {"draw": one.draw, "signs": one.signs}
     for view in (x, turned, x.float()):
-        yield "values", cpu.quantize_dequantize(view, one.quantizer, draw=one.draw, signs=one.signs), expected
+        yield "values", cpu.quantize_dequantize(view, one.quantizer, **random), expected.scaled
+        if expected.tensor_scale is None:
+            continue
+        values, tensor_scale = cpu.values(view, one.quantizer, **random)
+        assert tensor_scale is not None
+        yield "tensor scale", tensor_scale.view(1, 1), expected.tensor_scale
+        yield "values without it", values, expected.values
+        packed = cpu.quantize(view, one.quantizer, **random)
+        yield "scales", packed.scales.repeat_interleave(one.quantizer.rows, 0), expected.scales
+        yield "elements", unpack(packed.elements), expected.codes
 
 
 def triton_packed(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The fused kernel's elements and scales: rows of x, and columns of its transpose."""
     from kernels.quantize import triton
 
-    codes, scales, _ = reference_parts(x, one)
+    expected = reference_parts(x, one)
     rows, _ = triton.quantize(x, one, None)
     _, columns = triton.quantize(x.t().contiguous(), None, one)
     for packed in (rows, columns):
         assert packed is not None
-        yield "scales", packed.scales, scales
+        if packed.tensor_scale is not None and expected.tensor_scale is not None:
+            yield "tensor scale", packed.tensor_scale.view(1, 1), expected.tensor_scale
+        yield "scales", packed.scales, expected.scales
         got = unpack(packed.elements) if one.quantizer.element == E2M1 else packed.elements
-        yield "elements", got, codes
+        yield "elements", got, expected.codes
 
 
 def triton_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The fused kernel's quantise-dequantise of rows and of columns."""
     from kernels.quantize import triton
 
-    _, _, expected = reference_parts(x, one)
+    expected = reference_parts(x, one).values
     rows, _ = triton.quantize_dequantize(x, one, None)
     _, columns = triton.quantize_dequantize(x.t().contiguous(), None, one)
-    for values in (rows, columns):
-        assert values is not None
-        yield "values", values, expected
+    for valued in (rows, columns):
+        assert valued is not None
+        yield "values", valued.values, expected

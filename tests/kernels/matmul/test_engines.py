@@ -48,7 +48,11 @@ def multiply(a, b, which, recipe, randomness=None):
         ("gfx950", Format.MXFP4, "torch block-scaled scaled_mm", "native"),
         ("gfx942", Format.FP8, "torch", "emulated"),
         ("gfx942", Format.MXFP4, "torch", "emulated"),
-        ("sm_100", Format.NVFP4, "torch", "emulated"),
+        ("sm_100", Format.NVFP4, "torch block-scaled scaled_mm", "native"),
+        ("sm_103", Format.NVFP4, "torch block-scaled scaled_mm", "native"),
+        ("sm_120", Format.NVFP4, "torch block-scaled scaled_mm", "native"),
+        ("sm_90", Format.NVFP4, "torch", "emulated"),
+        ("gfx950", Format.NVFP4, "torch", "emulated"),
     ],
 )
 def test_the_engine_of_a_format_on_an_architecture(platform, format, engine, backend):

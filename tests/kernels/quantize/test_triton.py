@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,13 +15,13 @@ from kernels.matmul.triton import Tiling
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
 from kernels.quantize import reference, triton, triton_fp8
-from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.recipe import MAXIMUM_RULES, Format, Quantizer, Rounding, ScaleRule, Signs, TensorScale
 from tests.kernels.conftest import DEVICE
 
 STOCHASTIC = Rounding.STOCHASTIC
 CASES = [
-    *(Quantizer(scale_rule=rule, hadamard=h, rows=r) for rule in ScaleRule for h in (0, 16, 32) for r in (1, 32)),
-    *(Quantizer(format=Format.MXFP8, element=e, scale_rule=rule) for e in (E4M3, E5M2) for rule in ScaleRule),
+    *(Quantizer(scale_rule=rule, hadamard=h, rows=r) for rule in MAXIMUM_RULES for h in (0, 16, 32) for r in (1, 32)),
+    *(Quantizer(format=Format.MXFP8, element=e, scale_rule=rule) for e in (E4M3, E5M2) for rule in MAXIMUM_RULES),
     Quantizer(hadamard=64),
     Quantizer(hadamard=128),
     Quantizer(hadamard=16, signs=Signs.FIXED),
@@ -28,6 +30,11 @@ CASES = [
     Quantizer(rounding=STOCHASTIC, prescale=0.75, hadamard=16, signs=Signs.FIXED),
     Quantizer(format=Format.MXFP8, element=E4M3, rounding=STOCHASTIC),
     Quantizer(format=Format.MXFP8, element=E5M2, rounding=STOCHASTIC),
+    Quantizer(scale_rule=ScaleRule.LEAST_ERROR),
+    *(Quantizer(format=Format.NVFP4, tensor_scale=one) for one in TensorScale),
+    Quantizer(format=Format.NVFP4, rows=16),
+    Quantizer(format=Format.NVFP4, scale_rule=ScaleRule.RCEIL, rounding=STOCHASTIC),
+    Quantizer(format=Format.NVFP4, scale_rule=ScaleRule.FOUR_SIX),
 ]  # fmt: skip
 
 
@@ -65,6 +72,7 @@ def name(q):
         q.transform,
         q.rounding.value,
         f"rows{q.rows}",
+        q.tensor_scale.value,
     )
     return "-".join(parts).replace(" ", "")
 
@@ -81,9 +89,12 @@ def test_elements_scales_and_values_equal_the_reference_in_both_orientations(qua
         want = expected(view, one)
         assert torch.equal(got.elements, want.elements)
         assert torch.equal(got.scales, want.scales.repeat_interleave(quantizer.rows, 0))
+        if want.tensor_scale is not None:
+            assert got.tensor_scale == values.tensor_scale == want.tensor_scale
+            want = dataclasses.replace(want, tensor_scale=torch.ones_like(want.tensor_scale))
         exact = reference.dequantize(want).bfloat16()
-        assert torch.equal(values.isnan(), exact.isnan())
-        bits = values.contiguous().view(torch.int16), exact.view(torch.int16)
+        assert torch.equal(values.values.isnan(), exact.isnan())
+        bits = values.values.contiguous().view(torch.int16), exact.view(torch.int16)
         assert torch.equal(bits[0][~exact.isnan()], bits[1][~exact.isnan()])  # the sign of zero included
 
 
@@ -96,21 +107,24 @@ def test_a_transposed_view_is_read_as_it_lies():
         triton.quantize_dequantize(x, one, None)[0],
         triton.quantize_dequantize(x.t(), None, one)[1],
     )
-    assert torch.equal(values.nan_to_num(), swapped.nan_to_num())
+    assert torch.equal(values.values.nan_to_num(), swapped.values.nan_to_num())
 
 
-def test_values_of_rows_and_codes_of_columns_come_from_one_pass_and_codes_become_the_same_values():
-    x, rows, columns = matrix(96, 160), use(Quantizer(), None), use(Quantizer(hadamard=16), None)
+@pytest.mark.parametrize("format", [Format.MXFP4, Format.NVFP4])
+def test_values_of_rows_and_codes_of_columns_come_from_one_pass_and_codes_become_the_same_values(format):
+    plain = Quantizer(format=format)
+    x, rows, columns = matrix(96, 160), use(plain, None), use(dataclasses.replace(plain, hadamard=16), None)
     for view in (x, x.t().contiguous().t()):
         values, packed = triton.values_and_codes(view, rows, columns)
         want = triton.quantize(view, None, columns)[1]
         assert torch.equal(packed.elements, want.elements) and torch.equal(packed.scales, want.scales)
         along, across = triton.quantize_dequantize(view, rows, columns)
         again = triton.dequantize(packed, transposed=view.is_contiguous())
-        for got, expected_values in ((values, along), (again, across)):
+        assert values.tensor_scale == along.tensor_scale and packed.tensor_scale == across.tensor_scale
+        for got, expected_values in ((values.values, along.values), (again, across.values)):
             assert got.stride() == expected_values.stride()
             assert torch.equal(got.nan_to_num(), expected_values.nan_to_num())
-    assert torch.equal(triton.dequantize(packed, transposed=False).nan_to_num(), across.nan_to_num())
+    assert torch.equal(triton.dequantize(packed, transposed=False).nan_to_num(), across.values.nan_to_num())
 
 
 def test_swizzled_scales_lie_where_the_tile_formula_says():
@@ -126,7 +140,9 @@ def test_swizzled_scales_lie_where_the_tile_formula_says():
 
 
 @pytest.mark.parametrize("swizzled", [False, True], ids=["plain", "descriptor"])
-@pytest.mark.parametrize(("format", "element"), [(Format.MXFP4, None), (Format.MXFP8, E4M3)])
+@pytest.mark.parametrize(
+    ("format", "element"), [(Format.MXFP4, None), (Format.MXFP8, E4M3), (Format.NVFP4, None)]
+)
 @pytest.mark.parametrize("shape", [(128, 128, 128), (100, 72, 160), (130, 300, 288)], ids=str)
 def test_the_gemm_is_the_product_of_the_dequantised_operands(shape, format, element, swizzled):
     if DEVICE.type == "cuda" and torch.cuda.get_device_capability()[0] < 10:
@@ -137,11 +153,12 @@ def test_the_gemm_is_the_product_of_the_dequantised_operands(shape, format, elem
     quantizer = Quantizer(format=format, element=element) if element else Quantizer(format=format)
     exact = [reference.dequantize(reference.quantize(x, quantizer)).double() for x in (a, b)]
     packed = [triton.quantize(x, Use(quantizer), None, swizzled=swizzled)[0] for x in (a, b)]
+    scales = tuple(one.tensor_scale for one in packed) if format is Format.NVFP4 else None
     out = torch.full((M, N), 3.0, device=DEVICE)
     triton_gemm.multiply(
         packed[0].elements, packed[0].scales, packed[1].elements, packed[1].scales, out,
-        element=quantizer.element.name, alpha=0.5, accumulate=True, swizzled=swizzled,
-        tiling=Tiling(128, 128, 128, 2, 4),
+        element="nvfp4" if format is Format.NVFP4 else quantizer.element.name, alpha=0.5, accumulate=True,
+        swizzled=swizzled, tensor_scales=scales, tiling=Tiling(128, 128, 128, 2, 4),
     )  # fmt: skip
     bound = K * 2.0**-23 * (exact[0].abs() @ exact[1].abs().t()) + 2.0**-22 * 3
     assert ((out.double() - 3.0 - 0.5 * exact[0] @ exact[1].t()).abs() <= bound).all()

@@ -39,26 +39,36 @@ def proofs():
             "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::2X.f32.e2m1.e2m1.f32.ue8m0",
         ),
         ("gfx950", "v_mfma_scale_f32_32x32x64_f8f6f4"),
+        ("sm_100 nvfp4", "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16"),
+        ("sm_103 nvfp4", "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16"),
+        (
+            "sm_120 nvfp4",
+            "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3",
+        ),
     ],
 )
 def test_chips_with_fp4_units_multiply_with_them(proofs, target, instruction):
-    rows = [row for (t, case), row in proofs.items() if t == target and case.startswith("gemm e2m1")]
+    target, _, element = target.partition(" ")
+    name = f"gemm {element or 'e2m1'}"
+    rows = [row for (t, case), row in proofs.items() if t == target and case.startswith(name)]
     assert len(rows) == 1 and instruction in rows[0]["matrix"]
 
 
 def test_no_kernel_spills_registers_on_any_target(proofs):
-    assert {target for target, _ in proofs} == {"sm_90", "sm_100", "sm_120", "gfx942", "gfx950"}
+    assert {target for target, _ in proofs} == {"sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"}
     assert [key for key, row in proofs.items() if row["spilled_bytes"]] == []
 
 
 def test_blackwell_moves_scales_into_tensor_memory_and_converts_in_hardware(proofs):
-    gemm = next(row for (t, case), row in proofs.items() if t == "sm_100" and case.startswith("gemm e2m1"))
-    assert gemm["moves"]["tcgen05.cp"] > 0
+    gemms = [row for (t, case), row in proofs.items() if t == "sm_100" and case.startswith("gemm")]
+    assert len(gemms) == 3 and all(row["moves"]["tcgen05.cp"] for row in gemms)
     both = {"sm_100": "cvt.rn.satfinite.e2m1x2.f32", "gfx950": "v_cvt_scalef32_pk_fp4_f32"}
     for target, conversion in both.items():
         # 64 x 128 elements in 2 orientations, 2 elements an instruction, 4 warps of 32 or 64 lanes
         lanes = 4 * (32 if target == "sm_100" else 64)
-        assert proofs[target, "mxfp4 H16, both"]["conversions"] == {conversion: 2 * 64 * 128 // 2 // lanes}
+        for format in ("mxfp4", "nvfp4"):
+            found = proofs[target, f"{format} H16, both"]["conversions"]
+            assert found == {conversion: 2 * 64 * 128 // 2 // lanes}
 
 
 def test_no_conversion_of_gfx950_hands_its_result_to_the_next_instruction(proofs):

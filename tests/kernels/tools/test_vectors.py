@@ -64,8 +64,8 @@ def test_elements_and_scales_give_the_dequantised_values(source, tmp_path):
         (np.zeros((0, 32), np.float32), (), "found an empty array of shape (0, 32); give at least one block"),
         (
             np.zeros((4, 32), np.float32),
-            ("--format", "nvfp4", "--scale-rule", "rceil"),
-            "--scale-rule: found rceil with nvfp4",
+            ("--format", "nvfp4", "--scale-rule", "floor"),
+            "scale_rule: found floor with nvfp4; allowed: even, rceil, four-six",
         ),
     ],
 )
