@@ -149,13 +149,11 @@ class DeOscillation:
 
     @torch.no_grad()
     def after_update(self) -> None:
-        moved = [one.moved for one in self._tracked]
-        if not moved or self._tracked[0].before is None:
+        before = [one.before for one in self._tracked if one.before is not None]
+        if not before:
             return
-        differences = torch._foreach_sub(
-            [one.weight.master.detach() for one in self._tracked], [one.before for one in self._tracked]
-        )
-        torch._foreach_add_(moved, torch._foreach_abs(differences))
+        differences = torch._foreach_sub([one.weight.master.detach() for one in self._tracked], before)
+        torch._foreach_add_([one.moved for one in self._tracked], torch._foreach_abs(differences))
         for one in self._tracked:
             one.before = None
 
