@@ -43,7 +43,7 @@ class ScaleRule(str, Enum):
 
 
 # the rules that need no more than a block's largest magnitude
-MAXIMUM_RULES = (ScaleRule.FLOOR, ScaleRule.EVEN, ScaleRule.RCEIL, ScaleRule.CEIL)
+MAXIMUM_RULES = tuple(rule for rule in ScaleRule if not rule.compares_errors)
 
 
 class Format(str, Enum):

@@ -20,7 +20,7 @@ from kernels.formats import E2M1, SCALE_TILE, require_blocks
 from kernels.hadamard import matrix, matrix_and_signs
 from kernels.operand_use import Use
 from kernels.quantize import tile, tile_nvfp4, triton_largest
-from kernels.recipe import MAXIMUM_RULES, Format
+from kernels.recipe import Format
 
 WARPS = 4
 
@@ -441,7 +441,8 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     assert not q.rounding.is_eden, "MS-EDEN has no fused kernel; kernels/quantize/nvfp4.py runs it"
     carry = q.scale_rule.carry(q.element) if q.format is not Format.NVFP4 else 0
     plain = q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding.is_random
-    rule = "maximum" if q.format is not Format.NVFP4 and q.scale_rule in MAXIMUM_RULES else q.scale_rule.value
+    is_number = q.format is not Format.NVFP4 and not q.scale_rule.compares_errors
+    rule = "maximum" if is_number else q.scale_rule.value
     return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block
 
 
