@@ -18,7 +18,7 @@ from kernels.formats import E2M1
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
-from kernels.recipe import Format
+from kernels.recipe import Format, Rounding
 
 
 class Emulated:
@@ -144,7 +144,12 @@ def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> 
 
 def _is_fused(use: Use | None) -> bool:
     """Whether the Triton kernels quantise so."""
-    return use is None or (use.quantizer.format.is_blocked and not use.quantizer.rounding.is_eden)
+    if use is None:
+        return True
+    rounding = (
+        use.quantizer.rounding
+    )  # the hardware's differs between codes and values, which it does not write
+    return use.quantizer.format.is_blocked and rounding in (Rounding.NEAREST, Rounding.STOCHASTIC)
 
 
 def _is_fp8(use: Use) -> bool:
