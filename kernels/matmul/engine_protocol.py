@@ -76,7 +76,7 @@ class Engine(Protocol):
     ) -> tuple[Prepared | None, Prepared | None]:
         """Quantise x for products that contract its columns (`rows`: x) and its rows (`columns`: x transposed).
 
-        MX blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
+        Blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
         """
 
     def narrow(
