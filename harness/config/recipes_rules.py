@@ -58,7 +58,8 @@ def _require_scales(path: str, settings: GemmFormat) -> None:
         if settings.format not in ("mxfp4", "nvfp4"):
             raise ConfigProblem(f"{path}.rounding", "hardware", f"stochastic with {settings.format}")
         return
-    others = (rule, settings.tensor_scale, settings.weight_rows, settings.prescale)
+    rows = settings.weight_rows if settings.stochastic == "all" else 1  # weights are rounded so too
+    others = (rule, settings.tensor_scale, rows, settings.prescale)
     if not nvfp4 or settings.signs == "none" or others != ("even", "amax", 1, 1.0):
         allowed = (
             "stochastic, hardware, or nvfp4 with scale_rule even, tensor_scale amax, weight_rows 1, prescale 1.0 and "
