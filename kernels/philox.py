@@ -71,6 +71,18 @@ def words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
     return philox(groups, draw.offset, draw.seed).flatten()[:count].view(shape)
 
 
+def shared_words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
+    """Words with eight random bits each: four elements of (M, K) share a word, byte by byte from the lowest.
+
+    Element e of group g takes byte e of word g as b; the word is b 2^24 + 2^23, the fraction (b + 1/2) / 256. So the
+    hardware's instructions are specified: they round up with a probability within 2^-9 of the remainder. Which bits of
+    a word decide which element is the chip's affair, so its codes equal these in distribution alone.
+    """
+    words_MG = words(torch.Size((shape[0], shape[1] // 4)), draw, device)
+    bytes = (words_MG.unsqueeze(-1) >> torch.arange(0, 32, 8, device=device)) & 255
+    return ((bytes << 24) | (1 << 23)).flatten(1)
+
+
 def philox(counters: Tensor, offset: int, seed: int) -> Tensor:
     """(n,) int64 counters -> (n, 4) 32-bit words in int64."""
     low, high = offset & _WORD, (offset >> 32) & _WORD

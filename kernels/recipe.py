@@ -62,6 +62,9 @@ class Format(str, Enum):
 class Rounding(str, Enum):
     NEAREST = "nearest"  # ties to the even code
     STOCHASTIC = "stochastic"  # up with a probability equal to the remainder; one random number per element
+    HARDWARE = (
+        "hardware"  # E2M1: by the chip's own instruction; a random byte per element (kernels/philox.py)
+    )
     MS_EDEN = "ms-eden"  # NVFP4: to nearest; scales, rounded by chance, correct each group's projection
     MS_EDEN_WEIGHTED = "ms-eden-weighted"  # the same with blocks weighed by their scales squared
 
@@ -173,6 +176,8 @@ class Quantizer:
             raise ValueError(f"tensor_scale: found {of_tensor.value} with {self.format.value}; allowed: amax")
         if of_tensor is TensorScale.TORCHAO and rule is not ScaleRule.EVEN:
             raise ValueError(f"tensor_scale: found torchao with scale_rule {rule.value}; allowed: amax, none")
+        if self.rounding is Rounding.HARDWARE and self.element is not E2M1:
+            raise ValueError(f"rounding: found hardware with {self.format.value}; allowed: mxfp4, nvfp4")
         plain = (rule, of_tensor, self.rows, self.prescale) == (ScaleRule.EVEN, TensorScale.AMAX, 1, 1.0)
         if self.rounding.is_eden and not (nvfp4 and plain and self.signs is not Signs.NONE):
             raise ValueError(
@@ -240,8 +245,8 @@ class GemmRecipe:
             raise ValueError(f"gain: found {self.gain}; allowed: above 0 and below 4")
         if self.rounding is Rounding.NEAREST:
             raise ValueError(
-                "rounding: found nearest; allowed: stochastic, ms-eden, ms-eden-weighted, of the operands that "
-                "`stochastic` names; `stochastic: none` rounds all to nearest"
+                "rounding: found nearest; allowed: stochastic, hardware, ms-eden, ms-eden-weighted, of the operands "
+                "that `stochastic` names; `stochastic: none` rounds all to nearest"
             )
         if self.rounding is not Rounding.STOCHASTIC and self.stochastic is Stochastic.NONE:
             raise ValueError(

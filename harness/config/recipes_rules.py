@@ -61,10 +61,15 @@ def _require_scales(path: str, settings: GemmFormat) -> None:
         return
     if settings.stochastic == "none":
         raise ConfigProblem(f"{path}.rounding", settings.rounding, "stochastic with `stochastic: none`")
-    others = (rule, settings.tensor_scale, settings.weight_rows, settings.prescale)
+    if settings.rounding == "hardware":
+        if settings.format not in ("mxfp4", "nvfp4"):
+            raise ConfigProblem(f"{path}.rounding", "hardware", f"stochastic with {settings.format}")
+        return
+    rows = settings.weight_rows if settings.stochastic == "all" else 1  # weights are rounded so too
+    others = (rule, settings.tensor_scale, rows, settings.prescale)
     if not nvfp4 or settings.signs == "none" or others != ("even", "amax", 1, 1.0):
         allowed = (
-            "stochastic, or nvfp4 with scale_rule even, tensor_scale amax, weight_rows 1, prescale 1.0 and "
+            "stochastic, hardware, or nvfp4 with scale_rule even, tensor_scale amax, weight_rows 1, prescale 1.0 and "
             "a Hadamard transform with random signs"
         )
         raise ConfigProblem(f"{path}.rounding", settings.rounding, allowed)

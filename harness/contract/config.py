@@ -202,8 +202,8 @@ class GemmFormat:
         False  # fprop, wgrad: X's mean over tokens is multiplied in high precision, the rest quantised
     )
     tensor_scale: Literal["amax", "torchao", "none"] = "amax"  # nvfp4: FP32 scale of the tensor
-    # of the operands that `stochastic` names; the last two are for nvfp4 with random signs
-    rounding: Literal["stochastic", "ms-eden", "ms-eden-weighted"] = "stochastic"
+    # of the operands that `stochastic` names; hardware: mxfp4 and nvfp4; the last two: nvfp4 with random signs
+    rounding: Literal["stochastic", "hardware", "ms-eden", "ms-eden-weighted"] = "stochastic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from kernels.formats import E2M1
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
-from kernels.recipe import Format
+from kernels.recipe import Format, Rounding
 
 
 class Emulated:
@@ -143,11 +143,14 @@ def _product(left: Prepared, right: Prepared, by: float, dtype: torch.dtype) -> 
 
 
 def _is_fused(use: Use | None) -> bool:
-    """Whether a GPU's fused kernels quantise it; MS-EDEN and a given rotation are left to torch operations."""
+    """Whether the Triton kernels quantise so; MS-EDEN and a given rotation are left to torch operations."""
     if use is None:
         return True
-    quantizer = use.quantizer
-    return quantizer.format.is_blocked and not quantizer.rounding.is_eden and quantizer.rotation is None
+    quantizer = (
+        use.quantizer
+    )  # the hardware's rounding differs between codes and values, which it does not write
+    rounds = quantizer.rounding in (Rounding.NEAREST, Rounding.STOCHASTIC)
+    return quantizer.format.is_blocked and rounds and quantizer.rotation is None
 
 
 def _is_fp8(use: Use) -> bool:

@@ -76,7 +76,7 @@ class Engine(Protocol):
     ) -> tuple[Prepared | None, Prepared | None]:
         """Quantise x by `rows` for products that contract C, and x^T by `columns` for those that contract R.
 
-        For MX formats x is first rounded to BF16, because kernels on matrix units read no wider type.
+        Blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
         """
 
     def narrow(

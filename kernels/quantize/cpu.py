@@ -23,7 +23,7 @@ from torch import Tensor
 from kernels.formats import BLOCK, E2M1, E4M3, E5M2, E8M0_BIAS, E8M0_NAN, Element
 from kernels.philox import Draw
 from kernels.quantize import cpu_build, reference
-from kernels.recipe import Format, Quantizer, ScaleRule, Signs, TensorScale
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs, TensorScale
 
 _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
@@ -240,7 +240,7 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.size(0) % quantizer.rows == 0
         and quantizer.format.is_blocked
         and quantizer.scale_rule is not ScaleRule.LEAST_ERROR
-        and not quantizer.rounding.is_eden
+        and quantizer.rounding in (Rounding.NEAREST, Rounding.STOCHASTIC)
         and (draw is not None) == quantizer.rounding.is_random
         and (signs is not None) == (quantizer.signs is not Signs.NONE)
         and (signs is None or signs.shape == (quantizer.hadamard,))

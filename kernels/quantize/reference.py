@@ -21,7 +21,7 @@ from kernels.quantize.elements import (
     per_row,
     squared_error,
 )
-from kernels.recipe import Format, Quantizer, ScaleRule
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
 from kernels.rotation import rotated
 
 
@@ -60,7 +60,11 @@ def quantize(
         draw: random words; only for stochastic rounding.
         signs: of +1 and -1, only where the quantizer has signs: (points,), or (K,) with signs_per_block.
     """
-    x, random = prepare(x_MK, quantizer, draw, signs)
+    return quantize_with_words(*prepare(x_MK, quantizer, draw, signs), quantizer)
+
+
+def quantize_with_words(x: Tensor, random: Tensor | None, quantizer: Quantizer) -> Quantized:
+    """Quantise what `prepare` gives; words of 0 round every element up, words of 2^32 - 1 down."""
     if quantizer.format is Format.NVFP4:
         codes, scales, bad, of_tensor = nvfp4.quantize(x, quantizer, random)
         return _quantized(codes, scales, bad, quantizer, of_tensor)
@@ -93,6 +97,8 @@ def prepare(
     x = transformed(x_MK, quantizer, signs)
     if draw is None:
         return x.contiguous(), None
+    if quantizer.rounding is Rounding.HARDWARE:
+        return x.contiguous(), philox.shared_words(x.shape, draw, x.device)
     words = (x.size(0), x.size(1) // quantizer.block) if quantizer.rounding.is_eden else x.shape
     return x.contiguous(), philox.words(torch.Size(words), draw, x.device)
 

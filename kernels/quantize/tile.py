@@ -1,7 +1,9 @@
 """The operations of the Triton kernels on one tile: Hadamard transform, scales, rounding, packing.
 
 TARGET selects instructions, never results: "interpreter" (arithmetic that Triton's interpreter gets right),
-"arithmetic" (any GPU), "sm_100" (PTX cvt to e2m1x2: sm_100a, sm_103a, sm_120a), "gfx950" (v_cvt_scalef32_pk_fp4_f32).
+"arithmetic" (any GPU), "sm_100" and "sm_120" (PTX cvt to e2m1x2: sm_100a, sm_103a; sm_120a, which has no stochastic
+conversion), "gfx950" (v_cvt_scalef32_pk_fp4_f32). STOCHASTIC is "" (nearest), "element" (a random word per element) or
+"hardware" (Rounding.HARDWARE), where TARGET decides bits too: kernels/philox.py, shared_words.
 An element format is given by MBITS mantissa bits, EMIN and EMAX exponents and LARGEST, as in kernels/formats.py.
 """
 
@@ -223,6 +225,35 @@ def random_tile(seed, offset, r0, c0, K, R: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def shared_words(seed, offset, r0, c0, K, R: tl.constexpr, C: tl.constexpr, SHARE: tl.constexpr):
+    """(R, C // SHARE) words, one per SHARE neighbouring elements, in the order of a (rows, K // SHARE) matrix."""
+    return random_tile(seed, offset, r0, c0 // SHARE, K // SHARE, R, C // SHARE)
+
+
+@triton.jit
+def bytes_of(words, R: tl.constexpr, C: tl.constexpr):
+    """(R, C // 4) words -> (R, C): each byte as the upper bits of a word, and one half of its unit."""
+    b0, b1, b2, b3 = words & 255, (words >> 8) & 255, (words >> 16) & 255, words >> 24
+    both = tl.reshape(tl.join(tl.join(b0, b2), tl.join(b1, b3)), (R, C))
+    return (both << 24) | (1 << 23)
+
+
+@triton.jit
+def random_of(seed, offset, r0, c0, K, R: tl.constexpr, C: tl.constexpr, STOCHASTIC: tl.constexpr,
+              TARGET: tl.constexpr):  # fmt: skip
+    """The random words of a tile as `pack_e2m1` takes them."""
+    if STOCHASTIC != "hardware":
+        words = random_tile(seed, offset, r0, c0, K, R, C)
+    elif TARGET == "sm_100":
+        words = shared_words(seed, offset, r0, c0, K, R, C, 4)
+    elif TARGET == "gfx950":
+        words = shared_words(seed, offset, r0, c0, K, R, C, 2)
+    else:
+        words = bytes_of(shared_words(seed, offset, r0, c0, K, R, C, 4), R, C)
+    return words
+
+
+@triton.jit
 def _split8(z):
     """(.., 2, 2, 2) -> the eight elements in order."""
     even, odd = tl.split(z)
@@ -280,22 +311,79 @@ def _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7):
 
 
 @triton.jit
+def _by_chance_sm_100(x0, x1, x2, x3, x4, x5, x6, x7, w0, w1):
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b16 h0, h1;
+        cvt.rs.satfinite.e2m1x4.f32 h0, {$4, $3, $2, $1}, $9;
+        cvt.rs.satfinite.e2m1x4.f32 h1, {$8, $7, $6, $5}, $10;
+        mov.b32 $0, {h0, h1};
+        }
+        """,
+        "=r,f,f,f,f,f,f,f,f,r,r",
+        [x0, x1, x2, x3, x4, x5, x6, x7, w0, w1],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def _both(low, high):
+    """Two FP32 numbers as the 64 bits of a register pair."""
+    return (high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32) | low.to(tl.uint32, bitcast=True).to(
+        tl.uint64
+    )
+
+
+@triton.jit
+def _by_chance_gfx950(p0, p1, p2, p3, w0, w1, w2, w3):
+    # wait states as in _convert_gfx950
+    return tl.inline_asm_elementwise(
+        """
+        v_cvt_scalef32_sr_pk_fp4_f32 $0, $1, $5, 1.0
+        s_nop 0
+        v_cvt_scalef32_sr_pk_fp4_f32 $0, $2, $6, 1.0 op_sel:[0,0,1,0]
+        s_nop 0
+        v_cvt_scalef32_sr_pk_fp4_f32 $0, $3, $7, 1.0 op_sel:[0,0,0,1]
+        s_nop 0
+        v_cvt_scalef32_sr_pk_fp4_f32 $0, $4, $8, 1.0 op_sel:[0,0,1,1]
+        """,
+        "=&v,v,v,v,v,v,v,v,v",
+        [p0, p1, p2, p3, w0, w1, w2, w3],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
 def pack_e2m1(y, random, R: tl.constexpr, C: tl.constexpr, STOCHASTIC: tl.constexpr, TARGET: tl.constexpr):
     """(R, C) scaled FP32 -> (R, C // 8) int32 of eight codes, the first code in the lowest bits."""
+    CHANCE: tl.constexpr = STOCHASTIC != ""
     x0, x1, x2, x3, x4, x5, x6, x7 = _split8(tl.reshape(y, (R, C // 8, 2, 2, 2)))
-    if STOCHASTIC:
-        r0, r1, r2, r3, r4, r5, r6, r7 = _split8(tl.reshape(random, (R, C // 8, 2, 2, 2)))
-    else:
-        r0, r1, r2, r3, r4, r5, r6, r7 = x0, x1, x2, x3, x4, x5, x6, x7
-    if TARGET == "sm_100" and not STOCHASTIC:
+    if STOCHASTIC == "hardware" and TARGET == "sm_100":
+        w0, w1 = tl.split(tl.reshape(random, (R, C // 8, 2)))
+        return _by_chance_sm_100(x0, x1, x2, x3, x4, x5, x6, x7, w0, w1)
+    elif STOCHASTIC == "hardware" and TARGET == "gfx950":
+        even, odd = tl.split(tl.reshape(random, (R, C // 8, 2, 2)))
+        w0, w2 = tl.split(even)
+        w1, w3 = tl.split(odd)
+        return _by_chance_gfx950(_both(x0, x1), _both(x2, x3), _both(x4, x5), _both(x6, x7), w0, w1, w2, w3)
+    elif (TARGET == "sm_100" or TARGET == "sm_120") and not CHANCE:
         return _convert_sm_100(x0, x1, x2, x3, x4, x5, x6, x7)
-    elif TARGET == "gfx950" and not STOCHASTIC:
+    elif TARGET == "gfx950" and not CHANCE:
         return _convert_gfx950(x0, x1, x2, x3, x4, x5, x6, x7)
     else:
-        low = code(x0, r0, 1, 0, 6.0, STOCHASTIC) | (code(x1, r1, 1, 0, 6.0, STOCHASTIC) << 4)
-        low = low | (code(x2, r2, 1, 0, 6.0, STOCHASTIC) << 8) | (code(x3, r3, 1, 0, 6.0, STOCHASTIC) << 12)
-        high = code(x4, r4, 1, 0, 6.0, STOCHASTIC) | (code(x5, r5, 1, 0, 6.0, STOCHASTIC) << 4)
-        high = high | (code(x6, r6, 1, 0, 6.0, STOCHASTIC) << 8) | (code(x7, r7, 1, 0, 6.0, STOCHASTIC) << 12)
+        if CHANCE:
+            r0, r1, r2, r3, r4, r5, r6, r7 = _split8(tl.reshape(random, (R, C // 8, 2, 2, 2)))
+        else:
+            r0, r1, r2, r3, r4, r5, r6, r7 = x0, x1, x2, x3, x4, x5, x6, x7
+        low = code(x0, r0, 1, 0, 6.0, CHANCE) | (code(x1, r1, 1, 0, 6.0, CHANCE) << 4)
+        low = low | (code(x2, r2, 1, 0, 6.0, CHANCE) << 8) | (code(x3, r3, 1, 0, 6.0, CHANCE) << 12)
+        high = code(x4, r4, 1, 0, 6.0, CHANCE) | (code(x5, r5, 1, 0, 6.0, CHANCE) << 4)
+        high = high | (code(x6, r6, 1, 0, 6.0, CHANCE) << 8) | (code(x7, r7, 1, 0, 6.0, CHANCE) << 12)
         return low | (high << 16)
 
 

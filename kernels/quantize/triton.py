@@ -20,9 +20,15 @@ from kernels.formats import E2M1, SCALE_TILE, require_blocks
 from kernels.hadamard import matrix, matrix_and_signs
 from kernels.operand_use import Use
 from kernels.quantize import tile, tile_nvfp4, triton_largest
-from kernels.recipe import Format
+from kernels.recipe import Format, Rounding
 
 WARPS = 4
+ROUNDS_BY_CHANCE = ("sm_100", "gfx950")  # targets with an instruction for Rounding.HARDWARE
+_CHANCE = {
+    Rounding.NEAREST: "",
+    Rounding.STOCHASTIC: "element",
+    Rounding.HARDWARE: "hardware",
+}  # STOCHASTIC of tile.py
 
 
 @triton.jit
@@ -37,7 +43,7 @@ def _store_packed(
     if WIDTH == 8:
         words = tile.pack_e2m1(z, random, R, C, STOCHASTIC, TARGET)
     else:
-        words = tile.code(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
+        words = tile.code(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC != "")
     blocks = tl.reshape(words, (R, C // BLOCK, BLOCK // WIDTH))
     words = tl.where(tl.expand_dims(scale == NAN, 2), 0, blocks)
     words = tl.reshape(words, (R, C // WIDTH)).to(values_ptr.dtype.element_ty)
@@ -123,8 +129,8 @@ def _write(
             tl.store(tensor_ptr + tl.arange(0, 1)[:, None], decode)
         scale, factor = tile_nvfp4.block_scales(y, largest, encode, decode, R, C, USE[7], USE[8])
     random = y
-    if USE[5]:
-        random = tile.random_tile(seed, offset, r0, c0, columns, R, C)
+    if USE[5] != "":
+        random = tile.random_of(seed, offset, r0, c0, columns, R, C, USE[5], TARGET)
     if PACKED:
         if BLOCK == 32:
             z = tile.scaled(y, scale, R, C, USE[4])
@@ -136,10 +142,10 @@ def _write(
         )  # fmt: skip
     else:
         if BLOCK == 32:
-            value = _mx_values(y, scale, random, R, C, ELEMENT, USE[4], USE[5])
+            value = _mx_values(y, scale, random, R, C, ELEMENT, USE[4], USE[5] != "")
         else:
             z = tile_nvfp4.scaled(y, factor, R, C, USE[4])
-            value = tl.reshape(tile.rounded(z, random, 1, 0, 6.0, USE[5]), (R, C // 16, 16))
+            value = tl.reshape(tile.rounded(z, random, 1, 0, 6.0, USE[5] != ""), (R, C // 16, 16))
             value = tl.reshape(value * tl.expand_dims(tile_nvfp4.e4m3(scale), 2), (R, C))
         _store_values(value, values_ptr, r0, c0, rows, columns, R, C, TRANSPOSED, WHOLE)
 
@@ -440,7 +446,7 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     q = use.quantizer
     assert not q.rounding.is_eden, "MS-EDEN has no fused kernel; kernels/quantize/nvfp4.py runs it"
     carry = q.scale_rule.carry(q.element) if q.format is not Format.NVFP4 else 0
-    plain = q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding.is_random
+    plain = q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, _CHANCE[q.rounding]
     is_number = q.format is not Format.NVFP4 and not q.scale_rule.compares_errors
     rule = "maximum" if is_number else q.scale_rule.value
     return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block
@@ -454,4 +460,6 @@ def target(x: torch.Tensor) -> str:
 def target_of(on: architectures.Platform) -> str:
     if on.name == "gfx950":
         return "gfx950"
-    return "sm_100" if on.compute_capability >= 100 else "arithmetic"
+    if on.has_tensor_memory:
+        return "sm_100"
+    return "sm_120" if on.compute_capability >= 100 else "arithmetic"

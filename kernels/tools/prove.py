@@ -35,10 +35,11 @@ TARGETS = {
 }
 _MATRIX = r"\b(?:tcgen05\.mma|mma\.sync|wgmma\.mma_async|v_mfma|v_mfma_scale)[\w.:]*"
 _CONVERSION = (
-    r"\b(?:cvt\.rn\.satfinite\.e[245]m[123]x2\.f32|v_cvt_scalef32_pk_fp4_f32|v_cvt_scalef32_pk_fp8_f32)"
+    r"\b(?:cvt\.r[ns]\.satfinite\.e[245]m[123]x[24]\.f32|v_cvt_scalef32_(?:sr_pk_fp4|pk_fp4|pk_fp8)_f32)"
 )
 _MOVES = r"\b(?:tcgen05\.cp|cp\.async\.bulk\.tensor)\b"
 _CONVERTS = re.compile(r"v_cvt_scalef32_\w*pk_(?:fp4|fp8|bf8)_\w+")  # write a part of a register
+_BY_CHANCE = re.compile(r"cvt\.rs\.|_sr_pk_fp4")
 _BLOCK_OF_16 = re.compile(r"block16|scale_vec::4X")
 _NVFP4 = Quantizer(format=Format.NVFP4)
 _SIGNATURE = {
@@ -50,6 +51,7 @@ _SIGNATURE = {
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
 _UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha", "epsilon", "first", "B")
+_ON_SM_103 = ("nvfp4 H16, both", "nvfp4 H16 hardware rounding, both")
 _FUSED_ON = ("sm_90", "gfx950")  # one target per vendor: these kernels use no special instructions
 _FUSED_TYPES = {
     "*bf16": "qkv_ptr q_ptr k_ptr v_ptr x_ptr y_ptr dy_ptr dx_ptr logits_ptr residual_ptr gain_ptr stream_ptr out_ptr "
@@ -93,7 +95,7 @@ class Found:
 def cases(target: str) -> Iterator[Case]:
     """Every kernel in the form that runs on this target; sm_103 gets sm_100's code, so a few of them."""
     on = Platform(target)
-    quantizers = [one for one in _quantizers() if target != "sm_103" or one[0] == "nvfp4 H16, both"]
+    quantizers = [one for one in _quantizers() if target != "sm_103" or one[0] in _ON_SM_103]
     for name, rows, columns, packed in quantizers:
         swizzled = on.has_tensor_memory and packed == (True, True)
         shape = (4096, 4096)
@@ -156,6 +158,9 @@ def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, tuple[bool, boo
     one, four_six = Use(_NVFP4), Use(replace(_NVFP4, scale_rule=ScaleRule.FOUR_SIX))
     nvfp4, square = Use(replace(_NVFP4, hadamard=16)), Use(replace(_NVFP4, rows=16))
     chance = Use(replace(_NVFP4, hadamard=16, rounding=Rounding.STOCHASTIC))
+    by_chip = Use(replace(_NVFP4, hadamard=16, rounding=Rounding.HARDWARE))
+    yield "mxfp4 hardware rounding, rows", Use(Quantizer(rounding=Rounding.HARDWARE)), None, codes
+    yield "nvfp4 H16 hardware rounding, both", by_chip, by_chip, codes
     yield "nvfp4, rows", one, None, codes
     yield "nvfp4 H16, both", nvfp4, nvfp4, codes
     yield "nvfp4 square blocks, both", square, square, codes
@@ -275,8 +280,11 @@ def complaints(found: Found) -> list[str]:
     if "H16" in found.case and not found.matrix:
         texts.append(f"{where}: the transform uses no matrix instruction")
     nearest = found.case.startswith(("mxfp4", "nvfp4")) and not any(
-        word in found.case for word in ("values", "stochastic", "largest")
+        word in found.case for word in ("values", "stochastic", "hardware", "largest")
     )
+    rounds = on.has_tensor_memory or found.target == "gfx950"
+    if "hardware rounding" in found.case and rounds and not _BY_CHANCE.search(" ".join(found.conversions)):
+        texts.append(f"{where}: no stochastic conversion; it has {list(found.conversions) or 'none'}")
     if nearest and on.has_fp4_units and not found.conversions:
         texts.append(f"{where}: no hardware conversion to E2M1")
     if found.hazards:

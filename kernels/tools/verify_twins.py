@@ -48,6 +48,7 @@ def quantizers(transforms: bool = True) -> list[Quantizer]:
     for element in (E4M3, E5M2):
         found += [Quantizer(format=Format.MXFP8, element=element, scale_rule=rule) for rule in MAXIMUM_RULES]
     found += [Quantizer(scale_rule=ScaleRule.LEAST_ERROR, hadamard=h) for h in sizes]
+    found += [Quantizer(format=f, rounding=Rounding.HARDWARE) for f in (Format.MXFP4, Format.NVFP4)]
     return found + nvfp4_quantizers(sizes, transforms)
 
 
@@ -194,11 +195,16 @@ def triton_packed(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The fused kernel's elements and scales: rows of x, and columns of its transpose."""
     from kernels.quantize import triton
 
+    by_chip = one.quantizer.rounding is Rounding.HARDWARE and triton.target(x) in triton.ROUNDS_BY_CHANCE
     expected = reference_parts(x, one)
     rows, _ = triton.quantize(x, one, None)
     _, columns = triton.quantize(x.t().contiguous(), None, one)
     for packed in (rows, columns):
         assert packed is not None
+        if by_chip:
+            yield "scales", packed.scales, expected.scales
+            yield from rounded_by_chance(x, one, unpack(packed.elements), expected.codes)
+            continue
         if packed.tensor_scale is not None and expected.tensor_scale is not None:
             yield "tensor scale", packed.tensor_scale.view(1, 1), expected.tensor_scale
         yield "scales", packed.scales, expected.scales
@@ -206,10 +212,40 @@ def triton_packed(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield "elements", got, expected.codes
 
 
+def rounded_by_chance(
+    x: Tensor, one: Use, got: Tensor, expected: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:  # fmt: skip
+    """Compare codes in distribution: each is a neighbour of its value, and as many are rounded up as expected.
+
+    Args:
+        got: codes (M, K) by the chip's instruction, which uses other bits of the random words than the specification.
+        expected: codes by the specification: with the same probabilities, within 2^-8 for each element.
+    """
+    prepared, words = reference.prepare(x, one.quantizer, one.draw, one.signs)
+    assert words is not None
+    low, high = (
+        unpack(reference.quantize_with_words(prepared, torch.full_like(words, all), one.quantizer).elements)
+        for all in (2**32 - 1, 0)
+    )
+    yield (
+        "neighbours",
+        got,
+        torch.minimum(torch.maximum(got, low), high),
+    )  # a sign is the highest bit of its code
+    between = low != high
+    ups = [((codes == high) & between).sum().double() for codes in (got, expected)]
+    count = between.sum().double()
+    allowed = 5 * (count / 2).sqrt() + count * 2.0**-8
+    close = ((ups[0] - ups[1]).abs() <= allowed).view(1, 1)
+    yield "number of elements rounded up", close, torch.ones_like(close)
+
+
 def triton_values(x: Tensor, one: Use) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The fused kernel's quantise-dequantise of rows and of columns."""
     from kernels.quantize import triton
 
+    if one.quantizer.rounding is Rounding.HARDWARE and triton.target(x) in triton.ROUNDS_BY_CHANCE:
+        return  # the instruction writes codes alone
     expected = reference_parts(x, one).values
     rows, _ = triton.quantize_dequantize(x, one, None)
     _, columns = triton.quantize_dequantize(x.t().contiguous(), None, one)

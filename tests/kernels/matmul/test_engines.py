@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels import architectures
+from kernels import architectures, formats
 from kernels.architectures import Platform
 from kernels.layer import Layer
 from kernels.ledger import Ledger
@@ -13,7 +13,17 @@ from kernels.matmul.engine_protocol import Request
 from kernels.matmul.gemm import BackendError, choose, uses
 from kernels.philox import Randomness
 from kernels.quantize import reference
-from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, Operand, Rounding, Signs, Stochastic
+from kernels.recipe import (
+    Format,
+    Gemm,
+    GemmRecipe,
+    LinearRecipe,
+    Operand,
+    Quantizer,
+    Rounding,
+    Signs,
+    Stochastic,
+)
 
 
 def request(format, which=Gemm.FPROP, shape=(256, 512, 1024), **options):
@@ -205,3 +215,43 @@ def test_fp8_sums_fast_in_fprop_alone_as_transformer_engine_does(monkeypatch, fo
     backward.weight_gradient(x, None)
     assert {ran.how.engine for ran in ledger.snapshot().values()} == {"torch scaled_mm"}
     assert asked == [fast, False, False]
+
+
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST, Rounding.MS_EDEN], ids=lambda one: one.value)
+def test_torchs_nvfp4_product_gets_codes_swizzled_scales_and_both_tensor_scales(monkeypatch, rounding):
+    """Its arguments are those of torchao's NVFP4 linear: block scales, then tensor scales, of each operand."""
+    pytest.importorskip("triton", reason="triton is not installed")
+
+    def values(codes, scales, tensor_scale):
+        codes = codes.view(torch.uint8)
+        blocks = formats.unswizzled(scales.view(torch.uint8), codes.size(0), codes.size(1) // 8)
+        elements = formats.values(formats.unpack(codes), formats.E2M1).unflatten(-1, (-1, 16))
+        return (elements * formats.values(blocks, formats.E4M3).unsqueeze(-1)).flatten(-2) * tensor_scale
+
+    def scaled_mm(a, b, a_scales, a_recipe, b_scales, b_recipe, a_swizzle, b_swizzle, *, output_dtype):
+        recipe = [torch.nn.functional.ScalingType.BlockWise1x16, torch.nn.functional.ScalingType.TensorWise]
+        swizzle = torch.nn.functional.SwizzleType
+        assert a_recipe == b_recipe == recipe
+        assert a_swizzle == b_swizzle == [swizzle.SWIZZLE_32_4_4, swizzle.NO_SWIZZLE]
+        return (values(a, *a_scales) @ values(b.t(), *b_scales).t()).to(output_dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_mm", scaled_mm)
+    monkeypatch.setattr(architectures, "of", lambda device: Platform("sm_120"))
+    quantizer = Quantizer(
+        format=Format.NVFP4, rounding=rounding, prescale=1.0, hadamard=16, signs=Signs.FIXED
+    )
+    engine = choose(Platform("sm_120"), Request(quantizer, quantizer, 128, 128, 128), "native")
+    assert engine.name == "torch block-scaled scaled_mm"
+    assert engine_probe.failure_of(engine, quantizer, quantizer, torch.device("cpu")) == ""
+
+
+def test_a_native_product_of_nvfp4_is_never_chosen_where_no_unit_multiplies_it():
+    for platform in ("cpu", "sm_90", "gfx942", "gfx950"):
+        with pytest.raises(BackendError, match=f"no native nvfp4 GEMM on {platform}"):
+            choose(Platform(platform), request(Format.NVFP4), "native")
+    ragged = request(Format.NVFP4, shape=(100, 72, 160))
+    assert (
+        choose(Platform("sm_100"), ragged).name
+        == choose(Platform("sm_120"), ragged).name
+        == "triton dot_scaled"
+    )

@@ -31,6 +31,7 @@ CASES = [
     Quantizer(format=Format.MXFP8, element=E4M3, rounding=STOCHASTIC),
     Quantizer(format=Format.MXFP8, element=E5M2, rounding=STOCHASTIC),
     Quantizer(scale_rule=ScaleRule.LEAST_ERROR),
+    *(Quantizer(format=f, rounding=Rounding.HARDWARE) for f in (Format.MXFP4, Format.NVFP4)),
     *(Quantizer(format=Format.NVFP4, tensor_scale=one) for one in TensorScale),
     Quantizer(format=Format.NVFP4, rows=16),
     Quantizer(format=Format.NVFP4, scale_rule=ScaleRule.RCEIL, rounding=STOCHASTIC),
@@ -57,7 +58,7 @@ def use(quantizer, draw, length=0):
     if quantizer.signs is not Signs.NONE:
         count = quantizer.sign_count(length)
         signs = Randomness(3).signs(count, per_step=False, device=DEVICE)
-    return Use(quantizer, draw if quantizer.rounding is STOCHASTIC else None, signs)
+    return Use(quantizer, draw if quantizer.rounding.is_random else None, signs)
 
 
 def expected(x, one):
