@@ -116,7 +116,9 @@ def _transformer_engine(config: Config) -> None:
 def _layers_and_switches(config: Config) -> None:
     for name, recipe in config.recipes.items():
         out = recipe.bf16_first_layers + recipe.bf16_last_layers
-        if min(recipe.bf16_first_layers, recipe.bf16_last_layers) < 0 or out > config.model.layers:
+        is_used = any(name in _with_later(config, arm) for arm in config.runs.arms)
+        least = min(recipe.bf16_first_layers, recipe.bf16_last_layers)
+        if least < 0 or (is_used and out > config.model.layers):
             found = f"{recipe.bf16_first_layers} and {recipe.bf16_last_layers}"
             allowed = f"0 or more, at most model.layers = {config.model.layers} together"
             raise ConfigProblem(f"recipes.{name}.bf16_first_layers, bf16_last_layers", found, allowed)
