@@ -120,8 +120,8 @@ def _values(one: CellResult) -> dict[str, float]:
         "random error": fmean(part.random for part in seeds),
     }
     if adam:
-        found["systematic error, AdamW's units"] = fmean(part.across.value for part in adam)
-        found["random error, AdamW's units"] = fmean(part.random for part in adam)
+        found["systematic error (AdamW's units)"] = fmean(part.across.value for part in adam)
+        found["random error (AdamW's units)"] = fmean(part.random for part in adam)
     return found
 
 

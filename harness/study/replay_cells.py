@@ -102,7 +102,7 @@ def _whole(name: str, four: GemmFormat, operand: Quantised) -> Cell:
 
 def recipes(config: Config) -> Iterator[Cell]:
     """Yield a cell for every recipe of the configuration, and for candidates that it lacks."""
-    for name, recipe in {**config.recipes, **_CANDIDATES}.items():
+    for name, recipe in {**_CANDIDATES, **config.recipes}.items():
         yield _of_recipe(name, recipe)
 
 
