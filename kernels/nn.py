@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels import linear_op
+from kernels.deoscillation import DeOscillation, Settings, Weight, quantizer_of
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
@@ -143,3 +145,33 @@ def quantize_linears(
             made = Linear.from_linear(getattr(module, child_name), label=label, **options)
             setattr(module, child_name, made)
     return model
+
+
+def deoscillate(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    ratio: float = 4.0,
+    start: int = 0,
+) -> DeOscillation:
+    """Let an optimizer set weights of this model's `Linear`s that oscillate to their quantised value.
+
+    Args:
+        optimizer: updates the weights themselves, in FP32.
+        steps, ratio, start: see kernels.deoscillation.Settings.
+
+    Raises:
+        ValueError: no FP32 weight of a `Linear`, or a recipe whose weights have no fixed quantised value.
+    """
+    weights = [
+        Weight(module.weight, module.weight, quantizer_of(module.layer.recipe.fprop))
+        for module in model.modules()
+        if isinstance(module, Linear) and module.weight.dtype is torch.float32
+    ]
+    if not weights:
+        raise ValueError("de-oscillation: the model has no quantised linear with an FP32 weight")
+    made, done = DeOscillation(Settings(steps=steps, ratio=ratio, start=start), weights), itertools.count()
+    optimizer.register_step_pre_hook(lambda *_: made.before_update(next(done)))
+    optimizer.register_step_post_hook(lambda *_: made.after_update())
+    return made

@@ -65,6 +65,19 @@ PRESETS: Mapping[str, Preset] = {
         ),
         Preset(
             recipe=LinearRecipe(
+                "alto",
+                _SQUARE,
+                _with_chance(_SQUARE),
+                _with_chance(replace(_MXFP4, hadamard=32, signs=Signs.STEP)),
+            ),
+            source="AMD-AGI/ALTO: tech_report/report.md, lpt_recipe_deosc.yaml, mxfp_linear.py",
+            says="fprop, dgrad: weights in blocks of 32x32; dgrad, wgrad: dY rounded stochastically; wgrad: H32 with "
+            "random signs on both operands, drawn for every step (ALTO: for every forward pass, and the order of its "
+            "points too, which moves values only within a block). De-oscillation is the optimizer's: nn.deoscillate "
+            "with steps=200, ratio=4, start=2000 (800 at batch size 64)",
+        ),
+        Preset(
+            recipe=LinearRecipe(
                 "nvidia-nvfp4",
                 _SQUARE_16,
                 _with_chance(_SQUARE_16),

@@ -6,6 +6,7 @@ import torch
 
 from harness.contract.config import Config
 from submission import device, model, optimizer, schedule
+from submission.deoscillator import Deoscillator
 from submission.phases import phases_of
 from submission.precision import Linears
 from submission.recompute import Outputs
@@ -17,7 +18,8 @@ from submission.watchdog.nonfinite import GradientWatch
 def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
     """Build what a step works on; call after the process groups exist and the seeds are set."""
     with device.megatron():
-        chunks = tuple(model.wrap(config, stage, home) for stage in model.llama(config, linears))
+        stages = model.llama(config, linears)
+        chunks = tuple(model.wrap(config, stage, home) for stage in stages)
         adamw = optimizer.build(config, chunks)
     rates = schedule.build(config, adamw)
     trainer = Trainer(
@@ -27,6 +29,7 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         scheduler=rates,
         home=home,
         linears=linears,
+        deoscillator=Deoscillator(linears, stages, adamw),
         gradients=GradientWatch(chunks, home, distributed_optimizer=config.parallelism.distributed_optimizer),
     )
     connect(trainer)

@@ -236,6 +236,7 @@ class MegatronExecutor:
             probes=self._probes,
             fusions=fused_modules.found(llama),
             optimizer=optimizer.described(self.trainer.optimizer),
+            snapped=self.trainer.deoscillator.snapped(),
             **modules.described(llama.decoder.layers[0]),
         )
 

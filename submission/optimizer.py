@@ -144,6 +144,22 @@ def _copy_parameters(part: Any) -> None:
         torch._foreach_copy_(into, updated)
 
 
+def masters(part: Any) -> Iterator[tuple[Any, torch.Tensor, int]]:
+    """Yield parameters, each with this rank's FP32 copy of it or of a part, and the part's first element."""
+    if isinstance(part, distrib_optimizer.DistributedOptimizer):
+        for parameter, main in _shards(part):
+            yield parameter, main, part._get_model_param_range_map(parameter)["param"].start
+    elif hasattr(part, "fp32_from_float16_groups"):
+        for models, copies in (
+            (part.float16_groups, part.fp32_from_float16_groups),
+            (part.fp32_from_fp32_groups, part.fp32_from_fp32_groups),
+        ):
+            for parameters, mains in zip(models, copies, strict=True):
+                yield from ((parameter, main, 0) for parameter, main in zip(parameters, mains, strict=True))
+    else:
+        yield from ((parameter, parameter, 0) for parameter in part.get_parameters())
+
+
 def _shards(part: Any) -> Iterator[tuple[Any, torch.Tensor]]:
     """Yield parameters, each with this rank's FP32 shard of it."""
     for models, mains in (

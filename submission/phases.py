@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from harness.contract.config import Config
+from kernels.deoscillation import Settings
 from kernels.recipe import Format, Gemm, GemmRecipe, LinearRecipe, from_mapping
 
 _PLAIN = GemmRecipe(Format.BF16)
@@ -19,11 +20,13 @@ class Phase:
     Args:
         first_step: number of optimizer steps done when it begins.
         exempt: transformer layers, counted from 0, whose linears stay in BF16.
+        deoscillation: of the quantised weights; None for none.
     """
 
     recipe: LinearRecipe
     first_step: int = 0
     exempt: frozenset[int] = frozenset()
+    deoscillation: Settings | None = None
 
     def of(self, label: str) -> LinearRecipe:
         """The recipe of a linear, by its label `layers.<n>.<name>`."""
@@ -44,4 +47,12 @@ def _phase(config: Config, name: str, first_step: int) -> Phase:
     settings, layers = config.recipes[name], config.model.layers
     rows = {gemm.value: dataclasses.asdict(getattr(settings, gemm.value)) for gemm in Gemm}
     exempt = {*range(settings.bf16_first_layers), *range(layers - settings.bf16_last_layers, layers)}
-    return Phase(recipe=from_mapping(name, rows), first_step=first_step, exempt=frozenset(exempt))
+    steps, start = settings.deoscillation_steps, max(settings.deoscillation_start, first_step)
+    return Phase(
+        recipe=from_mapping(name, rows),
+        first_step=first_step,
+        exempt=frozenset(exempt),
+        deoscillation=Settings(steps=steps, ratio=settings.deoscillation_ratio, start=start)
+        if steps
+        else None,
+    )

@@ -81,6 +81,11 @@ class Linears:
         self._randomness = Randomness(self._seed, self._rank)
 
     @property
+    def steps(self) -> int:
+        """Number of optimizer steps so far."""
+        return self._randomness.step
+
+    @property
     def drawn(self) -> int:
         """Number of random tensors that this rank has drawn."""
         return self._randomness._used

@@ -17,6 +17,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from harness.contract.config import Config
 from submission import device, parallel
 from submission.batches import Batch
+from submission.deoscillator import Deoscillator
 from submission.host_copy import HostCopy, Moment
 from submission.precision import Linears
 from submission.watchdog.forward_timer import ForwardPasses
@@ -34,6 +35,7 @@ class Trainer:
     home: torch.device
     linears: Linears
     gradients: GradientWatch
+    deoscillator: Deoscillator
     passes: ForwardPasses = field(default_factory=ForwardPasses)
 
     @property

@@ -93,6 +93,7 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
     _make_equal(vars(trainer.scheduler), {"optimizer": trainer.scheduler.optimizer, **before.scheduler})
     _set_random_states(before.random_states)
     trainer.linears.start_over()
+    trainer.deoscillator.start_over()
 
 
 def finish_parameter_gather(model: DistributedDataParallel) -> None:

@@ -58,7 +58,7 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
     return Memory(
         weights=width * weights,
         gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
-        optimizer=(12 if width == 2 else 8) * weights // shards,
+        optimizer=((12 if width == 2 else 8) * weights + _deoscillation(config)) // shards,
         activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
         # logits; where they are not fused, in FP32 for the loss too, and their FP32 gradient
         head=(width if "cross_entropy" in model.fusions else width + 8)
@@ -71,6 +71,16 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
         working=_working(config, tokens) if on_gpu else 0,
         libraries=int(_LIBRARIES_GIB * _GIB) if on_gpu else 0,
     )
+
+
+def _deoscillation(config: Config) -> int:
+    """Three FP32 numbers a quantised weight, and a fourth during an update."""
+    names = {config.arms[arm].recipe for arm in config.runs.arms}
+    names |= {config.recipes[name].switch_to for name in names} - {""}
+    if not any(config.recipes[name].deoscillation_steps for name in names):
+        return 0
+    layers = config.model.layers // config.parallelism.pipeline
+    return 16 * layers * layer_matrices(config) // config.parallelism.tensor
 
 
 def local_parameters(config: Config) -> int:

@@ -16,7 +16,7 @@ def describe(recipe: Recipe) -> str:
         value = getattr(recipe, field.name)
         if isinstance(value, GemmFormat):
             parts.append(f"{field.name}: {_gemm(value)}")
-        elif value:
+        elif value != field.default:
             parts.append(f"{field.name}={value}")
     return "; ".join(parts)
 

@@ -12,6 +12,7 @@ _GEMMS = ("fprop", "dgrad", "wgrad")
 _BLOCKS = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16}  # number of elements that share a scale
 
 _OF_EVERY_FORMAT = ("format", "gain", "mean_split")
+_USUAL_RATIO = next(field.default for field in fields(Recipe) if field.name == "deoscillation_ratio")
 
 _FP8 = (GemmFormat(format="fp8"), "format fp8")
 _MXFP8 = (GemmFormat(format="mxfp8", scale_rule="rceil"), "format mxfp8, scale_rule rceil")
@@ -82,7 +83,9 @@ def _transformer_engine(config: Config) -> None:
 def _layers_and_switches(config: Config) -> None:
     for name, recipe in config.recipes.items():
         out = recipe.bf16_first_layers + recipe.bf16_last_layers
-        if min(recipe.bf16_first_layers, recipe.bf16_last_layers) < 0 or out > config.model.layers:
+        is_used = any(name in _with_later(config, arm) for arm in config.runs.arms)
+        least = min(recipe.bf16_first_layers, recipe.bf16_last_layers)
+        if least < 0 or (is_used and out > config.model.layers):
             found = f"{recipe.bf16_first_layers} and {recipe.bf16_last_layers}"
             allowed = f"0 or more, at most model.layers = {config.model.layers} together"
             raise ConfigProblem(f"recipes.{name}.bf16_first_layers, bf16_last_layers", found, allowed)
@@ -95,6 +98,36 @@ def _layers_and_switches(config: Config) -> None:
         if recipe.switch_to not in others:
             allowed = f"a recipe that does not switch itself: {', '.join(others)}"
             raise ConfigProblem(f"recipes.{name}.switch_to", f"'{recipe.switch_to}'", allowed)
+
+
+def _deoscillation(config: Config) -> None:
+    for name, recipe in config.recipes.items():
+        steps, fprop, path = recipe.deoscillation_steps, recipe.fprop, f"recipes.{name}"
+        if steps < 0 or recipe.deoscillation_start < 0 or recipe.deoscillation_ratio <= 0:
+            found = f"steps {steps}, ratio {recipe.deoscillation_ratio}, start {recipe.deoscillation_start}"
+            allowed = "steps and start 0 or more, ratio above 0"
+            raise ConfigProblem(f"{path}.deoscillation_steps", found, allowed)
+        changed = recipe.deoscillation_start or recipe.deoscillation_ratio != _USUAL_RATIO
+        if not steps and changed:
+            allowed = "above 0, or no other option of de-oscillation"
+            raise ConfigProblem(f"{path}.deoscillation_steps", "0", allowed)
+        if not steps:
+            continue
+        if fprop.format not in ("mxfp4", "nvfp4") or fprop.hadamard or fprop.stochastic == "all":
+            allowed = (
+                "0 unless fprop is mxfp4 or nvfp4, without a transform, and rounds its weight to nearest"
+            )
+            raise ConfigProblem(f"{path}.deoscillation_steps", str(steps), allowed)
+        used = [arm for arm in config.runs.arms if name in _with_later(config, arm)]
+        if used and (config.checkpoint.every_steps or config.checkpoint.resume):
+            allowed = f"0 with checkpoints, which do not hold its sums (arm {used[0]})"
+            raise ConfigProblem(f"{path}.deoscillation_steps", str(steps), allowed)
+
+
+def _with_later(config: Config, arm: str) -> tuple[str, str]:
+    """The recipe of an arm, and the one that it switches to."""
+    name = config.arms[arm].recipe
+    return name, config.recipes[name].switch_to
 
 
 def _contractions(config: Config) -> dict[str, list[tuple[str, int, str]]]:
@@ -126,6 +159,7 @@ def _gemms(config: Config) -> Iterator[tuple[str, GemmFormat]]:
 RULES: tuple[Callable[[Config], None], ...] = (
     _options,
     _layers_and_switches,
+    _deoscillation,
     _whole_blocks,
     _transformer_engine,
 )

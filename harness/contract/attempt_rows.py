@@ -160,6 +160,7 @@ class Proof:
         fusions: what ran in fused kernels, of model.fusions.
         optimizer: whose AdamW updated the weights, and how; None where nobody did.
         probes: the engines that were tried before the first step; those with a failure were passed over.
+        snapped: how often de-oscillation set an element of a weight to its quantised value; None where it did not run.
     """
 
     recipe: str
@@ -171,6 +172,7 @@ class Proof:
     fusions: tuple[str, ...] = ()
     optimizer: str | None = None
     probes: tuple[EngineProbe, ...] = ()
+    snapped: int | None = None
 
 
 def write_proof(attempt: Path, proof: Proof) -> None:

@@ -211,6 +211,12 @@ class Recipe:
     bf16_last_layers: int = 0  # number of transformer layers in BF16, counted from the output
     switch_step: int = 0  # optimizer steps after which another recipe takes over; 0: never
     switch_to: str = ""  # that recipe's name under `recipes`
+    # optimizer steps of a window at whose end weights that oscillate become their quantised value; 0: never
+    deoscillation_steps: int = 0
+    deoscillation_ratio: float = (
+        4.0  # movement of the quantised weight to that of the weight, from which it oscillates
+    )
+    deoscillation_start: int = 0  # optimizer steps before the first window
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

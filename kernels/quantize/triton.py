@@ -313,8 +313,9 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
         return x
     size = use.quantizer.hadamard
     inside = 1.0 if _factor(size) != 1.0 else 1.0 / math.sqrt(size)
-    made = matrix_and_signs if use.quantizer.signs_per_block else matrix
-    return made(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
+    if use.quantizer.signs_per_block and use.signs is not None:
+        return matrix_and_signs(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
+    return matrix(size, use.signs, scale=inside, dtype=torch.bfloat16, device=x.device)
 
 
 def _factor(size: int) -> float:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from kernels import nn
+from kernels import nn, presets
 from kernels.randomness import SharedRandomness
 from kernels.recipe import Format, GemmRecipe, LinearRecipe, Signs, Stochastic
 
 CHANCE = GemmRecipe(Format.MXFP4, hadamard=16, signs=Signs.STEP, stochastic=Stochastic.ALL)
 RANDOM = LinearRecipe("random", CHANCE, CHANCE, CHANCE)
+NVIDIA = presets.recipe("nvidia-nvfp4")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +105,7 @@ def test_recomputation_draws_the_words_of_the_first_forward_pass(reentrant):
     assert all(map(torch.equal, plain, again))
 
 
-@pytest.mark.parametrize("recipe", [nn.AMD_TE, RANDOM], ids=["amd-te", "random"])
+@pytest.mark.parametrize("recipe", [nn.AMD_TE, NVIDIA, RANDOM], ids=["amd-te", "nvidia-nvfp4", "random"])
 def test_torch_compile_traces_it_whole_and_gives_the_same_bits(recipe):
     made = model(recipe)
     torch._dynamo.reset()
@@ -123,10 +124,26 @@ def test_a_compiled_linear_follows_autocast():
         )
 
 
-def test_the_operator_keeps_torchs_contract():
-    made = nn.Linear(64, 32)
-    arguments = operand(), made.weight, made._number, None
-    torch.library.opcheck(torch.ops.fourmark.linear.default, arguments)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [nn.AMD_TE, NVIDIA], ids=["amd-te", "nvidia-nvfp4"])
+def test_inductor_compiles_it_whole_and_trains_alike(recipe):
+    made = model(recipe)
+    torch._dynamo.reset()
+    compiled = torch.compile(made, fullgraph=True, options={"fallback_random": True})
+    for plain, traced in zip(trained(made, operand()), trained(compiled, operand()), strict=True):
+        assert torch.linalg.norm(plain - traced) < 0.01 * torch.linalg.norm(plain)  # it has a GELU of its own
+    own = torch.compile(made, fullgraph=True)
+    assert all(map(torch.equal, trained(own, operand()), trained(own, operand()))), "a seed repeats its words"
+
+
+@pytest.mark.parametrize("recipe", [nn.AMD_TE, NVIDIA], ids=["amd-te", "nvidia-nvfp4"])
+def test_the_operators_keep_torchs_contract(recipe):
+    made = nn.Linear(64, 32, recipe=recipe)
+    call = torch.tensor(5) if made.rounds_by_chance else None
+    torch.library.opcheck(torch.ops.fourmark.linear.default, (operand(), made.weight, made._number, call))
+    operands = torch.randn(32, 32), operand().detach(), made.weight.detach()  # it has no gradient of its own
+    arguments = *operands, made._number, call, True, True
+    torch.library.opcheck(torch.ops.fourmark.linear_backward.default, arguments)
 
 
 def test_a_copy_counts_in_its_own_ledger():

@@ -31,6 +31,7 @@ LAYOUTS = {  # by the group that one launch trains, and its number of ranks
         "tensor": {"gpus_per_node": 2, "tensor": 2},
         "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
     },
+    ("de-oscillated pairs", 2): {"de-oscillation": {"gpus_per_node": 2}},
     ("fours", 4): {
         "data x tensor": {"gpus_per_node": 4, "tensor": 2},
         "data x tensor, sequence, bf16 gradients": {
@@ -72,14 +73,19 @@ def train(directory, ranks, name, layout):
 
     split = {gemm: {"format": "bf16", "mean_split": gemm != "dgrad"} for gemm in ("fprop", "dgrad", "wgrad")}
     recipes = {"bf16": split} if name.startswith("mean split") else {}
+    layers = 4
+    if name == "de-oscillation":
+        layers = 3  # an odd number: the ranks' parts meet inside a weight
+        square = {gemm: {"format": "mxfp4", "weight_rows": 32} for gemm in ("fprop", "dgrad", "wgrad")}
+        recipes = {"mxfp4": {**square, "deoscillation_steps": 4}}
     fusions = ("rope", "swiglu", "cross_entropy", "norm") if name.startswith("fused") else ()
     config = small_config(
         directory,
-        model={**FOUR_LAYERS, "fusions": fusions},
+        model={"layers": layers, "fusions": fusions},
         recipes=recipes,
         parallelism={"threads_per_rank": 1, **layout},
     )
-    arm = "mxfp4" if name.startswith("mxfp4") else "bf16"
+    arm = "mxfp4" if name.startswith("mxfp4") or name == "de-oscillation" else "bf16"
     executor = MegatronExecutor(config, arm=arm, seed=11, ranks=ranks, cache=directory / "cache")
     executor.build()
     models = [unwrap(chunk) for chunk in executor.trainer.chunks]
@@ -95,10 +101,26 @@ def train(directory, ranks, name, layout):
     executor.open_data()
     losses = [executor.train_step().loss for _ in range(20)]
     losses.append(executor.evaluate())
-    executor.proof()
+    proof = executor.proof()
+    if name == "de-oscillation":
+        assert proof.snapped > 0
+        require_parts_of_what_is_read(executor.trainer)
     parallel_state.destroy_model_parallel()
     destroy_num_microbatches_calculator()
     return losses
+
+
+def require_parts_of_what_is_read(trainer):
+    """Each rank's FP32 copies are the elements of the weights at the places that de-oscillation takes them for."""
+    from submission.optimizer import masters, parts
+
+    places = set()
+    for part in parts(trainer.optimizer):
+        for parameter, main, first in masters(part):
+            read = parameter.detach().reshape(-1)[first : first + main.numel()]
+            assert torch.equal(read.float(), main.detach().reshape(-1).to(parameter.dtype).float())
+            places.add((first, main.numel() == parameter.numel()))
+    assert len(places) > 1 and any(not whole for _, whole in places), "no parameter was cut"
 
 
 def load_stage(model, weights):

@@ -52,7 +52,13 @@ def losses(data_directory):
     return Losses(data_directory)
 
 
-SEVERAL = [name for (_, ranks), layouts in LAYOUTS.items() if ranks > 1 for name in layouts]
+SEVERAL = [
+    name
+    for (_, ranks), layouts in LAYOUTS.items()
+    if ranks > 1
+    for name in layouts
+    if name != "de-oscillation"
+]
 EXACT = [
     pytest.param(name, marks=pytest.mark.slow) if name not in LAYOUTS["pairs", 2] else name
     for name in SEVERAL
@@ -75,3 +81,10 @@ def test_quantised_layouts_train_alike_and_prove_their_precision_on_both_ranks(l
     print(f"{layout}: largest difference {difference:.1e}")
     assert 0 < difference < 0.05
     assert losses[layout][0] != losses["single"][0], "nothing was quantised"
+
+
+@pytest.mark.slow
+def test_de_oscillation_takes_each_ranks_part_of_a_weight_for_what_it_is(losses):
+    """The driver compares the parts with the weights after training."""
+    found = losses["de-oscillation"]
+    assert found[19] < found[0] - 0.5

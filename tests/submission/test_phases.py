@@ -75,11 +75,17 @@ def test_a_stretch_that_ran_by_the_wrong_recipe_is_found_at_its_end(executor):
     [
         (["recipes.amd-te.bf16_first_layers=3", "recipes.amd-te.bf16_last_layers=2"],
          "found 3 and 2; allowed: 0 or more, at most model.layers = 4 together"),
+        (["recipes.amd-te.deoscillation_steps=25"],
+         "deoscillation_steps: found 25; allowed: 0 unless fprop is mxfp4 or nvfp4, without a transform"),
+        (["recipes.amd-te.deoscillation_ratio=16"],
+         "deoscillation_steps: found 0; allowed: above 0, or no other option of de-oscillation"),
+        (["arms.mxfp4.recipe=alto", "checkpoint.every_steps=5", "system.division=open"],
+         "deoscillation_steps: found 50; allowed: 0 with checkpoints, which do not hold its sums .arm mxfp4"),
         (["recipes.amd-te.switch_step=5"], "found switch_step 5, switch_to ''; allowed: both"),
         (["recipes.amd-te.switch_step=5", "recipes.amd-te.switch_to=fp9"],
          "found 'fp9'; allowed: a recipe that does not switch itself: fp8-hybrid"),
     ],
-    ids=["more layers than there are", "a step without a recipe", "no such recipe"],
+    ids=["more layers", "transform", "ratio alone", "checkpoints", "a step alone", "no such recipe"],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(setting, message):
     with pytest.raises(ConfigError, match=message):
