@@ -23,7 +23,7 @@ def add_cells(parser: argparse.ArgumentParser) -> None:
         "--cells",
         nargs="+",
         metavar="C",
-        help=f"only these: recipes of benchmark.yaml by name, alto, mean-mxfp4, mean-h16, {names}",
+        help=f"only these: recipes of benchmark.yaml by name, alto-prescaled, mean-mxfp4, mean-h16, {names}",
     )
     parser.add_argument(
         "--grid", metavar="G", help=f"the cells of a study: {' | '.join(grid.NAMES)} | a YAML file of recipes"

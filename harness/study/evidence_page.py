@@ -57,6 +57,7 @@ def _forest(answer: Answer, claims: tuple[Claim, ...], place: int) -> tuple[str,
         axes.axvline(0, color=INK, lw=0.8)
         names = [f"{short(one.name, 22)} ({one.group})" for one in rows]
         axes.set_yticks([*(-row for row in range(len(rows))), at], [*names, "pooled"], fontsize=8)
+        axes.set_ylim(at - 0.7, 0.7)
         axes.grid(axis="y", visible=False)
         drawn = svg(axes, f"Forest plot: {pooled_text.sentence(answer)}", f"forest-{place}")
     bands = " Bands: what the paper reports." if claims else ""

@@ -14,7 +14,7 @@ from scipy import stats
 
 from harness.base.errors import UsageError
 from harness.contract import files
-from harness.study import analysis, replay
+from harness.study import analysis, grid, replay
 from harness.study.analysis import Result
 from harness.study.grid import BASELINE
 from harness.study.pool import Curves
@@ -22,6 +22,7 @@ from harness.study.replay import CellResult, clear_or_all
 from harness.study.results import read_table
 
 _FEWEST = 5  # cells
+_STOCHASTIC = {cell.name for cell in grid.paper() if cell.stabiliser == "stochastic"}
 _LARGEST_GAP = "sr-fdw"  # it decides every correlation, so that each predictor is also judged without it
 
 
@@ -31,14 +32,16 @@ class Predictor:
 
     Args:
         slope: nats of gap per unit of the predictor, over all cells.
-        r2, r2_without: 1 - squared error of left-out cells over that of the mean of the others, with all cells and
-            without the one of the largest gap. Above 0 it predicts.
+        r2: 1 - squared error of left-out cells over that of the mean of the others. Above 0 it predicts.
+        r2_without: without the cell of the largest gap.
+        r2_nearest: without all cells that round stochastically.
     """
 
     name: str
     slope: float
     r2: float
     r2_without: float
+    r2_nearest: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +57,15 @@ class Point:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """Args:
-    ceiling, ceiling_without: R^2 of a perfect predictor: the share of the variance that is not the gaps' own noise.
+    ceiling, ceiling_without, ceiling_nearest: R^2 of a perfect predictor, for the same choices of cells: the share of
+        the variance that is not the gaps' own noise.
     """
 
     points: Sequence[Point]
     predictors: Sequence[Predictor]
     ceiling: float
     ceiling_without: float
+    ceiling_nearest: float
 
 
 def against(out: Path, replayed: Sequence[CellResult], table: Path) -> Prediction:
@@ -102,11 +107,13 @@ def prediction(replayed: Sequence[CellResult], curves: Curves) -> Prediction:
     if len(points) < _FEWEST:
         raise UsageError(f"--losses: {len(points)} cells are in both; a test needs {_FEWEST}")
     without = [one for one in points if one.cell != _LARGEST_GAP]
+    nearest = [one for one in points if one.cell not in _STOCHASTIC]
     return Prediction(
         points=points,
-        predictors=[_predictor(name, points, without) for name in points[0].values],
+        predictors=[_predictor(name, points, without, nearest) for name in points[0].values],
         ceiling=_ceiling(points),
         ceiling_without=_ceiling(without),
+        ceiling_nearest=_ceiling(nearest),
     )
 
 
@@ -120,8 +127,8 @@ def _values(one: CellResult) -> dict[str, float]:
         "random error": fmean(part.random for part in seeds),
     }
     if adam:
-        found["systematic error, AdamW's units"] = fmean(part.across.value for part in adam)
-        found["random error, AdamW's units"] = fmean(part.random for part in adam)
+        found["systematic error (AdamW's units)"] = fmean(part.across.value for part in adam)
+        found["random error (AdamW's units)"] = fmean(part.random for part in adam)
     return found
 
 
@@ -132,10 +139,14 @@ def _gap(one: Result) -> Iterator[tuple[float, float]]:
         yield gap.mean, (gap.high - gap.low) / (2 * float(stats.t.ppf(0.975, one.runs - 1)))
 
 
-def _predictor(name: str, points: Sequence[Point], without: Sequence[Point]) -> Predictor:
-    x, y = _columns(name, points)
+def _predictor(name: str, *choices: Sequence[Point]) -> Predictor:
+    """Args:
+    choices: all points, those without the largest gap, those without stochastic rounding.
+    """
+    x, y = _columns(name, choices[0])
     slope = float(np.polyfit(x, y, 1)[0]) if np.ptp(x) > 0 else 0.0
-    return Predictor(name=name, slope=slope, r2=left_out(x, y), r2_without=left_out(*_columns(name, without)))
+    r2, r2_without, r2_nearest = (left_out(*_columns(name, one)) for one in choices)
+    return Predictor(name=name, slope=slope, r2=r2, r2_without=r2_without, r2_nearest=r2_nearest)
 
 
 def _columns(name: str, points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,20 +171,27 @@ def _ceiling(points: Sequence[Point]) -> float:
 
 def lines(found: Prediction) -> Iterator[str]:
     """Yield the test as text."""
+    ceilings = ", ".join(
+        f"{one:.2f}" for one in (found.ceiling, found.ceiling_without, found.ceiling_nearest)
+    )
     yield (
-        f"prediction of the loss gap from {len(found.points)} cells, each left out once: R^2 of all, R^2 without "
-        f"{_LARGEST_GAP} (a perfect predictor: {found.ceiling:.2f}, {found.ceiling_without:.2f})"
+        f"prediction of the loss gap from {len(found.points)} cells, each left out once: R^2 of all, without "
+        f"{_LARGEST_GAP}, without stochastic rounding (a perfect predictor: {ceilings})"
     )
     for one in found.predictors:
-        yield f"{one.name:<34} {one.r2:+.2f}  {one.r2_without:+.2f}"
+        yield f"{one.name:<34} {one.r2:+.2f}  {one.r2_without:+.2f}  {one.r2_nearest:+.2f}"
 
 
 def conclusion(found: Prediction) -> str:
-    """Say which quantities predict, with and without the cell of the largest gap."""
-    both = [one.name for one in found.predictors if one.r2 > 0 and one.r2_without > 0]
+    """Say which quantities predict, and whether they do so without stochastic rounding."""
+    always = [one.name for one in found.predictors if min(one.r2, one.r2_without, one.r2_nearest) > 0]
+    mostly = [one.name for one in found.predictors if min(one.r2, one.r2_without) > 0 >= one.r2_nearest]
     only = [one.name for one in found.predictors if one.r2 > 0 >= one.r2_without]
-    if both:
-        return f"The loss gap is predicted by: {', '.join(both)}, with and without {_LARGEST_GAP}."
+    said = []
+    if always:
+        said.append(f"The loss gap is predicted by: {', '.join(always)}.")
+    if mostly:
+        said.append(f"Only between stochastic and nearest rounding it is predicted by: {', '.join(mostly)}.")
     if only:
-        return f"Only because of {_LARGEST_GAP} the loss gap is predicted by: {', '.join(only)}."
-    return "Nothing that was measured predicts the loss gap."
+        said.append(f"Only because of {_LARGEST_GAP} it is predicted by: {', '.join(only)}.")
+    return " ".join(said) or "Nothing that was measured predicts the loss gap."

@@ -80,6 +80,7 @@ def forest(
             axes.plot([one.value], [-row], "o", color=colour, ms=5)
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_yticks([-row for row in range(len(points))], [one.name for one in points])
+        axes.set_ylim(-len(points) + 0.4, 0.6)
         axes.grid(axis="y", visible=False)
         text = "; ".join(f"{one.name} {one.value:.3g}" for one in points)
         drawn = svg(axes, f"{title}: {text}", name)

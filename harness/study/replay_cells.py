@@ -43,7 +43,7 @@ _ALTO = Recipe(  # AMD-AGI/ALTO, tech_report: 32x32 blocks of W, dY rounded by c
 )
 _MEAN, _MEAN_H16 = replace(_FOUR, mean_split=True), replace(_RECIPES["h16"], mean_split=True)
 _CANDIDATES = {  # beside the recipes of benchmark.yaml
-    "alto": _ALTO,
+    "alto-prescaled": _ALTO,
     "mean-mxfp4": Recipe(fprop=_MEAN, dgrad=_FOUR, wgrad=_MEAN),
     "mean-h16": Recipe(fprop=_MEAN_H16, dgrad=_RECIPES["h16"], wgrad=_MEAN_H16),
 }
@@ -102,7 +102,7 @@ def _whole(name: str, four: GemmFormat, operand: Quantised) -> Cell:
 
 def recipes(config: Config) -> Iterator[Cell]:
     """Yield a cell for every recipe of the configuration, and for candidates that it lacks."""
-    for name, recipe in {**config.recipes, **_CANDIDATES}.items():
+    for name, recipe in {**_CANDIDATES, **config.recipes}.items():
         yield _of_recipe(name, recipe)
 
 

@@ -131,15 +131,17 @@ def _predicted(tested: Prediction) -> Iterator[Figure]:
         one = next(one for one in tested.predictors if one.name == name)
         unit, scale = ("mnat", 1e3) if name == "forward loss" else ("% of the mean gradient's energy", 100)
         with canvas(f"Loss gap over {name}", f"{name}, {unit}", "loss gap to FP8, nats") as axes:
-            for point in tested.points:
+            for place_of, point in enumerate(sorted(tested.points, key=lambda one: one.gap)):
                 x = scale * point.values[name]
                 axes.errorbar(x, point.gap, yerr=_T95 * point.se, fmt="o", color=PALETTE[0], ms=4, lw=1)
+                left = place_of % 2 == 1  # to both sides in turn: neighbours would cover each other's names
                 axes.annotate(
-                    point.cell, (x, point.gap), fontsize=7, xytext=(3, 3), textcoords="offset points"
-                )
+                    point.cell, (x, point.gap), fontsize=7, textcoords="offset points",
+                    xytext=(-4 if left else 4, 3), ha="right" if left else "left",
+                )  # fmt: skip
             axes.axhline(0, color=INK, lw=0.8)
             drawn = svg(axes, f"Loss gap of every cell over its {name}; R^2 {one.r2:.2f}", f"gap-{place}")
-        r2 = f"R^2 {one.r2:+.2f}, without sr-fdw {one.r2_without:+.2f}"
+        r2 = f"R^2 {one.r2:+.2f}, without stochastic rounding {one.r2_nearest:+.2f}"
         yield drawn, f"Both less FP8's. Leaving out one cell at a time: {r2}."
 
 
