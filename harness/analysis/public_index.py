@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -197,17 +198,37 @@ def read(
         UsageError: the file is not an index, or an entry has the wrong shape.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == _FORMAT and content["benchmark"] == BENCHMARK.name
-        if known and all({"round", "org", "system", "runs"} <= one.keys() for one in content["systems"]):
-            found = [one for one in content["systems"] if wanted(one)]
-            return [_read(one, f"{one['org']}/{one['system']}") for one in found]
+        stamp = path.stat()
+        version = (path, stamp.st_mtime_ns, stamp.st_size)
+        found = [number for number, one in enumerate(_systems(*version)) if wanted(one)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UsageError(
-        f"{printable(path)}: no index of {BENCHMARK.name} results; "
-        "write one with ./run.sh results index TREE --out FILE"
-    )
+        raise UsageError(
+            f"{printable(path)}: no index of {BENCHMARK.name} results; "
+            "write one with ./run.sh results index TREE --out FILE"
+        ) from None
+    return [_entry_at(*version, number) for number in found]
+
+
+@lru_cache(maxsize=4)
+def _systems(path: Path, modified_ns: int, size: int) -> list[Mapping[str, object]]:
+    """Return the systems of one version of a file as JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the file is not an index.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    systems: list[Mapping[str, object]] = content["systems"]
+    known = content["format"] == _FORMAT and content["benchmark"] == BENCHMARK.name
+    if not known or not all({"round", "org", "system", "runs"} <= one.keys() for one in systems):
+        raise ValueError("another format")
+    return systems
+
+
+@lru_cache(maxsize=1024)
+def _entry_at(path: Path, modified_ns: int, size: int, number: int) -> Entry:
+    """Return one entry of one version of a file: a comparison reads the index several times."""
+    one = _systems(path, modified_ns, size)[number]
+    return _read(one, f"{one['org']}/{one['system']}")
 
 
 def _read(content: object, name: str) -> Entry:

@@ -1,16 +1,14 @@
-"""Systems of the public index, and of published results trees (training_results_vX): read, never copied."""
+"""Systems of the public index of which every evaluation is known, as run logs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compliance import scoring
 from compliance.benchmark import BENCHMARK
 from compliance.runlog import RunLog
-from harness.analysis import public_index, submission_loader
-from harness.base.errors import UsageError
+from harness.analysis import public_index
 
 TARGET = BENCHMARK.target_log_perplexity
 
@@ -40,30 +38,6 @@ class PublicSystem:
     @property
     def global_batch_size(self) -> int:
         return self.runs[0].global_batch_size or 0
-
-
-def systems(trees: Sequence[Path]) -> list[PublicSystem]:
-    """Every system with results below the trees, in the order of their names."""
-    found = {system.key: system for tree in trees for system in _below(tree)}
-    return [found[key] for key in sorted(found)]
-
-
-def _below(tree: Path) -> Iterator[PublicSystem]:
-    for directory in sorted(tree.glob(f"**/results/*/{BENCHMARK.name}")):
-        try:
-            loaded = submission_loader.load(directory)
-        except UsageError:
-            continue  # a directory without a finished log
-        runs = tuple(run for run in loaded.runs if scoring.converged(run, TARGET) and run.global_batch_size)
-        if runs and loaded.round:
-            yield PublicSystem(
-                round=loaded.round,
-                org=directory.parents[2].name,
-                name=directory.parent.name,
-                runs=runs,
-                accelerator=loaded.accelerator,
-                precision=loaded.precision,
-            )
 
 
 def indexed(path: Path = public_index.SHIPPED) -> list[PublicSystem]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 
 from harness.base.errors import EXIT_OK
 from harness.commands.options import add_json
-from harness.projection import estimate
-from harness.projection.estimate import Projection
+from harness.commands.page_options import add_page, require_page, tell_page
+from harness.projection import estimate, web_page
 from harness.projection.step_time import PRECISIONS
+
+_WIDTH = 180  # columns without a terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,30 +49,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="context parallel size (default: the size that the batch needs)",
     )
     parser.add_argument("--pipeline", type=int, default=1, metavar="N", help="pipeline parallel size")
+    add_page(parser, "a self-contained page with the nearest public result beside every projection")
     add_json(parser)
 
 
 def main(args: argparse.Namespace) -> int:
+    require_page(args.html, force=args.force)
     names = args.systems or [f"8x{name}" for name in estimate.DEFAULT]
     options = {
         name: getattr(args, name) for name in ("precision", "attention", "tensor", "context", "pipeline")
     }
     setups = [estimate.setup(name, global_batch_size=args.gbs, **options) for name in names]
     made = [estimate.project(setup) for setup in setups]
+    if args.html:
+        tell_page(web_page.write(made, args.html))
     if args.json:
         rows = [asdict(one) for one in made]
-        print(json.dumps({"projections": rows, "notices": list(estimate.NOTICES)}, indent=1))
+        print(json.dumps({"projections": rows, "notices": estimate.notices(made)}, indent=1))
     else:
-        _print(made)
+        console = Console()
+        estimate.show(made, console if console.is_terminal else Console(width=_WIDTH))
     return EXIT_OK
-
-
-def _print(rows: Sequence[Projection]) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(estimate.table(rows))
-    for row in rows:
-        for flag in row.flags:
-            console.print(f"note: {row.system}: {flag}", highlight=False, markup=False, soft_wrap=True)
-    for notice in estimate.NOTICES:
-        console.print(notice, highlight=False, markup=False, soft_wrap=True)

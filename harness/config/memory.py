@@ -16,7 +16,7 @@ from harness.contract.config import Config
 
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
-_USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
+USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
 # bits an element and its share of block scales; MXFP8 as emulation keeps it
 _KEPT_BITS = {"fp8": 8.0, "fp8-row": 8.0, "mxfp8": 16.0, "mxfp4": 4.25, "nvfp4": 4.5}
 
@@ -182,7 +182,7 @@ def require_fit(config: Config) -> None:
 
 def misfit(config: Config) -> str | None:
     """Why the configuration cannot fit, and the nearest one that can; None where it fits or the memory is unknown."""
-    have = config.system.accelerator_memory_gib * _USABLE
+    have = config.system.accelerator_memory_gib * USABLE
     need = predicted(config).total / _GIB
     if not have or need <= have:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,9 +108,15 @@ def _require_mapping(value: Any, path: str) -> None:
         raise ConfigProblem(path or "top level", repr(value), "a mapping of keys to values")
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; evaluating their text takes longer than building a value."""
+    return typing.get_type_hints(kind)
+
+
 def _build_dataclass(kind: Any, value: Any, path: str) -> Any:
     _require_mapping(value, path)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for key in value:
         if key not in hints:
             raise UnknownName(_join(path, str(key)), "key", str(key), hints)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.table import Table
 
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
+from harness.analysis import footnotes, public_index
+from harness.analysis.footnotes import Citation
 from harness.base.errors import UsageError
 from harness.base.names import unknown_name
 from harness.base.text import printable
-from harness.projection import systems
+from harness.projection import memory_need, systems
 from harness.projection.step_time import Accelerator, Setup, forecast
 from harness.projection.systems import Measured
 
@@ -28,12 +32,20 @@ NOTICES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicRun:
-    """A published system that ran the projected setup; means over its runs."""
+    """A published system like the projected setup; means over its runs.
+
+    Args:
+        differs: what is not as in the projected setup, such as `batch 16`; empty where it ran just this setup.
+    """
 
     system: str
+    hardware: str
+    precision: str
+    global_batch_size: int
     time_to_train_min: float
     step_s: float
     samples_to_target: float
+    differs: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +57,10 @@ class Projection:
         parts_s: parts of the step time, which add up to step_s.
         evaluation_share: share of the time to train, 0 to 1.
         error_pct: the largest error of nine of ten held-out systems; error_from says which systems.
-        flags: properties of the setup that no public run has.
+        memory_gib: need of one accelerator by the memory model of `plan`; memory_has_gib: what it has.
+        public: published systems with this accelerator, count and precision, the most alike first.
+        nearest: the published system that is most like the setup.
+        flags: properties of the setup that no public run has, and a memory that does not suffice.
     """
 
     system: str
@@ -65,7 +80,10 @@ class Projection:
     time_to_train_min: float
     error_pct: float
     error_from: str
+    memory_gib: float
+    memory_has_gib: float | None
     public: Sequence[PublicRun]
+    nearest: PublicRun
     flags: Sequence[str]
 
 
@@ -169,6 +187,13 @@ def project(setup: Setup) -> Projection:
     made = forecast(setup, systems.load(), fitted.constants)
     rows = systems.measurements(fitted.measured)
     fold, flags = confidence(setup, rows)
+    need, have = memory_need.gib(setup), memory_need.has_gib(setup)
+    if not memory_need.fits(need, have):
+        flags = [
+            *flags,
+            f"needs {need:.0f} GiB of {have:.0f} GiB by the memory model of plan; split the model",
+        ]
+    alike = sorted(rows, key=lambda row: _distance(row.setup, setup))
     return Projection(
         system=f"{setup.accelerators}x{setup.accelerator.name}",
         precision=setup.precision,
@@ -187,20 +212,55 @@ def project(setup: Setup) -> Projection:
         time_to_train_min=made.time_s / 60,
         error_pct=fitted.validation[fold].p90_pct,
         error_from=f"nine of ten public systems, each predicted without its {fold}",
-        public=[_public(row) for row in rows if _same(row, setup)],
+        memory_gib=round(need, 1),
+        memory_has_gib=have,
+        public=[_public(row, setup) for row in alike if _same_machine(row.setup, setup)],
+        nearest=_public(alike[0], setup),
         flags=flags,
     )
 
 
-def _public(row: Measured) -> PublicRun:
+def _public(row: Measured, setup: Setup) -> PublicRun:
+    ran = row.setup
     return PublicRun(
-        system=row.key, time_to_train_min=row.minutes, step_s=row.step_s, samples_to_target=row.samples
+        system=row.key,
+        hardware=f"{ran.accelerators}x{ran.accelerator.name}",
+        precision=ran.precision,
+        global_batch_size=ran.global_batch_size,
+        time_to_train_min=row.minutes,
+        step_s=row.step_s,
+        samples_to_target=row.samples,
+        differs=_differs(ran, setup),
     )
 
 
-def _same(row: Measured, setup: Setup) -> bool:
-    keys = ("accelerator", "accelerators", "global_batch_size", "precision", "tensor", "context", "pipeline")
-    return all(getattr(row.setup, key) == getattr(setup, key) for key in keys)
+def _differs(ran: Setup, setup: Setup) -> tuple[str, ...]:
+    split = [(one.tensor, one.context, one.pipeline) for one in (ran, setup)]
+    texts = (
+        (ran.accelerator.name != setup.accelerator.name, ran.accelerator.name),
+        (ran.accelerators != setup.accelerators, f"{ran.accelerators} accelerators"),
+        (ran.precision != setup.precision, ran.precision),
+        (ran.global_batch_size != setup.global_batch_size, f"batch {ran.global_batch_size}"),
+        (split[0] != split[1], "TPxCPxPP {}x{}x{}".format(*split[0])),
+    )
+    return tuple(text for differs, text in texts if differs)
+
+
+def _same_machine(ran: Setup, setup: Setup) -> bool:
+    keys = ("accelerator", "accelerators", "precision")
+    return all(getattr(ran, key) == getattr(setup, key) for key in keys)
+
+
+def _distance(ran: Setup, setup: Setup) -> tuple[float, ...]:
+    """How unlike two setups are: first maker and accelerator, then precision, count, batch size and split."""
+    return (
+        float(ran.accelerator.maker != setup.accelerator.maker),
+        float(ran.accelerator.name != setup.accelerator.name),
+        float(ran.precision != setup.precision),
+        abs(math.log(ran.accelerators / setup.accelerators)),
+        abs(math.log(ran.global_batch_size / setup.global_batch_size)),
+        float(len(_differs(ran, setup))),
+    )
 
 
 def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
@@ -223,6 +283,8 @@ def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
     most = max((one.accelerators for one in own), default=setup.accelerator.domain)
     if setup.accelerators > most:
         beyond.append(f"no public run on more than {most} {name}")
+    if not unseen and not beyond and not any(_same_machine(one, setup) for one in own):
+        unseen.append(f"no public run of {setup.precision} on {setup.accelerators} {name}")
     sizes = sorted({row.setup.global_batch_size for row in rows})
     if setup.global_batch_size not in sizes:
         public = ", ".join(map(str, sizes))
@@ -241,19 +303,19 @@ def table(rows: Sequence[Projection]) -> Table:
         "TPxCPxPP",
         "step ms",
         "samples/s",
+        "GiB",
         "evaluation",
         f"samples to {BENCHMARK.target_log_perplexity}",
     )
     for head in (*heads, "minutes", "public"):
         table.add_column(head, justify="left" if head in ("system", "linear") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*cells(row))
     return table
 
 
-def _cells(row: Projection) -> list[str]:
-    measured = sorted(one.time_to_train_min for one in row.public)
-    low, high = (f"{measured[0]:.1f}", f"{measured[-1]:.1f}") if measured else ("–", "–")
+def cells(row: Projection) -> list[str]:
+    """The row of a projection in the table."""
     return [
         row.system,
         row.precision,
@@ -261,8 +323,51 @@ def _cells(row: Projection) -> list[str]:
         f"{row.tensor}x{row.context}x{row.pipeline}",
         f"{1000 * row.step_s:.0f}",
         f"{row.samples_per_s:.1f}",
+        f"{row.memory_gib:.0f}",
         f"{row.evaluation_share:.1%}",
         f"{row.samples_to_target:,.0f}",
         f"{row.time_to_train_min:.1f} +-{row.error_pct:.0f} %",
-        low if low == high else f"{low}-{high}",
+        public_text(row),
     ]
+
+
+def public_text(row: Projection) -> str:
+    """Minutes of public systems with this setup, else of those with another batch size or split; a dash if none."""
+    exact = [one for one in row.public if not one.differs]
+    shown = exact or [one for one in row.public if one.differs == row.public[0].differs]
+    measured = sorted(one.time_to_train_min for one in shown)
+    if not measured:
+        return "–"
+    low, high = f"{measured[0]:.1f}", f"{measured[-1]:.1f}"
+    text = low if low == high else f"{low}-{high}"
+    return f"{text} ({', '.join(shown[0].differs)})" if shown[0].differs else text
+
+
+def show(rows: Sequence[Projection], console: Console) -> None:
+    """Print the table, what no public run has, and the notices."""
+    console.print(table(rows))
+    for row in rows:
+        for flag in row.flags:
+            console.print(f"note: {row.system}: {flag}", highlight=False, markup=False, soft_wrap=True)
+    for notice in notices(rows):
+        console.print(notice, highlight=False, markup=False, soft_wrap=True)
+
+
+def notices(rows: Sequence[Projection]) -> list[str]:
+    """What must stand beside projections and the public results that they are compared with."""
+    named = {one.system for row in rows for one in (row.nearest, *row.public)}
+    cited = [
+        Citation(
+            round=one.round,
+            division=one.point("submission_division"),
+            origin=one.source.origin,
+            retrieved=one.source.retrieved,
+        )
+        for one in public_index.read(wanted=lambda entry: _key(entry) in named)
+    ]
+    return [*NOTICES, *footnotes.lines(cited)]
+
+
+def _key(entry: object) -> str:
+    assert isinstance(entry, dict)
+    return f"{entry['round']}/{entry['org']}/{entry['system']}"

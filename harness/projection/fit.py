@@ -1,8 +1,7 @@
-"""Fits and validates the constants of `project`: python -m harness.projection.fit [TREE ..]
+"""Fits and validates the constants of `project`: python -m harness.projection.fit
 
-Writes harness/analysis/public/project.yaml and docs/project.md, which hold only derived numbers.
-harness/projection/forecast_calibration.py describes TREE. Without TREE the command fits the measurements in
-project.yaml again; this needs no logs and suffices after a change of harness/machine/facts.yaml.
+Measures the systems of the public index whose configuration project_systems.yaml records, and writes
+harness/analysis/public/project.yaml and docs/project.md.
 """
 
 from __future__ import annotations
@@ -10,38 +9,53 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from itertools import pairwise
 from statistics import fmean, median
 
 import numpy as np
 import yaml
 from scipy import optimize
 
-from compliance import mllog, reference_points, scoring
-from compliance.benchmark import BENCHMARK
-from harness.analysis.public_logs import TARGET, PublicSystem, systems
+from compliance import reference_points
+from harness.analysis import public_index, run_figures
+from harness.analysis.public_index import Entry
 from harness.base.paths import ROOT
 from harness.base.stderr import tell
 from harness.projection import systems as projection_systems
 from harness.projection.page import page
-from harness.projection.step_time import FOUR_BIT, Constants, Forecast, forecast, relative_error
+from harness.projection.step_time import Constants, Forecast, biases, forecast, relative_error
 from harness.projection.systems import Fitted, Measured, Validation
 
 # Start of the fit, and the values that constants keep where no system determines them.
 PRIOR = Constants(
-    linear=0.7,
-    attention=0.5,
+    fp8=0.6,
+    nvfp4=0.5,
+    mxfp4=0.4,
+    attention=0.4,
     memory_tb=0.4,
-    power=0.3,
-    exposed=0.5,
-    exchange=1.0,
+    power=0.25,
+    near=0.3,
+    far=0.8,
+    scale_s=5e-5,
+    pieces=0.05,
+    exchange=1.2,
     fixed_s=0.01,
+    weights_tb=0.08,
+    forward=0.33,
+    forward_s=0.005,
     reference=0.97,
-    four_bit=1.08,
+    samples={"mxfp4": 1.04, "nvfp4": 1.09},
 )
-PRIOR_WEIGHT = 0.05  # weight of one logarithm of a constant relative to one step time
-_ROBUST = 0.1  # a step time with a larger error counts linearly, not squared
-SPEED = ("linear", "attention", "memory_tb", "power", "exposed", "exchange", "fixed_s")
+# standard deviations of the logarithms around the prior
+_DEVIATIONS = {
+    "fp8": 0.3, "nvfp4": 0.3, "mxfp4": 0.3, "attention": 0.5, "memory_tb": 0.7, "power": 0.7, "near": 0.7, "far": 0.5,
+    "scale_s": 0.7, "pieces": 0.7, "exchange": 0.2, "fixed_s": 0.7, "weights_tb": 0.7,
+}  # fmt: skip
+SPEED = tuple(_DEVIATIONS)
+_SHARES = ("fp8", "nvfp4", "mxfp4", "attention")  # of a peak
+_MOST = 0.95  # of a peak
+_BIAS = (0.04, 0.04, 0.05)  # standard deviations: of a maker, an accelerator, an accelerator and format
+_NOISE = 0.02  # of a step time; larger errors than twice this count linearly, not squared
 FOLDS: dict[str, Callable[[Measured], str]] = {
     "submitter": lambda row: row.submitter,
     "accelerator": lambda row: row.setup.accelerator.name,
@@ -50,24 +64,48 @@ FOLDS: dict[str, Callable[[Measured], str]] = {
 
 
 def fit(rows: Sequence[Measured]) -> Constants:
-    """Fit the constants to measured step times and samples; each kind of system counts as the root of its number."""
+    """Fit the constants to measured times and samples; each kind of system counts as the root of its number."""
     kinds = [_kind(row) for row in rows]
     weights = np.array([1 / np.sqrt(kinds.count(kind)) for kind in kinds])
-    start = np.log([getattr(PRIOR, name) for name in SPEED])
+    named = sorted({(level, name) for row in rows for level, name in enumerate(biases(row.setup))})
+    prior = np.log([getattr(PRIOR, name) for name in SPEED])
+    start = np.concatenate([prior, np.zeros(len(named))])
+    wide = np.array([*(_DEVIATIONS[name] for name in SPEED), *(_BIAS[level] for level, _ in named)])
     known = _convergence(rows)
 
-    def residuals(logs: np.ndarray) -> np.ndarray:
-        made = _with(known, logs)
-        wrong = [np.log(_forecast(row, made).step_s / row.step_s) for row in rows]
-        return np.concatenate([weights * wrong, PRIOR_WEIGHT * (logs - start)])
+    def made(values: np.ndarray, digits: int = 17) -> Constants:
+        return _with(known, values, [name for _, name in named], digits)
 
-    found = optimize.least_squares(residuals, start, loss="soft_l1", f_scale=_ROBUST)
-    return _with(known, found.x, digits=4)
+    def residuals(values: np.ndarray) -> np.ndarray:
+        constants = made(values)
+        wrong = [np.log(_forecast(row, constants).step_s / row.step_s) for row in rows]
+        return np.concatenate([weights * wrong / _NOISE, (values - start) / wide])
+
+    most = np.full(len(start), np.inf)
+    most[[SPEED.index(name) for name in _SHARES]] = np.log(_MOST)
+    found = optimize.least_squares(
+        residuals, start, bounds=(np.full(len(start), -np.inf), most), loss="soft_l1", f_scale=2.0
+    )
+    return _evaluation(rows, made(found.x, digits=4))
 
 
-def _with(known: Constants, logs: np.ndarray, *, digits: int = 17) -> Constants:
-    values = [float(f"{value:.{digits}g}") for value in np.exp(logs)]
-    return replace(known, **dict(zip(SPEED, values, strict=True)))
+def _with(known: Constants, values: np.ndarray, named: Sequence[str], digits: int) -> Constants:
+    constants = [float(f"{value:.{digits}g}") for value in np.exp(values[: len(SPEED)])]
+    bias = dict(zip(named, (round(float(value), digits) for value in values[len(SPEED) :]), strict=True))
+    return replace(known, **dict(zip(SPEED, constants, strict=True)), bias=bias)  # type: ignore[arg-type]
+
+
+def _evaluation(rows: Sequence[Measured], known: Constants) -> Constants:
+    """Fit the two constants of an evaluation to its measured time."""
+    start = np.log([PRIOR.forward, PRIOR.forward_s])
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        tried = replace(known, forward=float(np.exp(values[0])), forward_s=float(np.exp(values[1])))
+        wrong = [np.log(_forecast(row, tried).evaluation_s / row.evaluation_s) for row in rows]
+        return np.concatenate([np.array(wrong) / 0.05, (values - start) / np.array([0.3, 0.7])])
+
+    found = np.exp(optimize.least_squares(residuals, start, loss="soft_l1").x)
+    return replace(known, forward=float(f"{found[0]:.4g}"), forward_s=float(f"{found[1]:.4g}"))
 
 
 def _kind(row: Measured) -> tuple[str, str, int]:
@@ -79,14 +117,17 @@ def _forecast(row: Measured, known: Constants) -> Forecast:
 
 
 def _convergence(rows: Sequence[Measured]) -> Constants:
-    """Medians of samples to target relative to the reference; a kind without runs keeps the prior."""
-    shares: dict[bool, list[float]] = {False: [], True: []}
+    """Medians of samples to target relative to the reference; a format without runs keeps the prior."""
+    shares: dict[str, list[float]] = {}
     for row in rows:
         mean = reference_points.reference(row.setup.global_batch_size).mean_samples
-        shares[row.setup.precision in FOUR_BIT].append(row.samples / mean)
-    reference = median(shares[False]) if shares[False] else PRIOR.reference
-    four_bit = median(shares[True]) / reference if shares[True] else PRIOR.four_bit
-    return replace(PRIOR, reference=round(reference, 4), four_bit=round(four_bit, 4))
+        shares.setdefault(row.setup.precision, []).append(row.samples / mean)
+    reference = median(shares["fp8"]) if "fp8" in shares else PRIOR.reference
+    samples = {
+        name: round(median(shares[name]) / reference, 4) if name in shares else value
+        for name, value in PRIOR.samples.items()
+    }
+    return replace(PRIOR, reference=round(reference, 4), samples=samples)
 
 
 def validate(rows: Sequence[Measured], fold: Callable[[Measured], str]) -> dict[str, tuple[float, float]]:
@@ -101,15 +142,26 @@ def validate(rows: Sequence[Measured], fold: Callable[[Measured], str]) -> dict[
     return errors
 
 
-def summary(errors: Mapping[str, tuple[float, float]]) -> Validation:
-    """Summary of the signed errors of time to train and of step time, by system."""
-    times, steps = (np.abs(column) for column in zip(*errors.values(), strict=True))
-    return Validation(
-        median_pct=round(float(np.median(times)), 1),
-        p90_pct=round(float(np.percentile(times, 90)), 1),
-        max_pct=round(float(np.max(times)), 1),
-        step_median_pct=round(float(np.median(steps)), 1),
-    )
+def summary(rows: Sequence[Measured], errors: Mapping[str, tuple[float, float]]) -> Validation:
+    """Summary of the signed errors of time to train and of step time, of systems that evaluate by the rules."""
+    kept = [errors[row.key] for row in rows if row.keeps_the_interval]
+    times, steps = (np.abs(column) for column in zip(*kept, strict=True))
+    figures = [
+        round(float(value), 1)
+        for column in (times, steps)
+        for value in (np.median(column), np.percentile(column, 90), np.max(column))
+    ]
+    names = ("median_pct", "p90_pct", "max_pct", "step_median_pct", "step_p90_pct", "step_max_pct")
+    return Validation(**dict(zip(names, figures, strict=True)))
+
+
+def by_maker(rows: Sequence[Measured], errors: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Mean signed error of the step time of each maker, and of each maker and format."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        for name in (row.maker, f"{row.maker} {row.setup.precision}"):
+            groups.setdefault(name, []).append(errors[row.key][1])
+    return {name: round(fmean(found), 1) for name, found in sorted(groups.items())}
 
 
 def fitted(measured: Mapping[str, Sequence[float]]) -> Fitted:
@@ -117,45 +169,55 @@ def fitted(measured: Mapping[str, Sequence[float]]) -> Fitted:
     rows = projection_systems.measurements(measured)
     errors = {name: validate(rows, fold) for name, fold in FOLDS.items()}
     return Fitted(
-        made_by="python -m harness.projection.fit TREE ..",
+        made_by="python -m harness.projection.fit",
         measured={key: tuple(row) for key, row in measured.items()},
         constants=fit(rows),
-        validation={name: summary(found) for name, found in errors.items()},
+        validation={name: summary(rows, found) for name, found in errors.items()},
+        makers=by_maker(rows, errors["submitter"]),
         errors={row.key: tuple(errors[name][row.key] for name in FOLDS) for row in rows},
     )
 
 
-def measure(system: PublicSystem) -> list[float] | None:
-    """Batch size, interval, step and evaluation seconds, olympic minutes, samples to target."""
-    interval = system.runs[0].evaluations[1].samples - system.runs[0].evaluations[0].samples
-    if projection_systems.ran(system.key, global_batch_size=1, interval_samples=interval) is None:
+def measure(entry: Entry) -> list[float] | None:
+    """Batch size, interval, step and evaluation seconds, olympic minutes, samples; None if they are not known."""
+    submission = public_index.submission(entry)
+    size, first = submission.global_batch_size, submission.runs[0].evaluations
+    interval = first[1].samples - first[0].samples
+    if (
+        size is None
+        or projection_systems.ran(entry.key, global_batch_size=1, interval_samples=interval) is None
+    ):
         return None
-    trained, evaluated = zip(*(_paces(Path(run.path)) for run in system.runs), strict=True)
-    minutes = scoring.olympic_mean([scoring.run_result_s(run, TARGET) for run in system.runs]) / 60
-    samples = fmean(scoring.samples_to_target(run, TARGET) for run in system.runs)
-    step_s = median(trained) * system.global_batch_size / interval
-    row = [round(step_s, 4), round(median(evaluated), 2), round(minutes, 2), round(samples)]
-    return [system.global_batch_size, interval, *row]
-
-
-def _paces(path: Path) -> tuple[float, float]:
-    """Median seconds of a run between two evaluations, and during one."""
-    times: dict[str, list[int]] = {"eval_start": [], "eval_stop": []}
-    for event in mllog.read(path).events:
-        if event.key in times:
-            times[event.key].append(event.time_ms)
-    starts, stops = times["eval_start"], times["eval_stop"]
-    between = [(start - stop) / 1000 for stop, start in zip(stops, starts[1:], strict=False)]
-    return median(between), median((b - a) / 1000 for a, b in zip(starts, stops, strict=False))
+    timed = run_figures.timed(submission)
+    seconds = [
+        timing.evaluation_ms / 1000 / len(run.evaluations)
+        for run, timing in timed
+        if timing.evaluation_ms is not None
+    ]
+    minutes, samples = run_figures.time_to_train_min(submission), run_figures.target_samples(submission)
+    if not seconds or minutes is None or not samples:
+        return None
+    evaluation_s = median(seconds)
+    between = [
+        median((b.time_ms - a.time_ms) / 1000 for a, b in pairwise(run.evaluations)) for run, _ in timed
+    ]
+    step_s = (median(between) - evaluation_s) * size / interval
+    return [
+        size,
+        interval,
+        round(step_s, 4),
+        round(evaluation_s, 2),
+        round(minutes, 2),
+        round(fmean(samples)),
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:
-    found = systems([Path(name) for name in arguments])
-    if arguments and not found:
-        tell(f"{__doc__}\n{arguments}: no .../v*/ORG/results/SYSTEM/{BENCHMARK.name} below")
+    if arguments:
+        tell(__doc__)
         return 2
-    measured = {one.key: row for one in found if (row := measure(one)) is not None}
-    made = fitted(measured if arguments else projection_systems.fitted().measured)
+    found = {one.key: measure(one) for one in public_index.read()}
+    made = fitted({key: row for key, row in found.items() if row is not None})
     text = yaml.safe_dump(asdict(made), sort_keys=False, default_flow_style=None, width=110)
     projection_systems.FITTED.write_text(text, encoding="utf-8")
     (ROOT / "docs" / "project.md").write_text(page(made), encoding="utf-8")

@@ -2,58 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from compliance.benchmark import BENCHMARK
 from harness.base.text import markdown_table
 from harness.projection import systems
 from harness.projection.step_time import PRECISIONS
-from harness.projection.systems import Fitted
+from harness.projection.systems import Fitted, Measured
 
 _HEAD = """# Projected time to train
 
-`./run.sh project 72xGB300 --gbs 36` projects step time and time to train of Llama 3.1 8B on other hardware. This page
-describes the model behind it, its constants and its errors. In the command's output only the column "public" is
-measured; every other figure is modelled. A projection is not a result. Results not verified by MLCommons Association.
+`./run.sh project 72xGB300 --gbs 36` projects step time and time to train of Llama 3.1 8B on other hardware (`--html
+FILE.html`: as a page, with the nearest public result beside every projection). This page describes the model behind it,
+its constants and its errors. In the command's output only the column "public" is measured; every other figure is
+modelled. A projection is not a result. Results not verified by MLCommons Association.
 
-`python -m harness.projection.fit TREE ..` generates this page together with `harness/analysis/public/project.yaml`; a
-test compares both. TREE is a checkout of github.com/mlcommons/training_results_v5.1 and the v6.0 logs of AMD. Only
-derived numbers are stored. Without TREE the command fits the stored numbers again, which is needed after a change of
+`python -m harness.projection.fit` generates this page together with `harness/analysis/public/project.yaml` from the
+public index; a test compares both. Run it after a change of the index, of project_systems.yaml or of
 harness/machine/facts.yaml.
 
 ## Model
 
-Per accelerator and step, with s = global batch size / accelerators sequences:
+Per accelerator and step, with s = global batch size / accelerators sequences, g = tensor * context accelerators that
+share a sequence, r = tensor * pipeline:
 
-    step       = s * (linear + head + attention + memory) * (1 + bubble) + gradients + activations + fixed
-    linear     = {linear:.1f} TFLOP / (peak of the format * LINEAR * boost)
-    head       = {head:.1f} TFLOP / (BF16 peak * LINEAR * boost)
+    step       = (compute * (1 + bubble) + gradients + activations + weights + FIXED_S) * bias
+    compute    = s * (linear + head + attention + memory) * (1 + PIECES * log2(g))
+    linear     = {linear:.1f} TFLOP / (peak of the format * FP8 or NVFP4 or MXFP4 * boost)
+    head       = {head:.1f} TFLOP / (BF16 peak * min(0.95, 1.1 * FP8) * boost)
     attention  = {attention:.1f} TFLOP / (peak of its format * ATTENTION * boost)
     memory     = MEMORY_TB / memory bandwidth
-    boost      = (board power / 1000 W) ^ POWER
-    gradients  = EXPOSED * G * ((d - 1) / d / link + (m - 1) / m / (8 * network))
-                 G: {weights:.2f}e9 weights / (tensor * pipeline), BF16 gradients out and weights back (FP8: one byte)
-                 d: accelerators in a domain, m: domains; eight network links carry one copy of the gradients
-    activations = EXCHANGE * C * s * {layer_bytes:.2f} GB / link
-                 C: 8 * (tensor - 1) + 3 * {key_value:g} * (context - 1) / tensor copies of all layers' activations:
-                 tensor parallelism exchanges them eight times per layer, context keys and values three times
+    boost      = min(1, board power / 1400 W) ^ POWER
+    gradients  = NEAR * G * (d - 1) / d / link + FAR * G * (m - 1) / m / (d / r * network) + SCALE_S * accelerators / r
+                 G: {weights:.2f}e9 weights / r, BF16 gradients out and weights back (FP8: one byte)
+                 d: accelerators in a domain, m: domains; the last two terms only with several domains
+    activations = EXCHANGE * s * {layer_bytes:.2f} GB
+                  * (8 * (tensor - 1) / link + 3 * {key_value:g} * (context - 1) / tensor / link)
+                 tensor parallelism exchanges activations eight times per layer, context parallelism keys and values
+                 three times; if g does not fit into a domain, the second link is the network
+    weights    = WEIGHTS_TB / memory bandwidth / r
     bubble     = (pipeline - 1) * data parallel size / global batch size, one sequence per micro batch
-    evaluation = {sequences} / accelerators * (linear + head + attention + memory) / 3
-    samples    = REFERENCE * mean of the reference convergence point at this batch size (* FOUR_BIT)
+    bias       = exp(of the maker + of the accelerator + of the accelerator and format)
+    evaluation = ceil({sequences} / data parallel size) * (FORWARD * compute of a sequence / g + FORWARD_S) * bias
+    samples    = REFERENCE * mean of the reference convergence point at this batch size * overhead of the format
     stop       = samples + half an evaluation interval
     time       = stop / global batch size * step + stop / interval * evaluation
 
-TFLOP are those of one sequence, forward and backward (harness/config/derived.py). A sequence costs the same under any
-tensor, context or pipeline parallelism. The model does not include the memory limit (`plan` checks it), data loading,
-pauses, and the time from run_start to the first step.
+TFLOP are those of one sequence, forward and backward (harness/config/derived.py). No product is faster than 95 % of the
+data sheet's peak. The column "GiB" is the need of one accelerator by the memory model of `plan`. The model does not
+include data loading, pauses, and the time from run_start to the first step.
 
 ## Fitted constants
 
-The model has nine constants, for {systems} public systems of {kinds} kinds (accelerator, precision and number). The
-seven constants of speed are fitted to the logarithm of the step time with a soft L1 loss. A weight of 0.05 pulls the
-logarithm of each constant to its prior, so that a constant that the systems do not determine stays there. The two
-constants of convergence are medians. Several terms scale alike. So their sum is well determined, but a single constant
-is not a measurement: LINEAR and MEMORY_TB, for example, can replace each other.
+The constants are fitted to the logarithms of the step times of {systems} public systems of {kinds} kinds (accelerator,
+precision and number), robustly, each with a prior, so that a constant that the systems do not determine stays near it.
+Biases have standard deviations of 4 % (maker, accelerator) and 5 % (accelerator and format). The constants of an
+evaluation are fitted to its measured time; those of convergence are medians. Several terms scale alike. So their sum is
+well determined, but a single constant is not a measurement.
 
 """
 
@@ -61,24 +67,33 @@ _VALIDATION = """
 ## Validation
 
 Every public system is predicted with constants fitted without it: without its submitter, without any system with its
-accelerator, or without any system of its accelerator's maker. The table gives the absolute error of time to train in
-percent. Only the constants are held out; the form of the model was chosen with knowledge of all systems.
+accelerator, or without any system of its accelerator's maker. The table gives the absolute error in percent, of the
+systems that evaluate as often as the rules ask (C5). Only the constants are held out; the form of the model was chosen
+with knowledge of all systems.
 
 """
 
 _LIMITS = """
-Leaving out a maker is the hardest test, and part of it cannot be passed. AMD's public systems are single nodes, so they
-contain no information about networks, tensor parallelism or Hopper, and NVIDIA's clusters are then predicted from
-priors. Some systems converge differently, because their learning rate, warmup or evaluation interval differs (the
-two-node systems of Dell and University of Florida, HPE). A projection assumes the settings of a good run.
+Mean signed error of the step time by maker, without the submitter: {makers}.
+
+Leaving out a maker is the hardest test, and part of it cannot be passed. AMD's public systems have one or two nodes, so
+they contain no information about large networks, tensor parallelism or Hopper, and NVIDIA's clusters are then predicted
+from priors. The largest error without the submitter is that of the only Hopper system with tensor parallelism. Systems
+that do not evaluate as often as the rules ask are in a table of their own; some of them also converge differently,
+because their learning rate and warm-up differ. A projection assumes the settings of a good run.
 
 `project` states an error and its origin, the ninetieth percentile ("nine of ten below") of one line of the table:
 
-- the first line for hardware, format and batch size that public runs have;
-- the second line for an accelerator, format or batch size without public runs;
+- the first line for hardware, format, count and batch size that public runs have;
+- the second line for an accelerator, format, batch size, or format and count together without public runs;
 - the third line for anything else (BF16, pipelines, clusters larger than any public one).
 
 ## By system
+
+"""
+
+_APART = """
+Systems that do not evaluate as often as the rules ask (C5):
 
 """
 
@@ -108,8 +123,10 @@ def page(made: Fitted) -> str:
             _constants(made),
             _VALIDATION,
             _validation(made),
-            _LIMITS,
-            _systems(made),
+            _LIMITS.format(makers=", ".join(f"{name} {error:+.1f} %" for name, error in made.makers.items())),
+            _systems(made, [row for row in rows if row.keeps_the_interval]),
+            _APART,
+            _systems(made, [row for row in rows if not row.keeps_the_interval]),
             _HARDWARE,
             _hardware(),
         ]
@@ -117,46 +134,68 @@ def page(made: Fitted) -> str:
 
 
 _MEANINGS = {
-    "linear": "share of the peak that matrix products reach",
+    "fp8": "share of the peak that FP8 products reach on a board of 1400 W",
+    "nvfp4": "the same for NVFP4",
+    "mxfp4": "the same for MXFP4",
     "attention": "the same for attention products",
     "memory_tb": "terabytes a training sequence moves through memory",
     "power": "exponent of board power: boards run into their power limit",
-    "exposed": "share of the gradient exchange that does not overlap with compute",
+    "near": "share of the gradient exchange within a domain that does not overlap with compute",
+    "far": "the same between domains",
+    "scale_s": "seconds of a step for each accelerator in the exchange between domains",
+    "pieces": "slowdown for each doubling of the accelerators that share a sequence",
     "exchange": "time of tensor and context parallel exchange over bytes / bandwidth",
     "fixed_s": "seconds of every step",
+    "weights_tb": "terabytes moved in every step for weights and optimizer",
+    "forward": "time of an evaluated sequence over that of a trained one",
+    "forward_s": "seconds of every evaluated sequence",
     "reference": "samples to target in FP8 over the reference's mean",
-    "four_bit": "samples to target in four bits over FP8",
 }
 
 
 def _constants(made: Fitted) -> str:
-    rows = [[name.upper(), f"{value:g}", _MEANINGS[name]] for name, value in asdict(made.constants).items()]
+    found = asdict(made.constants)
+    rows = [[name.upper(), f"{found[name]:g}", meaning] for name, meaning in _MEANINGS.items()]
+    rows += [
+        [f"overhead, {name}", f"{value:g}", f"samples to target in {name} over FP8"]
+        for name, value in made.constants.samples.items()
+    ]
+    rows += [
+        [f"bias, {name}", f"{value:+.4f}", "logarithm of the step time"]
+        for name, value in made.constants.bias.items()
+    ]
     return markdown_table(["constant", "value", "meaning"], rows)
 
 
 def _validation(made: Fitted) -> str:
     rows = [
-        [
-            f"without its {name}",
-            *(
-                f"{error:.1f}"
-                for error in (found.median_pct, found.p90_pct, found.max_pct, found.step_median_pct)
-            ),
-        ]
+        [f"without its {name}", *(f"{error:.1f}" for error in asdict(found).values())]
         for name, found in made.validation.items()
     ]
-    return markdown_table(["predicted", "median", "nine of ten below", "largest", "step time, median"], rows)
+    figures = ["median", "nine of ten below", "largest"]
+    head = [*(f"time to train, {name}" for name in figures), *(f"step time, {name}" for name in figures)]
+    return markdown_table(["predicted", *head], rows)
 
 
-def _systems(made: Fitted) -> str:
+def _systems(made: Fitted, found: Sequence[Measured]) -> str:
     rows = []
-    for row in systems.measurements(made.measured):
+    for row in found:
         setup, errors = row.setup, made.errors[row.key]
         system = f"{setup.accelerators}x {setup.accelerator.name}, {setup.precision}"
         figures = [str(setup.global_batch_size), f"{1000 * row.step_s:.0f}", f"{row.minutes:.2f}"]
-        rows.append([row.key, system, *figures, *(f"{time:+.1f}" for time, _ in errors)])
-    folds = [f"error % without its {name}" for name in made.validation]
-    return markdown_table(["system", "accelerators", "batch", "step ms", "minutes, measured", *folds], rows)
+        rows.append(
+            [row.key, system, *figures, f"{errors[0][1]:+.1f}", *(f"{time:+.1f}" for time, _ in errors)]
+        )
+    folds = [f"time, error % without its {name}" for name in made.validation]
+    head = [
+        "system",
+        "accelerators",
+        "batch",
+        "step ms",
+        "minutes, measured",
+        "step, error % without its submitter",
+    ]
+    return markdown_table([*head, *folds], rows)
 
 
 def _hardware() -> str:

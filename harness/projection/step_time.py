@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compliance import reference_points
 from compliance.benchmark import BENCHMARK
 from harness.contract.config import Model
 
-_NETWORK_LINKS = 8  # links of a node, which together send one copy of the gradients
-_POWER_W = 1000.0  # board power at which the power term is 1
+_FULL_POWER_W = 1400.0  # boards with this power or more reach the whole share of their peak
+_WIDE = 1.1  # BF16 products reach a larger share of their peak than FP8 products, up to _MOST
+_MOST = 0.95  # largest share of a peak: no product is faster than the roofline of facts.yaml
 FOUR_BIT = ("mxfp4", "nvfp4")
 PRECISIONS = ("bf16", "fp8", *FOUR_BIT)
 
@@ -34,6 +36,7 @@ class Accelerator:
     link_gb_s: float
     domain: int
     network_gb_s: float
+    maker: str
     source: str
 
 
@@ -66,6 +69,11 @@ class Setup:
     def data_parallel(self) -> int:
         return self.accelerators // (self.tensor * self.context * self.pipeline)
 
+    @property
+    def split(self) -> int:
+        """Accelerators that share a sequence."""
+        return self.tensor * self.context
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
@@ -81,29 +89,51 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constants:
-    """The fitted constants: seven for speed, two for convergence.
+    """The fitted constants.
 
     Args:
-        linear: share of the data sheet's peak that matrix products reach.
+        fp8, nvfp4, mxfp4: share of the data sheet's peak that matrix products of the format reach, at most 0.95.
         attention: the same for attention products.
         memory_tb: terabytes that a training sequence moves through memory beside them.
-        power: exponent of (board power / 1000 W) on both shares, because boards reach their power limit.
-        exposed: share of the gradient exchange that does not overlap with compute.
-        exchange: exposed time of tensor and context parallel exchange over bytes / bandwidth.
+        power: exponent of (board power / 1400 W) on the shares, because boards reach their power limit.
+        near: share of the gradient exchange within a link domain that does not overlap with compute.
+        far: the same for the exchange between domains.
+        scale_s: seconds of every step for each accelerator that takes part in the exchange between domains.
+        pieces: slowdown for each doubling of the accelerators that share a sequence: their products are smaller.
+        exchange: time of tensor and context parallel exchange over bytes / bandwidth.
         fixed_s: constant seconds of every step.
+        weights_tb: terabytes that an accelerator moves in every step for weights and optimizer.
+        forward: share of a training sequence's time that its evaluation takes.
+        forward_s: constant seconds of every evaluated sequence.
         reference: samples to target in FP8 over the mean of the reference convergence point.
-        four_bit: samples to target in four bits over FP8.
+        samples: format -> samples to target over FP8.
+        bias: maker, accelerator, or accelerator and format -> logarithm by which its step is longer than the terms say.
     """
 
-    linear: float
+    fp8: float
+    nvfp4: float
+    mxfp4: float
     attention: float
     memory_tb: float
     power: float
-    exposed: float
+    near: float
+    far: float
+    scale_s: float
+    pieces: float
     exchange: float
     fixed_s: float
+    weights_tb: float
+    forward: float
+    forward_s: float
     reference: float
-    four_bit: float
+    samples: Mapping[str, float]
+    bias: Mapping[str, float] = field(default_factory=dict)
+
+    def share(self, precision: str) -> float:
+        """Return the share of the peak that matrix products of a format reach on a board of full power."""
+        if precision == "bf16":
+            return min(_MOST, _WIDE * self.fp8)
+        return {"fp8": self.fp8, "nvfp4": self.nvfp4, "mxfp4": self.mxfp4}[precision]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,14 +168,19 @@ def work(model: Model) -> Work:
 def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     """All predictions of the model for a setup."""
     compute = _compute_s(setup, load, known)
-    parts = {name: setup.sequences * seconds for name, seconds in compute.items()}
+    slower = 1 + known.pieces * math.log2(setup.split)
+    parts = {name: setup.sequences * slower * seconds for name, seconds in compute.items()}
     parts["pipeline bubble"] = sum(parts.values()) * _bubble(setup)
-    parts["gradient exchange"] = known.exposed * _gradient_s(setup, load)
+    parts["gradient exchange"] = _gradient_s(setup, load, known)
     parts["activation exchange"] = known.exchange * _exchange_s(setup, load)
+    parts["weights"] = known.weights_tb / setup.accelerator.memory_tb_s / (setup.tensor * setup.pipeline)
     parts["fixed"] = known.fixed_s
+    longer = math.exp(sum(known.bias.get(name, 0.0) for name in biases(setup)))
+    parts = {name: seconds * longer for name, seconds in parts.items()}
     step = sum(parts.values())
-    sequences = BENCHMARK.evaluation_sequences / setup.accelerators
-    evaluation = sequences * sum(compute.values()) / 3  # forward passes only
+    forwards = math.ceil(BENCHMARK.evaluation_sequences / setup.data_parallel)  # one after the other
+    one_s = known.forward * slower * sum(compute.values()) / setup.split / setup.pipeline
+    evaluation = forwards * (one_s + known.forward_s) * longer
     samples = expected_samples(setup, known)
     stop = samples + setup.interval_samples / 2  # the target is noticed half an interval later on average
     evaluations = stop / setup.interval_samples
@@ -160,33 +195,46 @@ def forecast(setup: Setup, load: Work, known: Constants) -> Forecast:
     )
 
 
+def biases(setup: Setup) -> tuple[str, str, str]:
+    """Return the names of the biases that a setup has."""
+    board = setup.accelerator
+    return board.maker, board.name, f"{board.name} {setup.precision}"
+
+
 def expected_samples(setup: Setup, known: Constants) -> float:
     """Samples to target at this batch size: public FP8 runs need a constant fraction of the reference point."""
     mean = reference_points.reference(setup.global_batch_size).mean_samples
-    return mean * known.reference * (known.four_bit if setup.precision in FOUR_BIT else 1.0)
+    return mean * known.reference * known.samples.get(setup.precision, 1.0)
 
 
 def _compute_s(setup: Setup, load: Work, known: Constants) -> dict[str, float]:
     """Seconds for which a training sequence keeps one accelerator busy."""
     board = setup.accelerator
-    boost = (board.power_w / _POWER_W) ** known.power
+    boost = min(1.0, board.power_w / _FULL_POWER_W) ** known.power
     wide, narrow = board.tflops["bf16"], board.tflops[setup.precision]
     return {
-        "linear layers": load.linear / (narrow * known.linear * boost),
-        "output head": load.head / (wide * known.linear * boost),
+        "linear layers": load.linear / (narrow * known.share(setup.precision) * boost),
+        "output head": load.head / (wide * known.share("bf16") * boost),
         "attention": load.attention / (board.tflops[setup.attention] * known.attention * boost),
         "memory": known.memory_tb / board.memory_tb_s,
     }
 
 
-def _gradient_s(setup: Setup, load: Work) -> float:
-    """Reduce-scatter of BF16 gradients and all-gather of weights (FP8: one byte); first inside a domain."""
+def _gradient_s(setup: Setup, load: Work, known: Constants) -> float:
+    """Reduce-scatter of BF16 gradients and all-gather of weights (FP8: one byte); first inside a domain.
+
+    Between domains every accelerator of a domain uses its own network link. Pipeline and tensor parallel ranks exchange
+    their own weights, so that fewer accelerators share a copy.
+    """
     board = setup.accelerator
-    gigabytes = load.weights * (2 + (1 if setup.precision == "fp8" else 2)) / (setup.tensor * setup.pipeline)
+    ranks = setup.tensor * setup.pipeline
+    gigabytes = load.weights * (2 + (1 if setup.precision == "fp8" else 2)) / ranks
     near = min(board.domain, setup.accelerators)
-    seconds = gigabytes * (near - 1) / near / board.link_gb_s
     domains = setup.accelerators / near
-    return seconds + gigabytes * (domains - 1) / domains / (board.network_gb_s * _NETWORK_LINKS)
+    inside = gigabytes * (near - 1) / near / board.link_gb_s
+    between = gigabytes * (domains - 1) / domains / (board.network_gb_s * near / ranks)
+    scale = known.scale_s * setup.accelerators / ranks if domains > 1 else 0.0
+    return known.near * inside + known.far * between + scale
 
 
 def _exchange_s(setup: Setup, load: Work) -> float:
@@ -194,10 +242,13 @@ def _exchange_s(setup: Setup, load: Work) -> float:
 
     Tensor: the activations, eight times per layer: gather and scatter, attention and MLP, forward and backward.
     Context: keys and values, gathered forward and backward, and their gradients scattered; tensor parallelism shares
-    the heads.
+    the heads. Neighbours that do not fit into a link domain exchange over the network.
     """
-    copies = 8 * (setup.tensor - 1) + 3 * load.key_value * (setup.context - 1) / setup.tensor
-    return copies * setup.sequences * load.layer_bytes / setup.accelerator.link_gb_s
+    board = setup.accelerator
+    gigabytes = setup.sequences * load.layer_bytes
+    tensor = 8 * (setup.tensor - 1) * gigabytes / board.link_gb_s
+    context_link = board.link_gb_s if setup.split <= board.domain else board.network_gb_s
+    return tensor + 3 * load.key_value * (setup.context - 1) / setup.tensor * gigabytes / context_link
 
 
 def _bubble(setup: Setup) -> float:

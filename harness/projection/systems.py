@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from compliance.benchmark import BENCHMARK
 from harness.config.file import resolve
 from harness.config.profile_choice import BENCHMARK_PROFILE
 from harness.contract.build import build
@@ -23,12 +24,17 @@ FITTED = PUBLIC / "project.yaml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """Absolute errors of time to train on held-out systems in percent, and the median error of the step time."""
+    """Absolute errors of time to train and of step time on held-out systems, in percent.
+
+    Only systems that evaluate as often as the rules ask count.
+    """
 
     median_pct: float
     p90_pct: float
     max_pct: float
     step_median_pct: float
+    step_p90_pct: float
+    step_max_pct: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +44,7 @@ class Fitted:
     Args:
         measured: public system -> batch size, interval, seconds of a step and an evaluation, olympic minutes, samples.
         validation: what was held out (submitter, accelerator, maker) -> errors.
+        makers: maker, and maker and format -> mean signed error of the step time in percent, without the submitter.
         errors: public system -> signed errors of time to train and step time in percent, a pair for each validation.
     """
 
@@ -45,6 +52,7 @@ class Fitted:
     measured: Mapping[str, tuple[int | float, ...]]
     constants: Constants
     validation: Mapping[str, Validation]
+    makers: Mapping[str, float]
     errors: Mapping[str, tuple[tuple[float, ...], ...]]
 
 
@@ -70,7 +78,13 @@ class Measured:
 
     @property
     def maker(self) -> str:
-        return self.setup.accelerator.source.split()[0]
+        return self.setup.accelerator.maker
+
+    @property
+    def keeps_the_interval(self) -> bool:
+        """Whether it evaluates as often as the rules ask (C5)."""
+        size = self.setup.global_batch_size
+        return self.setup.interval_samples == -(-BENCHMARK.evaluation_interval_samples // size) * size
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +109,7 @@ def _accelerator(board: facts.Accelerator) -> Accelerator | None:
         link_gb_s=board.link_gb_s,
         domain=board.domain,
         network_gb_s=network_gb_s,
+        maker=board.maker,
         source=board.sources["dense_tflops"],
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from harness.analysis import costs, energy, ranking, required_notices
+from harness.analysis import costs, energy, footnotes, ranking, required_notices
 from harness.analysis.comparison import Comparison, Pair, Ratios
 from harness.analysis.intervals import Ratio
 from harness.analysis.submission_loader import Submission
@@ -68,11 +68,14 @@ def render(submissions: Sequence[Submission], comparison: Comparison) -> str:
     )
     environment.filters.update(number=number)
     pairs = _with_ratios(comparison)
+    below = footnotes.lines(footnotes.of(one) for one in submissions)
     used = zip(comparison.submissions, comparison.power, strict=True)
     return environment.get_template("report.html.j2").render(
         palette=list(zip(PALETTE, DARK, strict=True)),
         headline=headline(comparison),
         comparison=comparison,
+        notices=[line for line in comparison.notices if line not in below],
+        footnotes=below,
         is_proxy=submissions[0].is_proxy,
         tiles=report_rows.tiles(pairs[0][1]) if len(pairs) == 1 and not submissions[0].is_proxy else [],
         ranked=report_rows.ranked(comparison.ranking) if comparison.ranking else [],
@@ -109,7 +112,9 @@ def _cells(
 def _figures(submissions: Sequence[Submission], comparison: Comparison) -> list[tuple[str, str]]:
     """Plots and captions. matplotlib writes the SVG and escapes its text."""
     band = (
-        "" if submissions[0].is_proxy else " Grey: the range of 90 % of the public runs of that batch size."
+        ""
+        if submissions[0].is_proxy
+        else " Grey, or between dashed lines: the range of 90 % of the public runs of that batch size."
     )
     losses = (
         loss_plots.loss_plot(submissions, against="samples"),

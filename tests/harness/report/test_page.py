@@ -68,7 +68,7 @@ def test_the_page_stands_alone_and_shows_every_figure(written):
     assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags
     assert all(link.startswith("#") for link in page.links), "something is loaded from elsewhere"
     assert len(page.ids) == len(set(page.ids))
-    assert text.count('role="img" aria-label="') == 6
+    assert text.count('role="img" aria-label="') == 3
 
 
 def test_the_page_says_what_it_is_and_what_ran(written):
