@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import architectures
 from kernels.architectures import Platform
+from kernels.fused.deferred import Matrix, like, matrix_values
 from kernels.ledger import Ledger
 from kernels.matmul import engine_probe
 from kernels.matmul.engine_protocol import Engine, Narrow, Prepared, Request
@@ -59,7 +60,7 @@ class Layer:
         return self.forward_and_keep(x_TK, w_NK, dgrad=False, columns=False)[0]
 
     def forward_and_keep(
-        self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
+        self, x_TK: Matrix, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
     ) -> tuple[Tensor, Kept | None, Callable[[], Tensor] | None]:
         """Compute Fprop (T, N) and keep X for Wgrad, quantised in the same pass if one engine runs both GEMMs.
 
@@ -68,11 +69,12 @@ class Layer:
             columns: Wgrad will follow, and no other code keeps X. The second result is None if Wgrad uses X in BF16.
             rows: the product is needed again later. The third result computes it from the quantised rows.
         """
-        plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
+        plan = self._plan(Gemm.FPROP, (x_TK.size(0), w_NK.size(0), x_TK.size(1)), like(x_TK))
         columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
         x, again, kept = self._prepare_and_keep(plan, x_TK, w_NK, rows=rows, columns=columns)
         weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
-        y = self._multiply(plan, x, weight, (x_TK, w_NK))
+        operands = None if self.observer is None else (matrix_values(x_TK), w_NK)
+        y = self._multiply(plan, x, weight, operands, dtype=x_TK.dtype)
         if again is None:
             return y, kept, None
         return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype)
@@ -82,7 +84,7 @@ class Layer:
         return self._multiply(plan, x, weight, None, dtype=dtype)
 
     def backward(
-        self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
+        self, dy_TN: Matrix, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
     ) -> Backward:
         """Quantise dY for the requested gradients, in one pass if one engine runs both GEMMs.
 
@@ -90,23 +92,29 @@ class Layer:
             right: how the kept X was quantised for Wgrad; None if X is not kept quantised.
         """
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
-        dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
-        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t(), right) if weight else None
+        dgrad = self._plan(Gemm.DGRAD, (T, K, N), like(dy_TN)) if input else None
+        wgrad = self._plan(Gemm.WGRAD, (N, K, T), like(dy_TN), right) if weight else None
         rows = columns = None
         if dgrad and wgrad and dgrad.engine is wgrad.engine:
             rows, columns = dgrad.engine.prepare(dy_TN, dgrad.left, wgrad.left)
         else:
             rows = dgrad.engine.prepare(dy_TN, dgrad.left, None)[0] if dgrad else None
             columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
-        return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
+        shown = None if self.observer is None else matrix_values(dy_TN)
+        return Backward(self, w_NK, dy_TN.dtype, shown, (dgrad, rows), (wgrad, columns))
 
-    def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
-        """Choose quantisers and engine; `right` describes a right operand that is already quantised."""
+    def _plan(
+        self, which: Gemm, shape: tuple[int, int, int], left: Tensor, right: Use | None = None
+    ) -> _Plan:
+        """Choose quantisers and engine for M, N, K.
+
+        Args:
+            left: of the left operand's type and device.
+            right: describes a right operand that is already quantised.
+        """
         first = use(self.recipe[which], which, Operand.LEFT, self.randomness, left)
         second = right or use(self.recipe[which], which, Operand.RIGHT, self.randomness, left)
-        engine, request, on = self._engine(
-            first.quantizer, second.quantizer, (M, N, left.size(1)), left, which
-        )
+        engine, request, on = self._engine(first.quantizer, second.quantizer, shape, left, which)
         return _Plan(which, first, second, request, engine, on)
 
     def _engine(
@@ -117,7 +125,7 @@ class Layer:
         return choose(on, request, self.backend, engine_probe.of(like)), request, on
 
     def _prepare_and_keep(
-        self, plan: _Plan, x_TK: Tensor, w_NK: Tensor, *, rows: bool, columns: bool
+        self, plan: _Plan, x_TK: Matrix, w_NK: Tensor, *, rows: bool, columns: bool
     ) -> tuple[Prepared, Narrow | None, Kept | None]:
         """Return X prepared for Fprop, and its quantised rows and columns if they are requested."""
         engine, right = (self._wgrads_input(x_TK, w_NK)) if columns else (None, None)
@@ -127,27 +135,27 @@ class Layer:
             return x, narrow, Kept(right, across)
         kept = Kept(right, engine.narrow(x_TK, None, right)[2]) if right is not None and engine else None
         if rows:
-            narrow = replace(plan.engine.narrow(x_TK.t(), None, plan.left)[2], across=False)
+            narrow = replace(plan.engine.narrow(matrix_values(x_TK).t(), None, plan.left)[2], across=False)
             return plan.engine.restore(narrow), narrow, kept
         x = plan.engine.prepare(x_TK, plan.left, None)[0]
         assert x is not None
         return x, None, kept
 
-    def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
+    def _wgrads_input(self, x_TK: Matrix, w_NK: Tensor) -> tuple[Engine, Use]:
         """Return the engine of Wgrad, and how X is quantised for it."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
-        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, like(x_TK))
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
+        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), like(x_TK), Gemm.WGRAD)[0], right
 
-    def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
+    def _other_orientation(self, x_TK: Matrix, w_NK: Tensor) -> tuple[Engine, Use] | None:
         """Return engine and quantisation of the weight in Dgrad; None if it cannot be cached."""
         recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
         if self.weights is None or recipe.stochastic is Stochastic.ALL:
             return None
-        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK)
+        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, like(x_TK))
         left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK, Gemm.DGRAD)[0], right
+        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), like(x_TK), Gemm.DGRAD)[0], right
 
     def _weight(
         self, plan: _Plan, view: Tensor, weight: Tensor, other: tuple[Engine, Use] | None = None
@@ -185,13 +193,12 @@ class Layer:
         operands: tuple[Tensor, Tensor] | None,
         accumulate: Tensor | None = None,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype,
     ) -> Tensor:
         """Multiply, record the GEMM in the ledger, and call the observer if `operands` are given."""
         gain = self.recipe[plan.which].gain
-        out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
-            left, right, gain=gain, dtype=out, accumulate=accumulate, fast=plan.which is Gemm.FPROP
+            left, right, gain=gain, dtype=dtype, accumulate=accumulate, fast=plan.which is Gemm.FPROP
         )
         self.ledger.add(self.label, plan.which, how(plan.engine, plan.on, plan.request, left, right, gain))
         if self.observer is not None and operands is not None:
@@ -200,7 +207,7 @@ class Layer:
                 if accumulate is None:
                     return product
                 nothing = torch.zeros_like(accumulate)
-                return plan.engine.multiply(left, right, gain=gain, dtype=out, accumulate=nothing)
+                return plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=nothing)
 
             uses, prepared = (plan.left, plan.right), (left, right)
             self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out))
@@ -221,7 +228,8 @@ class Backward:
 
     layer: Layer
     w_NK: Tensor
-    dy_TN: Tensor
+    dtype: torch.dtype
+    dy_TN: Tensor | None  # for the observer alone
     dgrad: tuple[_Plan | None, Prepared | None]
     wgrad: tuple[_Plan | None, Prepared | None]
 
@@ -230,7 +238,8 @@ class Backward:
         plan, dy = self.dgrad
         assert plan is not None and dy is not None
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
-        return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
+        operands = None if self.dy_TN is None else (self.dy_TN, self.w_NK.t())
+        return self.layer._multiply(plan, dy, weight, operands, dtype=self.dtype)
 
     def weight_gradient(
         self, x_TK: Tensor | None, accumulate: Tensor | None, columns: Narrow | None = None
@@ -249,5 +258,5 @@ class Backward:
             assert x_TK is not None
             x = plan.engine.prepare(x_TK, None, plan.right)[1]
         assert x is not None
-        operands = None if x_TK is None else (self.dy_TN.t(), x_TK.t())
-        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype)
+        operands = None if self.dy_TN is None or x_TK is None else (self.dy_TN.t(), x_TK.t())
+        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dtype)

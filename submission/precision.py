@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
+from kernels.fused.deferred import joins
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.observe.observer import Observer
 from kernels.philox import Randomness
+from kernels.recipe import Gemm
 from kernels.weights import WeightCache
 from submission.phases import Phase
 from submission.recompute import FC1, Outputs
@@ -33,6 +35,7 @@ class Linears:
         backend: "auto", or "native" | "emulated" | "reference" to insist.
         keep_weights: keep quantised weights from micro batch to micro batch, for their memory.
         recomputed: takes the outputs of fc1 that autograd is not to keep.
+        joint: quantise a norm's or SwiGLU's result where it is computed, in formats that have a joint kernel.
     """
 
     def __init__(
@@ -44,15 +47,20 @@ class Linears:
         backend: str = "auto",
         keep_weights: bool = True,
         recomputed: Outputs | None = None,
+        joint: bool = False,
     ):
         self.phases, self.phase = tuple(phases), phases[0]
         self.ledger, self.backend = Ledger(), backend
         self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
-        self.recomputed = recomputed
+        self.recomputed, self._joint = recomputed, joint
         self.observer: Observer | None = None  # is shown every GEMM from now on
-        body = {"_forward_impl": self._forward_impl()}
+        body = {
+            "_forward_impl": self._forward_impl(),
+            "joins_input": lambda layer: self._joins(layer, Gemm.FPROP),
+            "joins_gradient": lambda layer: self._joins(layer, Gemm.DGRAD),
+        }
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
 
@@ -92,6 +100,18 @@ class Linears:
         self._randomness = Randomness(self._seed, self._rank)
         self._randomness.step, self._randomness._used = step, drawn
         self.enter(self.due())
+
+    def _joins(self, layer: Any, which: Gemm) -> bool:
+        """Whether this GEMM and Wgrad take one operand in a format with a joint kernel.
+
+        Under sequence parallelism the ranks exchange inputs in BF16; an observer looks at every operand in BF16.
+        """
+        recipe = self.phase.of(layer.label)
+        gathers = which is Gemm.FPROP and layer.sequence_parallel and isinstance(layer, ColumnParallelLinear)
+        format = recipe[which].format
+        if not self._joint or self.observer is not None or gathers:
+            return False
+        return format is recipe[Gemm.WGRAD].format and joins(format, layer.weight.device)
 
     def _layer(self, label: str) -> Layer:
         return Layer(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from kernels import architectures
 from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
+from kernels.fused.deferred import Matrix, Source, matrix_values
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
@@ -29,12 +32,12 @@ class _Native(abc.ABC):
 
     @abc.abstractmethod
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         """Quantise as engine_protocol.Engine.prepare says."""
 
     def narrow(
-        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+        self, x_RC: Matrix, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
         first, second = self.prepare(x_RC, rows, columns)
         assert second is not None
@@ -69,13 +72,19 @@ class ScaledMm(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         if (rows or columns).quantizer.format is Format.FP8_ROW:  # type: ignore[union-attr]
-            return _by_rows(x_RC, rows), _by_rows(x_RC.t(), columns)
+            x = matrix_values(x_RC)
+            return _by_rows(x, rows), _by_rows(x.t(), columns)
         used = rows or columns
         assert used and used.quantizer.element.dtype
-        along, across, scale = fp8.quantize(
+        quantize: Callable[..., Any] = fp8.quantize
+        if isinstance(x_RC, Source):
+            from kernels.fused import joint  # needs a package that a machine without GPU may lack
+
+            quantize = joint.quantize_fp8
+        along, across, scale = quantize(
             x_RC, used.quantizer.element.dtype, rows=rows is not None, columns=columns is not None
         )
         first = Prepared(along, rows.quantizer, scale=scale) if rows and along is not None else None
@@ -121,7 +130,7 @@ class BlockScaledMm(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         return _packed(x_RC, rows, columns)
 
@@ -159,7 +168,7 @@ class DotScaled(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         return _packed(x_RC, rows, columns)
 
@@ -190,17 +199,27 @@ def _by_rows(x_RK: Tensor, use: Use | None) -> Prepared | None:
     return Prepared(found.elements.contiguous(), use.quantizer, scale=found.scale)
 
 
-def _packed(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
+def _packed(x_RC: Matrix, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
     """Elements and scales; on devices with tensor memory the scales are swizzled for it."""
-    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
-
-    on = architectures.of(x_RC.device)
-    found = triton.quantize(x_RC.to(torch.bfloat16), rows, columns, swizzled=on.has_tensor_memory)
+    quantiser, x = mx_quantiser(x_RC)
+    swizzled = architectures.of(x_RC.device).has_tensor_memory
+    found = quantiser.quantize(x, rows, columns, swizzled=swizzled)
     first, second = (
         Prepared(packed.elements, use.quantizer, scales=packed.scales) if packed and use else None
         for packed, use in zip(found, (rows, columns), strict=True)
     )
     return first, second
+
+
+def mx_quantiser(x_RC: Matrix) -> tuple[ModuleType, Any]:
+    """The module whose functions quantise x on a GPU, and the operand that they take."""
+    if isinstance(x_RC, Source):
+        from kernels.fused import joint
+
+        return joint, x_RC
+    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
+
+    return triton, x_RC.to(torch.bfloat16)
 
 
 def _scales(operand: Prepared) -> Tensor:

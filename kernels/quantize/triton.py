@@ -94,7 +94,7 @@ def _store_values(
 
 
 @triton.jit
-def _write(
+def write_tile(
     x, matrix_ptr, values_ptr, scales_ptr, seed, offset, r0, c0, rows, columns,
     R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, ELEMENT: tl.constexpr, PACKED: tl.constexpr,
     TRANSPOSED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
@@ -141,12 +141,12 @@ def quantize_kernel(
     else:
         x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
     if ROW is not None:
-        _write(
+        write_tile(
             x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n0, M, N,
             BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     if COLUMN is not None:
-        _write(
+        write_tile(
             tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, n0, m0, N, M,
             BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
@@ -197,7 +197,9 @@ def quantize(
     """
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     M, N = x.shape
-    outs = [_empty(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
+    outs = [
+        empty_packed(x.device, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))
+    ]
     _launch(
         x,
         rows,
@@ -228,7 +230,7 @@ def values_and_codes(
     """BF16 values of x (M, N) along N, and elements and scales, row-major, of x^T (N, M) along M."""
     x, first, second, flipped = _row_major(x_MN, rows, columns)
     M, N = x_MN.shape
-    values, packed = torch.empty_like(x) if rows else None, _empty(x, columns, N, M, False)
+    values, packed = torch.empty_like(x) if rows else None, empty_packed(x.device, columns, N, M, False)
     assert packed is not None
     outs = [(values if values is not None else x, x), (packed.elements, packed.scales)]
     _launch(x, first, second, outs[::-1] if flipped else outs, (flipped, not flipped), False)
@@ -269,17 +271,20 @@ def _row_major(
     return x.contiguous(), rows, columns, False
 
 
-def _empty(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: bool) -> Packed | None:
+def empty_packed(
+    device: torch.device, use: Use | None, rows: int, columns: int, swizzled: bool
+) -> Packed | None:
+    """Memory for the elements and scales of a (rows, columns) matrix."""
     if use is None:
         return None
     per_byte = 2 if use.quantizer.element is E2M1 else 1
-    elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=x.device)
+    elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=device)
     if not swizzled:
-        return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=x.device))
+        return Packed(elements, torch.empty(rows, columns // 32, dtype=torch.uint8, device=device))
     tiles = triton.cdiv(rows, 128) * triton.cdiv(columns // 32, 4)
     is_whole = tiles * 512 == rows * (columns // 32)  # else absent rows and columns have scale 0
     make = torch.empty if is_whole else torch.zeros
-    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device))
+    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=device))
 
 
 def _launch(
@@ -288,7 +293,16 @@ def _launch(
 ) -> None:  # fmt: skip
     M, N = x.shape
     grid, options = launch_options(M, N, rows, columns, packed, swizzled, target(x))
-    arguments: list[Any] = [x]
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        quantize_kernel[grid](x, *output_arguments(x, rows, columns, outs, packed), M, N, **options)
+
+
+def output_arguments(
+    x: torch.Tensor, rows: Use | None, columns: Use | None,
+    outs: list[tuple[torch.Tensor, torch.Tensor]], packed: tuple[bool, bool],
+) -> list[Any]:  # fmt: skip
+    """The arguments of a kernel that calls write_tile: matrix, values and scales of both orientations, their words."""
+    arguments: list[Any] = []
     for use, (values, scales), is_packed in zip((rows, columns), outs, packed, strict=True):
         if not is_packed:
             values = values.view(torch.uint16)
@@ -298,8 +312,7 @@ def _launch(
     for use in (rows, columns):
         draw = use.draw if use else None
         arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
-    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        quantize_kernel[grid](*arguments, M, N, **options)
+    return arguments
 
 
 def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
