@@ -69,6 +69,12 @@ def matrix(
     return of_signs[key]
 
 
+def refresh(signs: Tensor) -> None:
+    """Write the matrices of these signs anew, in their places, after the signs have changed in theirs."""
+    for (scale, dtype, device), found in _SIGNED.get(signs, {}).items():
+        found.copy_(signs.to(found).unsqueeze(1) * _kept(signs.numel(), scale, dtype, device))
+
+
 def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix, cached: every quantisation of a step needs it, and building it takes about twenty kernel launches."""
     key, mode = (size, scale, dtype, device), detect_fake_mode()

@@ -51,7 +51,6 @@ class Linears:
     ):
         self.phases, self.phase = tuple(phases), phases[0]
         self.ledger, self.backend = Ledger(), backend
-        self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
         self.recomputed, self._joint = recomputed, joint
@@ -82,11 +81,20 @@ class Linears:
             self._weights.changed()
         self._randomness.step += 1
 
+    def begin_pass(self) -> None:
+        """Call before the forward passes of a step or an evaluation.
+
+        Weights that an evaluation quantised are quantised again, so that every step makes the same launches.
+        """
+        if self._weights is not None:
+            self._weights.changed()
+        self._randomness.begin_pass()
+
     def start_over(self) -> None:
         """Reset everything except the ledger: weights are quantised again, and random numbers start from the first."""
         if self._weights is not None:
             self._weights.changed()
-        self._randomness = Randomness(self._seed, self._rank)
+        self._randomness.go_on(step=0, used=0)
 
     @property
     def drawn(self) -> int:
@@ -97,8 +105,7 @@ class Linears:
         """Continue from a checkpoint with other weights, after `step` optimizer steps and `drawn` random tensors."""
         if self._weights is not None:
             self._weights.changed()
-        self._randomness = Randomness(self._seed, self._rank)
-        self._randomness.step, self._randomness._used = step, drawn
+        self._randomness.go_on(step=step, used=drawn)
         self.enter(self.due())
 
     def _joins(self, layer: Any, which: Gemm) -> bool:

@@ -56,7 +56,7 @@ def value_tile(
 @triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
 def joint_quantize_kernel(
     a_ptr, b_ptr, c_ptr, row_matrix, row_values, row_scales, column_matrix, column_values, column_scales,
-    row_seed, row_offset, column_seed, column_offset, M, N,
+    row_seed, row_offset, row_start, column_seed, column_offset, column_start, M, N,
     BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
     ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, TARGET: tl.constexpr,
     KIND: tl.constexpr, HALVES: tl.constexpr,
@@ -72,13 +72,13 @@ def joint_quantize_kernel(
         n1 = n0 + half * (N // 2)
         if ROW is not None:
             write_tile(
-                x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n1, M, N,
+                x, row_matrix, row_values, row_scales, row_seed, row_offset, row_start, m0, n1, M, N,
                 BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, True, TARGET,
             )  # fmt: skip
         if COLUMN is not None:
             write_tile(
                 tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset,
-                n1, m0, N, M, BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, True, TARGET,
+                column_start, n1, m0, N, M, BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, True, TARGET,
             )  # fmt: skip
 
 

@@ -73,7 +73,8 @@ def use(
     if signed:
         per_step = quantizer.signs is Signs.STEP
         signs = randomness.signs(quantizer.hadamard, per_step=per_step, device=like.device)
-    return Use(quantizer, randomness.draw(f"{which.value} {operand.value}") if draws else None, signs)
+    draw = randomness.draw(f"{which.value} {operand.value}", like.device) if draws else None
+    return Use(quantizer, draw, signs)
 
 
 def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, like: Tensor) -> tuple[Use, Use]:

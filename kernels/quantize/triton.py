@@ -95,7 +95,7 @@ def _store_values(
 
 @triton.jit
 def write_tile(
-    x, matrix_ptr, values_ptr, scales_ptr, seed, offset, r0, c0, rows, columns,
+    x, matrix_ptr, values_ptr, scales_ptr, seed, offset, start_ptr, r0, c0, rows, columns,
     R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, ELEMENT: tl.constexpr, PACKED: tl.constexpr,
     TRANSPOSED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
@@ -108,6 +108,8 @@ def write_tile(
     scale = tile.block_scales(y, R, C, USE[2], USE[3], ELEMENT[2], TARGET)
     random = y
     if USE[5]:
+        if USE[6]:
+            offset += tl.load(start_ptr)
         random = tile.random_tile(seed, offset, r0, c0, columns, R, C)
     if PACKED:
         z = tile.scaled(y, scale, R, C, USE[4])
@@ -125,12 +127,12 @@ def write_tile(
 @triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
 def quantize_kernel(
     x_ptr, row_matrix, row_values, row_scales, column_matrix, column_values, column_scales,
-    row_seed, row_offset, column_seed, column_offset, M, N,
+    row_seed, row_offset, row_start, column_seed, column_offset, column_start, M, N,
     BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
     ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr,
     TARGET: tl.constexpr,
 ):  # fmt: skip
-    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic) or None; ELEMENT: (MBITS, EMIN, EMAX, LARGEST)."""
+    """ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, start in memory) or None; ELEMENT: as in tile.py."""
     m0 = tl.program_id(0) * BM
     n0 = tl.program_id(1) * BN
     m = (m0 + tl.arange(0, BM))[:, None]
@@ -142,13 +144,13 @@ def quantize_kernel(
         x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
     if ROW is not None:
         write_tile(
-            x, row_matrix, row_values, row_scales, row_seed, row_offset, m0, n0, M, N,
+            x, row_matrix, row_values, row_scales, row_seed, row_offset, row_start, m0, n0, M, N,
             BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     if COLUMN is not None:
         write_tile(
-            tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, n0, m0, N, M,
-            BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
+            tl.trans(x), column_matrix, column_values, column_scales, column_seed, column_offset, column_start,
+            n0, m0, N, M, BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
 
 
@@ -311,7 +313,12 @@ def output_arguments(
         arguments += [_matrix(use, x), values, scales]
     for use in (rows, columns):
         draw = use.draw if use else None
-        arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
+        if draw is None:
+            arguments += [0, 0, x]
+        elif draw.start is None:
+            arguments += [_signed(draw.seed), _signed(draw.offset), x]
+        else:
+            arguments += [_signed(draw.seed), draw.place, draw.start]
     return arguments
 
 
@@ -376,7 +383,8 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
         return None
     q = use.quantizer
     carry = q.scale_rule.carry(q.element)
-    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, q.rounding is Rounding.STOCHASTIC
+    chance, starts = q.rounding is Rounding.STOCHASTIC, use.draw is not None and use.draw.start is not None
+    return q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, chance, starts
 
 
 def target(x: torch.Tensor) -> str:

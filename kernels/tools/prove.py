@@ -43,6 +43,7 @@ _SIGNATURE = {
     "x_ptr": "*bf16", "row_matrix": "*bf16", "column_matrix": "*bf16", "scale_ptr": "*fp32", "alpha": "fp32",
     "row_values": "*i32", "column_values": "*i32", "c": "*bf16",
     "row_seed": "i64", "row_offset": "i64", "column_seed": "i64", "column_offset": "i64",
+    "row_start": "*i64", "column_start": "*i64",
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
 _UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha", "epsilon", "first", "B")

@@ -100,11 +100,13 @@ def test_a_step_on_a_gpu_runs_with_its_engines_and_within_its_budget(budgets, ce
         assert set(budget["engines"].values()) == {ENGINES[arm][platform]}
         assert 140 < budget["step"]["launches"] <= LAUNCHES[arm][layout], budget["operators"]
         assert budget["step"]["waits"] <= WAITS[layout], budget["waits"]
+        assert budget["changing_calls"] == {}
         assert all(budget["phases"][phase]["launches"] > 0 for phase in ("forward", "backward", "optimizer"))
         assert budget["evaluation"]["launches"] > 40 and budget["step"]["bytes"] > 30e9
 
 
-def test_bench_prints_the_budget_of_a_preset(capsys):
+def test_the_calls_of_a_step_are_those_of_the_step_before_and_bench_prints_the_budget_of_a_preset(capsys):
+    """A replayed graph repeats numbers of calls as they are: here of random roundings, and of signs drawn each step."""
     options = [
         "--preset",
         "b200_1x8",
@@ -114,8 +116,11 @@ def test_bench_prints_the_budget_of_a_preset(capsys):
         "model.layers=1",
         "--set",
         "system.division=open",
+        "--set",
+        "arms.mxfp4.recipe=tseng",
     ]
     assert cli.main(["bench", "--count", *options]) == 0
     out = capsys.readouterr().out
     assert out.startswith("B200 (sm_100), mxfp4: 1 layers, 8 ranks, tensor 1, pipeline 1, recompute none;")
     assert "\nforward " in out and "\nthe host waits: " in out
+    assert "\ncalls of forward and backward whose numbers change from step to step: none\n" in out
