@@ -111,7 +111,7 @@ class _Linear(torch.autograd.Function):
         shape = *full.shape[:-1], w.size(0)
         if parallel.again is not None and again is not None:
             parallel.again.append(lambda: again().view(shape))
-        stays = kept is None or layer.observer is not None
+        stays = wgrad and (kept is None or layer.observer is not None)
         columns = kept and _Columns.of(kept.columns, parallel)
         ctx.save_for_backward(values(x) if stays else None, w, *(columns.tensors if columns else ()))
         ctx.columns, ctx.right = columns and columns.without_tensors(), kept and kept.use
