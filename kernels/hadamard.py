@@ -63,23 +63,41 @@ def matrix(
     found = _kept(size, scale, dtype, torch.device(device or "cpu"))
     if signs is None:
         return found
-    return _of_signs(signs, (scale, dtype, found.device), lambda: signs.to(found).unsqueeze(1) * found)
+    return _of_signs(signs, (_signed, (size, scale, dtype, found.device)))
 
 
 def matrix_and_signs(
     size: int, signs: Tensor, *, scale: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """(size * size + K,): the matrix row by row, then signs (K,) for the elements of an operand's row."""
-    found = _kept(size, scale, dtype, device)
-    key = (size, scale, dtype, device)
-    return _of_signs(signs, key, lambda: torch.cat([found.flatten(), signs.to(found)]))
+    return _of_signs(signs, (_then_signs, (size, scale, dtype, device)))
 
 
-def _of_signs(signs: Tensor, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+def _signed(signs: Tensor, found: Tensor) -> Tensor:
+    return signs.to(found).unsqueeze(1) * found
+
+
+def _then_signs(signs: Tensor, found: Tensor) -> Tensor:
+    return torch.cat([found.flatten(), signs.to(found)])
+
+
+_Matrix = tuple[int, float, torch.dtype, torch.device]  # size, scale, type, device
+_Key = tuple[Callable[[Tensor, Tensor], Tensor], _Matrix]
+
+
+def _of_signs(signs: Tensor, key: _Key) -> Tensor:
     of_signs = _SIGNED.setdefault(signs, {})  # one vector of signs serves all operands of a step
     if key not in of_signs:
-        of_signs[key] = make()
-    return of_signs[key]
+        make, of_matrix = key
+        of_signs[key] = make(signs, _kept(*of_matrix))
+    found: Tensor = of_signs[key]
+    return found
+
+
+def refresh(signs: Tensor) -> None:
+    """Write the matrices of these signs anew, in their places, after the signs have changed in theirs."""
+    for (make, of_matrix), found in _SIGNED.get(signs, {}).items():
+        found.copy_(make(signs, _kept(*of_matrix)))
 
 
 def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -96,7 +114,7 @@ def _kept(size: int, scale: float, dtype: torch.dtype, device: torch.device) -> 
 
 
 _SIGNED: Any = WeakTensorKeyDictionary()  # signs -> {what it was made for: matrix}
-_MATRICES: dict[tuple[int, float, torch.dtype, torch.device], Tensor] = {}
+_MATRICES: dict[_Matrix, Tensor] = {}
 
 
 def require_power_of_two(size: int) -> None:

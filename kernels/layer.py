@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import architectures, mean_split
 from kernels.architectures import Platform
+from kernels.fused.deferred import Matrix, like, matrix_values
 from kernels.ledger import Ledger
 from kernels.matmul import engine_probe
 from kernels.matmul.engine_protocol import Engine, Narrow, Prepared, Request
@@ -59,7 +60,7 @@ class Layer:
         return self.forward_and_keep(x_TK, w_NK, dgrad=False, columns=False)[0]
 
     def forward_and_keep(
-        self, x_TK: Tensor, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
+        self, x_TK: Matrix, w_NK: Tensor, *, dgrad: bool, columns: bool, rows: bool = False
     ) -> tuple[Tensor, Kept | None, Callable[[], Tensor] | None]:
         """Compute Fprop (T, N) and keep X for Wgrad, quantised in the same pass if one engine runs both GEMMs.
 
@@ -68,22 +69,24 @@ class Layer:
             columns: Wgrad will follow, and no other code keeps X. The second result is None if Wgrad uses X in BF16.
             rows: the product is needed again later. The third result computes it from the quantised rows.
         """
-        plan = self._plan(Gemm.FPROP, x_TK.size(0), w_NK.size(0), x_TK)
+        plan = self._plan(Gemm.FPROP, (x_TK.size(0), w_NK.size(0), x_TK.size(1)), like(x_TK))
         columns = columns and self.recipe[Gemm.WGRAD].format is not Format.BF16
         given = self._input(x_TK, columns)
         x, again, kept = self._prepare_and_keep(plan, given, w_NK, rows=rows, columns=columns)
         weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
         added = None if given.mean is None else (None, mean_split.of_output(w_NK, given.mean))
-        y = self._multiply(plan, x, weight, (given.rows, w_NK), added=added)
+        operands = None if self.observer is None else (matrix_values(given.rows), w_NK)
+        y = self._multiply(plan, x, weight, operands, dtype=x_TK.dtype, added=added)
         if again is None:
             return y, kept, None
         return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype, added)
 
-    def _input(self, x_TK: Tensor, columns: bool) -> _Input:
+    def _input(self, x_TK: Matrix, columns: bool) -> _Input:
         """X for Fprop and for Wgrad: without its mean where the GEMM's recipe says so."""
         in_fprop, in_wgrad = self.recipe.fprop.mean_split, self.recipe.wgrad.mean_split
         if not (in_fprop or (in_wgrad and columns)):
             return _Input(x_TK, x_TK)
+        x_TK = matrix_values(x_TK)  # the mean is known only after all values are
         split = mean_split.split(x_TK)
         return _Input(
             split.rest if in_fprop else x_TK,
@@ -99,7 +102,7 @@ class Layer:
         return self._multiply(plan, x, weight, None, dtype=dtype, added=added)
 
     def backward(
-        self, dy_TN: Tensor, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
+        self, dy_TN: Matrix, w_NK: Tensor, *, input: bool, weight: bool, right: Use | None = None
     ) -> Backward:
         """Quantise dY for the requested gradients, in one pass if one engine runs both GEMMs.
 
@@ -107,24 +110,31 @@ class Layer:
             right: how the kept X was quantised for Wgrad; None if X is not kept quantised.
         """
         T, N, K = dy_TN.size(0), dy_TN.size(1), w_NK.size(1)
-        dgrad = self._plan(Gemm.DGRAD, T, K, dy_TN) if input else None
-        wgrad = self._plan(Gemm.WGRAD, N, K, dy_TN.t(), right) if weight else None
+        dgrad = self._plan(Gemm.DGRAD, (T, K, N), like(dy_TN)) if input else None
+        wgrad = self._plan(Gemm.WGRAD, (N, K, T), like(dy_TN), right) if weight else None
         rows = columns = None
         if dgrad and wgrad and dgrad.engine is wgrad.engine:
             rows, columns = dgrad.engine.prepare(dy_TN, dgrad.left, wgrad.left)
         else:
             rows = dgrad.engine.prepare(dy_TN, dgrad.left, None)[0] if dgrad else None
             columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
-        return Backward(self, w_NK, dy_TN, (dgrad, rows), (wgrad, columns))
+        read = self.observer is not None or (weight and self.recipe.wgrad.mean_split)
+        shown = matrix_values(dy_TN) if read else None
+        return Backward(self, w_NK, dy_TN.dtype, shown, (dgrad, rows), (wgrad, columns))
 
-    def _plan(self, which: Gemm, M: int, N: int, left: Tensor, right: Use | None = None) -> _Plan:
-        """Choose quantisers and engine; `right` describes a right operand that is already quantised."""
+    def _plan(
+        self, which: Gemm, shape: tuple[int, int, int], left: Tensor, right: Use | None = None
+    ) -> _Plan:
+        """Choose quantisers and engine for M, N, K.
+
+        Args:
+            left: of the left operand's type and device.
+            right: describes a right operand that is already quantised.
+        """
         given = (self.recipe[which], which)
-        first = use(*given, Operand.LEFT, self.randomness, left, left.size(1))
-        second = right or use(*given, Operand.RIGHT, self.randomness, left, left.size(1))
-        engine, request, on = self._engine(
-            first.quantizer, second.quantizer, (M, N, left.size(1)), left, which
-        )
+        first = use(*given, Operand.LEFT, self.randomness, left, shape[2])
+        second = right or use(*given, Operand.RIGHT, self.randomness, left, shape[2])
+        engine, request, on = self._engine(first.quantizer, second.quantizer, shape, left, which)
         return _Plan(which, first, second, request, engine, on)
 
     def _engine(
@@ -147,27 +157,28 @@ class Layer:
         if right is not None and engine:
             kept = Kept(right, engine.narrow(given.columns, None, right)[2], given.columns_mean)
         if rows:
-            narrow = replace(plan.engine.narrow(given.rows.t(), None, plan.left)[2], across=False)
+            values = matrix_values(given.rows)
+            narrow = replace(plan.engine.narrow(values.t(), None, plan.left)[2], across=False)
             return plan.engine.restore(narrow), narrow, kept
         x = plan.engine.prepare(given.rows, plan.left, None)[0]
         assert x is not None
         return x, None, kept
 
-    def _wgrads_input(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use]:
+    def _wgrads_input(self, x_TK: Matrix, w_NK: Tensor) -> tuple[Engine, Use]:
         """Return the engine of Wgrad, and how X is quantised for it."""
         recipe, (N, K) = self.recipe[Gemm.WGRAD], w_NK.shape
-        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, x_TK, x_TK.size(0))
+        right = use(recipe, Gemm.WGRAD, Operand.RIGHT, self.randomness, like(x_TK), x_TK.size(0))
         left = recipe.quantizer(Gemm.WGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), x_TK, Gemm.WGRAD)[0], right
+        return self._engine(left, right.quantizer, (N, K, x_TK.size(0)), like(x_TK), Gemm.WGRAD)[0], right
 
-    def _other_orientation(self, x_TK: Tensor, w_NK: Tensor) -> tuple[Engine, Use] | None:
+    def _other_orientation(self, x_TK: Matrix, w_NK: Tensor) -> tuple[Engine, Use] | None:
         """Return engine and quantisation of the weight in Dgrad; None if it cannot be cached."""
         recipe, (N, K) = self.recipe[Gemm.DGRAD], w_NK.shape
         if self.weights is None or recipe.stochastic is Stochastic.ALL:
             return None
-        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, x_TK, N)
+        right = use(recipe, Gemm.DGRAD, Operand.RIGHT, self.randomness, like(x_TK), N)
         left = recipe.quantizer(Gemm.DGRAD, Operand.LEFT)
-        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), x_TK, Gemm.DGRAD)[0], right
+        return self._engine(left, right.quantizer, (x_TK.size(0), K, N), like(x_TK), Gemm.DGRAD)[0], right
 
     def _weight(
         self, plan: _Plan, view: Tensor, weight: Tensor, other: tuple[Engine, Use] | None = None
@@ -205,7 +216,7 @@ class Layer:
         operands: tuple[Tensor, Tensor] | None,
         accumulate: Tensor | None = None,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype,
         added: _Added | None = None,
     ) -> Tensor:
         """Multiply, record the GEMM in the ledger, and call the observer if `operands` are given.
@@ -214,9 +225,8 @@ class Layer:
             added: the part of X's mean, added to the rounded product and rounded with it.
         """
         gain = self.recipe[plan.which].gain
-        out = dtype or (operands[0].dtype if operands else left.values.dtype)
         product = plan.engine.multiply(
-            left, right, gain=gain, dtype=out, accumulate=accumulate, fast=plan.which is Gemm.FPROP
+            left, right, gain=gain, dtype=dtype, accumulate=accumulate, fast=plan.which is Gemm.FPROP
         )
         split = added is not None
         ran = how(plan.engine, plan.on, plan.request, left, right, gain, split)
@@ -227,7 +237,7 @@ class Layer:
                 if accumulate is None:
                     return product
                 nothing = torch.zeros_like(accumulate)
-                return plan.engine.multiply(left, right, gain=gain, dtype=out, accumulate=nothing)
+                return plan.engine.multiply(left, right, gain=gain, dtype=dtype, accumulate=nothing)
 
             uses, prepared = (plan.left, plan.right), (left, right)
             self.observer(Multiplied(self.label, plan.which, *operands, uses, prepared, came_out, added))
@@ -241,8 +251,8 @@ _Added = tuple[Tensor | None, Tensor]  # column and row, see mean_split.add
 class _Input:
     """X (T, K) as Fprop and as Wgrad quantise it, and the mean (K,) that each lacks."""
 
-    rows: Tensor
-    columns: Tensor
+    rows: Matrix
+    columns: Matrix
     mean: Tensor | None = None
     columns_mean: Tensor | None = None
 
@@ -262,7 +272,8 @@ class Backward:
 
     layer: Layer
     w_NK: Tensor
-    dy_TN: Tensor
+    dtype: torch.dtype
+    dy_TN: Tensor | None  # for the observer, and for a Wgrad whose X lacks its mean
     dgrad: tuple[_Plan | None, Prepared | None]
     wgrad: tuple[_Plan | None, Prepared | None]
 
@@ -271,7 +282,8 @@ class Backward:
         plan, dy = self.dgrad
         assert plan is not None and dy is not None
         weight = self.layer._weight(plan, self.w_NK.t(), self.w_NK)
-        return self.layer._multiply(plan, dy, weight, (self.dy_TN, self.w_NK.t()))
+        operands = None if self.dy_TN is None else (self.dy_TN, self.w_NK.t())
+        return self.layer._multiply(plan, dy, weight, operands, dtype=self.dtype)
 
     def weight_gradient(
         self,
@@ -297,6 +309,9 @@ class Backward:
             assert x_TK is not None
             x = plan.engine.prepare(x_TK, None, plan.right)[1]
         assert x is not None
-        operands = None if x_TK is None else (self.dy_TN.t(), x_TK.t())
-        added = None if mean is None else mean_split.of_gradient(self.dy_TN, mean)
-        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dy_TN.dtype, added=added)
+        operands = None if self.dy_TN is None or x_TK is None else (self.dy_TN.t(), x_TK.t())
+        added = None
+        if mean is not None:
+            assert self.dy_TN is not None
+            added = mean_split.of_gradient(self.dy_TN, mean)
+        return self.layer._multiply(plan, dy, x, operands, accumulate, dtype=self.dtype, added=added)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kernels import shards
+from kernels.fused.deferred import rows_of, values
 from kernels.layer import Layer
 from kernels.matmul.engine_protocol import Narrow
 from kernels.recipe import Gemm, LinearRecipe, Operand
@@ -42,7 +43,8 @@ def linear(
     """Multiply by a weight with a layer's recipe. Under torch.autocast, operands and result have autocast's type.
 
     Args:
-        x: (sequence, batch, K) or (tokens, K); with sequence parallelism, this rank's part of the first dimension.
+        x: (sequence, batch, K) or (tokens, K); with sequence parallelism, this rank's part of the first dimension. A
+            deferred result (kernels/fused/deferred.py) is quantised where it is computed; so is a deferred gradient.
         w: (N, K), this rank's part.
         fuse_wgrad: add the weight gradient to w.main_grad (Megatron's DDP) in main_grad's type; return no gradient.
         allreduce_dgrad: sum dX over tp_group (column parallel without sequence parallelism).
@@ -98,19 +100,21 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, parallel: _Parallel) -> Tensor:
-        full = _gather(x, parallel.tp_group, asynchronous=False)[0] if parallel.sequence_parallel else x
+        full = (
+            _gather(values(x), parallel.tp_group, asynchronous=False)[0] if parallel.sequence_parallel else x
+        )
         dgrad, wgrad = (needed and parallel.differentiates for needed in ctx.needs_input_grad[:2])
         y, kept, again = layer.forward_and_keep(
-            full.reshape(-1, full.size(-1)), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel),
+            rows_of(full), w, dgrad=dgrad, columns=wgrad and _narrows(x, parallel),
             rows=parallel.again is not None,
         )  # fmt: skip
         shape = *full.shape[:-1], w.size(0)
         if parallel.again is not None and again is not None:
             parallel.again.append(lambda: again().view(shape))
-        stays = kept is None or layer.observer is not None
+        stays = wgrad and (kept is None or layer.observer is not None)
         columns = kept and _Columns.of(kept.columns, parallel)
         mean = kept.mean if kept else None
-        ctx.save_for_backward(x if stays else None, w, mean, *(columns.tensors if columns else ()))
+        ctx.save_for_backward(values(x) if stays else None, w, mean, *(columns.tensors if columns else ()))
         ctx.columns, ctx.right = columns and columns.without_tensors(), kept and kept.use
         ctx.layer, ctx.parallel, ctx.weight, ctx.shape = layer, parallel, w, x.shape
         return y.view(shape)
@@ -128,7 +132,7 @@ class _Linear(torch.autograd.Function):
         if columns is not None:
             gathering += columns.gather(parallel)
         step = ctx.layer.backward(
-            dy.reshape(-1, dy.size(-1)), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1],
+            rows_of(dy), w, input=ctx.needs_input_grad[0], weight=ctx.needs_input_grad[1],
             right=ctx.right,
         )  # fmt: skip
         dx, reducing = None, None

@@ -7,10 +7,12 @@ order a kernel visits the elements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from kernels import hadamard
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -25,10 +27,16 @@ class Draw:
 
     seed: int  # 64 bits
     offset: int  # 64 bits
+    # () int64 on the GPU: the offset is this number plus `place`, which is the same in every pass. A kernel that takes
+    # these two has the same arguments in every pass, as a replayed CUDA graph needs.
+    start: Tensor | None = field(default=None, compare=False)
+    place: int = 0
 
 
 class Randomness:
     """Source of one rank's random numbers. Every draw is used once. Signs depend only on seed and step.
+
+    What changes from pass to pass lies in memory of the device, at the same addresses, where `begin_pass` writes it.
 
     Args:
         seed: the run's seed, equal on all ranks.
@@ -38,22 +46,56 @@ class Randomness:
     def __init__(self, seed: int, rank: int = 0):
         self.seed, self.step = seed, 0
         self._key, self._used = (seed ^ (rank + 1) * 0x9E3779B97F4A7C15) % (1 << 64), 0
-        self._signs: dict[tuple[int, int, torch.device], Tensor] = {}  # draws in this step
+        self._began = 0  # draws before this pass
+        self._starts: dict[torch.device, Tensor] = {}  # the same number, on the devices that draw
+        self._signs: dict[tuple[int, bool, torch.device], tuple[int, Tensor]] = {}  # offset, signs
 
-    def draw(self, stream: str = "") -> Draw:
-        """The next draw of this rank; kernels/randomness.py has a source that gives each stream its own words."""
+    def draw(self, stream: str = "", device: torch.device | None = None) -> Draw:
+        """The next draw of this rank; kernels/randomness.py has a source that gives each stream its own words.
+
+        Args:
+            device: that will use it.
+        """
         self._used += 1
-        return Draw(self._key, self._used - 1)
+        offset = self._used - 1
+        if device is None or not _replays(device):
+            return Draw(self._key, offset)
+        if device not in self._starts:
+            self._starts[device] = torch.full((), self._began, dtype=torch.int64, device=device)
+        return Draw(self._key, offset, self._starts[device], offset - self._began)
+
+    def begin_pass(self) -> None:
+        """Write what changes from pass to pass into its place; call before passes, and outside a CUDA graph."""
+        self._began = self._used
+        for start in self._starts.values():
+            start.fill_(self._began)
+        for key, (drawn_at, signs) in self._signs.items():
+            size, per_step, device = key
+            offset = self._signs_offset(per_step)
+            if offset != drawn_at:
+                signs.copy_(_signs(size, offset, self.seed, device))
+                hadamard.refresh(signs)
+                self._signs[key] = offset, signs
+
+    def go_on(self, *, step: int, used: int) -> None:
+        """Continue after `step` optimizer steps and `used` draws."""
+        self.step, self._used = step, used
+        self.begin_pass()
+
+    def _signs_offset(self, per_step: bool) -> int:
+        return _SIGNS_OFFSET + (self.step if per_step else 0)
 
     def signs(self, size: int, *, per_step: bool, device: torch.device) -> Tensor:
         """(size,) FP32 of +1 and -1, from the bits of blocks of 128; cached: do not modify it."""
-        offset = _SIGNS_OFFSET + (self.step if per_step else 0)
-        key = size, offset, device
-        if key not in self._signs:
-            current = (_SIGNS_OFFSET, _SIGNS_OFFSET + self.step)
-            self._signs = {old: signs for old, signs in self._signs.items() if old[1] in current}
-            self._signs[key] = _signs(size, offset, self.seed, device)
-        return self._signs[key]
+        offset, key = self._signs_offset(per_step), (size, per_step, device)
+        if key not in self._signs or self._signs[key][0] != offset:
+            self._signs[key] = offset, _signs(size, offset, self.seed, device)
+        return self._signs[key][1]
+
+
+def _replays(device: torch.device) -> bool:
+    """Whether launches on a device can be captured and replayed."""
+    return device.type == "cuda"
 
 
 def _signs(size: int, offset: int, seed: int, device: torch.device) -> Tensor:
@@ -68,7 +110,8 @@ def words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
     """Independent uniform 32-bit words in int64, one per element of `shape`."""
     count = shape.numel()
     groups = torch.arange((count + 3) // 4, device=device)
-    return philox(groups, draw.offset, draw.seed).flatten()[:count].view(shape)
+    offset = draw.offset if draw.start is None else draw.start + draw.place
+    return philox(groups, offset, draw.seed).flatten()[:count].view(shape)
 
 
 def shared_words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
@@ -83,7 +126,7 @@ def shared_words(shape: torch.Size, draw: Draw, device: torch.device) -> Tensor:
     return ((bytes << 24) | (1 << 23)).flatten(1)
 
 
-def philox(counters: Tensor, offset: int, seed: int) -> Tensor:
+def philox(counters: Tensor, offset: int | Tensor, seed: int) -> Tensor:
     """(n,) int64 counters -> (n, 4) 32-bit words in int64."""
     low, high = offset & _WORD, (offset >> 32) & _WORD
     state = [counters & _WORD, (counters >> 32) & _WORD, counters * 0 + low, counters * 0 + high]

@@ -67,7 +67,7 @@ class _OfCall(Randomness):
         super().__init__(shared.seed, shared.rank)
         self.step, self._shared, self._label, self._call = shared.steps, shared, label, call
 
-    def draw(self, stream: str = "") -> Draw:
+    def draw(self, stream: str = "", device: torch.device | None = None) -> Draw:
         if not stream:
             raise ValueError("a draw from the randomness of a model needs the name of its GEMM and operand")
         return Draw(_key(self.seed, self._shared.rank, self._label, stream), self._call)

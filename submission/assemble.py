@@ -7,6 +7,7 @@ import torch
 from harness.contract.config import Config
 from submission import device, model, optimizer, schedule
 from submission.deoscillator import Deoscillator
+from submission.fused_modules import QUANTISE
 from submission.phases import phases_of
 from submission.precision import Linears
 from submission.recompute import Outputs
@@ -44,5 +45,11 @@ def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> Linears:
     keep = config.micro_batches > 1
     outputs = Outputs() if config.parallelism.recompute == "fc1" else None
     return Linears(
-        phases, seed=seed, rank=rank, backend=settings.backend, keep_weights=keep, recomputed=outputs
+        phases,
+        seed=seed,
+        rank=rank,
+        backend=settings.backend,
+        keep_weights=keep,
+        recomputed=outputs,
+        joint=QUANTISE in config.model.fusions,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from kernels.fused.autograd import CrossEntropy, Norm, Rope, SwiGlu
 
 ROPE, SWIGLU, CROSS_ENTROPY, NORM = "rope", "swiglu", "cross_entropy", "norm"
+QUANTISE = "quantise"  # the norms and SwiGLU above quantise for the products around them: Linears.joint
 _MOST_KEPT = 4  # pairs of sequence length and model in a process
 _KEPT: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # angles, and their cosines and sines
 
@@ -62,7 +63,12 @@ class FusedMlp(MLP):
     def forward(self, hidden_states: Tensor, per_token_scale: Any = None, **_: Any) -> tuple[Tensor, None]:
         if per_token_scale is not None:
             raise ValueError("model.fusions: swiglu does not support experts; leave swiglu out")
-        out, _ = self.linear_fc2(SwiGlu.apply(self.linear_fc1(hidden_states)[0]))
+        mixed, _ = self.linear_fc1(hidden_states)
+        defers, gradient_defers = (
+            _joins(self.linear_fc2, "joins_input"),
+            _joins(self.linear_fc1, "joins_gradient"),
+        )
+        out, _ = self.linear_fc2(SwiGlu.apply(mixed, defers, gradient_defers))
         return out, None
 
 
@@ -77,16 +83,22 @@ class FusedLayer(TransformerLayer):
         **_: Any,
     ) -> tuple[Tensor, None]:
         """Compute what Megatron's layer does in training, without cross attention and dropout."""
-        stream, normed = _norm(self.input_layernorm, hidden_states, None)
+        stream, normed = _norm(self.input_layernorm, hidden_states, None, self.self_attention.linear_qkv)
         branch, _ = self.self_attention(normed, attention_mask=attention_mask, rotary_pos_emb=rotary_pos_emb)
-        stream, normed = _norm(self.pre_mlp_layernorm, branch, stream)
+        stream, normed = _norm(self.pre_mlp_layernorm, branch, stream, self.mlp.linear_fc1)
         branch, _ = self.mlp(normed)
         return stream + branch, None
 
 
-def _norm(module: Any, branch: Tensor, stream: Tensor | None) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = Norm.apply(branch, stream, module.weight, module.eps)
+def _norm(module: Any, branch: Tensor, stream: Tensor | None, behind: Any) -> tuple[Tensor, Tensor]:
+    defers = _joins(behind, "joins_input")
+    found: tuple[Tensor, Tensor] = Norm.apply(branch, stream, module.weight, module.eps, defers)
     return found
+
+
+def _joins(linear: Any, what: str) -> bool:
+    """Whether a linear quantises a deferred operand itself; linears of Transformer Engine do not."""
+    return hasattr(linear, what) and getattr(linear, what)()
 
 
 class FusedLlama(GPTModel):
@@ -136,4 +148,14 @@ def found(model: GPTModel) -> tuple[str, ...]:
         CROSS_ENTROPY: (model, FusedLlama),
         NORM: (layer, FusedLayer),
     }
-    return tuple(name for name, (part, kind) in parts.items() if isinstance(part, kind))
+    named = tuple(name for name, (part, kind) in parts.items() if isinstance(part, kind))
+    return (*named, QUANTISE) if any(_is_joint(layer, named) for layer in model.decoder.layers) else named
+
+
+def _is_joint(layer: Any, fusions: Collection[str]) -> bool:
+    before = [
+        (NORM, layer.self_attention.linear_qkv),
+        (NORM, layer.mlp.linear_fc1),
+        (SWIGLU, layer.mlp.linear_fc2),
+    ]
+    return any(name in fusions and _joins(linear, "joins_input") for name, linear in before)

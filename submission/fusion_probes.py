@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.contract.attempt_rows import EngineProbe
 from harness.contract.config import Config
 from kernels.fused import reference
+from submission.fused_modules import QUANTISE
 
 FUSION = "between the products"
 _TOKENS = 96
@@ -32,8 +33,15 @@ def try_fusions(config: Config, home: torch.device) -> tuple[Config, tuple[Engin
 
 
 def failure_of(name: str, config: Config, home: torch.device) -> str:
-    """Empty where results and gradients on this device are those of the specification on the CPU."""
+    """Empty where results and gradients on this device are those of the specification on the CPU.
+
+    Quantising jointly must give the bits of the fused kernel and the quantiser one after the other on this device.
+    """
     try:
+        if name == QUANTISE:
+            from kernels.fused import joint_probe
+
+            return joint_probe.difference(home)
         from kernels.fused import triton
 
         return next(_wrong(name, triton, config, home), "")

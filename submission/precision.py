@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
+from kernels.fused.deferred import joins
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
 from kernels.observe.observer import Observer
 from kernels.philox import Randomness
+from kernels.recipe import Gemm, Operand
 from kernels.weights import WeightCache
 from submission.phases import Phase
 from submission.recompute import FC1, Outputs
@@ -33,6 +35,7 @@ class Linears:
         backend: "auto", or "native" | "emulated" | "reference" to require one.
         keep_weights: keep quantised weights from micro batch to micro batch, which costs memory.
         recomputed: takes the outputs of fc1, which autograd must not keep.
+        joint: quantise a norm's or SwiGLU's result where it is computed, in formats that have a joint kernel.
     """
 
     def __init__(
@@ -44,15 +47,19 @@ class Linears:
         backend: str = "auto",
         keep_weights: bool = True,
         recomputed: Outputs | None = None,
+        joint: bool = False,
     ):
         self.phases, self.phase = tuple(phases), phases[0]
         self.ledger, self.backend = Ledger(), backend
-        self._seed, self._rank = seed, rank
         self._weights = WeightCache() if keep_weights else None
         self._randomness = Randomness(seed, rank)
-        self.recomputed = recomputed
+        self.recomputed, self._joint = recomputed, joint
         self.observer: Observer | None = None  # is shown every GEMM from now on
-        body = {"_forward_impl": self._forward_impl()}
+        body = {
+            "_forward_impl": self._forward_impl(),
+            "joins_input": lambda layer: self._joins(layer, Gemm.FPROP),
+            "joins_gradient": lambda layer: self._joins(layer, Gemm.DGRAD),
+        }
         self.column: type = type("RecipeColumnParallelLinear", (ColumnParallelLinear,), dict(body))
         self.row: type = type("RecipeRowParallelLinear", (RowParallelLinear,), dict(body))
 
@@ -74,11 +81,20 @@ class Linears:
             self._weights.changed()
         self._randomness.step += 1
 
+    def begin_pass(self) -> None:
+        """Call before the forward passes of a step or an evaluation.
+
+        Weights that an evaluation quantised are quantised again, so that every step makes the same launches.
+        """
+        if self._weights is not None:
+            self._weights.changed()
+        self._randomness.begin_pass()
+
     def start_over(self) -> None:
         """Reset everything except the ledger: weights are quantised again, and random numbers start from the first."""
         if self._weights is not None:
             self._weights.changed()
-        self._randomness = Randomness(self._seed, self._rank)
+        self._randomness.go_on(step=0, used=0)
 
     @property
     def steps(self) -> int:
@@ -94,9 +110,25 @@ class Linears:
         """Continue from a checkpoint with other weights, after `step` optimizer steps and `drawn` random tensors."""
         if self._weights is not None:
             self._weights.changed()
-        self._randomness = Randomness(self._seed, self._rank)
-        self._randomness.step, self._randomness._used = step, drawn
+        self._randomness.go_on(step=step, used=drawn)
         self.enter(self.due())
+
+    def _joins(self, layer: Any, which: Gemm) -> bool:
+        """Whether this GEMM and Wgrad quantise their common operand in a way that has a joint kernel.
+
+        Under sequence parallelism the ranks exchange inputs in BF16; an observer looks at every operand in BF16. The
+        mean of X, and with it the sums of dY, are known only after all values are.
+        """
+        recipe = self.phase.of(layer.label)
+        gathers = which is Gemm.FPROP and layer.sequence_parallel and isinstance(layer, ColumnParallelLinear)
+        splits = recipe[which].mean_split or recipe.wgrad.mean_split
+        if not self._joint or self.observer is not None or gathers or splits:
+            return False
+        first = recipe[which].quantizer(which, Operand.LEFT)
+        second = recipe.wgrad.quantizer(Gemm.WGRAD, Operand.RIGHT if which is Gemm.FPROP else Operand.LEFT)
+        return first.format is second.format and all(
+            joins(one, layer.weight.device) for one in (first, second)
+        )
 
     def _layer(self, label: str) -> Layer:
         return Layer(

@@ -118,6 +118,7 @@ def forward_backward(
     trainer: Trainer, batches: Iterator[Batch], micro_batches: int, *, forward_only: bool
 ) -> list[dict[str, torch.Tensor]]:
     """Run the micro batches forward, and backward unless `forward_only`; returns summed loss and tokens of each."""
+    trainer.linears.begin_pass()
     stats: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
         forward_step_func=_forward_step(trainer),
         # every interleaved stage reads the same micro batches

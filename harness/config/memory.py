@@ -17,6 +17,7 @@ from harness.contract.config import Config
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
 USABLE = 0.95  # of what the driver reports: the rest is lost to fragmentation
+_JOINT = {"mxfp4", "mxfp8", "fp8"}  # formats that SwiGLU can quantise its gradient to
 # bits an element and its share of block scales; MXFP8 as emulation keeps it
 _KEPT_BITS = {"fp8": 8.0, "fp8-row": 8.0, "mxfp8": 16.0, "mxfp4": 4.25, "nvfp4": 4.5}
 
@@ -166,8 +167,26 @@ def _quantised_weights(config: Config) -> int:
 
 
 def _working(config: Config, tokens: int) -> int:
-    """The output of the widest linear, its gradient, and that gradient quantised in both orientations."""
-    return 4 * 2 * tokens * 2 * config.model.ffn_hidden_size // config.parallelism.tensor
+    """The output of the widest linear, its gradient, and that gradient quantised in both orientations.
+
+    SwiGLU that quantises never writes the gradient: the memory is that of its own output's gradient, half as wide.
+    """
+    widths = 14 if _is_joint(config) else 16  # bytes for each token and each of the ffn_hidden_size columns
+    return widths * tokens * config.model.ffn_hidden_size // config.parallelism.tensor
+
+
+def _is_joint(config: Config) -> bool:
+    """Whether SwiGLU's gradient is quantised where it is computed, in every arm."""
+    if not {"swiglu", "quantise"} <= set(config.model.fusions):
+        return False
+    arms = [config.arms[name] for name in config.runs.arms]
+    recipes = [config.recipes[arm.recipe] for arm in arms]
+    recipes += [config.recipes[recipe.switch_to] for recipe in recipes if recipe.switch_to]
+    formats = {gemm.format for recipe in recipes for gemm in (recipe.dgrad, recipe.wgrad)}
+    exempt = any(
+        recipe.bf16_first_layers or recipe.bf16_last_layers or recipe.wgrad.mean_split for recipe in recipes
+    )
+    return formats <= _JOINT and not exempt and all(arm.transformer_engine == "none" for arm in arms)
 
 
 def require_fit(config: Config) -> None:

@@ -210,6 +210,10 @@ def _shapes(config: Config) -> None:
     if "norm" in model.fusions and model.norm != "torch":
         others = ", ".join(name for name in model.fusions if name != "norm")
         raise ConfigProblem("model.fusions", "norm", f"[{others}] while model.norm is {model.norm}")
+    if "quantise" in model.fusions and not {"norm", "swiglu"} & set(model.fusions):
+        raise ConfigProblem(
+            "model.fusions", "quantise", "quantise only with swiglu or norm, whose results it takes"
+        )
     for name in ("attention_heads", "query_groups", "ffn_hidden_size", "vocab_size"):
         _multiple(f"model.{name}", getattr(model, name), tensor, "parallelism.tensor")
     parallel = config.parallelism

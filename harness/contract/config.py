@@ -43,8 +43,9 @@ class Model:
     dtype: Literal["bf16", "fp32"] = "bf16"
     attention: Literal["torch", "flash", "cudnn", "efficient", "math", "transformer_engine"] = "torch"
     norm: Literal["torch", "transformer_engine"] = "torch"
-    # kernels that do in one launch what Megatron does in several, between the products
-    fusions: tuple[Literal["rope", "swiglu", "cross_entropy", "norm"], ...] = ()
+    # kernels that do in one launch what Megatron does in several, between the products; quantise: swiglu and norm
+    # quantise for the products around them
+    fusions: tuple[Literal["rope", "swiglu", "cross_entropy", "norm", "quantise"], ...] = ()
 
     @property
     def parameters(self) -> int:

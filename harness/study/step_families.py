@@ -23,7 +23,7 @@ from harness.machine import facts
 
 CHIPS = ("MI355X", "B200", "H100")
 _FAMILIES = {  # by the start of an operator's name, the first that fits
-    "quantise": ("quantize_kernel", "dequantize_kernel", "cast_kernel", "scale_kernel", "aminmax"),
+    "quantise": ("quantize_kernel", "dequantize_kernel", "cast_kernel", "scale_kernel", "aminmax", "joint_"),
     "products": ("_scaled_mm", "plain", "descriptor", "mm", "addmm"),
     "attention": ("attention",),
     "norms": ("_fused_rms_norm", "norm_kernel", "norm_backward", "column_sums"),

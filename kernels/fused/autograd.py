@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.fused import reference
-
-
-def _implementation(x: Tensor) -> ModuleType:
-    if not x.is_cuda:
-        return reference
-    from kernels.fused import triton
-
-    return triton
+from kernels.fused.deferred import Deferred, NormSource, SwiGluGradientSource, SwiGluSource
+from kernels.fused.deferred import implementation as _implementation
 
 
 class Rope(torch.autograd.Function):
@@ -35,20 +27,32 @@ class Rope(torch.autograd.Function):
 
 
 class SwiGlu(torch.autograd.Function):
-    """(.., 2 F) -> (.., F) (reference.swiglu)."""
+    """(.., 2 F) -> (.., F) (reference.swiglu).
+
+    Args:
+        defers, gradient_defers: the linear behind, and the linear before, quantise the result themselves (deferred.py).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, defers: bool = False, gradient_defers: bool = False) -> Tensor:
         ctx.save_for_backward(x)
-        y: Tensor = _implementation(x).swiglu(x.reshape(-1, x.size(-1)))
-        return y.view(*x.shape[:-1], -1)
+        ctx.gradient_defers = gradient_defers
+        rows, shape = x.reshape(-1, x.size(-1)), (*x.shape[:-1], x.size(-1) // 2)
+        if defers:
+            return Deferred(SwiGluSource(rows.contiguous()), shape)
+        y: Tensor = _implementation(x).swiglu(rows)
+        return y.view(shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         dy = gradients[0].reshape(-1, gradients[0].size(-1))
-        dx: Tensor = _implementation(x).swiglu_backward(dy, x.reshape(-1, x.size(-1)))
-        return dx.view(x.shape)
+        rows = x.reshape(-1, x.size(-1))
+        if ctx.gradient_defers:
+            source = SwiGluGradientSource(rows.contiguous(), dy.contiguous())
+            return Deferred(source, tuple(x.shape)), None, None
+        dx: Tensor = _implementation(x).swiglu_backward(dy, rows)
+        return dx.view(x.shape), None, None
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -82,23 +86,32 @@ class CrossEntropy(torch.autograd.Function):
 
 
 class Norm(torch.autograd.Function):
-    """Branch, residual stream or None, gain, epsilon -> the new stream, and its norm (reference.norm)."""
+    """Branch, residual stream or None, gain, epsilon -> the new stream, and its norm (reference.norm).
+
+    Args:
+        defers: the linear behind quantises the norm itself (deferred.py).
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, gain: Tensor, epsilon: float
+        ctx: Any, x: Tensor, residual: Tensor | None, gain: Tensor, epsilon: float, defers: bool = False
     ) -> tuple[Tensor, Tensor]:
-        H = x.size(-1)
-        flat = None if residual is None else residual.reshape(-1, H)
-        stream, normed, roots = _implementation(x).norm(x.reshape(-1, H), flat, gain, epsilon)
+        H, implementation = x.size(-1), _implementation(x)
+        rows, flat = x.reshape(-1, H), None if residual is None else residual.reshape(-1, H)
+        if defers:
+            stream, roots, largest = implementation.norm_of_rows(rows, flat, gain, epsilon)
+            normed: Tensor = Deferred(NormSource(stream, gain.detach(), roots, largest), tuple(x.shape))
+        else:
+            stream, normed, roots = implementation.norm(rows, flat, gain, epsilon)
+            normed = normed.view(x.shape)
         ctx.save_for_backward(stream, gain, roots)
         ctx.adds = residual is not None
-        return x.view_as(x) if residual is None else stream.view(x.shape), normed.view(x.shape)
+        return x.view_as(x) if residual is None else stream.view(x.shape), normed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None, None]:
         stream, gain, roots = ctx.saved_tensors
         dstream, dnormed = (gradient.reshape(stream.shape) for gradient in gradients)
         dx, dgain = _implementation(stream).norm_backward(dstream, dnormed, stream, gain, roots)
         dx = dx.view(gradients[0].shape)
-        return dx, dx if ctx.adds else None, dgain, None
+        return dx, dx if ctx.adds else None, dgain, None, None

@@ -129,10 +129,26 @@ def norm(
     Returns:
         The stream (T, H) and its norm (T, H) in x's type, and fp32 (T,) reciprocal root mean squares.
     """
+    stream, roots = _stream_and_roots(x_TH, residual_TH, epsilon)
+    return stream, scaled_rows(stream, gain_H, roots), roots
+
+
+def norm_of_rows(
+    x_TH: Tensor, residual_TH: Tensor | None, gain_H: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `norm`, without the norm itself: the stream (T, H), fp32 (T,) roots, and fp32 (T,) its largest magnitudes."""
+    stream, roots = _stream_and_roots(x_TH, residual_TH, epsilon)
+    return stream, roots, scaled_rows(stream, gain_H, roots).abs().amax(1).float()
+
+
+def _stream_and_roots(x_TH: Tensor, residual_TH: Tensor | None, epsilon: float) -> tuple[Tensor, Tensor]:
     stream = x_TH if residual_TH is None else x_TH + residual_TH
-    values = stream.float()
-    roots = torch.rsqrt(values.square().mean(1) + epsilon)
-    return stream, (values * roots.unsqueeze(1) * gain_H.float()).to(x_TH.dtype), roots
+    return stream, torch.rsqrt(stream.float().square().mean(1) + epsilon)
+
+
+def scaled_rows(stream_TH: Tensor, gain_H: Tensor, roots_T: Tensor) -> Tensor:
+    """stream * root * gain, the second half of `norm`."""
+    return (stream_TH.float() * roots_T.unsqueeze(1) * gain_H.float()).to(stream_TH.dtype)
 
 
 def norm_backward(

@@ -6,6 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.quantize import tile
+from kernels.quantize.triton import target
+
 _CHUNK = 8192  # elements of a row that a program loads at once
 _COLUMNS = 1024
 _ROWS = 32  # rows over which one program sums the gradient of the gain
@@ -130,24 +133,52 @@ def _rotate(
 
 
 @triton.jit
-def swiglu_kernel(x_ptr, y_ptr, F, COLUMNS: tl.constexpr):
-    row, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    gate = tl.load(x_ptr + row * 2 * F + f, mask=f < F, other=0.0).to(tl.float32)
-    up = tl.load(x_ptr + row * 2 * F + F + f, mask=f < F, other=0.0).to(tl.float32)
-    y = gate * tl.sigmoid(gate) * up
-    tl.store(y_ptr + row * F + f, y.to(y_ptr.dtype.element_ty), mask=f < F)
+def swiglu_of(gate, up):
+    """silu(gate) * up in FP32."""
+    return gate * tl.sigmoid(gate) * up
 
 
 @triton.jit
-def swiglu_backward_kernel(dy_ptr, x_ptr, dx_ptr, F, COLUMNS: tl.constexpr):
+def swiglu_gradients(dy, gate, up):
+    """The gradients of gate and up in FP32."""
+    sigmoid = tl.sigmoid(gate)
+    return dy * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), dy * gate * sigmoid
+
+
+@triton.jit
+def rounded_to(x, DTYPE: tl.constexpr, TARGET: tl.constexpr):
+    """FP32 in the type of a result."""
+    if DTYPE == tl.bfloat16:  # noqa: SIM300
+        return tile.to_bf16(x, TARGET)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
+def swiglu_kernel(x_ptr, y_ptr, F, COLUMNS: tl.constexpr, TARGET: tl.constexpr):
+    row, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    gate = tl.load(x_ptr + row * 2 * F + f, mask=f < F, other=0.0).to(tl.float32)
+    up = tl.load(x_ptr + row * 2 * F + F + f, mask=f < F, other=0.0).to(tl.float32)
+    y = rounded_to(swiglu_of(gate, up), y_ptr.dtype.element_ty, TARGET)
+    tl.store(y_ptr + row * F + f, y, mask=f < F)
+
+
+@triton.jit
+def swiglu_backward_kernel(dy_ptr, x_ptr, dx_ptr, F, COLUMNS: tl.constexpr, TARGET: tl.constexpr):
     row, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     dy = tl.load(dy_ptr + row * F + f, mask=f < F, other=0.0).to(tl.float32)
     gate = tl.load(x_ptr + row * 2 * F + f, mask=f < F, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * 2 * F + F + f, mask=f < F, other=0.0).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
-    dgate = dy * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-    tl.store(dx_ptr + row * 2 * F + f, dgate.to(dx_ptr.dtype.element_ty), mask=f < F)
-    tl.store(dx_ptr + row * 2 * F + F + f, (dy * gate * sigmoid).to(dx_ptr.dtype.element_ty), mask=f < F)
+    dgate, dup = swiglu_gradients(dy, gate, up)
+    at = dx_ptr + row * 2 * F + f
+    tl.store(at, rounded_to(dgate, dx_ptr.dtype.element_ty, TARGET), mask=f < F)
+    tl.store(at + F, rounded_to(dup, dx_ptr.dtype.element_ty, TARGET), mask=f < F)
+
+
+def same_bits(x: torch.Tensor) -> dict[str, object]:
+    """Options with which a kernel rounds as the joint kernels do (joint.py): a product and a sum are two operations."""
+    found = target(x)
+    return {"TARGET": found} | ({} if found == "interpreter" else {"enable_fp_fusion": False})
 
 
 def swiglu(x_TE: torch.Tensor) -> torch.Tensor:
@@ -156,7 +187,7 @@ def swiglu(x_TE: torch.Tensor) -> torch.Tensor:
     T, F = x_TE.size(0), x_TE.size(1) // 2
     y = x_TE.new_empty(T, F)
     with _on(x_TE):
-        swiglu_kernel[(T, triton.cdiv(F, _COLUMNS))](x_TE, y, F, COLUMNS=_COLUMNS)
+        swiglu_kernel[(T, triton.cdiv(F, _COLUMNS))](x_TE, y, F, COLUMNS=_COLUMNS, **same_bits(x_TE))
     return y
 
 
@@ -166,7 +197,8 @@ def swiglu_backward(dy_TF: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:
     T, F = dy_TF.shape
     dx = torch.empty_like(x_TE)
     with _on(x_TE):
-        swiglu_backward_kernel[(T, triton.cdiv(F, _COLUMNS))](dy_TF, x_TE, dx, F, COLUMNS=_COLUMNS)
+        grid = (T, triton.cdiv(F, _COLUMNS))
+        swiglu_backward_kernel[grid](dy_TF, x_TE, dx, F, COLUMNS=_COLUMNS, **same_bits(x_TE))
     return dx
 
 
@@ -233,20 +265,26 @@ def cross_entropy_backward(
 
 @triton.jit
 def norm_kernel(
-    x_ptr, residual_ptr, gain_ptr, stream_ptr, out_ptr, roots_ptr, epsilon, H, ADDS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x_ptr, residual_ptr, gain_ptr, stream_ptr, out_ptr, roots_ptr, largest_ptr, epsilon, H, ADDS: tl.constexpr,
+    NORMED: tl.constexpr, BLOCK: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
+    """NORMED: store the norm; else the largest magnitude of its row."""
     row, h = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     at, inside = row * H + h, h < H
     x = tl.load(x_ptr + at, mask=inside, other=0.0)
     if ADDS:
         x = x.to(tl.float32) + tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        x = x.to(stream_ptr.dtype.element_ty)
+        x = rounded_to(x, stream_ptr.dtype.element_ty, TARGET)
         tl.store(stream_ptr + at, x, mask=inside)
     x = x.to(tl.float32)
     root = 1.0 / tl.sqrt(tl.sum(x * x, axis=0) / H + epsilon)
     y = x * root * tl.load(gain_ptr + h, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=inside)
+    y = rounded_to(y, x_ptr.dtype.element_ty, TARGET)
+    if NORMED:
+        tl.store(out_ptr + at, y, mask=inside)
+    else:
+        bits = tl.max(y.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)  # NaN is the largest
+        tl.store(largest_ptr + row, bits.to(tl.float32, bitcast=True))
     tl.store(roots_ptr + row, root)
 
 
@@ -293,16 +331,32 @@ def norm(
     x_TH: torch.Tensor, residual_TH: torch.Tensor | None, gain_H: torch.Tensor, epsilon: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As kernels/fused/reference.py says."""
-    T, H = x_TH.shape
-    stream = x_TH if residual_TH is None else torch.empty_like(x_TH)
-    residual = x_TH if residual_TH is None else residual_TH
-    out, roots = torch.empty_like(x_TH), torch.empty(T, dtype=torch.float32, device=x_TH.device)
-    with _on(x_TH):
-        norm_kernel[(T,)](
-            x_TH, residual, gain_H, stream, out, roots, epsilon, H, ADDS=residual_TH is not None,
-            BLOCK=triton.next_power_of_2(H), num_warps=8,
-        )  # fmt: skip
+    out = torch.empty_like(x_TH)
+    stream, roots, _ = _norm(x_TH, residual_TH, gain_H, epsilon, out)
     return stream, out, roots
+
+
+def norm_of_rows(
+    x_TH: torch.Tensor, residual_TH: torch.Tensor | None, gain_H: torch.Tensor, epsilon: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As kernels/fused/reference.py says."""
+    return _norm(x_TH, residual_TH, gain_H, epsilon, None)
+
+
+def _norm(
+    x: torch.Tensor, residual: torch.Tensor | None, gain: torch.Tensor, epsilon: float, out: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return the stream, the roots, and the largest magnitudes where no `out` takes the norm."""
+    T, H = x.shape
+    stream = x if residual is None else torch.empty_like(x)
+    roots, largest = (torch.empty(T, dtype=torch.float32, device=x.device) for _ in range(2))
+    with _on(x):
+        norm_kernel[(T,)](
+            x, x if residual is None else residual, gain, stream, x if out is None else out, roots,
+            roots if out is not None else largest, epsilon, H, ADDS=residual is not None, NORMED=out is not None,
+            BLOCK=triton.next_power_of_2(H), num_warps=8, **same_bits(x),
+        )  # fmt: skip
+    return stream, roots, largest
 
 
 def norm_backward(

@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from kernels.architectures import Platform
 from kernels.formats import E2M1
+from kernels.fused.deferred import Matrix, matrix_values
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
+from kernels.matmul.native import block_quantiser
 from kernels.operand_use import Use
 from kernels.quantize import cpu, reference
 from kernels.recipe import Format, Rounding
@@ -35,10 +37,11 @@ class Emulated:
         return "emulated" if platform.is_gpu else "reference"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
-        if x_RC.is_cuda and _is_fused(rows) and _is_fused(columns):
+        if x_RC.device.type == "cuda" and _is_fused(rows) and _is_fused(columns):
             return _on_gpu(x_RC, rows, columns)
+        x_RC = matrix_values(x_RC)
         first = _prepare(x_RC, rows) if rows else None
         if (
             first
@@ -51,10 +54,11 @@ class Emulated:
         return first, _prepare(x_RC.t(), columns) if columns else None
 
     def narrow(
-        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+        self, x_RC: Matrix, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
-        if x_RC.is_cuda and _is_fused(rows) and _is_fused(columns):
+        if x_RC.device.type == "cuda" and _is_fused(rows) and _is_fused(columns):
             return _narrow_on_gpu(x_RC, rows, columns, keep_rows)
+        x_RC = matrix_values(x_RC)
         if rows and rows.quantizer.format is not columns.quantizer.format:
             kept = self.narrow(x_RC.t(), None, rows)[2] if keep_rows else None
             first = self.restore(kept) if kept else self.prepare(x_RC, rows, None)[0]
@@ -187,10 +191,9 @@ def _narrow(x_RK: Tensor, use: Use) -> Narrow:
     return Narrow(quantized.elements, quantizer, scales=quantized.scales, scale=quantized.tensor_scale)
 
 
-def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
-    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
-
-    found = triton.quantize_dequantize(x_RC.to(torch.bfloat16), rows, columns)
+def _on_gpu(x_RC: Matrix, rows: Use | None, columns: Use | None) -> tuple[Prepared | None, Prepared | None]:
+    quantiser, x = block_quantiser(x_RC)
+    found = quantiser.quantize_dequantize(x, rows, columns)
     first, second = (
         Prepared(valued.values, use.quantizer, scale=valued.tensor_scale) if use and valued else None
         for valued, use in zip(found, (rows, columns), strict=True)
@@ -199,23 +202,21 @@ def _on_gpu(x_RC: Tensor, rows: Use | None, columns: Use | None) -> tuple[Prepar
 
 
 def _narrow_on_gpu(
-    x_RC: Tensor, rows: Use | None, columns: Use, keep_rows: bool
+    x_RC: Matrix, rows: Use | None, columns: Use, keep_rows: bool
 ) -> tuple[Prepared | None, Narrow | None, Narrow]:
-    from kernels.quantize import triton
-
     if columns.quantizer.element is not E2M1 or (rows and rows.quantizer.element is not E2M1):
         first, second = _on_gpu(x_RC, rows, columns)
         assert second is not None
         kept = Narrow(first.values, first.quantizer) if first and keep_rows else None
         return first, kept, Narrow(second.values, second.quantizer)
-    x = x_RC.to(torch.bfloat16)
+    quantiser, x = block_quantiser(x_RC)
     if rows and keep_rows:
-        along, across = triton.quantize(x, rows, columns)
+        along, across = quantiser.quantize(x, rows, columns)
         assert along is not None and across is not None
         kept = Narrow(along.elements, rows.quantizer, scales=along.scales, scale=along.tensor_scale)
         first = Emulated().restore(kept)
     else:
-        (valued, across), kept = triton.values_and_codes(x, rows, columns), None
+        (valued, across), kept = quantiser.values_and_codes(x, rows, columns), None
         first = (
             Prepared(valued.values, rows.quantizer, scale=valued.tensor_scale) if rows and valued else None
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.architectures import Platform
+from kernels.fused.deferred import Matrix
 from kernels.operand_use import Use
 from kernels.recipe import Quantizer
 
@@ -72,15 +73,16 @@ class Engine(Protocol):
         """ "native", "emulated" or "reference": emulation is never called native."""
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         """Quantise x by `rows` for products that contract C, and x^T by `columns` for those that contract R.
 
         Blocks are quantised from x rounded to BF16, whatever its type: kernels on matrix units read nothing wider.
+        A source (kernels/fused/deferred.py) is computed and quantised in one pass where a joint kernel exists.
         """
 
     def narrow(
-        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+        self, x_RC: Matrix, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
         """Quantise x as `prepare` does, but return x^T as `Narrow`; in one pass if the format allows it.
 

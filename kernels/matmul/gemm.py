@@ -83,7 +83,8 @@ def use(
         per_step = quantizer.signs is Signs.STEP
         count = quantizer.sign_count(length)
         signs = randomness.signs(count, per_step=per_step, device=like.device)
-    return Use(quantizer, randomness.draw(f"{which.value} {operand.value}") if draws else None, signs)
+    draw = randomness.draw(f"{which.value} {operand.value}", like.device) if draws else None
+    return Use(quantizer, draw, signs)
 
 
 def uses(recipe: GemmRecipe, which: Gemm, randomness: Randomness | None, left_MK: Tensor) -> tuple[Use, Use]:

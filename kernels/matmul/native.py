@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from kernels import architectures, formats
 from kernels.architectures import Platform
 from kernels.formats import E2M1, E5M2
+from kernels.fused.deferred import Matrix, Source, matrix_values
 from kernels.matmul.engine_protocol import Narrow, Prepared, Request, factor
 from kernels.operand_use import Use
 from kernels.quantize import fp8, reference
@@ -30,12 +33,12 @@ class _Native(abc.ABC):
 
     @abc.abstractmethod
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         """Quantise as engine_protocol.Engine.prepare says."""
 
     def narrow(
-        self, x_RC: Tensor, rows: Use | None, columns: Use, *, keep_rows: bool = False
+        self, x_RC: Matrix, rows: Use | None, columns: Use, *, keep_rows: bool = False
     ) -> tuple[Prepared | None, Narrow | None, Narrow]:
         first, second = self.prepare(x_RC, rows, columns)
         assert second is not None
@@ -70,13 +73,19 @@ class ScaledMm(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         if (rows or columns).quantizer.format is Format.FP8_ROW:  # type: ignore[union-attr]
-            return _by_rows(x_RC, rows), _by_rows(x_RC.t(), columns)
+            x = matrix_values(x_RC)
+            return _by_rows(x, rows), _by_rows(x.t(), columns)
         used = rows or columns
         assert used and used.quantizer.element.dtype
-        along, across, scale = fp8.quantize(
+        quantize: Callable[..., Any] = fp8.quantize
+        if isinstance(x_RC, Source):
+            from kernels.fused import joint  # needs a package that a machine without GPU may lack
+
+            quantize = joint.quantize_fp8
+        along, across, scale = quantize(
             x_RC, used.quantizer.element.dtype, rows=rows is not None, columns=columns is not None
         )
         first = Prepared(along, rows.quantizer, scale=scale) if rows and along is not None else None
@@ -133,7 +142,7 @@ class BlockScaledMm(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         return _packed(x_RC, rows, columns, swizzled=architectures.of(x_RC.device).is_cuda)
 
@@ -196,7 +205,7 @@ class DotScaled(_Native):
         return "native"
 
     def prepare(
-        self, x_RC: Tensor, rows: Use | None, columns: Use | None
+        self, x_RC: Matrix, rows: Use | None, columns: Use | None
     ) -> tuple[Prepared | None, Prepared | None]:
         return _packed(x_RC, rows, columns, swizzled=architectures.of(x_RC.device).has_tensor_memory)
 
@@ -231,15 +240,14 @@ def _by_rows(x_RK: Tensor, use: Use | None) -> Prepared | None:
 
 
 def _packed(
-    x_RC: Tensor, rows: Use | None, columns: Use | None, *, swizzled: bool
+    x_RC: Matrix, rows: Use | None, columns: Use | None, *, swizzled: bool
 ) -> tuple[Prepared | None, Prepared | None]:
     """Elements and scales, in one pass; MS-EDEN, which has no kernel, by the specification's torch operations."""
-    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
-
-    x = x_RC.to(torch.bfloat16)
     if any(use and use.quantizer.rounding.is_eden for use in (rows, columns)):
-        return _by_specification(x, rows, swizzled), _by_specification(x.t(), columns, swizzled)
-    found = triton.quantize(x, rows, columns, swizzled=swizzled)
+        values = matrix_values(x_RC).to(torch.bfloat16)
+        return _by_specification(values, rows, swizzled), _by_specification(values.t(), columns, swizzled)
+    quantiser, x = block_quantiser(x_RC)
+    found = quantiser.quantize(x, rows, columns, swizzled=swizzled)
     first, second = (
         Prepared(packed.elements, use.quantizer, scales=packed.scales, scale=packed.tensor_scale)
         if packed and use
@@ -256,6 +264,17 @@ def _by_specification(x_RK: Tensor, use: Use | None, swizzled: bool) -> Prepared
     by_row = found.scales.repeat_interleave(use.quantizer.rows, 0)
     scales = formats.swizzled(by_row) if swizzled else by_row
     return Prepared(found.elements, use.quantizer, scales=scales, scale=found.tensor_scale)
+
+
+def block_quantiser(x_RC: Matrix) -> tuple[ModuleType, Any]:
+    """The module whose functions quantise x in blocks on a GPU, and the operand that they take."""
+    if isinstance(x_RC, Source):
+        from kernels.fused import joint
+
+        return joint, x_RC
+    from kernels.quantize import triton  # needs a package that a machine without GPU may lack
+
+    return triton, x_RC.to(torch.bfloat16)
 
 
 def _scales(operand: Prepared) -> Tensor:

@@ -18,6 +18,17 @@ def widen(x):
 
 
 @triton.jit
+def to_bf16(x, TARGET: tl.constexpr):
+    """FP32 to BF16, to nearest even; Triton's interpreter would truncate."""
+    if TARGET == "interpreter":
+        bits = x.to(tl.uint32, bitcast=True)
+        half = tl.where(x != x, 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+        return half.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(tl.bfloat16)
+
+
+@triton.jit
 def transform(
     x, matrix, R: tl.constexpr, C: tl.constexpr, H: tl.constexpr, FACTOR: tl.constexpr, TARGET: tl.constexpr
 ):

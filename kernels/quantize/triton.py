@@ -111,8 +111,8 @@ def _store_values(
 
 
 @triton.jit
-def _write(
-    x, matrix_ptr, values_ptr, scales_ptr, largest_ptr, tensor_ptr, seed, offset, r0, c0, rows, columns,
+def write_tile(
+    x, matrix_ptr, values_ptr, scales_ptr, largest_ptr, tensor_ptr, seed, offset, start_ptr, r0, c0, rows, columns,
     R: tl.constexpr, C: tl.constexpr, USE: tl.constexpr, ELEMENT: tl.constexpr, PACKED: tl.constexpr,
     TRANSPOSED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
 ):  # fmt: skip
@@ -130,6 +130,8 @@ def _write(
         scale, factor = tile_nvfp4.block_scales(y, largest, encode, decode, R, C, USE[7], USE[8])
     random = y
     if USE[5] != "":
+        if USE[10]:
+            offset += tl.load(start_ptr)
         random = tile.random_of(seed, offset, r0, c0, columns, R, C, USE[5], TARGET)
     if PACKED:
         if BLOCK == 32:
@@ -154,7 +156,7 @@ def _write(
 def quantize_kernel(
     x_ptr, row_matrix, row_values, row_scales, row_largest, row_tensor,
     column_matrix, column_values, column_scales, column_largest, column_tensor,
-    row_seed, row_offset, column_seed, column_offset, M, N,
+    row_seed, row_offset, row_start, column_seed, column_offset, column_start, M, N,
     BM: tl.constexpr, BN: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr, ELEMENT: tl.constexpr,
     ROW_PACKED: tl.constexpr, COLUMN_PACKED: tl.constexpr, SWIZZLED: tl.constexpr, WHOLE: tl.constexpr,
     TARGET: tl.constexpr,
@@ -164,8 +166,9 @@ def quantize_kernel(
     Args:
         row_largest, column_largest: NVFP4: FP32 bits of the tensor's largest magnitude, from `largest_kernel`.
         row_tensor, column_tensor: NVFP4: receive the tensor scale.
+        row_start, column_start: added to the offset where the use's last constant says so.
         ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, block, scale rule, tensor scale, signs
-            per block) or None.
+            per block, start in memory) or None.
         ELEMENT: (MBITS, EMIN, EMAX, LARGEST).
     """
     m0 = tl.program_id(0) * BM
@@ -178,14 +181,14 @@ def quantize_kernel(
     else:
         x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
     if ROW is not None:
-        _write(
-            x, row_matrix, row_values, row_scales, row_largest, row_tensor, row_seed, row_offset, m0, n0, M, N,
-            BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
+        write_tile(
+            x, row_matrix, row_values, row_scales, row_largest, row_tensor, row_seed, row_offset, row_start,
+            m0, n0, M, N, BM, BN, ROW, ELEMENT, ROW_PACKED, False, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
     if COLUMN is not None:
-        _write(
+        write_tile(
             tl.trans(x), column_matrix, column_values, column_scales, column_largest, column_tensor,
-            column_seed, column_offset, n0, m0, N, M,
+            column_seed, column_offset, column_start, n0, m0, N, M,
             BN, BM, COLUMN, ELEMENT, COLUMN_PACKED, True, SWIZZLED, WHOLE, TARGET,
         )  # fmt: skip
 
@@ -253,7 +256,8 @@ def quantize(
     """
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
     M, N = x.shape
-    outs = [_packed(x, use, *shape, swizzled) for use, shape in ((rows, (M, N)), (columns, (N, M)))]
+    shapes = (rows, (M, N)), (columns, (N, M))
+    outs = [empty_packed(x.device, use, *shape, swizzled) for use, shape in shapes]
     _launch(x, rows, columns, outs, swizzled)
     return (outs[1], outs[0]) if flipped else (outs[0], outs[1])
 
@@ -263,7 +267,7 @@ def quantize_dequantize(
 ) -> tuple[Valued | None, Valued | None]:
     """BF16 values of x (M, N) along N, and of x^T (N, M) along M; the latter a transposed view."""
     x, rows, columns, flipped = _row_major(x_MN, rows, columns)
-    outs = [_valued(x, use) for use in (rows, columns)]
+    outs = [empty_valued(x.device, use, *x.shape) for use in (rows, columns)]
     _launch(x, rows, columns, outs, False)
     along, across = outs[0], outs[1].t() if outs[1] else None
     return (across, along) if flipped else (along, across)
@@ -273,7 +277,7 @@ def values_and_codes(x_MN: torch.Tensor, rows: Use | None, columns: Use) -> tupl
     """BF16 values of x (M, N) along N, and elements and scales, row-major, of x^T (N, M) along M."""
     x, first, second, flipped = _row_major(x_MN, rows, columns)
     M, N = x_MN.shape
-    valued, packed = _valued(x, rows), _packed(x, columns, N, M, False)
+    valued, packed = empty_valued(x.device, rows, *x.shape), empty_packed(x.device, columns, N, M, False)
     assert packed is not None
     _launch(x, first, second, [packed, valued] if flipped else [valued, packed], False)
     return valued.t() if flipped and valued else valued, packed
@@ -318,30 +322,37 @@ def _row_major(
     return x.contiguous(), rows, columns, False
 
 
-def _packed(x: torch.Tensor, use: Use | None, rows: int, columns: int, swizzled: bool) -> Packed | None:
+def empty_packed(
+    device: torch.device, use: Use | None, rows: int, columns: int, swizzled: bool
+) -> Packed | None:
+    """Memory for the elements and scales of a (rows, columns) matrix."""
     if use is None:
         return None
     per_byte = 2 if use.quantizer.element is E2M1 else 1
-    elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=x.device)
+    elements = torch.empty(rows, columns // per_byte, dtype=torch.uint8, device=device)
     width = columns // use.quantizer.block
-    of_tensor = _tensor_scale(x, use)
+    of_tensor = _tensor_scale(device, use)
     if not swizzled:
-        scales = torch.empty(rows, width, dtype=torch.uint8, device=x.device)
+        scales = torch.empty(rows, width, dtype=torch.uint8, device=device)
         return Packed(elements, scales, of_tensor)
     tiles = triton.cdiv(rows, SCALE_TILE[0]) * triton.cdiv(width, SCALE_TILE[1])
     is_whole = tiles * 512 == rows * width  # else absent rows and columns have scale 0
     make = torch.empty if is_whole else torch.zeros
-    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=x.device), of_tensor)
+    return Packed(elements, make(tiles * 512, dtype=torch.uint8, device=device), of_tensor)
 
 
-def _valued(x: torch.Tensor, use: Use | None) -> Valued | None:
-    return Valued(torch.empty_like(x), _tensor_scale(x, use)) if use else None
+def empty_valued(device: torch.device, use: Use | None, rows: int, columns: int) -> Valued | None:
+    """Memory for the values of a (rows, columns) matrix."""
+    if use is None:
+        return None
+    values = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+    return Valued(values, _tensor_scale(device, use))
 
 
-def _tensor_scale(x: torch.Tensor, use: Use) -> torch.Tensor | None:
+def _tensor_scale(device: torch.device, use: Use) -> torch.Tensor | None:
     if use.quantizer.format is not Format.NVFP4:
         return None
-    return torch.empty((), dtype=torch.float32, device=x.device)
+    return torch.empty((), dtype=torch.float32, device=device)
 
 
 def _launch(
@@ -352,20 +363,39 @@ def _launch(
     grid, options = launch_options(M, N, rows, columns, packed, swizzled, target(x))
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         largest = _largest(x, rows, columns, grid, options)
-        arguments: list[Any] = [x]
-        for use, out, one in zip((rows, columns), outs, largest, strict=True):
-            values, scales = x.view(torch.uint16), x
-            if isinstance(out, Valued):
-                values = out.values.view(torch.uint16)
-            elif out is not None:  # eight E2M1 codes at a time
-                is_e2m1 = use is not None and use.quantizer.element is E2M1
-                values, scales = out.elements.view(torch.int32) if is_e2m1 else out.elements, out.scales
-            tensor_scale = out.tensor_scale if out and out.tensor_scale is not None else x
-            arguments += [_matrix(use, x), values, scales, one, tensor_scale]
-        for use in (rows, columns):
-            draw = use.draw if use else None
-            arguments += [_signed(draw.seed), _signed(draw.offset)] if draw else [0, 0]
-        quantize_kernel[grid](*arguments, M, N, **options)
+        arguments = output_arguments(x, rows, columns, outs, largest)
+        quantize_kernel[grid](x, *arguments, M, N, **options)
+
+
+def output_arguments(
+    x: torch.Tensor, rows: Use | None, columns: Use | None, outs: Sequence[Packed | Valued | None],
+    largest: Sequence[torch.Tensor],
+) -> list[Any]:  # fmt: skip
+    """The arguments of a kernel that calls write_tile, of both orientations: outputs, then random words.
+
+    Args:
+        x: a BF16 tensor, which also takes the place of pointers that are not read.
+        largest: NVFP4's largest magnitudes, else x.
+    """
+    arguments: list[Any] = []
+    for use, out, one in zip((rows, columns), outs, largest, strict=True):
+        values, scales = x.view(torch.uint16), x
+        if isinstance(out, Valued):
+            values = out.values.view(torch.uint16)
+        elif out is not None:  # eight E2M1 codes at a time
+            is_e2m1 = use is not None and use.quantizer.element is E2M1
+            values, scales = out.elements.view(torch.int32) if is_e2m1 else out.elements, out.scales
+        tensor_scale = out.tensor_scale if out and out.tensor_scale is not None else x
+        arguments += [_matrix(use, x), values, scales, one, tensor_scale]
+    for use in (rows, columns):
+        draw = use.draw if use else None
+        if draw is None:
+            arguments += [0, 0, x]
+        elif draw.start is None:
+            arguments += [_signed(draw.seed), _signed(draw.offset), x]
+        else:
+            arguments += [_signed(draw.seed), draw.place, draw.start]
+    return arguments
 
 
 def _largest(
@@ -449,7 +479,8 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     plain = q.hadamard, _factor(q.hadamard), q.rows, carry, q.prescale, _CHANCE[q.rounding]
     is_number = q.format is not Format.NVFP4 and not q.scale_rule.compares_errors
     rule = "maximum" if is_number else q.scale_rule.value
-    return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block
+    starts = use.draw is not None and use.draw.start is not None
+    return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block, starts
 
 
 def target(x: torch.Tensor) -> str:

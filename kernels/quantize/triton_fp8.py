@@ -10,7 +10,7 @@ from kernels.formats import E4M3, E5M2
 from kernels.quantize import tile
 from kernels.quantize.triton import target
 
-_TILE = 64
+TILE = 64
 
 
 @triton.jit
@@ -32,6 +32,15 @@ def cast_kernel(
     rn = (tl.program_id(1) * BN + tl.arange(0, BN))[None, :]
     inside = (rm < M) & (rn < N)
     x = tl.load(x_ptr + rm.to(tl.int64) * N + rn, mask=inside, other=0.0).to(tl.float32)
+    store_cast(x, scale_ptr, rows_ptr, columns_ptr, rm, rn, inside, M, N, ELEMENT, TARGET, ROW, COLUMN)
+
+
+@triton.jit
+def store_cast(
+    x, scale_ptr, rows_ptr, columns_ptr, rm, rn, inside, M, N,
+    ELEMENT: tl.constexpr, TARGET: tl.constexpr, ROW: tl.constexpr, COLUMN: tl.constexpr,
+):  # fmt: skip
+    """Store the FP8 codes of an FP32 tile of rows rm and columns rn of a (M, N) matrix, and of its transpose."""
     y = tl.div_rn(x, tl.load(scale_ptr) + tl.zeros_like(x))
     y = tl.clamp(y, -ELEMENT[3], ELEMENT[3], propagate_nan=tl.PropagateNan.ALL)
     if TARGET == "interpreter":  # its conversion truncates
@@ -62,16 +71,16 @@ def quantize(
     M, N = x.shape
     along = torch.empty(M, N, dtype=dtype, device=x.device) if rows else None
     across = torch.empty(N, M, dtype=dtype, device=x.device) if columns else None
-    grid = (triton.cdiv(M, _TILE), triton.cdiv(N, 2 * _TILE))
+    grid = (triton.cdiv(M, TILE), triton.cdiv(N, 2 * TILE))
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         scale_kernel[(1,)](low, high, scale, LARGEST=element.largest)
         cast_kernel[grid](
-            x, scale, _bytes(along, x), _bytes(across, x), M, N,
+            x, scale, code_bytes(along, x), code_bytes(across, x), M, N,
             ELEMENT=(element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
-            TARGET=target(x), ROW=rows, COLUMN=columns, BM=_TILE, BN=2 * _TILE,
+            TARGET=target(x), ROW=rows, COLUMN=columns, BM=TILE, BN=2 * TILE,
         )  # fmt: skip
     return along, across, scale
 
 
-def _bytes(out: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
+def code_bytes(out: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
     return unused if out is None else out.view(torch.uint8)

@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.architectures import Platform
-from kernels.formats import BLOCK, E4M3, NVFP4_BLOCK
+from kernels.formats import BLOCK, E4M3, E5M2, NVFP4_BLOCK
+from kernels.fused import deferred, joint
 from kernels.fused import triton as fused
 from kernels.matmul import triton as gemm
 from kernels.operand_use import Use
@@ -48,6 +49,7 @@ _SIGNATURE = {
     "row_largest": "*i32", "column_largest": "*i32", "row_tensor": "*fp32", "column_tensor": "*fp32",
     "a_tensor": "*fp32", "b_tensor": "*fp32",
     "row_seed": "i64", "row_offset": "i64", "column_seed": "i64", "column_offset": "i64",
+    "row_start": "*i64", "column_start": "*i64",
     "M": "i32", "N": "i32", "K": "i32",
 }  # fmt: skip
 _UNALIGNED = ("row_seed", "row_offset", "column_seed", "column_offset", "alpha", "epsilon", "first", "B")
@@ -56,7 +58,7 @@ _FUSED_ON = ("sm_90", "gfx950")  # one target per vendor: these kernels use no s
 _FUSED_TYPES = {
     "*bf16": "qkv_ptr q_ptr k_ptr v_ptr x_ptr y_ptr dy_ptr dx_ptr logits_ptr residual_ptr gain_ptr stream_ptr out_ptr "
     "dstream_ptr dnormed_ptr buffer_ptr",
-    "*fp32": "cos_ptr sin_ptr log_sums_ptr chosen_ptr gradient_ptr roots_ptr sums_ptr",
+    "*fp32": "cos_ptr sin_ptr log_sums_ptr chosen_ptr gradient_ptr roots_ptr sums_ptr largest_ptr",
     "*i64": "labels_ptr starts_ptr sizes_ptr",
     "*fp64": "norm_ptr",
     "*i32": "found_ptr",
@@ -127,6 +129,7 @@ def cases(target: str) -> Iterator[Case]:
             "BN": 128,
         }
         yield _case("fp8 cast, both", triton_fp8.cast_kernel, constants, {})
+    yield from _joint(target)
     types = {name: type for type, names in _FUSED_TYPES.items() for name in names.split()}
     for name, kernel, constants in _fused() if target in _FUSED_ON else ():
         own = {"x_ptr": "*fp32"} if kernel is fused.column_sums_kernel else {}
@@ -169,18 +172,48 @@ def _quantizers() -> Iterator[tuple[str, Use | None, Use | None, tuple[bool, boo
     yield "nvfp4 values of rows, H16 codes of columns", one, nvfp4, (False, True)
 
 
+def _joint(target: str) -> Iterator[Case]:
+    """Norm, SwiGLU and its gradient with a quantiser; FP8 in the types that X and dY have."""
+    on = Platform(target)
+    names = {deferred.NORM: "norm", deferred.SWIGLU: "swiglu", deferred.SWIGLU_GRADIENT: "gradient of swiglu"}
+    h16, chance = Use(Quantizer(hadamard=16)), Use(Quantizer(hadamard=16, rounding=Rounding.STOCHASTIC))
+    for kind, name in names.items():
+        one = chance if kind == deferred.SWIGLU_GRADIENT and target in _FUSED_ON else h16
+        packed = (on.has_fp4_units, True)
+        swizzled = on.has_tensor_memory
+        shape, units = (4096, 4096), quantize.target_of(on)
+        constants = joint.launch_options(shape, kind, one, one, packed, swizzled, units)
+        rows = "*i32" if packed[0] else "*i16"
+        types = {"a_ptr": "*bf16", "b_ptr": "*bf16", "row_values": rows, "column_values": "*i32"}
+        types["c_ptr"] = "*fp32" if kind == deferred.NORM else "*bf16"
+        what = "mxfp4 H16" + (" stochastic" if one is chance else "")
+        label = f"{what if packed[0] else what + ' values of rows, codes of columns'}, {name}"
+        yield _case(label, joint.joint_quantize_kernel, constants, types)
+        if not on.has_fp8_units or target not in _FUSED_ON:
+            continue
+        element = E5M2 if kind == deferred.SWIGLU_GRADIENT else E4M3
+        constants = {
+            "ELEMENT": (element.mantissa_bits, element.min_exponent, element.max_exponent, element.largest),
+            "TARGET": units, "ROW": True, "COLUMN": True, "BM": 64, "BN": 128,
+            "enable_fp_fusion": False, **joint.of_kind(kind),
+        }  # fmt: skip
+        yield _case(f"fp8 cast, {name}", joint.joint_cast_kernel, constants, types)
+
+
 def _fused() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """As a layer of Llama 3.1 8B launches them."""
     heads = {"HEADS": 4, "GROUPS": 8, "F": 64, "ROWS": 64, "HALF": 64, "num_warps": 8}
     rows = {"BLOCK": 4096, "num_warps": 8}
     chunks = {"CHUNK": 8192, "num_warps": 8}
+    same = {"TARGET": "arithmetic", "enable_fp_fusion": False}
     yield "rope", fused.rope_kernel, {**heads, "BACKWARD": False}
     yield "rope, gradient", fused.rope_kernel, {**heads, "BACKWARD": True}
-    yield "swiglu", fused.swiglu_kernel, {"COLUMNS": 1024}
-    yield "swiglu, gradient", fused.swiglu_backward_kernel, {"COLUMNS": 1024}
+    yield "swiglu", fused.swiglu_kernel, {"COLUMNS": 1024, **same}
+    yield "swiglu, gradient", fused.swiglu_backward_kernel, {"COLUMNS": 1024, **same}
     yield "cross entropy", fused.cross_entropy_kernel, chunks
     yield "cross entropy, gradient", fused.cross_entropy_backward_kernel, chunks
-    yield "residual and norm", fused.norm_kernel, {**rows, "ADDS": True}
+    yield "residual and norm", fused.norm_kernel, {**rows, **same, "ADDS": True, "NORMED": True}
+    yield "residual and roots", fused.norm_kernel, {**rows, **same, "ADDS": True, "NORMED": False}
     yield "residual and norm, gradient", fused.norm_backward_kernel, {**rows, "ROWS": 32}
     yield "sums of the gain's gradient", fused.column_sums_kernel, {"ROWS": 64, "COLUMNS": 32}
     yield "gradients not finite", fused.parts_not_finite_kernel, {"PARTS": 8, "CHUNK": 8192}

@@ -6,10 +6,11 @@ from collections import Counter
 from typing import Any
 
 from harness.contract.attempt_rows import AttemptConfig
-from submission.rehearsal.counter import Tally
+from submission.rehearsal.counter import Tally, changed_calls
 from submission.rehearsal.rehearse import Rehearsed, engines
 
 _PHASES = ("forward", "backward", "optimizer", "rest")
+_CAPTURED = ("forward", "backward")  # what Megatron's FullCudaGraphWrapper would capture
 
 
 def document(told: AttemptConfig, rehearsed: Rehearsed) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def document(told: AttemptConfig, rehearsed: Rehearsed) -> dict[str, Any]:
         "phases": {name: _figures([tally]) for name, tally in step.items()},
         "evaluation": {"micro_batches": rehearsed.passes, **_figures([rehearsed.evaluation])},
         "operators": _operators(list(step.values())),
+        "changing_calls": dict(changed_calls(rehearsed.before, rehearsed.step, _CAPTURED).most_common()),
         "waits": dict(_total([tally.waits for tally in step.values()]).most_common()),
         "collectives": dict(_total([tally.collectives for tally in step.values()]).most_common()),
     }
@@ -77,6 +79,8 @@ def _text(found: dict[str, Any]) -> str:
         + ", ".join(f"{n} {row['launches']:,}" for n, row in list(found["operators"].items())[:8]),
         "most bytes: "
         + ", ".join(f"{n} {row['bytes'] / 1e9:,.1f} GB" for n, row in _by_bytes(found["operators"])[:8]),
+        "calls of forward and backward whose numbers change from step to step: "
+        + (", ".join(f"{n}x {name}" for name, n in found["changing_calls"].items()) or "none"),
         "the host waits: " + (", ".join(f"{n}x {place}" for place, n in found["waits"].items()) or "never"),
     ]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,6 +37,14 @@ _PACKAGES = ("megatron", "submission", "kernels")
 _PASSED_OVER = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
 
 
+@dataclass(frozen=True)
+class Call:
+    """One operator, with all of its arguments that are no tensors: what a captured CUDA graph repeats as it is."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
 @dataclass
 class Tally:
     """Counts of one phase."""
@@ -44,6 +53,7 @@ class Tally:
     bytes: Counter[str] = field(default_factory=Counter)  # read or written, by operator
     waits: Counter[str] = field(default_factory=Counter)  # of the host for the GPU, by place in the code
     collectives: Counter[str] = field(default_factory=Counter)  # by operator; launches count them too
+    calls: list[Call] = field(default_factory=list)  # in order
 
 
 class Counts(TorchDispatchMode):
@@ -75,8 +85,13 @@ class Counts(TorchDispatchMode):
     def _tally(self) -> Tally:
         return self.phases.setdefault(self._phase, Tally())
 
-    def launch(self, name: str, tensors: Iterable[Tensor], times: int = 1) -> None:
-        """Count a kernel that is not an operator of torch."""
+    def launch(self, name: str, tensors: Iterable[Tensor], times: int = 1, values: Any = ()) -> None:
+        """Count a kernel that is not an operator of torch.
+
+        Args:
+            values: its other arguments.
+        """
+        self._tally.calls.append(Call(name, _constants(values)))
         self._tally.launches[name] += times
         self._tally.bytes[name] += sum(_size_bytes(tensor) for tensor in tensors)
 
@@ -115,10 +130,28 @@ class Counts(TorchDispatchMode):
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         tally = self._tally
+        tally.calls.append(Call(name, _constants((args, kwargs))))
         tally.launches[name] += _foreach_launches(args, out) if name.startswith(_MULTI_TENSOR) else 1
         tally.bytes[name] += _moved_bytes(func, name, args, kwargs, out)
         if _waits(func, name, args, kwargs, out):
             self.wait(name)
+
+
+def _constants(values: Any) -> tuple[Any, ...]:
+    return tuple(leaf for leaf in tree_leaves(values) if not isinstance(leaf, Tensor))
+
+
+def changed_calls(
+    before: Mapping[str, Tally], after: Mapping[str, Tally], phases: Iterable[str]
+) -> Counter[str]:
+    """The calls of one step that another one does not repeat with the same constants, by operator."""
+    found: Counter[str] = Counter()
+    for phase in phases:
+        old, new = (step.get(phase, Tally()).calls for step in (before, after))
+        for one, other in itertools.zip_longest(old, new):
+            if one != other:
+                found[(other or one).name] += 1
+    return found
 
 
 def _site() -> str:

@@ -28,7 +28,7 @@ def install(counts: Counts) -> None:
         read_again = arguments[4:5] if options.get("ACCUMULATE") else ()  # kernels/matmul/triton.py: c
         name = kernel.fn.__name__
         moved = [x for place, x in enumerate(arguments) if place not in _UNREAD.get(name, ())]
-        counts.launch(name, (*_operands(moved), *read_again))
+        counts.launch(name, (*_operands(moved), *read_again), values=(grid, arguments, options))
 
     real_tensor = torch.tensor
 

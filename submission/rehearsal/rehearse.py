@@ -30,6 +30,7 @@ class Rehearsed:
     platform: str
     rank: int
     step: dict[str, Tally]  # by phase: forward, backward, optimizer, rest
+    before: dict[str, Tally]  # the step before
     evaluation: Tally  # counts of `passes` micro batches
     passes: int
     proof: Proof
@@ -84,12 +85,18 @@ class Stage:
             warmup=replace(config.warmup, train_steps=1),
         )
         with _FakeTensors(allow_non_fake_inputs=True), self._counts:
-            step, evaluation, proof = self._run(config, arm)
+            before, step, evaluation, proof = self._run(config, arm)
         return Rehearsed(
-            platform=platform, rank=rank, step=step, evaluation=evaluation, passes=passes, proof=proof
+            platform=platform,
+            rank=rank,
+            step=step,
+            before=before,
+            evaluation=evaluation,
+            passes=passes,
+            proof=proof,
         )
 
-    def _run(self, config: Config, arm: str) -> tuple[dict[str, Tally], Tally, Proof]:
+    def _run(self, config: Config, arm: str) -> tuple[dict[str, Tally], dict[str, Tally], Tally, Proof]:
         from submission.executor import MegatronExecutor
 
         counts = self._counts
@@ -100,14 +107,16 @@ class Stage:
             with _synthetic_data(config):
                 executor.warm_up()
                 executor.open_data()
+                counts.start_over()
                 executor.train_step()
+                before = counts.phases
                 counts.start_over()
                 executor.evaluate()
                 evaluation = _sum(counts.phases)
                 counts.start_over()
                 executor.train_step()
                 step = counts.phases
-                return step, evaluation, executor.proof()
+                return before, step, evaluation, executor.proof()
         finally:
             executor.close()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import mean_split
+from kernels.fused.autograd import SwiGlu
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
@@ -49,6 +50,18 @@ def test_without_quantising_the_split_changes_nothing(dtype, within):
     found = trained(split_in(("fprop", "wgrad"), HIGH), dtype)
     for got, exact in zip(found, (x @ w.t(), dy @ w, dy.t() @ x), strict=True):
         assert torch.linalg.norm(got - exact) < within * torch.linalg.norm(exact)
+
+
+def test_a_deferred_operand_is_computed_before_its_mean_is_split():
+    def gradients(defers):
+        x, w, _ = operands()
+        layer = Layer(recipe=BOTH, label="l", ledger=Ledger())
+        y = linear(
+            SwiGlu.apply(linear(x, w.repeat(2, 1), layer), defers, defers), w[:, :32].contiguous(), layer
+        )
+        return y.detach(), *torch.autograd.grad(y, (x, w), y.detach())
+
+    assert all(map(torch.equal, gradients(True), gradients(False)))
 
 
 def mx(x):

@@ -8,6 +8,7 @@ import torch
 from tests.submission.configurations import small_config
 
 FUSIONS = ("rope", "swiglu", "cross_entropy", "norm")
+QUANTISE = "quantise"
 STEPS = 8
 
 
@@ -51,6 +52,48 @@ def test_quantised_each_fusion_alone_trains_alike(executor, one):
     fused, found = losses(executor, model={"fusions": (one,)}, **options)
     assert found == (one,)
     assert difference(plain, fused) < 5e-3
+
+
+@pytest.mark.parametrize("arm", ["mxfp4", "fp8"])
+def test_norm_and_swiglu_that_quantise_train_the_same_losses_bit_for_bit(executor, monkeypatch, arm):
+    """Every norm, SwiGLU and SwiGLU's gradient hands its source to a quantiser: 3 + 1 of each layer and pass."""
+    from kernels.fused import deferred
+
+    computed = []
+    compute = deferred.Source.values
+    monkeypatch.setattr(deferred.Source, "values", lambda self: computed.append(self.kind) or compute(self))
+    options = {"arm": arm, "dtype": "bf16", "warmup": {"train_steps": 1}}
+    apart, _ = losses(executor, model={"fusions": FUSIONS}, **options)
+    assert not computed
+    joint, found = losses(executor, model={"fusions": (*FUSIONS, QUANTISE)}, **options)
+    assert joint == apart and found == (*FUSIONS, QUANTISE)
+    passes = 2 * (STEPS + 1) * 4  # of layers: steps and the warm-up's, four micro batches each
+    assert computed.count(deferred.SWIGLU_GRADIENT) == passes
+    assert computed.count(deferred.NORM) > 2 * passes and computed.count(deferred.SWIGLU) > passes
+
+
+def test_an_arm_without_a_joint_kernel_names_no_joint_quantising(executor):
+    _, found = losses(executor, arm="bf16", model={"fusions": (*FUSIONS, QUANTISE)})
+    assert found == FUSIONS
+
+
+def test_a_joint_kernel_that_differs_is_left_out(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    from kernels.fused import joint_probe
+    from submission import fusion_probes
+
+    config = small_config(tmp_path, model={"fusions": (*FUSIONS, QUANTISE)})
+    here = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert fusion_probes.failure_of(QUANTISE, config, here) == ""
+    scale = joint_probe.triton.norm_of_rows
+    monkeypatch.setattr(
+        joint_probe.triton,
+        "norm_of_rows",
+        lambda *arguments: (*scale(*arguments)[:2], scale(*arguments)[2] / 2),
+    )
+    assert fusion_probes.failure_of(QUANTISE, config, here) == (
+        "norm, FP8 e4m3: the joint kernel differs from the two kernels it replaces"
+    )
 
 
 @pytest.mark.parametrize("name", FUSIONS)

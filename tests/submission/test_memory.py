@@ -73,7 +73,7 @@ def kept_bytes(made, config):
         ("fp8", "none", ()),
         ("mxfp4", "none", ()),
         ("mxfp4", "fc1", ()),
-        ("mxfp4", "none", ("rope", "swiglu", "cross_entropy", "norm")),
+        ("mxfp4", "none", ("rope", "swiglu", "cross_entropy", "norm", "quantise")),
     ],
 )
 def test_weights_gradients_optimizer_and_activations_are_as_predicted(executor, arm, recompute, fusions):
