@@ -75,11 +75,16 @@ class Layer:
         x, again, kept = self._prepare_and_keep(plan, given, w_NK, rows=rows, columns=columns)
         weight = self._weight(plan, w_NK, w_NK, self._other_orientation(x_TK, w_NK) if dgrad else None)
         added = None if given.mean is None else (None, mean_split.of_output(w_NK, given.mean))
-        operands = None if self.observer is None else (matrix_values(given.rows), w_NK)
+        operands = (matrix_values(given.rows), w_NK) if self._reads_operands else None
         y = self._multiply(plan, x, weight, operands, dtype=x_TK.dtype, added=added)
         if again is None:
             return y, kept, None
         return y, kept, functools.partial(self._fprop_again, plan, again, w_NK, y.dtype, added)
+
+    @property
+    def _reads_operands(self) -> bool:
+        """Whether `_multiply` gets the operands in high precision: else a deferred one need not be computed."""
+        return self.observer is not None
 
     def _input(self, x_TK: Matrix, columns: bool) -> _Input:
         """X for Fprop and for Wgrad: without its mean where the GEMM's recipe says so."""
@@ -118,7 +123,7 @@ class Layer:
         else:
             rows = dgrad.engine.prepare(dy_TN, dgrad.left, None)[0] if dgrad else None
             columns = wgrad.engine.prepare(dy_TN, None, wgrad.left)[1] if wgrad else None
-        read = self.observer is not None or (weight and self.recipe.wgrad.mean_split)
+        read = self._reads_operands or (weight and self.recipe.wgrad.mean_split)
         shown = matrix_values(dy_TN) if read else None
         return Backward(self, w_NK, dy_TN.dtype, shown, (dgrad, rows), (wgrad, columns))
 

@@ -168,6 +168,10 @@ class _OperandLayer(Layer):
 
     quantised: Quantised = field(default=Quantised.BOTH)
 
+    @property
+    def _reads_operands(self) -> bool:
+        return True
+
     def _engine(self, *arguments: Any) -> tuple[Engine, Request, Platform]:
         """Emulate: native engines have layouts of their own and take no exact operand."""
         _, request, on = super()._engine(*arguments)
