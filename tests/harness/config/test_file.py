@@ -173,6 +173,13 @@ def test_a_fused_norm_is_refused_beside_another_norm(monkeypatch, capsys):
     assert said.endswith("model.fusions: found norm; allowed: [rope] while model.norm is transformer_engine")
 
 
+def test_nothing_is_quantised_jointly_without_a_norm_or_swiglu(monkeypatch, capsys):
+    said = plan_fails(monkeypatch, capsys, SAMPLE, "--set", "model.fusions=[rope, quantise]")
+    assert said.endswith(
+        "model.fusions: found quantise; allowed: quantise only with swiglu or norm, whose results it takes"
+    )
+
+
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_a_mistake_in_an_option_is_one_line_that_repeats_it(case, monkeypatch, capsys):
     option, message = BAD_OPTIONS[case]
