@@ -129,6 +129,7 @@ def _config(config: Config, cells: Sequence[Cell]) -> Config:
         pipeline=1,
         sequence_parallel=False,
         overlap=False,
+        recompute="none",
     )
     recipes = {**config.recipes, **{one.row.arm: one.recipe for one in cells}}
     arms = {**config.arms, **{one.row.arm: Arm(recipe=one.row.arm) for one in cells}}

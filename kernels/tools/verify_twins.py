@@ -18,6 +18,7 @@ from kernels.tools import inputs
 
 # largest allowed share of elements that differ because Hadamard sums are added in another order
 _MOVED = 1e-4
+_WIDE_SEED, _WIDE_OFFSET = 0x9E3779B97F4A7C15, 0x0F1E2D3C4B5A6978  # so that all 64 bits of both take part
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ def nvfp4_quantizers(sizes: Sequence[int], transforms: bool) -> list[Quantizer]:
 
 def use(quantizer: Quantizer, seed: int, device: torch.device, length: int) -> Use:
     """A `Use` with the random numbers that the quantizer needs for rows of this length."""
-    signs = None
+    signs, wide = None, (seed + 1) * _WIDE_SEED % (1 << 64)
     if quantizer.signs is not Signs.NONE:
-        signs = Randomness(seed).signs(quantizer.sign_count(length), per_step=False, device=device)
-    return Use(quantizer, Draw(seed, 3) if quantizer.rounding.is_random else None, signs)
+        signs = Randomness(wide).signs(quantizer.sign_count(length), per_step=False, device=device)
+    draw = Draw(wide, wide ^ _WIDE_OFFSET) if quantizer.rounding.is_random else None
+    return Use(quantizer, draw, signs)
 
 
 def run(
@@ -113,7 +115,8 @@ def run(
 
 
 def _differences(got: Tensor, expected: Tensor) -> tuple[int, int | None]:
-    """Number of entries that differ, and the flat index of the first."""
+    """Number of entries that differ, and the flat index of the first; `got` comes from any device."""
+    got, expected = got.cpu(), expected.cpu()
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return expected.numel(), 0
     wrong = (_bits(got) != _bits(expected)).flatten().nonzero()
@@ -161,8 +164,12 @@ class Parts:
 
 
 def reference_parts(x: Tensor, one: Use) -> Parts:
-    """Quantise by the specification."""
-    quantized = reference.quantize(x, one.quantizer, draw=one.draw, signs=one.signs)
+    """Quantise by the specification, on the CPU.
+
+    A GPU is so compared with another machine, not with what its own torch makes of the specification.
+    """
+    signs = None if one.signs is None else one.signs.cpu()
+    quantized = reference.quantize(x.cpu(), one.quantizer, draw=one.draw, signs=signs)
     codes = unpack(quantized.elements) if one.quantizer.element == E2M1 else quantized.elements
     scales = quantized.scales.repeat_interleave(one.quantizer.rows, 0)
     scaled = reference.dequantize(quantized).bfloat16()
@@ -221,7 +228,8 @@ def rounded_by_chance(
         got: codes (M, K) by the chip's instruction, which uses other bits of the random words than the specification.
         expected: codes by the specification: with the same probabilities, within 2^-8 for each element.
     """
-    prepared, words = reference.prepare(x, one.quantizer, one.draw, one.signs)
+    got, signs = got.cpu(), None if one.signs is None else one.signs.cpu()
+    prepared, words = reference.prepare(x.cpu(), one.quantizer, one.draw, signs)
     assert words is not None
     low, high = (
         unpack(reference.quantize_with_words(prepared, torch.full_like(words, all), one.quantizer).elements)

@@ -53,7 +53,6 @@ class Session:
     config: Config
     asked: ReplayAsked
     seed: int
-    arm: str
     trainer: Trainer
     linears: OperandLinears
     stream: Iterator[Batch]
@@ -93,7 +92,6 @@ def opened(directory: Path) -> Session:
         config=config,
         asked=asked,
         seed=seed,
-        arm=run.arm,
         trainer=trainer,
         linears=linears,
         stream=stream,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -18,7 +20,9 @@ from kernels.recipe import Format, Quantizer
 from tests.kernels.conftest import DEVICE
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
-MX = [Quantizer(), Quantizer(hadamard=16), Quantizer(format=Format.MXFP8, element=E4M3)]
+BLOCKED = [
+    Quantizer(), Quantizer(hadamard=16), Quantizer(format=Format.MXFP8, element=E4M3), Quantizer(format=Format.NVFP4)
+]  # fmt: skip
 
 
 def matrix(dtype):
@@ -27,18 +31,20 @@ def matrix(dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("quantizer", MX, ids=["mxfp4", "mxfp4 H16", "mxfp8"])
+@pytest.mark.parametrize("quantizer", BLOCKED, ids=["mxfp4", "mxfp4 H16", "mxfp8", "nvfp4"])
 def test_cpus_emulating_gpus_and_native_engines_quantise_the_same_values(dtype, quantizer):
     x, use = matrix(dtype), Use(quantizer)
-    wanted = reference.dequantize(reference.quantize(x.bfloat16(), quantizer))
+    quantized = reference.quantize(x.bfloat16(), quantizer)
+    unit = None if quantized.tensor_scale is None else torch.ones_like(quantized.tensor_scale)
+    wanted = reference.dequantize(dataclasses.replace(quantized, tensor_scale=unit))
     on_cpu, _ = Emulated().prepare(x.cpu(), use, None)
     on_gpu, _ = emulated._on_gpu(x, use, None)
     packed, _ = native._packed(x, use, None, swizzled=False)
-    assert torch.equal(on_cpu.values.float(), wanted.cpu())
-    assert torch.equal(on_gpu.values.float(), wanted)
-    if packed.scales.dim() == 2:  # not swizzled for tensor memory
-        stands_for = reference.Quantized(packed.values, packed.scales, quantizer)
-        assert torch.equal(reference.dequantize(stands_for), wanted)
+    for found in (on_cpu, on_gpu):
+        assert torch.equal(found.values.float(), wanted.to(found.values.device))
+    stands_for = reference.Quantized(packed.values, packed.scales, quantizer, unit)
+    assert torch.equal(reference.dequantize(stands_for), wanted)
+    assert on_cpu.scale == on_gpu.scale == packed.scale == quantized.tensor_scale
 
 
 def test_the_difference_could_be_seen():

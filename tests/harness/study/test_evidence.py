@@ -133,3 +133,10 @@ def test_the_page_has_a_forest_plot_for_every_answer(tmp_path, capsys):
     assert cli.main(["study", "evidence", "--public", "v6.0/Dell", "v5.1/AMD/MI355X", "--json"]) == 0
     document = json.loads(capsys.readouterr().out.split("page: ")[1].split("\n", 1)[1])
     assert document["answers"] == [] and document["headline"].startswith("No answer about MXFP4")
+
+
+def test_published_runs_are_pooled_without_the_training_packages(monkeypatch, capsys):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["study", "evidence", "--public", "v6.0/Dell", "--json"]) == 0
+    assert cli.main(["study", "replay", "--out", "nowhere"]) == 3
+    assert "torch is not installed" in capsys.readouterr().err
