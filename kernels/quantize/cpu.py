@@ -236,7 +236,7 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.dim() == 2
         and quantizer.rotation is None
         and not quantizer.signs_per_block
-        and x.size(1) % quantizer.multiple == 0
+        and x.size(1) % max(BLOCK, quantizer.multiple) == 0  # C++ works on 32 columns: two blocks of NVFP4
         and x.size(0) % quantizer.rows == 0
         and quantizer.format.is_blocked
         and quantizer.scale_rule is not ScaleRule.LEAST_ERROR
