@@ -108,7 +108,7 @@ template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks f
   const int64_t last = row + job.block_rows;
   const T* x = (const T*)job.x + at;
   uint16_t* out = job.out + at;
-  Pair t[P] = {};
+  Pair t[P];
   U m[P] = {};
   typename Scales<KIND>::One by[P];
   for (int64_t r = row; r < last; r++) {
