@@ -15,7 +15,7 @@ from kernels.matmul import tune
 from kernels.matmul.triton import Tiling
 from kernels.quantize import reference
 from kernels.recipe import Quantizer
-from kernels.tools import commands, inputs, verify_twins
+from kernels.tools import commands, inputs, verify_slices, verify_twins
 from kernels.tools.commands import poisoned_outputs
 from tests.kernels.conftest import DEVICE
 
@@ -89,6 +89,21 @@ def test_a_proof_that_fails_says_what_is_missing():
     ]
 
 
+def test_the_kernels_of_the_submitted_recipe_equal_the_specification():
+    """The first cases of `kernels verify`, and of the rest every 60th; the slow test below has all of them."""
+    cases = verify_slices.cases(DEVICE, seeds=1)
+    chosen = [*cases[:7], *cases[7::60]]
+    rows = list(verify_slices.compared(chosen, len(cases)))
+    assert [row for row in rows if row["difference"]] == [] and all(row["elements"] for row in rows)
+    assert {row["twin"].partition(" by")[0] for row in rows} >= {
+        "gemm",
+        "triton packed",
+        "triton values",
+        "cpu",
+    }
+
+
+@pytest.mark.slow
 def test_verify_compares_every_twin_and_finds_none_different(capfd):
     assert cli.main(["kernels", "verify", "--seeds", "1", "--json"]) == 0
     document = json.loads(capfd.readouterr().out)
