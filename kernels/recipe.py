@@ -65,7 +65,9 @@ class Rounding(str, Enum):
     HARDWARE = (
         "hardware"  # E2M1: by the chip's own instruction; a random byte per element (kernels/philox.py)
     )
-    MS_EDEN = "ms-eden"  # NVFP4: to nearest; scales, rounded by chance, correct each group's projection
+    # NVFP4: elements are rounded to nearest. Then the scales of each group are multiplied by a factor that corrects the
+    # group's projection, and rounded stochastically.
+    MS_EDEN = "ms-eden"
     MS_EDEN_WEIGHTED = "ms-eden-weighted"  # the same with blocks weighed by their scales squared
 
     @property
@@ -241,12 +243,13 @@ class GemmRecipe:
             raise ValueError(f"gain: found {self.gain}; allowed: above 0 and below 4")
         if self.rounding is Rounding.NEAREST:
             raise ValueError(
-                "rounding: found nearest; allowed: stochastic, hardware, ms-eden, ms-eden-weighted, of the operands "
-                "that `stochastic` names; `stochastic: none` rounds all to nearest"
+                "rounding: found nearest; allowed: stochastic, hardware, ms-eden, ms-eden-weighted. It applies to the "
+                "operands that `stochastic` names; to round every operand to nearest, set `stochastic: none`"
             )
         if self.rounding is not Rounding.STOCHASTIC and self.stochastic is Stochastic.NONE:
             raise ValueError(
-                f"rounding: found {self.rounding.value} with stochastic none; allowed: stochastic"
+                f"rounding: found {self.rounding.value}, but `stochastic: none` rounds no operand stochastically; "
+                "allowed with it: rounding stochastic"
             )
         for gemm in Gemm:
             for operand in Operand:

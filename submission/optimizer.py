@@ -55,7 +55,7 @@ def parts(optimizer: MegatronOptimizer) -> list[Any]:
 def second_moments(optimizer: MegatronOptimizer) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield parameters of the model with AdamW's v, corrected for its start at zero as the update corrects it.
 
-    Nothing is yielded before the first step. One rank holds whole parameters.
+    Nothing is yielded before the first step. This works only if the rank holds every parameter whole.
     """
     for part in parts(optimizer):
         is_sharded = isinstance(part, distrib_optimizer.DistributedOptimizer)
@@ -212,7 +212,7 @@ def clip(
     """
     if use_decoupled_grad:
         raise ValueError(
-            "clip: gradients of another type than the parameters' are not part of this optimizer"
+            "clip: this optimizer does not support gradients of another type than the parameters' (use_decoupled_grad)"
         )
     gradients = [parameter.grad.detach() for parameter in parameters if parameter.grad is not None]
     coefficient = max_norm / (total_norm + 1.0e-6)

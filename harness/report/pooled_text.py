@@ -82,8 +82,8 @@ def sentence(answer: Answer) -> str:
     if answer.coincide:
         one = len(answer.coincide) == 1
         text += (
-            f"; {_and(answer.coincide)} {'coincides' if one else 'coincide'} with it: the interval excludes what "
-            f"{'that does' if one else 'those do'}"
+            f"; {_and(answer.coincide)} {'differs' if one else 'differ'} too: the interval does not include "
+            f"{'its' if one else 'their'} effect"
         )
     if answer.tau_high < _UNBOUNDED:
         text += f"; spread between systems < {100 * answer.tau_high:.1f} %"

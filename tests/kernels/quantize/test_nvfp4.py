@@ -223,7 +223,7 @@ def test_ms_edens_error_is_below_half_of_stochastic_roundings(rounding):
     (Format.MXFP4, {"tensor_scale": TensorScale.NONE}, "tensor_scale: found none with mxfp4; allowed: amax"),
     (Format.NVFP4, {"scale_rule": ScaleRule.FOUR_SIX, "weight_rows": 16}, "found 16 with scale_rule four-six"),
     (Format.NVFP4, {"scale_rule": ScaleRule.RCEIL, "tensor_scale": TensorScale.TORCHAO}, "found torchao with"),
-    (Format.NVFP4, {"rounding": Rounding.MS_EDEN}, "found ms-eden with stochastic none"),
+    (Format.NVFP4, {"rounding": Rounding.MS_EDEN}, "found ms-eden, but `stochastic: none`"),
     (Format.NVFP4, {"rounding": Rounding.NEAREST}, "rounding: found nearest"),
     (Format.NVFP4, {"rounding": Rounding.MS_EDEN, "stochastic": Stochastic.ALL}, "transform with random signs"),
 ], ids=str)  # fmt: skip
