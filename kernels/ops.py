@@ -84,7 +84,9 @@ def mxfp4_quantize_dequantize(
 def mxfp4_gemm(
     a: Tensor, a_scales: Tensor, b: Tensor, b_scales: Tensor, gain: float = 1.0, swizzled: bool = False
 ) -> Tensor:
-    """gain a b^T (M, N) in BF16, rounded once: multiplied as FP4 on GPUs that can, else exactly as BF16.
+    """`gain` times a b^T, a (M, N) BF16 matrix that is rounded once.
+
+    A GPU with FP4 units multiplies FP4. Elsewhere the elements are multiplied as BF16, which is exact.
 
     Args:
         a, b: elements (M, K // 2) and (N, K // 2) uint8; they have no gradient.
@@ -164,7 +166,10 @@ def _scales_shape(rows: int, columns: int, swizzled: bool) -> tuple[int, ...]:
 
 
 def _values(elements: Tensor, scales: Tensor, swizzled: bool) -> Tensor:
-    """BF16 values (R, K); without C++ in five bytes an element: each byte is an index into a table of value pairs."""
+    """BF16 values (R, K).
+
+    Without C++ each byte looks up a pair of values in a table, which takes five bytes of memory per element.
+    """
     scales = unswizzle(scales, elements) if swizzled else scales
     if not elements.is_cuda:
         return cpu.dequantize(reference.Quantized(elements, scales, Quantizer()))

@@ -129,8 +129,8 @@ def batches(dataset: GPTDataset, *, micro_batch_size: int, total: int, first: in
 def _leave_signals_to_the_rank(_: int) -> None:
     """Make a data loader's worker ignore signals, and end when its rank ends.
 
-    torchrun signals whole process groups. With the handler inherited from the rank a worker would die; torch would then
-    raise RuntimeError in the rank while that closes its log.
+    torchrun signals whole process groups. A worker inherits the rank's signal handler and would die from the signal.
+    torch would then raise RuntimeError in the rank while the rank closes its log.
     """
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

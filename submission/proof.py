@@ -26,7 +26,7 @@ class Demand:
     phase: Phase
     forward_passes: int  # micro batches of training and of evaluation
     backward_passes: int  # micro batches of training
-    recomputed: str = ""  # how the labels end whose Fprop runs again in the backward pass; "" for none
+    recomputed: str = ""  # suffix of the labels whose Fprop runs again in the backward pass; "" if none does
 
 
 def verify(ledger: Ledger, demand: Demand) -> None:

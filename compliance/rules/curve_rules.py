@@ -155,7 +155,7 @@ def _near(case: Case, mine: Sequence[float], other: Case, theirs: Sequence[float
     """Compares evaluations by their position, not by samples, because a copy may state another batch size."""
     gaps = [abs(value - another) for value, another in zip(mine, theirs, strict=False)]
     if len(gaps) < _COMMON or sum(gap < _NEAR for gap in gaps) * 2 < len(gaps):
-        return  # fewer than half of the gaps are small, so the median is not
+        return  # fewer than half of the gaps are below _NEAR, so the median gap cannot be
     if (apart := median(gaps)) < _NEAR:
         message = f"{other.parsed.path} has the same curve except for noise: submit each run once"
         expected = f">= {_NEAR:g} nats (published: >= 0.00073)"

@@ -16,8 +16,8 @@ _MORE = ("init_checkpoint_step", "target_accuracy")
 # Two different runs, rounded to d decimals, agree at one evaluation with a probability of 13.5 x 10^-d (measured on
 # 12,235 pairs of public runs of equal batch size). _CHANCE doubles it. A loss in float32 has at most _FINEST decimals.
 _CHANCE, _FINEST = 30.0, 6.6
-# An agreement of two runs is an error or a question if its probability by chance is lower. The lowest one of public
-# pairs, rounded to 2 .. 6 decimals, is 2e-6.
+# Two runs that agree are an error if chance produces the agreement with a probability below _CERTAIN, and a question
+# below _ODD. Among pairs of public runs, rounded to 2 .. 6 decimals, the lowest such probability is 2e-6.
 _CERTAIN, _ODD = 1e-8, 10**-6.5
 _SAME_TIMES = 3  # equal time stamps; two concurrent runs share one or two by chance
 _TIMED_MS = 1_000  # a log with only shorter blocks is scripted

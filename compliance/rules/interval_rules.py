@@ -114,7 +114,7 @@ def _evaluation_samples(case: Case, events: list[Event]) -> Iterator[Finding]:
         expected, found = samples_of(start), samples_of(event)
         step = case.log.global_batch_size or 0
         step_low = event.key == "eval_accuracy" and found == (expected or 0) - step
-        if found != expected and not step_low:  # C5 reports the convention of one step lower
+        if found != expected and not step_low:  # C5 reports a samples_count that is one optimizer step lower
             message = "the records of one evaluation must have the same samples_count"
             yield case.error(event, found, f"{expected}, as eval_start (line {start.line})", message)
             return

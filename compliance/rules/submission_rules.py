@@ -53,7 +53,7 @@ def numbering(submission: Submission) -> Iterator[Finding]:
 
 
 def _sequence(submission: Submission, numbers: Sequence[int], count: int) -> Iterator[Finding]:
-    """Yields gaps in the numbers of `count` result files. Some files may have no number; they start at 0 or 1."""
+    """Yields gaps in the numbers of `count` result files. The numbers start at 0 or 1; some files may have none."""
     if len(numbers) < 2:
         return
     first = min(numbers[0], 1)
@@ -185,7 +185,7 @@ def reference_points(submission: Submission) -> Iterator[Finding]:
             last = case.of("eval_accuracy")[-1]
             yield case.error(last, f"{samples} samples", f">= {lowest:.0f} at batch size {gbs}", message)
     if len(cases) < 3 or failed > 1 or len(cases) > cases[0].ruleset.runs:
-        return  # C20 reports it, or the scoring window decides
+        return  # C20 reports more than one failed run; of more than ten runs, the scoring window decides which count
     if not all(case.readable for case in cases):
         return  # C17 reports it
     mean = trimmed_mean([*(samples for _, samples in done), *[math.inf] * failed])

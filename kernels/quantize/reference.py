@@ -133,7 +133,7 @@ def _scaled(x: Tensor, scales: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def _error(x: Tensor, scales: Tensor, quantizer: Quantizer) -> Tensor:
-    """Each block's squared error in units of its scale, to the nearest element."""
+    """Each block's squared error if every value is rounded to its nearest element, in units of the block's scale."""
     y = _scaled(x, scales, quantizer)
     return squared_error(y, values(element_codes(y, quantizer.element).to(torch.uint8), quantizer.element))
 

@@ -236,7 +236,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Valued:
-    """BF16 values; NVFP4's lack the tensor scale beside them, so that they are exact."""
+    """BF16 values. For NVFP4 they do not include the tensor scale, which `tensor_scale` has; so BF16 is exact."""
 
     values: torch.Tensor
     tensor_scale: torch.Tensor | None = None
@@ -311,7 +311,10 @@ def dequantize(packed: Packed, *, transposed: bool) -> torch.Tensor:
 def _row_major(
     x: torch.Tensor, rows: Use | None, columns: Use | None
 ) -> tuple[torch.Tensor, Use | None, Use | None, bool]:
-    """A row-major matrix for the kernel, its two uses, and whether it is x^T: then the uses are exchanged."""
+    """Returns x as a row-major matrix, its row use and its column use, and whether that matrix is x^T.
+
+    If it is x^T, the two uses are swapped.
+    """
     if x.dim() != 2 or x.dtype != torch.bfloat16:
         raise ValueError(f"cannot quantise {x.dtype} of shape {tuple(x.shape)}; pass a BF16 matrix")
     for use, view in ((rows, x), (columns, x.t())):
@@ -401,7 +404,10 @@ def output_arguments(
 def _largest(
     x: torch.Tensor, rows: Use | None, columns: Use | None, grid: tuple[int, int], options: dict[str, Any]
 ) -> list[torch.Tensor]:  # fmt: skip
-    """For NVFP4 with a tensor scale: each orientation's largest magnitude; else x, which no kernel reads as such."""
+    """Returns each orientation's largest magnitude for NVFP4 with a tensor scale.
+
+    If neither orientation needs it, returns x twice as a placeholder, which no kernel reads as a largest magnitude.
+    """
     wanted = [triton_largest.is_needed(use) for use in (rows, columns)]
     if not any(wanted):
         return [x, x]
@@ -423,7 +429,7 @@ def _matrix(use: Use | None, x: torch.Tensor) -> torch.Tensor:
 
 
 def _factor(size: int) -> float:
-    """Factor on the transform's sums: 1/sqrt(size), or 1 where that is a power of two, which the matrix then holds."""
+    """The factor 1/sqrt(size) for the transform's sums. If it is a power of two the matrix contains it: returns 1."""
     return 1.0 / math.sqrt(size) if size in (32, 128) else 1.0
 
 

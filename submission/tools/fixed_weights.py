@@ -144,7 +144,7 @@ def _inject(trainer: Trainer, moments: Mapping[str, Tensor], factor: float) -> N
 
 
 class OperandLinears(Linears):
-    """Linears of which some operands stay exact: `quantised` decides for every GEMM from now on."""
+    """Linears in which some operands stay exact. `quantised` says which; a change applies to every later GEMM."""
 
     quantised: Quantised = Quantised.BOTH
 

@@ -103,7 +103,7 @@ class Neighbours:
         return any((_stat(pid) or ["?"])[0] in "Tt" for pid in self._pids(rank))
 
     def waited_s(self, rank: int) -> float:
-        """Time that a rank of this machine waited for a core, as of the function `waited_s`; 0 for other machines."""
+        """How long a rank on this machine waited for a core, by the function `waited_s`; 0 for ranks elsewhere."""
         return max(map(waited_s, self._pids(rank)), default=0.0)
 
     def _pids(self, rank: int) -> list[int]:

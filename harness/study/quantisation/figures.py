@@ -105,11 +105,12 @@ class Errors:
 
     Args:
         error: length of E divided by that of G.
-        bias: share of the gradient.
+        bias: <E, G> / <G, G>: the error's part along the gradient, as a share of the gradient.
         lags: distance in steps -> mean cosine over measurements.
         mean: cosine of the last measurement with the sum of those before.
-        exponent: growth exponent of the length of the sum of directions with the number of measurements.
-        growth: number of measurements, and the mean lengths of the sums of error, rest and gradient.
+        exponent: p, where the length of the sum of the directions grows as (number of measurements)^p.
+        growth: for each number of measurements, the mean length of the sum of the directions of the error, of its
+            orthogonal part (rest) and of the gradient.
     """
 
     layers: int
