@@ -90,7 +90,7 @@ PRESETS: Mapping[str, Preset] = {
         ),
         Preset(
             recipe=LinearRecipe("nv-mlperf-8b", _SQUARE_16, _with_chance(_SQUARE_16), _with_chance(_NVFP4)),
-            source="NVIDIA's NVFP4 submissions of llama31_8b to MLPerf Training; their logs",
+            source="NVIDIA's NVFP4 submissions of Llama 3.1 8B to MLPerf Training; their logs",
             says="as nvidia-nvfp4 without a transform and without layers in BF16",
         ),
         Preset(

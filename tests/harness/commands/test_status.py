@@ -98,5 +98,6 @@ def test_a_failed_attempt_says_why_on_the_screen_and_in_status(job, capsys, monk
     assert [one["attempt"] for one in run["failures"]] == [1]
     assert all(one["reason"] == "lost_rank" and one["message"] for one in run["failures"])
     status.main(asked(as_json=False))
-    rows = [line for line in capsys.readouterr().out.splitlines() if "failed, lost_rank: " in line]
-    assert len(rows) == 1 and all("; log " in row for row in rows)
+    rows = capsys.readouterr().out.splitlines()
+    (place,) = [place for place, row in enumerate(rows) if "failed, lost_rank: " in row]
+    assert rows[place + 1].strip().startswith("log ") and rows[place + 1].endswith("attempt_1/stdout.log")

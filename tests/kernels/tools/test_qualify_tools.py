@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.contract.qualify_rows import ComparedRow, SpeedRow
-from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs
+from kernels.recipe import Quantizer, Rounding, Signs
 from kernels.tools import kernel_bench, oracles, speed_shares, verify_processes, verify_slices, verify_twins
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def test_every_quantizer_is_compared_with_every_twin_and_the_submitted_recipe_fi
     by_twin = {twin: [one.what for one in found if one.twin == twin] for twin in {one.twin for one in found}}
     assert {twin: len(set(what)) for twin, what in by_twin.items()} == {
         "gemm": 1, "triton packed": count, "triton values": count, "cpu": count
-    } | ({} if oracles.torchao_missing() else {"torchao": len(ScaleRule)})  # fmt: skip
+    } | ({} if oracles.torchao_missing() else {"torchao": len(oracles.quantizers())})  # fmt: skip
     first = [what[0] for twin, what in by_twin.items() if twin not in ("gemm", "torchao")]
     assert first == ["mxfp4 H16 even nearest"] * 3
 

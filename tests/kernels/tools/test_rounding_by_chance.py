@@ -31,7 +31,7 @@ def differences(x, one, got):
 @pytest.mark.parametrize("format", [Format.MXFP4, Format.NVFP4])
 def test_other_random_numbers_agree_and_rounding_to_nearest_or_always_up_does_not(format):
     x = torch.randn(256, 256, generator=torch.Generator().manual_seed(1)).exp() - 1.2
-    one = verify_twins.use(Quantizer(format=format, rounding=Rounding.HARDWARE), 3, CPU)
+    one = verify_twins.use(Quantizer(format=format, rounding=Rounding.HARDWARE), 3, CPU, 256)
     for rounding in (Rounding.HARDWARE, Rounding.STOCHASTIC):
         assert differences(x, one, codes(x, one, rounding=rounding)) == []
     prepared, words = reference.prepare(x, one.quantizer, one.draw, None)
