@@ -61,7 +61,9 @@ def forest(
     points: Sequence[Point], *, title: str, x_label: str, caption: str, name: str,
     claims: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure | None:  # fmt: skip
-    """Draw a row per point with its interval; None without points. Rows in the text's colour include zero or have no interval.
+    """Draw a row per point with its interval; None without points.
+
+    Rows in the text's colour include zero or have no interval.
 
     Args:
         name: unique on the page.
