@@ -97,9 +97,7 @@ class Quantizer:
     prescale: float = 1.0  # elements hold prescale times the value; the scale is chosen without it
     hadamard: int = 0  # points of the transform before quantising, 0 for none
     signs: Signs = Signs.NONE
-    signs_per_block: bool = (
-        False  # signs of its own for every group of the transform's points, not the same for all
-    )
+    signs_per_block: bool = False  # other signs for every group of the transform's points
     rotation: Rotation | None = None  # an orthogonal matrix in place of the Hadamard transform
     rows: int = 1  # rows of a block: 1, or as many as it has columns
 
@@ -167,17 +165,15 @@ class GemmRecipe:
     scale_rule: ScaleRule = ScaleRule.EVEN
     hadamard: int = 0
     signs: Signs = Signs.NONE
-    signs_per_block: bool = False
-    rotation: Rotation | None = None
     stochastic: Stochastic = Stochastic.NONE
     prescale: float = 1.0
     weight_rows: int = (
         1  # rows of a weight's block: 1, or 32 (NVFP4: 16), so that both orientations share elements
     )
     gain: float = 1.0  # factor on the product, to correct for the shrinkage that quantising causes
-    mean_split: bool = (
-        False  # Fprop and Wgrad: quantise X without its mean over tokens (kernels/mean_split.py)
-    )
+    mean_split: bool = False  # Fprop, Wgrad: X is quantised without its mean over tokens (mean_split.py)
+    signs_per_block: bool = False
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.gain < 4:

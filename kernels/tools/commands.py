@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from kernels.formats import Element
-    from kernels.recipe import Format, Quantizer
-    from kernels.tools import verify_twins
+    from kernels.recipe import Format
     from kernels.tools.verify_twins import Outcome
 
-_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # matrices of `kernels verify`
 _TARGETS = ("sm_90", "sm_100", "sm_120", "gfx942", "gfx950")  # default targets of `kernels prove`
 
 
@@ -30,33 +29,32 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU where torch sees one"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=min(8, len(os.sched_getaffinity(0))),
+        help="number of processes that share the work, most of which is compilation (default: a core each, 8 at most)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
 def verify(args: argparse.Namespace) -> int:
     """`kernels verify`: every implementation against the specification, element by element."""
-    import numpy as np
-
+    from kernels.tools import oracles, verify_processes
     from kernels.tools.devices import device_of, triton_missing
 
     device = device_of(args.device)
     if device is None:
         print("--device cuda: torch sees no GPU; use --device cpu", file=sys.stderr)
         return 3
-    missing = triton_missing(device)
-    # Triton's interpreter computes with NumPy, which would warn of the NaN among the inputs
-    np.seterr(all="ignore")
-    outcomes: list[Outcome] = []
-    skipped: dict[str, str] = {}
-    for name, reason, make in _twins(device, args.seeds, missing):
-        if reason:
-            skipped[name] = reason
-            continue
-        with poisoned_outputs():
-            found = make()
-        outcomes += found
-        if not args.json:
-            _print_outcomes(found)
+    outcomes = verify_processes.run(device=device.type, seeds=args.seeds, processes=max(1, args.processes))
+    skipped = {}
+    if missing := triton_missing(device):
+        skipped = {"triton packed": missing, "triton values": missing}
+    if why := oracles.torchao_missing():
+        skipped["torchao"] = f"no torchao ({why})"
+    if not args.json:
+        _print_outcomes(outcomes)
     ok = all(outcome.difference is None for outcome in outcomes)
     if args.json:
         document = {
@@ -87,45 +85,6 @@ def poisoned_outputs() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         filling.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-
-
-def _twins(
-    device: torch.device, seeds: int, missing: str | None
-) -> Iterator[tuple[str, str | None, Callable[[], list[Outcome]]]]:
-    """For each implementation: its name, why it cannot be compared (or None), and the function that compares it."""
-    import torch
-
-    from kernels.recipe import Format
-    from kernels.tools import oracles, verify_gemm, verify_twins
-
-    everything = verify_twins.quantizers()
-    mx = [q for q in everything if q.format in (Format.MXFP4, Format.MXFP8)]
-    home = torch.device("cpu")
-
-    def one(
-        name: str, twin: verify_twins.Twin, on: torch.device, chosen: list[Quantizer], **options: Any
-    ) -> list[Outcome]:
-        found = verify_twins.run(name, twin, device=on, shapes=_SHAPES, seeds=seeds, chosen=chosen, **options)
-        return [found]
-
-    yield "cpu", None, lambda: one("cpu", verify_twins.cpu_values, home, everything)
-    why = oracles.torchao_missing()
-    yield (
-        "torchao",
-        why and f"no torchao ({why})",
-        lambda: one("torchao", oracles.torchao, home, oracles.quantizers(), kinds=oracles.KINDS),
-    )
-    yield (
-        "triton packed",
-        missing,
-        lambda: one("triton packed", verify_twins.triton_packed, device, mx, order_is_free=True),
-    )
-    yield (
-        "triton values",
-        missing,
-        lambda: one("triton values", verify_twins.triton_values, device, mx, order_is_free=True),
-    )
-    yield "gemm", None, lambda: verify_gemm.run(device)
 
 
 def _print_outcomes(outcomes: list[Outcome]) -> None:

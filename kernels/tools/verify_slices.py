@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,12 +17,12 @@ import torch
 
 from kernels.matmul import engine_probe
 from kernels.recipe import Format, Quantizer
-from kernels.tools import verify_gemm, verify_twins
+from kernels.tools import inputs, oracles, verify_gemm, verify_twins
 from kernels.tools.commands import poisoned_outputs
 from kernels.tools.devices import device_of, triton_missing
 from kernels.tools.verify_twins import Outcome
 
-_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))
+_SHAPES = ((64, 128), (96, 160), (32, 256), (64, 384))  # tiles that are whole, and that end inside the matrix
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ def cases(device: torch.device, *, seeds: int) -> list[Case]:
             found.append(_case(name, twin, device, quantizer, seeds, order_is_free=True))
     home = torch.device("cpu")
     found += [_case("cpu", verify_twins.cpu_values, home, quantizer, seeds) for quantizer in everything]
+    if oracles.torchao_missing() is None:
+        for quantizer in oracles.quantizers():
+            found.append(_case("torchao", oracles.torchao, home, quantizer, seeds, kinds=oracles.KINDS))
     return found
 
 
@@ -63,6 +66,7 @@ def _case(
     seeds: int,
     *,
     order_is_free: bool = False,
+    kinds: Sequence[str] = tuple(inputs.KINDS),
 ) -> Case:
     what = f"{engine_probe.described(quantizer, quantizer)} {quantizer.scale_rule.value} {quantizer.rounding.value}"
     if quantizer.rows > 1:
@@ -81,6 +85,7 @@ def _case(
                 seeds=seeds,
                 chosen=[quantizer],
                 order_is_free=order_is_free,
+                kinds=kinds,
             )
         ]
 

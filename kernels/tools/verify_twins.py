@@ -17,6 +17,7 @@ from kernels.tools import inputs
 
 # largest allowed share of elements that differ because Hadamard sums are added in another order
 _MOVED = 1e-4
+_WIDE_SEED, _WIDE_OFFSET = 0x9E3779B97F4A7C15, 0x0F1E2D3C4B5A6978  # so that all 64 bits of both take part
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def quantizers(transforms: bool = True) -> list[Quantizer]:
 
 def use(quantizer: Quantizer, seed: int, device: torch.device, length: int) -> Use:
     """A `Use` with the random numbers that the quantizer needs for rows of this length."""
-    signs = None
+    signs, wide = None, (seed + 1) * _WIDE_SEED % (1 << 64)
     if quantizer.signs is not Signs.NONE:
-        signs = Randomness(seed).signs(quantizer.sign_count(length), per_step=False, device=device)
-    return Use(quantizer, Draw(seed, 3) if quantizer.rounding is Rounding.STOCHASTIC else None, signs)
+        signs = Randomness(wide).signs(quantizer.sign_count(length), per_step=False, device=device)
+    draw = Draw(wide, wide ^ _WIDE_OFFSET) if quantizer.rounding is Rounding.STOCHASTIC else None
+    return Use(quantizer, draw, signs)
 
 
 def run(
@@ -90,7 +92,8 @@ def run(
 
 
 def _differences(got: Tensor, expected: Tensor) -> tuple[int, int | None]:
-    """Number of entries that differ, and the flat index of the first."""
+    """Number of entries that differ, and the flat index of the first; `got` comes from any device."""
+    got, expected = got.cpu(), expected.cpu()
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return expected.numel(), 0
     wrong = (_bits(got) != _bits(expected)).flatten().nonzero()
@@ -122,8 +125,12 @@ def _located(x: Tensor, quantizer: Quantizer, what: str, got: Tensor, expected: 
 
 
 def reference_parts(x: Tensor, one: Use) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (M, K), scales per row (M, K // 32), BF16 values (M, K) by the specification."""
-    quantized = reference.quantize(x, one.quantizer, draw=one.draw, signs=one.signs)
+    """Codes (M, K), scales per row (M, K // 32), BF16 values (M, K) by the specification, on the CPU.
+
+    A GPU is so compared with another machine, not with what its own torch makes of the specification.
+    """
+    signs = None if one.signs is None else one.signs.cpu()
+    quantized = reference.quantize(x.cpu(), one.quantizer, draw=one.draw, signs=signs)
     codes = unpack(quantized.elements) if one.quantizer.element == E2M1 else quantized.elements
     scales = quantized.scales.repeat_interleave(one.quantizer.rows, 0)
     return codes, scales, reference.dequantize(quantized).bfloat16()
