@@ -61,7 +61,9 @@ def forest(
     points: Sequence[Point], *, title: str, x_label: str, caption: str, name: str,
     claims: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure | None:  # fmt: skip
-    """Draw a row per point with its interval; None without points. Rows in the text's colour include zero.
+    """Draw a row per point with its interval; None without points.
+
+    Rows in the text's colour include zero or have no interval.
 
     Args:
         name: unique on the page.
@@ -75,7 +77,8 @@ def forest(
                 axes.plot(
                     claims[one.name], [-row, -row], color=PALETTE[5], lw=8, alpha=0.6, solid_capstyle="butt"
                 )
-            colour = PALETTE[0] if one.low > 0 or one.high < 0 else INK
+            decided = one.low < one.high and (one.low > 0 or one.high < 0)
+            colour = PALETTE[0] if decided else INK
             axes.plot([one.low, one.high], [-row, -row], color=colour, lw=1.5)
             axes.plot([one.value], [-row], "o", color=colour, ms=5)
         axes.axvline(0, color=INK, lw=0.8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_wgrad_beside_an_exact_pass_is_that_of_a_pass_under_the_recipe(wgrad):
     w, dy = torch.randn(32, 96, requires_grad=True), torch.randn(64, 32, generator=generator)
     recipe = LinearRecipe("w", HIGH, HIGH, wgrad)
     replay = object.__new__(Replay)
-    replay._phases = {"cell": Phase(recipe=recipe)}
+    replay._session = SimpleNamespace(phases={"cell": Phase(recipe=recipe)})
     replay._randomness = {"cell": Randomness(3)}
     cell, found = ReplayCell(name="cell", arm="cell"), {}
 
