@@ -73,7 +73,6 @@ def test_no_product_is_faster_than_its_roofline():
             assert known.share(precision) * math.exp(-bias) < 1, (board.name, precision)
 
 
-@pytest.mark.slow
 def test_what_is_held_out_is_not_looked_at(rows):
     """A submitter whose measurements are wrong by a factor is predicted as before."""
     chosen = [row for row in rows if row.submitter in ("HPE", "Verda", "Oracle")]
