@@ -143,7 +143,7 @@ def lines(found: Sequence[Cost]) -> list[str]:
     for index, one in enumerate(found):
         text = (
             f"{one.submission}: {one.hours_per_run.text()} accelerator-hours a run, "
-            f"{one.hours_to_target.text()} to the target; at {one.price:g} for a {one.accelerator} and hour "
+            f"{one.hours_to_target.text()} to the target; at {one.price:g} per {one.accelerator} and hour: "
             f"{one.cost_per_run.text()} a run, {one.cost_to_target.text()} to the target"
         )
         if index < len(found) - 1:
@@ -161,5 +161,6 @@ def notice(found: Sequence[Cost]) -> list[str]:
     )
     return [
         f"Costs: accelerators x time x price for an accelerator and hour as given with --price ({named}); not a metric "
-        "of the benchmark, and nothing but accelerator time is counted."
+        "of the benchmark, and nothing but accelerator time is counted. They are means over every run; the table's "
+        "accelerator-hours are those of the olympic mean."
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compliance.benchmark import BENCHMARK
 from harness.analysis import footnotes, run_figures
+from harness.analysis.index_selection import accelerator_of
 from harness.analysis.submission_loader import Submission, copies
 from harness.base.text import printable
 
@@ -72,7 +73,7 @@ def _facts(one: Submission) -> dict[str, Fact]:
         "verification": _verification(one),
         "organisation": one.org,
         "system": one.system,
-        "accelerator": one.accelerator,
+        "accelerator": accelerator_of(one.accelerator, one.system) or one.accelerator,
         "accelerators": one.accelerators,
         PRECISION: one.precision,
         "global batch size": one.global_batch_size,
@@ -98,6 +99,8 @@ def _interval(submission: Submission) -> int | None:
 
 
 def _known(value: Fact) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 2.0 in the logs of one submission, 2 in those of another
     return "not stated" if value in (None, "") else printable(value)
 
 

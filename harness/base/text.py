@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -39,3 +43,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table. A bar in a cell would break the table and is replaced."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in lines) + "\n"
+
+
+def fits(table: Table, console: Console) -> bool:
+    """Whether the console is wide enough to cut nothing of the table."""
+    from rich.measure import Measurement  # `--help` needs no package
+
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width

@@ -131,6 +131,11 @@ def _published(name: str, index: Path = public_index.SHIPPED) -> list[str]:
     return [one.key] if "/" in name or one.system.casefold() == name.casefold() else []
 
 
+def _published_names() -> list[str]:
+    entries = public_index.read()
+    return [*(one.key for one in entries), *(one.system for one in entries)]
+
+
 def _refuse(name: str) -> list[Path]:
     """Raise an error that says why the name is not a path.
 
@@ -147,4 +152,6 @@ def _refuse(name: str) -> list[Path]:
     newest = ", ".join(known[:_MOST_SHOWN]) or "none"
     here = f"no such file or directory, and no campaign in {output}"
     listed = f"newest campaigns: {newest}; published systems: {PROGRAM} results list"
-    raise UsageError(f"{printable(name)}: {here}{did_you_mean(name, known)}; {listed}")
+    raise UsageError(
+        f"{printable(name)}: {here}{did_you_mean(name, [*known, *_published_names()])}; {listed}"
+    )

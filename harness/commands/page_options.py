@@ -38,7 +38,7 @@ def require_page(page: Path | None, *, force: bool, beside: Sequence[str] = ()) 
     held = [str(one) for one in (page, *map(page.with_suffix, beside)) if one.exists()]
     if held and not force:
         exist = "exists" if len(held) == 1 else "exist"
-        raise UsageError(f"{' and '.join(held)} {exist}; choose another name, or overwrite with --force")
+        raise UsageError(f"{', '.join(held)} {exist}; choose another name, or overwrite with --force")
 
 
 def tell_page(page: Path, beside: Sequence[str] = ()) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from harness.analysis import index_selection, public_index
-from harness.base.errors import EXIT_OK
+from harness.base.errors import EXIT_OK, UsageError
 from harness.commands.page_options import add_force, require_page, tell_page
 from harness.commands.system_options import add_filters, add_index, filter_of
 from harness.contract.file_names import RESULTS_PAGE
@@ -22,6 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     entries = index_selection.wanted(public_index.read(args.index), filter_of(args))
+    if args.out.is_file():
+        raise UsageError(f"--out: {args.out} is a file; allowed: a directory")
     args.out.mkdir(parents=True, exist_ok=True)
     page = args.out / RESULTS_PAGE
     require_page(page, force=args.force)

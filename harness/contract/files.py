@@ -23,7 +23,11 @@ def replace_text(path: Path, text: str, *, sync: bool = True) -> None:
             none; this suits a file that is written often inside a timed run.
     """
     part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    try:
+        opened = part.open("w", encoding="utf-8")
+    except OSError as error:  # the reader of the message knows the file, not its part
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    with opened as file:
         file.write(text)
         file.flush()
         if sync:

@@ -16,7 +16,7 @@ from harness.analysis import footnotes, public_index
 from harness.analysis.footnotes import Citation
 from harness.base.errors import UsageError
 from harness.base.names import unknown_name
-from harness.base.text import printable
+from harness.base.text import fits, printable
 from harness.projection import memory_need, systems
 from harness.projection.step_time import Accelerator, Setup, forecast
 from harness.projection.systems import Measured
@@ -28,6 +28,17 @@ NOTICES = (
     "modelled: every time but those of the column 'public', which are olympic means of published logs",
     "no projection is a result; results not verified by MLCommons Association",
 )
+
+_LEFT_OUT = (
+    "evaluation",
+    "TPxCPxPP",
+    "samples to",
+    "GiB",
+    "step",
+    "samples/s",
+    "GBS",
+    "linear",
+)  # if narrow, in order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +157,7 @@ def parse(name: str) -> tuple[Accelerator, int]:
     board = known.get(found[2].upper()) if found else None
     if found is None:
         raise UsageError(
-            f"project: found {printable(name)!r}; allowed: <number>x<accelerator>, of {', '.join(known)}"
+            f"project: found {printable(name)!r}; allowed: <1 .. 99999>x<accelerator>, of {', '.join(known)}"
         )
     if board is None:
         raise UsageError(f"project: {printable(name)}: {unknown_name('accelerator', found[2], known)}")
@@ -177,7 +188,8 @@ def _require(setup: Setup) -> None:
     if setup.global_batch_size % setup.data_parallel:
         raise UsageError(
             f"--gbs: found {setup.global_batch_size}; allowed: multiples of {setup.data_parallel}, "
-            "the data parallel size (accelerators / tensor / context / pipeline)"
+            f"the data parallel size of {setup.accelerators}x{setup.accelerator.name} "
+            "(accelerators / tensor / context / pipeline)"
         )
 
 
@@ -293,8 +305,8 @@ def confidence(setup: Setup, rows: Sequence[Measured]) -> tuple[str, list[str]]:
     return fold, unseen + beyond
 
 
-def table(rows: Sequence[Projection]) -> Table:
-    """Projections as a table, one row each."""
+def table(rows: Sequence[Projection], left_out: Sequence[str] = ()) -> Table:
+    """Projections as a table, one row each, without the columns that are left out."""
     table = Table(box=None, pad_edge=False, title="time to train, projected", title_justify="left")
     heads = (
         "system",
@@ -307,10 +319,16 @@ def table(rows: Sequence[Projection]) -> Table:
         "evaluation",
         f"samples to {BENCHMARK.target_log_perplexity}",
     )
-    for head in (*heads, "minutes", "public"):
+    kept = [
+        (place, head)
+        for place, head in enumerate((*heads, "minutes", "public"))
+        if not head.startswith(tuple(left_out))
+    ]
+    for _, head in kept:
         table.add_column(head, justify="left" if head in ("system", "linear") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*cells(row))
+        found = cells(row)
+        table.add_row(*(found[place] for place, _ in kept))
     return table
 
 
@@ -344,8 +362,17 @@ def public_text(row: Projection) -> str:
 
 
 def show(rows: Sequence[Projection], console: Console) -> None:
-    """Print the table, what no public run has, and the notices."""
-    console.print(table(rows))
+    """Print the table, what no public run has, and the notices; a narrow console gets fewer columns, none cut."""
+    console.print(
+        next(
+            (
+                found
+                for count in range(len(_LEFT_OUT))
+                if fits(found := table(rows, _LEFT_OUT[:count]), console)
+            ),
+            table(rows, _LEFT_OUT),
+        )
+    )
     for row in rows:
         for flag in row.flags:
             console.print(f"note: {row.system}: {flag}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +17,7 @@ from harness.analysis import footnotes, index_selection, public_index, run_figur
 from harness.analysis.footnotes import Citation
 from harness.analysis.public_index import Entry
 from harness.analysis.run_figures import RunFigures
-from harness.base.text import number, plural, printable, spreadsheet_cell
+from harness.base.text import fits, number, plural, printable, spreadsheet_cell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,20 +157,12 @@ def as_csv(rows: Sequence[Row]) -> str:
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the table; a narrow console gets fewer columns, dropped from the right, and never cut figures."""
     shown = next(
-        (
-            table
-            for count in range(len(_COLUMNS), _ALWAYS, -1)
-            if _fits(table := _table(rows, count), console)
-        ),
+        (table for count in range(len(_COLUMNS), _ALWAYS, -1) if fits(table := _table(rows, count), console)),
         _table(rows, _ALWAYS),
     )
     console.print(shown)
     for line in notices(rows):
         console.print(Text(line))
-
-
-def _fits(table: Table, console: Console) -> bool:
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
 
 
 def _table(rows: Sequence[Row], count: int) -> Table:

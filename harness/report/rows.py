@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.analysis import run_figures
 from harness.analysis.comparison import Ratios
 from harness.analysis.decomposition import Factor
+from harness.analysis.index_selection import accelerator_of
 from harness.analysis.intervals import Ratio
 from harness.analysis.loss_gap import Gap
 from harness.analysis.ranking import Ranking
@@ -28,7 +29,7 @@ def _evaluation_pct(row: RunFigures) -> float | None:
 _SUMMARY: tuple[tuple[str, Callable[[RunFigures], object], int], ...] = (
     ("organisation", lambda row: row.org, 0),
     ("system", lambda row: row.system, 0),
-    ("accelerator", lambda row: row.accelerator, 0),
+    ("accelerator", lambda row: row.accelerator or accelerator_of(None, row.system), 0),
     ("accelerators", lambda row: row.accelerators, 0),
     ("precision", lambda row: row.precision, 0),
     ("global batch size", lambda row: row.global_batch_size, 0),

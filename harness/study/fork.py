@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.base.errors import UsageError
+from harness.base.text import plural
 from harness.contract import attempt_rows, file_names, files
 from harness.contract.config import Config
 from harness.contract.replay_rows import GRAMS, Measured, ReplayAsked, read_asked
@@ -101,7 +102,8 @@ def _row(cell: str, text: str, place: int, arrays: Sequence[dict[str, Any]], ste
 
 def table(found: Found) -> Iterator[str]:
     """Yield a line per recipe, in thousandths of a nat with 95 % intervals."""
-    yield f"cost against the exact fork, mnat (95 % interval); {found.forks} forks of {found.steps} steps"
+    head = "cost against the exact fork, mnat (95 % interval); "
+    yield f"{head}{plural(found.forks, 'fork')} of {plural(found.steps, 'step')}"
     for one in found.rows:
         yield f"{one.cell:<16} per step {_mnat(one.step)}  forward pass {_mnat(one.forward)}"
 
@@ -116,5 +118,5 @@ def conclusion(found: Found) -> str:
     dear = [one for one in found.rows if one.decided and one.step.mean > 0]
     open_ = [one.cell for one in found.rows if not one.decided]
     costs = ", ".join(f"{one.cell} {1e3 * one.step.mean:.2f} mnat" for one in dear)
-    start = f"A step costs: {costs}." if dear else "No recipe's step has a cost outside its interval."
+    start = f"A step costs: {costs}." if dear else "No recipe's step is shown to cost anything."
     return f"{start} Not told apart from the exact step: {', '.join(open_)}." if open_ else start

@@ -24,6 +24,8 @@ from harness.study.replay_process import Trainings
 
 RESULTS, PAGE = "forward_results.json", "forward.html"
 
+Z95 = 1.96  # half of a 95 % interval in standard errors
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forward:
@@ -168,6 +170,8 @@ def conclusion(found: Found) -> str:
     """Say how much of a gap is forward rounding; without own weights, which forward pass costs most."""
     if not found.splits:
         most = max(found.rows, key=lambda one: one.gap.mean)
+        if all(abs(one.gap.mean) <= Z95 * one.se for one in found.rows):
+            return "No recipe's forward pass is told apart from the exact pass by so few micro batches."
         cost = f"{1e3 * most.gap.mean:.1f} mnat on weights of {most.trained}"
         return f"The forward pass of {most.cell} costs most: {cost}."
     forward, whole = (fmean(getattr(one, name).mean for one in found.splits) for name in ("forward", "whole"))

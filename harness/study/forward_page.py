@@ -8,8 +8,6 @@ from harness.study import fork, forward, measured_page
 from harness.study.analysis import Estimate
 from harness.study.measured_page import Point, forest
 
-_T95 = 1.96
-
 
 def write_forward(out: Path, found: forward.Found) -> Path:
     """Write the page of `study forward` into `out`."""
@@ -17,8 +15,8 @@ def write_forward(out: Path, found: forward.Found) -> Path:
     drawn = []
     for place, arm in enumerate(dict.fromkeys(one.trained for one in found.rows)):
         points = [
-            Point(name=one.cell, value=1e3 * one.gap.mean, low=1e3 * (one.gap.mean - _T95 * one.se),
-                  high=1e3 * (one.gap.mean + _T95 * one.se))
+            Point(name=one.cell, value=1e3 * one.gap.mean, low=1e3 * (one.gap.mean - forward.Z95 * one.se),
+                  high=1e3 * (one.gap.mean + forward.Z95 * one.se))
             for one in found.rows if one.trained == arm
         ]  # fmt: skip
         caption = "Both passes on the same weights and batches. Lines: 95 % over micro batches."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from harness.data import ensure
 from harness.machine import child_process
 from harness.machine.accelerators import accelerators, nvidia_devices
 from harness.study.replay_cells import Cell
+
+_RAISED = re.compile(r"[\w.]*(?:Error|Problem|Exception): (.+)")  # the last line of a traceback
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,23 +148,23 @@ def _together(homes: Sequence[Path], threads: int) -> None:
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     started = []
     for home in homes:
-        tell(f"{home}: replays; its progress is in {file_names.STDOUT}")
+        tell(f"{home}: trains and measures; its progress is in {file_names.STDOUT}")
         with (home / file_names.STDOUT).open("wb") as said:
             started.append(
                 subprocess.Popen(
-                    [*line, "-m", "submission.tools.gradient_replay", str(home)], cwd=ROOT, env=variables,
+                    [*line, "-m", "submission.tools.gradient_replay", str(home.resolve())], cwd=ROOT, env=variables,
                     stdout=said, stderr=subprocess.STDOUT, preexec_fn=child_process.die_with_this_process(),
                 )
             )  # fmt: skip
     failed = [home for home, process in zip(homes, started, strict=True) if process.wait()]
     if failed:
         raise TrainingFailed(
-            f"the replay failed{_last_error(failed[0])}; see {failed[0] / file_names.STDOUT}"
+            f"the measurement failed{_last_error(failed[0])}; see {failed[0] / file_names.STDOUT}"
         )
 
 
 def _last_error(home: Path) -> str:
     """Return the error of the process, behind a colon; torchrun writes its own after it."""
     lines = (home / file_names.STDOUT).read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
-    return f": {printable(errors[-1].partition('Error: ')[2], 400)}" if errors else ""
+    errors = [found[1] for line in lines if (found := _RAISED.match(line))]
+    return f": {printable(errors[-1], 400)}" if errors else ""

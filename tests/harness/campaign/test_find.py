@@ -126,6 +126,11 @@ def test_a_name_that_means_nothing_is_answered_with_what_there_is(output):
         find.submissions(["../x"], Path("none.json"))
 
 
+def test_a_misspelled_published_system_is_answered_with_the_right_name(output):
+    with pytest.raises(UsageError, match=r"\(did you mean v6.0/AMD/MI355X_EPYC_9575F_primus\?\)"):
+        find.submissions(["v6.0/AMD/MI355Y"], public_index.SHIPPED)
+
+
 def test_a_study_is_found_by_a_campaign_of_it(output):
     class Plain:
         class runs:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 from dataclasses import asdict, replace
 
 import pytest
+from rich.console import Console
 
 from harness.analysis import public_index
 from harness.base.errors import UsageError
 from harness.base.paths import ROOT
 from harness.commands import project
-from harness.projection import fit, page
+from harness.projection import estimate, fit, page
 from harness.projection import systems as projection_systems
 
 
@@ -181,6 +183,17 @@ def test_the_table_names_measured_and_modelled(capsys):
     assert "not verified by MLCommons" in shown and "note: 8xMI300X" in shown
 
 
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_figure(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    options = dict.fromkeys(("precision", "attention", "context"))
+    one = estimate.setup("8xB200", global_batch_size=32, tensor=1, pipeline=1, **options)
+    estimate.show([estimate.project(one)], console)
+    head, row = console.export_text().splitlines()[1:3]
+    assert "minutes" in head and "8xB200" in row and "(batch 16)" in row and "…" not in head + row
+    assert ("evaluation" in head) is (width == 120)
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -192,7 +205,7 @@ def test_the_table_names_measured_and_modelled(capsys):
         (["8xH100", "--precision", "mxfp4"], "found precision mxfp4; allowed: bf16, fp8"),
         (["8xB200", "--gbs", "0"], "--gbs: .*1 .. 128"),
         (["8xB200", "--gbs", "256"], "--gbs: .*1 .. 128"),
-        (["8xB200", "--gbs", "12"], "--gbs: found 12; allowed: multiples of 8"),
+        (["8xB200", "--gbs", "12"], "--gbs: found 12; allowed: multiples of 8, .* of 8xB200"),
         (["8xB200", "--tensor", "16"], "--tensor: found 16; allowed: 1 .. 8"),
         (["8xB200", "--tensor", "0"], "--tensor: found 0"),
         (["8xB200", "--context", "3"], "not a multiple of tensor"),

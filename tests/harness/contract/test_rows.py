@@ -23,6 +23,7 @@ from harness.contract import (
     attempt_rows,
     checkpoint_manifest,
     diagnostics_rows,
+    files,
     metrics_rows,
     token_records,
     typed_json,
@@ -292,3 +293,8 @@ def test_what_is_no_such_row_is_told_with_its_key(kind, text, said):
     with pytest.raises(RowError) as error:
         typed_json.from_text(kind, text)
     assert str(error.value).startswith(said)
+
+
+def test_a_file_that_cannot_be_written_is_named_by_its_own_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none/page\.html'$"):
+        files.replace_text(tmp_path / "none" / "page.html", "")

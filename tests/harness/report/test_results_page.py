@@ -40,3 +40,6 @@ def test_the_command_writes_one_file_and_keeps_an_existing_one(tmp_path, capsys)
     assert page.name == RESULTS_PAGE and f"wrote {page}" in capsys.readouterr().err
     assert cli.main(call) == 2 and "overwrite with --force" in capsys.readouterr().err
     assert cli.main([*call, "--force"]) == 0
+    capsys.readouterr()
+    call[3] = str(page)
+    assert cli.main(call) == 2 and "is a file; allowed: a directory" in capsys.readouterr().err

@@ -58,6 +58,13 @@ def test_without_own_weights_the_dearest_forward_pass_is_named_and_few_seeds_war
     assert "1 training seed. Other trainings may differ: take three seeds or more." in page
 
 
+def test_no_forward_pass_costs_most_if_none_lies_outside_its_interval(tmp_path):
+    few = losses(4.0, 4.003)
+    few["loss"][1] += np.array([0.01, -0.01] * 4)
+    write(tmp_path / "0_bf16" / "seed_1", few, measured=Measured.FORWARD)
+    assert forward.conclusion(forward.analyse(tmp_path)).startswith("No recipe's forward pass is told apart")
+
+
 def test_a_step_costs_what_the_exact_fork_on_the_same_data_does_not(tmp_path, capsys):
     generator = np.random.default_rng(3)
     for seed in (1, 2, 3):

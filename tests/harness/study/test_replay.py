@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,3 +159,17 @@ def test_a_process_that_fails_is_quoted_with_its_own_error(tmp_path):
     said = "torch..ValueError: 3 is odd\n  raise ChildFailedError: (\ntorch.distributed..ChildFailedError: \n"
     (tmp_path / "stdout.log").write_text(said)
     assert replay_process._last_error(tmp_path) == ": 3 is odd"
+    (tmp_path / "stdout.log").write_text("harness.contract.build.ConfigProblem: config: found nothing\n")
+    assert replay_process._last_error(tmp_path) == ": config: found nothing"
+
+
+def test_a_process_gets_a_path_that_does_not_depend_on_the_directory_of_the_caller(tmp_path, monkeypatch):
+    started = []
+    started_with = SimpleNamespace(
+        Popen=lambda line, **_: started.append(line) or SimpleNamespace(wait=lambda: 0), STDOUT=None
+    )
+    monkeypatch.setattr(replay_process, "subprocess", started_with)
+    monkeypatch.chdir(tmp_path)
+    Path("replay").mkdir()
+    replay_process._together([Path("replay")], 1)
+    assert started[0][-1] == str(tmp_path / "replay")  # the process runs in the repository
