@@ -73,7 +73,9 @@ def test_windows_equal_the_definition_and_a_part_of_a_weight_has_the_blocks_of_t
         if len(looks) == window + 1:
             flipped = sum((b - a).abs() for a, b in itertools.pairwise(looks))
             expected = torch.where((moved > 0) & (flipped >= ratio * moved), looks[-1], last)
-            assert torch.equal(now, expected)
+            # NVFP4's products of element, block scale and tensor scale are rounded in another order
+            near = 2.0**-22 if quantizer.format is Format.NVFP4 else 0.0
+            assert torch.allclose(now, expected, rtol=near, atol=0)
             snapped += int((expected != last).sum())
             looks, moved = looks[-1:], torch.zeros(whole.shape)
         else:
