@@ -30,6 +30,8 @@ def main(args: argparse.Namespace) -> int:
         results = replay.analyse(args.out)
     else:
         config, cells, trainings = asked_of(args)
+        if args.losses:
+            gap_prediction.require([one.row.name for one in cells], args.losses)
         sizes = {"batches": args.batches, "outlier_factor": args.outliers}
         results = replay.run(config, cells, trainings, out=args.out, **sizes)
     tested = gap_prediction.against(args.out, results, args.losses) if args.losses else None

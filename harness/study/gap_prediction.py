@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -80,6 +80,26 @@ def against(out: Path, replayed: Sequence[CellResult], table: Path) -> Predictio
     return found
 
 
+def require(cells: Collection[str], table: Path) -> None:
+    """Refuse, before anything is trained, a table that shares too few cells with the replay.
+
+    Raises:
+        UsageError: no such table, too few cells are in both, or the baseline is in one alone.
+    """
+    _shared(cells, read_table(table))
+
+
+def _shared(cells: Collection[str], curves: Curves) -> list[str]:
+    if BASELINE not in cells or BASELINE not in curves:
+        raise UsageError(
+            f"--losses: the cell {BASELINE} is not in both; replay the grid that was trained (--grid)"
+        )
+    shared = [name for name in cells if name in curves and name != BASELINE]
+    if len(shared) < _FEWEST:
+        raise UsageError(f"--losses: {len(shared)} cells are in both; a test needs {_FEWEST}")
+    return shared
+
+
 def prediction(replayed: Sequence[CellResult], curves: Curves) -> Prediction:
     """Compare replayed cells with the losses of the same recipes.
 
@@ -87,10 +107,7 @@ def prediction(replayed: Sequence[CellResult], curves: Curves) -> Prediction:
         UsageError: too few cells are in both, or the baseline is in one alone.
     """
     found = {one.cell: one for one in replayed}
-    if BASELINE not in found or BASELINE not in curves:
-        raise UsageError(
-            f"--losses: the cell {BASELINE} is not in both; replay the grid that was trained (--grid)"
-        )
+    shared = _shared(found, curves)
     gaps = {one.cell: one for one in analysis.analyse(curves, BASELINE, math.inf)}
     base = _values(found[BASELINE])
     points = [
@@ -100,8 +117,8 @@ def prediction(replayed: Sequence[CellResult], curves: Curves) -> Prediction:
             se=se,
             values={key: value - base[key] for key, value in _values(found[name]).items()},
         )
-        for name in found
-        if name in gaps and name != BASELINE
+        for name in shared
+        if name in gaps
         for gap, se in _gap(gaps[name])
     ]
     if len(points) < _FEWEST:

@@ -138,7 +138,9 @@ def read_table(path: Path) -> Curves:
                 cell, seed, samples, loss = row
                 found.setdefault(cell, {}).setdefault(int(seed), []).append((int(samples), float(loss)))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a table ({error}); name a study.csv") from None
+        raise UsageError(
+            f"{path}: not a table ({getattr(error, 'strerror', None) or error}); name a study.csv"
+        ) from None
     except ValueError as error:
         raise UsageError(f"{path}:{rows.line_num}: {error}; allowed: {','.join(_COLUMNS)}") from None
     if grid.BASELINE not in found:

@@ -277,7 +277,7 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quantize(args: argparse.Namespace) -> int:
     """`kernels quantize IN.npy --out OUT.npz ..`: write test vectors."""
-    from kernels.recipe import Quantizer, Rounding, ScaleRule, Signs, TensorScale
+    from kernels.recipe import Format, Quantizer, Rounding, ScaleRule, Signs, TensorScale
     from kernels.tools.vectors import VectorError, quantize_file
 
     format, element = _formats()[args.format]
@@ -300,7 +300,10 @@ def quantize(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"{args.out}: {error.strerror}", file=sys.stderr)
         return 3
-    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}"
+    signs = " with signs" if args.signs else ""
+    how = f"scale rule {args.scale_rule}, Hadamard {args.hadamard}{signs}, rounding {args.rounding}"
+    if format is Format.NVFP4:
+        how += f", tensor scale {args.tensor_scale}"
     print(f"{args.out}: {shape}, {args.format}, {how}, blocks along axis {args.axis}")
     return 0
 

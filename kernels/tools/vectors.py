@@ -79,8 +79,10 @@ def _load(source: Path, axis: int, block: int) -> np.ndarray:
         array = np.load(source, allow_pickle=False)
     except FileNotFoundError:
         raise VectorError(f"{source}: no such file") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise VectorError(f"{source}: not a .npy array ({error}); write floats with numpy.save") from None
+    except OSError as error:
+        raise VectorError(f"{source}: {error.strerror or error}") from None
+    except (ValueError, EOFError):  # numpy's words are about pickles
+        raise VectorError(f"{source}: not a .npy array of numbers; write floats with numpy.save") from None
     if not isinstance(array, np.ndarray) or array.dtype.newbyteorder("=") not in (
         np.float16,
         np.float32,

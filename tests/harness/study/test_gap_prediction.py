@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
+from harness import cli
 from harness.base.errors import UsageError
 from harness.study import gap_prediction, replay
 from harness.study.gradient_error import Estimate, GradientError
@@ -82,6 +83,14 @@ def test_the_test_is_written_beside_the_results_of_the_replay(tmp_path):
     document = json.loads((tmp_path / replay.RESULTS).read_text())
     assert document["batches"] == 96 and len(document["prediction"]["points"]) == 7
     assert next(gap_prediction.lines(found)).startswith("prediction of the loss gap from 7 cells")
+
+
+def test_a_table_without_the_cells_is_refused_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "study.csv").write_text("cell,seed,samples,log_perplexity\nfp8,1,128,6.2\n")
+    call = ["study", "replay", "--cells", "w-none", "--out", str(tmp_path / "out"), "--losses"]
+    for table, why in (("study.csv", "fp8 is not in both"), ("none.csv", "not a table (No such file")):
+        assert cli.main([*call, str(tmp_path / table)]) == 2
+        assert why in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_replay_of_other_cells_is_refused():
