@@ -145,7 +145,7 @@ def kill_at_random_moments(start, output: Path, *, longest_s: float, times: int 
     return recorded
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_of_everything_at_random_moments_loses_and_doubles_nothing(tmp_path, times):
     def start(resume: bool) -> subprocess.Popen:
         return harness(tmp_path, *(["--resume"] if resume else []))

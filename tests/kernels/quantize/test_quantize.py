@@ -130,7 +130,10 @@ TABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "transform"), TABLE)
+@pytest.mark.parametrize(
+    ("data", "transform"),
+    [pytest.param(*key, marks=() if key == ("outliers", 16) else pytest.mark.slow) for key in TABLE],
+)
 def test_signal_to_noise_and_projection_bias_of_the_known_table(data, transform):
     """Within 0.05 dB and 0.1 % (the bias is printed to 0.1 %). Samples with outliers differ among themselves by 0.05 dB
     and 0.2 % (standard deviation over seeds), in the table as here: there the limits are wider."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -20,59 +21,73 @@ from kernels.tools.commands import poisoned_outputs
 from tests.kernels.conftest import DEVICE
 
 
-@pytest.fixture(scope="module")
-def proofs():
-    """What `kernels prove --json` finds; a process of its own, because this one interprets."""
+@functools.cache
+def proofs(target: str):
+    """What `kernels prove --json` finds for a target; a process of its own, because this one interprets."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels", "prove", "--json"]
+    command = [sys.executable, "-m", "kernels", "prove", "--json", "--target", target]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return {(row["target"], row["case"]): row for row in json.loads(done.stdout)["kernels"]}
+    return {row["case"]: row for row in json.loads(done.stdout)["kernels"]}
 
 
 @pytest.mark.parametrize(
     ("target", "instruction"),
     [
         ("sm_100", "tcgen05.mma.cta_group::1.kind::mxf4.block_scale.block32"),
-        (
+        pytest.param(
             "sm_120",
             "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::2X.f32.e2m1.e2m1.f32.ue8m0",
+            marks=pytest.mark.slow,
         ),
         ("gfx950", "v_mfma_scale_f32_32x32x64_f8f6f4"),
         ("sm_100 nvfp4", "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16"),
-        ("sm_103 nvfp4", "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16"),
-        (
+        pytest.param(
+            "sm_103 nvfp4",
+            "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "sm_120 nvfp4",
             "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3",
+            marks=pytest.mark.slow,
         ),
     ],
 )
-def test_chips_with_fp4_units_multiply_with_them(proofs, target, instruction):
+def test_chips_with_fp4_units_multiply_with_them(target, instruction):
     target, _, element = target.partition(" ")
     name = f"gemm {element or 'e2m1'}"
-    rows = [row for (t, case), row in proofs.items() if t == target and case.startswith(name)]
+    rows = [row for case, row in proofs(target).items() if case.startswith(name)]
     assert len(rows) == 1 and instruction in rows[0]["matrix"]
 
 
-def test_no_kernel_spills_registers_on_any_target(proofs):
-    assert {target for target, _ in proofs} == {"sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "gfx950"}
-    assert [key for key, row in proofs.items() if row["spilled_bytes"]] == []
+SLOW = ("sm_90", "sm_103", "sm_120", "gfx942")
+QUICK = ("sm_100", "gfx950")  # the chips of four-bit submissions; the others take a minute more
 
 
-def test_blackwell_moves_scales_into_tensor_memory_and_converts_in_hardware(proofs):
-    gemms = [row for (t, case), row in proofs.items() if t == "sm_100" and case.startswith("gemm")]
+def test_every_target_is_proven_here():
+    assert {*QUICK, *SLOW} == set(commands._TARGETS)
+
+
+@pytest.mark.parametrize("target", [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
+def test_no_kernel_spills_registers(target):
+    assert [case for case, row in proofs(target).items() if row["spilled_bytes"]] == []
+
+
+def test_blackwell_moves_scales_into_tensor_memory_and_converts_in_hardware():
+    gemms = [row for case, row in proofs("sm_100").items() if case.startswith("gemm")]
     assert len(gemms) == 3 and all(row["moves"]["tcgen05.cp"] for row in gemms)
     both = {"sm_100": "cvt.rn.satfinite.e2m1x2.f32", "gfx950": "v_cvt_scalef32_pk_fp4_f32"}
     for target, conversion in both.items():
         # 64 x 128 elements in 2 orientations, 2 elements an instruction, 4 warps of 32 or 64 lanes
         lanes = 4 * (32 if target == "sm_100" else 64)
         for format in ("mxfp4", "nvfp4"):
-            found = proofs[target, f"{format} H16, both"]["conversions"]
+            found = proofs(target)[f"{format} H16, both"]["conversions"]
             assert found == {conversion: 2 * 64 * 128 // 2 // lanes}
 
 
-def test_no_conversion_of_gfx950_hands_its_result_to_the_next_instruction(proofs):
-    converting = {key: row for key, row in proofs.items() if key[0] == "gfx950" and row["conversions"]}
+def test_no_conversion_of_gfx950_hands_its_result_to_the_next_instruction():
+    converting = {case: row for case, row in proofs("gfx950").items() if row["conversions"]}
     assert any("v_cvt_scalef32_pk_fp4_f32" in row["conversions"] for row in converting.values())
     assert [key for key, row in converting.items() if row["hazards"]] == []
 
