@@ -13,7 +13,7 @@ from harness.analysis import forecast, pooled, public_index, scaling
 from harness.analysis.pooled import Answer
 from harness.analysis.public_index import Entry
 from harness.analysis.scaling import Series
-from harness.base.text import number
+from harness.base.text import number, plural
 from harness.contract.files import replace_text
 from harness.report import index_table, pooled_text, results_plots
 from harness.report.canvas import DARK, PALETTE
@@ -55,9 +55,12 @@ def render(entries: Sequence[Entry]) -> str:
 
 def _headline(rows: Sequence[Row]) -> str:
     kinds = {row.model or row.figures.accelerator for row in rows}
-    rounds = " and ".join(sorted({row.figures.round or "no round" for row in rows}))
+    rounds = sorted({row.figures.round or "no round" for row in rows})
     best = next((row for row in rows if row.figures.time_to_train_normalized_min), None)
-    text = f"{len(rows)} published systems with {len(kinds)} kinds of accelerator, rounds {rounds}"
+    text = (
+        f"{plural(len(rows), 'published system')} with {plural(len(kinds), 'kind')} of accelerator, "
+        f"round{'s' * (len(rounds) > 1)} {' and '.join(rounds)}"
+    )
     if best is None:
         return f"{text}."
     minutes = number(best.figures.time_to_train_normalized_min, 2)
@@ -103,7 +106,7 @@ def _figures(
     drawn.append(
         (
             results_plots.bands(forecast.constants().bands),
-            "Line: the median. Band: 90 % of the public runs of that batch size.",
+            "Line: the median. Band: 90 % of the public runs of that batch size, of all rounds and systems.",
         )
     )
     return drawn
