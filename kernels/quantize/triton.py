@@ -24,11 +24,8 @@ from kernels.recipe import Format, Rounding
 
 WARPS = 4
 ROUNDS_BY_CHANCE = ("sm_100", "gfx950")  # targets with an instruction for Rounding.HARDWARE
-_CHANCE = {
-    Rounding.NEAREST: "",
-    Rounding.STOCHASTIC: "element",
-    Rounding.HARDWARE: "hardware",
-}  # STOCHASTIC of tile.py
+# STOCHASTIC of tile.py
+_CHANCE = {Rounding.NEAREST: "", Rounding.STOCHASTIC: "element", Rounding.HARDWARE: "hardware"}
 
 
 @triton.jit
