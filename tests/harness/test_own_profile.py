@@ -42,6 +42,7 @@ def answer(capsys, *words):
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_profile_of_the_users_own_is_planned_trained_and_checked(own, tmp_path, capsys):
     """Two layers, one rank, and a target that the first evaluation passes: the only value against a rule."""
     smaller = {"model__layers": 2, "parallelism__gpus_per_node": 1, "evaluation__target_log_perplexity": 6.5}

@@ -69,7 +69,11 @@ def kill_everything(process: subprocess.Popen) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=["ctrl-c", "sigterm"],
+)
 def test_an_interrupted_job_closes_its_log_and_exits_130(tmp_path, number):
     process = harness(tmp_path, "--behaviour", "hang")
     attempt = wait_for(lambda: training(tmp_path))
@@ -145,7 +149,7 @@ def kill_at_random_moments(start, output: Path, *, longest_s: float, times: int 
     return recorded
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_of_everything_at_random_moments_loses_and_doubles_nothing(tmp_path, times):
     def start(resume: bool) -> subprocess.Popen:
         return harness(tmp_path, *(["--resume"] if resume else []))
