@@ -184,7 +184,11 @@ def _is_joint(config: Config) -> bool:
     recipes += [config.recipes[recipe.switch_to] for recipe in recipes if recipe.switch_to]
     formats = {gemm.format for recipe in recipes for gemm in (recipe.dgrad, recipe.wgrad)}
     exempt = any(
-        recipe.bf16_first_layers or recipe.bf16_last_layers or recipe.wgrad.mean_split for recipe in recipes
+        recipe.bf16_first_layers
+        or recipe.bf16_last_layers
+        or recipe.wgrad.mean_split
+        or any(gemm.rounding == "hardware" for gemm in (recipe.dgrad, recipe.wgrad))
+        for recipe in recipes
     )
     return formats <= _JOINT and not exempt and all(arm.transformer_engine == "none" for arm in arms)
 

@@ -46,6 +46,24 @@ def trainers(campaign: Path) -> list[int]:
     return sorted(found)
 
 
+def is_held(campaign: Path) -> bool:
+    """Whether a harness or a training holds the campaign's lock; a harness holds it between two trainings too.
+
+    Looking takes a shared lock for an instant, for which `held` waits.
+    """
+    try:
+        descriptor = os.open(_path(campaign), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _path(campaign: Path) -> Path:
     return campaign / file_names.CAMPAIGN_LOCK
 

@@ -58,7 +58,7 @@ def follow(paths: Sequence[Path], kind: str, place: str, *, say: Say, every_s: f
 
 
 def _trained(campaigns: Sequence[Path]) -> bool:
-    return any(lock.trainers(path) for path in campaigns)
+    return any(lock.is_held(path) for path in campaigns)
 
 
 def _attempts(made: Campaign) -> list[Path]:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from kernels import architectures
 from kernels.fused import reference
-from kernels.recipe import Format, Quantizer
+from kernels.recipe import Format, Quantizer, Rounding
 
 NORM, SWIGLU, SWIGLU_GRADIENT = 0, 1, 2  # the kinds of source, as the joint kernels name them
 
@@ -145,11 +145,13 @@ class SwiGluGradientSource(Source):
 def joins(quantizer: Quantizer, device: torch.device) -> bool:
     """Whether the engines of a device quantise a source like this in one pass; a CPU stands for any GPU.
 
-    NVFP4 does not: its tensor scale is known only after all values are. No kernel applies a given rotation.
+    NVFP4 does not: its tensor scale is known only after all values are. No kernel applies a given rotation, and none
+    writes values rounded by the chip's instruction, which emulation needs.
     """
     if quantizer.format is Format.FP8:
         return device.type == "cpu" or architectures.of(device).has_fp8_units
-    return quantizer.format in (Format.MXFP4, Format.MXFP8) and quantizer.rotation is None
+    is_mx = quantizer.format in (Format.MXFP4, Format.MXFP8)
+    return is_mx and quantizer.rotation is None and quantizer.rounding is not Rounding.HARDWARE
 
 
 Matrix = Tensor | Source  # what engines quantise

@@ -238,16 +238,16 @@ def growing(job, monkeypatch, *, parts: int = 3):
         name: (place / name).read_text().splitlines(keepends=True) for name in ("result.txt", "metrics.jsonl")
     }
 
-    def trainers(directory):
+    def is_held(directory):
         if directory != job.campaigns[0].directory:
-            return []
+            return False
         looks.append(directory)
         share = min(1.0, len(looks) / (parts + 1))
         for name, lines in whole.items():
             (place / name).write_text("".join(lines[: round(share * len(lines))]))
-        return [4242] if share < 1 else []
+        return share < 1
 
-    monkeypatch.setattr(lock, "trainers", trainers)
+    monkeypatch.setattr(lock, "is_held", is_held)
 
 
 @pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
@@ -267,6 +267,15 @@ def test_curves_that_were_followed_are_those_of_an_upload_afterwards(
         told.append(path.read_text())
         shutil.rmtree(path.parent) if kind == "tensorboard" else path.unlink()
     assert told[0] == told[1] and "eval/log_perplexity" in told[0]
+
+
+def test_a_job_between_two_trainings_is_still_followed(job):
+    """Its harness holds the lock, although no process has it as its standard input."""
+    place = job.campaigns[0].directory
+    assert not lock.is_held(place)
+    with lock.held([place]):
+        assert lock.is_held(place) and lock.trainers(place) == []
+    assert not lock.is_held(place)
 
 
 def test_only_a_development_run_that_trains_is_followed(job, installed, tmp_path, monkeypatch, capsys):

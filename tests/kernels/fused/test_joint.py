@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed: the GPU kernels a
 
 from kernels.formats import E4M3, E5M2
 from kernels.fused import joint, reference
-from kernels.fused.deferred import NormSource, SwiGluGradientSource, SwiGluSource
+from kernels.fused.deferred import NormSource, SwiGluGradientSource, SwiGluSource, joins
 from kernels.fused.triton import norm, norm_of_rows, swiglu, swiglu_backward
 from kernels.operand_use import Use
 from kernels.philox import Draw, Randomness
@@ -88,8 +88,8 @@ def test_a_joint_kernel_packs_the_bits_of_two_kernels(source_of, one):
 
 @pytest.mark.parametrize("options", [
     {"hadamard": 16, "signs": Signs.FIXED, "signs_per_block": True},
-    {"scale_rule": ScaleRule.LEAST_ERROR, "rounding": Rounding.HARDWARE},
-], ids=["signs of each block", "least error, by the chip's rounding"])  # fmt: skip
+    {"scale_rule": ScaleRule.LEAST_ERROR},
+], ids=["signs of each block", "least error"])  # fmt: skip
 def test_the_halves_of_a_gradient_take_every_option_of_mxfp4(options):
     one, (source, values) = use(**options), gradient_source(64, 256)
     require_equal(joint.quantize(source, one, one), plain.quantize(values, one, one))
@@ -136,6 +136,13 @@ def test_a_matrix_without_whole_tiles_is_computed_first():
     one, (source, values) = USES["mxfp4"], swiglu_source(96, 96)
     require_equal(joint.quantize(source, one, one), plain.quantize(values, one, one))
     assert source._made and torch.equal(source.values(), values)
+
+
+def test_what_no_joint_kernel_computes_is_not_deferred():
+    """Else proof.json would name a fusion that did not run."""
+    kinds = {"rounding": Rounding.HARDWARE}, {"format": Format.NVFP4}, {"format": Format.BF16}
+    assert [joins(Quantizer(**options), torch.device("cpu")) for options in kinds] == [False] * 3
+    assert joins(Quantizer(hadamard=16), torch.device("cpu"))
 
 
 def test_nvfp4_finds_the_largest_of_the_values_first():
