@@ -12,6 +12,19 @@ import triton.language as tl
 
 
 @triton.jit
+def loaded(x_ptr, m0, n0, M, N, BM: tl.constexpr, BN: tl.constexpr, WHOLE: tl.constexpr):
+    """The (BM, BN) tile at (m0, n0) of a row-major (M, N) matrix; zeros beyond its edges unless all tiles are WHOLE."""
+    m = (m0 + tl.arange(0, BM))[:, None]
+    n = (n0 + tl.arange(0, BN))[None, :]
+    at = x_ptr + m.to(tl.int64) * N + n
+    if WHOLE:
+        x = tl.load(at)
+    else:
+        x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
+    return x
+
+
+@triton.jit
 def widen(x):
     """BF16 to FP32 through the bits: exact for subnormals in the interpreter too."""
     return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)

@@ -170,13 +170,7 @@ def quantize_kernel(
     """
     m0 = tl.program_id(0) * BM
     n0 = tl.program_id(1) * BN
-    m = (m0 + tl.arange(0, BM))[:, None]
-    n = (n0 + tl.arange(0, BN))[None, :]
-    at = x_ptr + m.to(tl.int64) * N + n
-    if WHOLE:
-        x = tl.load(at)
-    else:
-        x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
+    x = tile.loaded(x_ptr, m0, n0, M, N, BM, BN, WHOLE)
     if ROW is not None:
         write_tile(
             x, row_matrix, row_values, row_scales, row_largest, row_tensor, row_seed, row_offset, row_start,

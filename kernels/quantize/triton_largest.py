@@ -18,13 +18,7 @@ def largest_kernel(
 ):  # fmt: skip
     """Raise the largest magnitudes to those of a tile after its transforms; blocks that are not finite do not count."""
     m0, n0 = tl.program_id(0) * BM, tl.program_id(1) * BN
-    m = (m0 + tl.arange(0, BM))[:, None]
-    n = (n0 + tl.arange(0, BN))[None, :]
-    at = x_ptr + m.to(tl.int64) * N + n
-    if WHOLE:
-        x = tl.load(at)
-    else:
-        x = tl.load(at, mask=(m < M) & (n < N), other=0.0)
+    x = tile.loaded(x_ptr, m0, n0, M, N, BM, BN, WHOLE)
     if ROW is not None:
         y = tile.transformed(x, row_matrix, n0, N, BM, BN, ROW, TARGET)
         _raise(y, row_largest, BM, BN, ROW, TARGET)
