@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kernels.recipe import Format, Gemm, Quantizer
@@ -34,14 +36,31 @@ class Ran:
     calls: int
 
 
+Rows = dict[tuple[str, Gemm, How], int]  # layer, GEMM and how it ran -> number of products
+
+
 class Ledger:
     """Counts executed GEMMs; the code that multiplies adds each entry, described from the operands it used."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, Gemm, How], int] = {}
+        self._rows: Rows = {}
 
     def add(self, label: str, gemm: Gemm, how: How) -> None:
         self._rows[label, gemm, how] = self._rows.get((label, gemm, how), 0) + 1
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Rows]:
+        """Context whose entries go to the rows it yields, because a product that is captured is not yet executed."""
+        before, self._rows = self._rows, {}
+        try:
+            yield self._rows
+        finally:
+            self._rows = before
+
+    def add_rows(self, rows: Mapping[tuple[str, Gemm, How], int]) -> None:
+        """Count the products of a replayed graph, which runs no Python."""
+        for row, calls in rows.items():
+            self._rows[row] = self._rows.get(row, 0) + calls
 
     def snapshot(self) -> dict[tuple[str, Gemm], Ran]:
         """How each GEMM of each layer ran.

@@ -77,6 +77,10 @@ class Randomness:
                 hadamard.refresh(signs)
                 self._signs[key] = offset, signs
 
+    def skip(self, count: int) -> None:
+        """Count draws of a replayed graph, which runs no Python, so that the next pass begins after them."""
+        self._used += count
+
     def go_on(self, *, step: int, used: int) -> None:
         """Continue after `step` optimizer steps and `used` draws."""
         self.step, self._used = step, used

@@ -12,7 +12,9 @@ from submission.phases import phases_of
 from submission.precision import Linears
 from submission.recompute import Outputs
 from submission.step import Trainer, connect
+from submission.step_graph import StepGraph
 from submission.te.te_linear import TeLinears
+from submission.watchdog.forward_timer import ForwardPasses
 from submission.watchdog.nonfinite import GradientWatch
 
 
@@ -22,7 +24,7 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         stages = model.llama(config, linears)
         chunks = tuple(model.wrap(config, stage, home) for stage in stages)
         adamw = optimizer.build(config, chunks)
-    rates = schedule.build(config, adamw)
+    rates, passes = schedule.build(config, adamw), ForwardPasses()
     trainer = Trainer(
         config=config,
         chunks=chunks,
@@ -31,6 +33,8 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         home=home,
         linears=linears,
         deoscillator=Deoscillator(linears, stages, adamw),
+        passes=passes,
+        graph=StepGraph(linears, passes, home) if config.parallelism.cuda_graph else None,
         gradients=GradientWatch(chunks, home, distributed_optimizer=config.parallelism.distributed_optimizer),
     )
     connect(trainer)

@@ -31,13 +31,17 @@ class NoGpu(RuntimeError):
 
 
 def require_gpu(config: Config) -> None:
-    """Require a GPU unless the benchmark is scaled: the full benchmark would take years on a CPU.
+    """Require a GPU unless the benchmark is scaled (the full one would take years on a CPU) and captures no CUDA graph.
 
     Raises:
         NoGpu: torch can use no GPU; the message says why.
     """
     if on_cpu() and not config.benchmark.is_scaled:
         raise NoGpu(f"{config.benchmark.name} trains on GPUs, and torch can use none: {why_no_gpu()}")
+    if on_cpu() and config.parallelism.cuda_graph:
+        raise NoGpu(
+            f"parallelism.cuda_graph: found true, and torch can use no GPU: {why_no_gpu()}; set it to false"
+        )
 
 
 def why_no_gpu() -> str:

@@ -86,7 +86,7 @@ class MegatronExecutor:
         config = self._config
         home = parallel.initialize(config, self._ranks)
         working, self._probes = engine_probes.try_all(config, self._run.arm, home)
-        parallel.seed_everything(self._seed)
+        parallel.seed_everything(self._seed, captures=config.parallelism.cuda_graph)
         self.trainer = assemble(working, self._linears, home)
         self.trainer.passes.begins = self._begins
         self._diagnoser = Diagnoser(config.diagnostics, self._linears)
@@ -237,6 +237,7 @@ class MegatronExecutor:
             fusions=fused_modules.found(llama),
             optimizer=optimizer.described(self.trainer.optimizer),
             snapped=self.trainer.deoscillator.snapped(),
+            graphs=() if self.trainer.graph is None else self.trainer.graph.ran(),
             **modules.described(llama.decoder.layers[0]),
         )
 

@@ -61,13 +61,21 @@ def wants_gloo(config: Config) -> bool:
     return device.on_cpu() or bool(config.checkpoint.every_steps or config.checkpoint.resume)
 
 
-def seed_everything(seed: int) -> None:
-    """Seed weights and data order; each pipeline stage gets another seed, as in Megatron's own training script."""
+def seed_everything(seed: int, *, captures: bool = False) -> None:
+    """Seed weights and data order; each pipeline stage gets another seed, as in Megatron's own training script.
+
+    Args:
+        captures: a CUDA graph will be captured, so the tracker must not copy a random state to the host.
+    """
     of_stage = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(of_stage)  # weights are drawn from this generator on a CPU, from the tracker's on a GPU
     with device.megatron():
         # on a CPU use the tracker that does nothing: Llama has no dropout, and the real one needs CUDA's state
-        tensor_parallel.model_parallel_cuda_manual_seed(of_stage, inference_rng_tracker=device.on_cpu())
+        tensor_parallel.model_parallel_cuda_manual_seed(
+            of_stage,
+            inference_rng_tracker=device.on_cpu(),
+            use_cudagraphable_rng=captures and not device.on_cpu(),
+        )
 
 
 def shut_down() -> None:

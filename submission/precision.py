@@ -106,6 +106,10 @@ class Linears:
         """Number of random tensors that this rank has drawn."""
         return self._randomness._used
 
+    def skip_draws(self, count: int) -> None:
+        """Count the random tensors of a replayed graph."""
+        self._randomness.skip(count)
+
     def go_on(self, *, step: int, drawn: int) -> None:
         """Continue from a checkpoint with other weights, after `step` optimizer steps and `drawn` random tensors."""
         if self._weights is not None:

@@ -20,6 +20,7 @@ from submission.batches import Batch
 from submission.deoscillator import Deoscillator
 from submission.host_copy import HostCopy, Moment
 from submission.precision import Linears
+from submission.step_graph import StepGraph
 from submission.watchdog.forward_timer import ForwardPasses
 from submission.watchdog.nonfinite import GradientWatch
 
@@ -37,6 +38,7 @@ class Trainer:
     gradients: GradientWatch
     deoscillator: Deoscillator
     passes: ForwardPasses = field(default_factory=ForwardPasses)
+    graph: StepGraph | None = None
 
     @property
     def model(self) -> DistributedDataParallel:
@@ -119,16 +121,26 @@ def forward_backward(
 ) -> list[dict[str, torch.Tensor]]:
     """Run the micro batches forward, and backward unless `forward_only`; returns summed loss and tokens of each."""
     trainer.linears.begin_pass()
-    stats: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
-        forward_step_func=_forward_step(trainer),
-        # every interleaved stage reads the same micro batches
-        data_iterator=_one_or_all(list(itertools.tee(batches, len(trainer.chunks)))),
-        model=list(trainer.chunks),
-        num_microbatches=micro_batches,
-        seq_length=trainer.config.model.sequence_length,
-        micro_batch_size=trainer.config.batch.micro_batch_size,
-        forward_only=forward_only,
-    )
+
+    def passes(own: Iterator[Batch]) -> list[dict[str, torch.Tensor]]:
+        found: list[dict[str, torch.Tensor]] = get_forward_backward_func()(
+            forward_step_func=_forward_step(trainer),
+            # every interleaved stage reads the same micro batches
+            data_iterator=_one_or_all(list(itertools.tee(own, len(trainer.chunks)))),
+            model=list(trainer.chunks),
+            num_microbatches=micro_batches,
+            seq_length=trainer.config.model.sequence_length,
+            micro_batch_size=trainer.config.batch.micro_batch_size,
+            forward_only=forward_only,
+        )
+        return found
+
+    if trainer.graph is None or forward_only:
+        stats = passes(batches)
+    else:
+        stats = trainer.graph.run(batches, micro_batches, passes)
+    if trainer.graph is not None and forward_only:
+        trainer.graph.evaluated()
     trainer.passes.losses = [item["loss"] for item in stats]
     return stats
 

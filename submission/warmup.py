@@ -94,6 +94,8 @@ def _restore(trainer: Trainer, before: _Snapshot) -> None:
     _set_random_states(before.random_states)
     trainer.linears.start_over()
     trainer.deoscillator.start_over()
+    if trainer.graph is not None:
+        trainer.graph.start_over()
 
 
 def finish_parameter_gather(model: DistributedDataParallel) -> None:

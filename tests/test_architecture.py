@@ -27,6 +27,7 @@ FOREIGN = {  # what a package may import besides the standard library and what O
         "mlperf_logging",
         "psutil",
         "transformer_engine",
+        "cuda",  # cuda-bindings, which torch's builds for CUDA bring
     },
     "harness": {
         "yaml",

@@ -287,6 +287,25 @@ def _straggler_ratio(config: Config) -> None:
         )
 
 
+def _cuda_graph(config: Config) -> None:
+    """What a CUDA graph of all micro batches cannot hold."""
+    parallel = config.parallelism
+    if not parallel.cuda_graph:
+        return
+    if parallel.pipeline > 1:  # p2p_communication.py of Megatron: batch_p2p_sync
+        allowed = (
+            "false with pipeline stages, because Megatron waits for the GPU at the messages between them"
+        )
+        raise ConfigProblem("parallelism.cuda_graph", "true", allowed)
+    if parallel.recompute == "full":
+        allowed = "false with recompute: full, because Megatron's checkpoints copy random states to the host"
+        raise ConfigProblem("parallelism.cuda_graph", "true", allowed)
+    for name in config.runs.arms:
+        if config.arms[name].transformer_engine != "none":
+            allowed = f"false with the arm {name}, because the graph's products could not be counted: they are not ours"
+            raise ConfigProblem("parallelism.cuda_graph", "true", allowed)
+
+
 def _diagnostics_numbers(config: Config) -> None:
     found = config.diagnostics
     if found.every_steps < 0:
@@ -334,6 +353,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     *checkpoint_rules.RULES,
     _watchdog_patience,
     _straggler_ratio,
+    _cuda_graph,
     _diagnostics_numbers,
     _diagnostics_linears,
 )

@@ -151,6 +151,26 @@ class EngineProbe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayedGraph:
+    """A CUDA graph of rank 0 that trained steps of the run.
+
+    Args:
+        from_step: the first step of its recipe.
+        products: GEMMs that one replay multiplies, counted by Python while it was captured.
+        replays: steps that it trained.
+        kernels: name of each kernel -> number of its nodes, read from the captured graph.
+        unread: why `kernels` is empty; empty text where it is not.
+    """
+
+    from_step: int
+    micro_batches: int
+    products: int
+    replays: int
+    kernels: dict[str, int]
+    unread: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
     """proof.json: what ran as every GEMM of a run.
 
@@ -160,6 +180,7 @@ class Proof:
         fusions: the entries of model.fusions that ran in fused kernels.
         optimizer: the library of the AdamW that ran, and its loop over parameters; None without updates.
         probes: the engines that were tried before the first step; those with a failure were not used.
+        graphs: the CUDA graphs that were replayed; their products are in `gemms`.
         snapped: how often de-oscillation set an element of a weight to its quantised value; None where it did not run.
     """
 
@@ -173,6 +194,7 @@ class Proof:
     optimizer: str | None = None
     probes: tuple[EngineProbe, ...] = ()
     snapped: int | None = None
+    graphs: tuple[ReplayedGraph, ...] = ()
 
 
 def write_proof(attempt: Path, proof: Proof) -> None:

@@ -126,6 +126,9 @@ class Parallelism:
     average_in_collective: bool = False  # gradients are averaged by the reduction, not scaled before it
     # full: layers run forward twice and keep no activations; fc1: its product runs twice and keeps no output
     recompute: Literal["none", "fc1", "full"] = "none"
+    cuda_graph: bool = (
+        False  # micro batches of a step are captured once and replayed as one launch; GPUs alone
+    )
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property

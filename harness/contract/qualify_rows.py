@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.contract import file_names, files, typed_json
-from harness.contract.attempt_rows import EngineProbe
+from harness.contract.attempt_rows import EngineProbe, ReplayedGraph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +23,7 @@ class TrialAnswer:
         loss, step_s: values of every timed step, in order; evaluation_loss is measured after them.
         peak_bytes, reserved_bytes: of the accelerator's memory, by tensors and by torch's allocator; None on a CPU.
         gemms: GEMM -> backend and engine, from the proof; `proven` when its counts are those of recipe and steps.
+        graphs: the CUDA graphs that trained steps, from the proof.
         calls: kinds of work on the accelerator in one step -> how many; waits: calls that waited for it -> how many;
             busiest: kernels launched most often. None where the profiler saw nothing.
         sync_sites: lines that made the host wait in one step -> how often, as torch's synchronisation warnings say.
@@ -47,6 +48,7 @@ class TrialAnswer:
     attention: str = ""
     probes: tuple[EngineProbe, ...] = ()
     proven: bool = False
+    graphs: tuple[ReplayedGraph, ...] = ()
     calls: Mapping[str, int] | None = None
     waits: Mapping[str, int] | None = None
     busiest: Mapping[str, int] | None = None

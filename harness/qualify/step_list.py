@@ -56,5 +56,6 @@ def steps(*, on_gpu: bool) -> tuple[Step, ...]:
             patience=math.inf,
         ),
         train("bf16", 50),
+        step("graph", "Steps replayed from a CUDA graph", (90, 1), training_steps.replayed),
         step("signal", "A run that is stopped", (50, 20), training_steps.stopped_by_a_signal),
     )

@@ -7,6 +7,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from compliance import mllog
@@ -32,6 +33,8 @@ _ALIKE = 0.02  # relative difference of the first losses of two arms with the sa
 _FIRST_STEP = 1.25  # times the median of the later steps
 _KERNELS = 1.15  # an operator of the rehearsal may be several kernels, for example in reductions and attention backward
 _PLAN_LOW, _PLAN_HIGH = 0.6, 1.05  # limits, as shares of the memory that plan predicts
+_REPLAYED = f"{settings.ARMS[0]} in a CUDA graph"
+_REPLAYED_ALIKE = 1e-3  # relative difference of losses
 _PATIENCE_S = 60.0  # a training that is told to stop needs this long to write run_stop
 
 
@@ -43,13 +46,7 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
     """Run a few steps of one arm; reports its results."""
     ensure_corpus(bench)
     config = _config(bench)
-    attempt = _attempt(bench, arm, config, arm)
-    command = benches.torchrun(
-        bench.ranks, "submission.tools.step_trial", "--attempt", attempt, "--steps", settings.STEPS
-    )
-    asked = Child(name=arm, command=command, environment=bench.training_environment())
-    (ended,) = bench.run("trials", asked)
-    answer = qualify_rows.read_trial(attempt) or TrialAnswer(stage="starting")
+    answer, ended, _ = _tried(bench, arm, config, arm)
     yield _learns(arm, answer, config)
     yield from _alike(bench, arm, answer)
     yield _formats(arm, answer)
@@ -60,6 +57,48 @@ def trial(bench: Bench, arm: str) -> Iterator[Claim | Table]:
     yield from _troubles(bench, arm, answer, ended)
     if answer.step_s:
         yield _figures(arm, answer)
+
+
+def replayed(bench: Bench) -> Iterator[Claim | Table]:
+    """Train the steps of mxfp4 once more as replays of a CUDA graph; compares losses and times with those before."""
+    alike = f"{_REPLAYED}: the losses are those without"
+    read = f"{_REPLAYED}: the kernels of the graph are read"
+    if not bench.on_gpu:
+        yield from (Claim(claim=claim, verdict=Verdict.OPEN, found=NO_GPU) for claim in (alike, read))
+        return
+    ensure_corpus(bench)
+    config = _config(bench)
+    config = replace(config, parallelism=replace(config.parallelism, cuda_graph=True))
+    answer, ended, attempt = _tried(bench, "graph", config, settings.ARMS[0])
+    before = qualify_rows.read_trial(attempt.parent / settings.ARMS[0])
+    yield _same_losses(alike, answer, before)
+    yield _nodes(read, answer)
+    yield from _troubles(bench, _REPLAYED, answer, ended)
+    if answer.step_s:
+        yield _figures(_REPLAYED, answer)
+
+
+def _same_losses(claim: str, answer: TrialAnswer, before: TrialAnswer | None) -> Claim:
+    pairs = list(zip(answer.loss, before.loss if before else (), strict=False))
+    if len(pairs) < 2:
+        why = f"not reached: {answer.stage}" if before else "no losses without a graph to compare with"
+        return Claim(claim=claim, verdict=Verdict.OPEN, found=why)
+    off = max(abs(a - b) / b for a, b in pairs)
+    return _judged(
+        claim, off <= _REPLAYED_ALIKE, f"largest relative difference in {len(pairs)} steps {off:.1e}",
+        f"at most {_REPLAYED_ALIKE:g}, because attention's backward pass may add in any order",
+        "set parallelism.cuda_graph: false, and report which step differs first",
+    )  # fmt: skip
+
+
+def _nodes(claim: str, answer: TrialAnswer) -> Claim:
+    if not answer.graphs:
+        found = f"no graph was replayed: {answer.stage}"
+        return Claim(claim=claim, verdict=Verdict.OPEN, found=found)
+    (graph,) = answer.graphs
+    kernels = sum(graph.kernels.values())
+    found = graph.unread or f"{kernels:,} kernels, {graph.products} products, {graph.replays} replays"
+    return Claim(claim=claim, verdict=Verdict.OPEN if graph.unread else Verdict.PROVEN, found=found)
 
 
 def ensure_corpus(bench: Bench) -> None:
@@ -85,6 +124,16 @@ def _config(bench: Bench, *, long: bool = False) -> Config:
     return settings.trial(
         bench.data, on_gpu=bench.on_gpu, ranks=bench.ranks, long=long, accelerator=bench.accelerator
     )
+
+
+def _tried(bench: Bench, name: str, config: Config, arm: str) -> tuple[TrialAnswer, Ended, Path]:
+    attempt = _attempt(bench, name, config, arm)
+    command = benches.torchrun(
+        bench.ranks, "submission.tools.step_trial", "--attempt", attempt, "--steps", settings.STEPS
+    )
+    asked = Child(name=name, command=command, environment=bench.training_environment())
+    (ended,) = bench.run("trials", asked)
+    return qualify_rows.read_trial(attempt) or TrialAnswer(stage="starting"), ended, attempt
 
 
 def _attempt(bench: Bench, name: str, config: Config, arm: str) -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from submission import graph_nodes
+
 # Platforms of the accelerators that presets name; kernels/architectures.py uses the same names.
 PLATFORMS = {
     "H100": "sm_90",
@@ -26,10 +28,11 @@ PLATFORMS = {
 _PROCESSORS = {"sm_90": 132, "sm_100": 148, "sm_103": 148, "gfx942": 304, "gfx950": 256}
 
 
-def install(platform: str, waits: Callable[[str], None]) -> None:
+def install(platform: str, waits: Callable[[str], None], launches: Callable[[str], None]) -> None:
     """Let torch.cuda report eight GPUs of this platform; call once per platform.
 
     Args:
+        launches: called when the host launches a graph.
         waits: called when the host waits for a stream, an event or a device, which no operator shows.
     """
     is_amd = platform.startswith("gfx")
@@ -61,6 +64,8 @@ def install(platform: str, waits: Callable[[str], None]) -> None:
         "manual_seed": lambda *_: None,
         "get_rng_state": lambda *_, **__: state.clone(),
         "set_rng_state": lambda *_, **__: None,
+        "CUDAGraph": type("CUDAGraph", (_Graph,), {"launches": staticmethod(launches)}),
+        "graph": _nothing,
         "Stream": lambda *_, **__: _Stream(waits),
         "Event": lambda *_, **__: _Event(waits),
         "current_stream": lambda *_, **__: _Stream(waits),
@@ -76,13 +81,36 @@ def install_in_megatron() -> None:
     """Replace Megatron's own functions for a GPU's random state; call after importing Megatron."""
     from megatron.core.tensor_parallel import random
 
-    random._get_cuda_rng_state = lambda *_, **__: torch.cuda.get_rng_state()
+    random._get_cuda_rng_state = lambda *_, graph_safe=False, **__: (
+        torch.Generator() if graph_safe else torch.cuda.get_rng_state()
+    )
     random._set_cuda_rng_state = lambda *_, **__: None
 
 
 @contextlib.contextmanager
 def _nothing(*_: Any, **__: Any) -> Iterator[None]:
     yield
+
+
+class _Graph:
+    """A graph without work: its capture runs the work on fake tensors, its replay is one launch."""
+
+    launches: Callable[[str], None]
+
+    def __init__(self, **_: Any):
+        pass
+
+    def register_generator_state(self, _: Any) -> None:
+        pass
+
+    def instantiate(self) -> None:
+        pass
+
+    def replay(self) -> None:
+        self.launches("replay of a CUDA graph")
+
+    def raw_cuda_graph(self) -> int:
+        raise graph_nodes.Unread("a fake GPU's graph has no nodes")
 
 
 class _Stream:

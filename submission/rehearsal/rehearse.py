@@ -56,7 +56,8 @@ class Stage:
     def rehearse(self, config: Config, arm: str, rank: int = 0) -> Rehearsed:
         """Run a step and an evaluation as warm-up and one step more, then count an evaluation and a step.
 
-        The first step after a warm-up is not counted, because it alone creates the optimizer's moments.
+        The first step after a warm-up is not counted, because it alone creates the optimizer's moments. With a CUDA
+        graph the warm-up has two steps, of which the second is captured.
 
         Args:
             rank: the rank that this process runs as; the last pipeline stage does other work than the first.
@@ -71,7 +72,7 @@ class Stage:
                 f"system.accelerator: found '{accelerator}'; allowed here: {known} (--preset names one)"
             )
         platform = fake_cuda.PLATFORMS[accelerator]
-        fake_cuda.install(platform, self._counts.wait)
+        fake_cuda.install(platform, self._counts.wait, lambda name: self._counts.launch(name, ()))
         fake_cuda.install_in_megatron()
         from kernels import architectures
 
@@ -82,7 +83,7 @@ class Stage:
         config = replace(
             config,
             evaluation=replace(config.evaluation, sequences=passes * size),
-            warmup=replace(config.warmup, train_steps=1),
+            warmup=replace(config.warmup, train_steps=2 if config.parallelism.cuda_graph else 1),
         )
         with _FakeTensors(allow_non_fake_inputs=True), self._counts:
             before, step, evaluation, proof = self._run(config, arm)

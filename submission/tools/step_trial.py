@@ -210,7 +210,12 @@ def _proof(executor: MegatronExecutor) -> dict[str, Any]:
     for row in proof.gemms:
         gemms.setdefault(row.gemm, set()).add(f"{row.backend} ({row.engine})")
     ways = {gemm: " and ".join(sorted(found)) for gemm, found in gemms.items()}
-    return {"gemms": ways, "attention": proof.attention or "", "proven": proof.verified}
+    return {
+        "gemms": ways,
+        "attention": proof.attention or "",
+        "proven": proof.verified,
+        "graphs": proof.graphs,
+    }
 
 
 def _place(error: Exception) -> str:

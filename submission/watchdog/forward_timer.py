@@ -24,11 +24,15 @@ class ForwardPasses:
         self.losses: list[torch.Tensor] = []
         self._seconds, self._passes = 0.0, 0
         self._events: list[tuple[Any, Any]] = []
+        self._is_timed = True
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
         """Context that times a pass, including the wait for its data, with GPU events: the host does not wait."""
         self.begins()
+        if not self._is_timed:
+            yield
+            return
         self._passes += 1
         if torch.cuda.is_available():
             ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
@@ -40,6 +44,15 @@ class ForwardPasses:
             began = time.perf_counter()
             yield
             self._seconds += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Context of passes that a CUDA graph captures: their events would mean the capture and never a replay."""
+        self._is_timed = False
+        try:
+            yield
+        finally:
+            self._is_timed = True
 
     def pass_s(self) -> float:
         """Mean seconds of the passes since the last call; 0 without any. The accelerator must have finished them."""

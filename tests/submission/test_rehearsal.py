@@ -57,7 +57,11 @@ SMALL = [
     "system.division=open",
     "system.accelerator_memory_gib=0",
 ]
+GRAPH = "graph"  # of all micro batches
+GRAPH_LAYOUT = [*LAYOUTS["data"], "parallelism.cuda_graph=true"]
 CELLS = list(itertools.product(PRESETS, ENGINES, LAYOUTS))
+GRAPH_CELLS = [(platform, "mxfp4", GRAPH) for platform in PRESETS]
+HOST_LAUNCHES = 60  # most launches of a step beside collectives and optimizer, where a graph is replayed
 # most launches of a step of two micro batches: as many as there are today, so that one more by accident fails
 LAUNCHES = {
     "bf16": {"data": 195, "tensor": 262, "pipeline": 195, "recompute": 215},
@@ -72,9 +76,10 @@ WAITS = {"data": 0, "tensor": 0, "pipeline": 3, "recompute": 0}
 def budgets(tmp_path_factory):
     """Of each cell the budgets of its ranks: the first, and the last of a pipeline."""
     directory = tmp_path_factory.mktemp("rehearsal")
-    paths = [directory / f"{'-'.join(cell)}.json" for cell in CELLS]
-    for path, (platform, arm, layout) in zip(paths, CELLS, strict=True):
-        overrides = [*SMALL, *LAYOUTS[layout]]
+    cells = [*CELLS, *GRAPH_CELLS]
+    paths = [directory / f"{'-'.join(cell)}.json" for cell in cells]
+    for path, (platform, arm, layout) in zip(paths, cells, strict=True):
+        overrides = [*SMALL, *(GRAPH_LAYOUT if layout == GRAPH else LAYOUTS[layout])]
         config = resolve(BENCHMARK_PROFILE, overrides=overrides, preset=PRESETS[platform]).config
         attempt_rows.write_config(path, AttemptConfig(config=config, run=RunIdentity(arm=arm)))
     done = subprocess.run(
@@ -86,7 +91,7 @@ def budgets(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = iter(json.loads(done.stdout)["budgets"])
-    ranks = {cell: 2 if cell[2] == "pipeline" else 1 for cell in CELLS}
+    ranks = {cell: 2 if cell[2] == "pipeline" else 1 for cell in cells}
     return {cell: list(itertools.islice(found, count)) for cell, count in ranks.items()}
 
 
@@ -103,6 +108,16 @@ def test_a_step_on_a_gpu_runs_with_its_engines_and_within_its_budget(budgets, ce
         assert budget["changing_calls"] == {}
         assert all(budget["phases"][phase]["launches"] > 0 for phase in ("forward", "backward", "optimizer"))
         assert budget["evaluation"]["launches"] > 40 and budget["step"]["bytes"] > 30e9
+
+
+@pytest.mark.parametrize("cell", GRAPH_CELLS, ids="-".join)
+def test_a_replayed_step_launches_a_graph_and_the_optimizer(budgets, cell):
+    (budget,) = budgets[cell]
+    assert budget["operators"]["replay of a CUDA graph"]["launches"] == 1
+    assert budget["phases"]["forward"]["launches"] == budget["phases"]["backward"]["launches"] == 0
+    assert budget["phases"]["rest"]["launches"] <= HOST_LAUNCHES and budget["step"]["waits"] == 0
+    assert budget["step"]["collectives"] < budgets[(*cell[:2], "data")][0]["step"]["collectives"]
+    assert set(budget["engines"].values()) == {ENGINES["mxfp4"][cell[0]]}
 
 
 def test_the_calls_of_a_step_are_those_of_the_step_before_and_bench_prints_the_budget_of_a_preset(capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract import qualify_rows
-from harness.contract.attempt_rows import EngineProbe
+from harness.contract.attempt_rows import EngineProbe, ReplayedGraph
 from harness.contract.qualify_rows import ComparedRow, SpeedRow, TrialAnswer
 from harness.qualify import children, kernel_steps, node_steps, settings, step_budgets, training_steps
 from harness.qualify.answer import Claim, Table, Verdict
@@ -177,6 +177,33 @@ def test_on_a_cpu_what_needs_a_gpu_is_not_proven_here(tmp_path, answers):
     claims, _ = trial(tmp_path, answers, told, gpus=0)
     open_ = [claim.found for claim in claims.values() if claim.verdict is Verdict.OPEN]
     assert open_ == ["no GPU here"] * 5 and len(claims) == 7
+
+
+def replayed(home: Path, answers, told: TrialAnswer, *, gpus: int = 1) -> dict[str, Claim]:
+    answers(then=lambda _: qualify_rows.write_trial(home / "attempts" / "graph", told))
+    shutil.rmtree(home / "attempts" / "graph", ignore_errors=True)
+    found = training_steps.replayed(bench(home, gpus=gpus))
+    return {one.claim.partition(": ")[2]: one for one in found if isinstance(one, Claim)}
+
+
+def test_a_graph_is_compared_with_the_steps_without_one(tmp_path, answers):
+    losses, kernels = "the losses are those without", "the kernels of the graph are read"
+    graph = ReplayedGraph(from_step=0, micro_batches=2, products=48, replays=6, kernels={"gemm": 50})
+    told = dataclasses.replace(TRIAL, graphs=(graph,))
+    assert replayed(tmp_path, answers, told)[losses].verdict is Verdict.OPEN  # nothing to compare with
+    trial(tmp_path, answers, TRIAL)
+    claims = replayed(tmp_path, answers, told)
+    assert verdicts(claims) == {losses: "proven", kernels: "proven"}
+    assert claims[kernels].found == "50 kernels, 48 products, 6 replays"
+    wrong = replayed(tmp_path, answers, dataclasses.replace(told, loss=(12.55, 11.0, 10.1, 9.0)))[losses]
+    assert wrong.verdict is Verdict.FAILED and "in 4 steps 1.0e-02" in wrong.found
+    unread = dataclasses.replace(graph, kernels={}, unread="no cuda-bindings")
+    claims = replayed(tmp_path, answers, dataclasses.replace(told, graphs=(unread,)))
+    assert claims[kernels].verdict is Verdict.OPEN and claims[kernels].found == "no cuda-bindings"
+    assert verdicts(replayed(tmp_path, answers, told, gpus=0)) == {
+        losses: "not proven",
+        kernels: "not proven",
+    }
 
 
 @pytest.mark.parametrize("platform", [pytest.param("sm_90", marks=pytest.mark.slow), "gfx950"])
