@@ -46,7 +46,7 @@ def linears_of(config: Config, arm: str, *, seed: int, rank: int) -> Linears:
     phases, settings = phases_of(config, arm), config.arms[arm]
     if settings.transformer_engine != "none":
         return TeLinears(phases[0].recipe, settings.transformer_engine)
-    keep = config.micro_batches > 1
+    keep = config.micro_batches > 1 and config.parallelism.keep_weights
     outputs = Outputs() if config.parallelism.recompute == "fc1" else None
     return Linears(
         phases,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from harness.base.errors import ConfigError
 from harness.contract.config import Config
+from harness.machine import facts
 
 _GIB = 2**30
 _LIBRARIES_GIB = 3.0  # CUDA or ROCm context, NCCL or RCCL buffers, GEMM workspaces
@@ -154,16 +155,25 @@ def _kept_bits(config: Config, gemm: str) -> float:
 
 
 def _quantised_weights(config: Config) -> int:
-    """Quantised weights kept between micro batches, in both orientations.
-
-    Counted as BF16, as emulation (the largest) keeps them.
-    """
-    if config.micro_batches == 1:
+    """Quantised weights kept between micro batches, in both orientations: the most of any arm."""
+    if config.micro_batches == 1 or not config.parallelism.keep_weights:
         return 0
-    recipe = config.recipes[config.arms[config.runs.arms[0]].recipe]
-    kinds = [gemm.format for gemm in (recipe.fprop, recipe.dgrad) if gemm.format != "bf16"]
     layers = config.model.layers // config.parallelism.pipeline
-    return 2 * len(kinds) * layers * layer_matrices(config) // config.parallelism.tensor
+    elements = layers * layer_matrices(config) // config.parallelism.tensor
+    bits = [
+        sum(_weight_bits(config, gemm.format) for gemm in (recipe.fprop, recipe.dgrad))
+        for recipe in (config.recipes[config.arms[name].recipe] for name in config.runs.arms)
+    ]
+    return int(elements * max(bits, default=0.0) / 8)
+
+
+def _weight_bits(config: Config, format: str) -> float:
+    """Bits of an element of a kept weight: packed where the accelerator multiplies the format, else BF16 values."""
+    if format == "bf16":  # the weight itself
+        return 0.0
+    known = facts.accelerator(config.system.accelerator)
+    units = {"fp8-row": "fp8", "mxfp8": "mxfp4"}.get(format, format)  # the table has no figures for these two
+    return _KEPT_BITS[format] if known is not None and units in known.dense_tflops else 16.0
 
 
 def _working(config: Config, tokens: int) -> int:
@@ -221,10 +231,12 @@ def variants(config: Config) -> Iterator[tuple[str, Config]]:
     """Changes that save memory, beginning with the one that costs the least speed."""
     half = config.batch.micro_batch_size // 2
     changes: list[dict[str, object]] = [{"parallelism.gradient_reduce": "bf16"}]
+    kept: dict[str, object] = {"parallelism.keep_weights": False} if _quantised_weights(config) else {}
+    changes += [kept] * bool(kept)
     while half >= 1:
         changes += [{"batch.micro_batch_size": half}]
         half //= 2
-    smallest = changes[-1]
+    smallest = {**changes[-1], **kept}
     if all(config.arms[name].transformer_engine == "none" for name in config.runs.arms):
         changes += [{**smallest, "parallelism.recompute": "fc1"}]
     changes += [{**smallest, "parallelism.recompute": "full"}]

@@ -126,9 +126,10 @@ class Parallelism:
     average_in_collective: bool = False  # gradients are averaged by the reduction, not scaled before it
     # full: layers run forward twice and keep no activations; fc1: its product runs twice and keeps no output
     recompute: Literal["none", "fc1", "full"] = "none"
-    cuda_graph: bool = (
-        False  # micro batches of a step are captured once and replayed as one launch; GPUs alone
-    )
+    # quantised weights stay from micro batch to micro batch: packed where the hardware multiplies them, else as BF16
+    keep_weights: bool = True
+    # micro batches of a step are captured once and replayed as one launch; on GPUs alone
+    cuda_graph: bool = False
     threads_per_rank: int = 0  # CPU threads; 0: cores divided by ranks
 
     @property

@@ -47,7 +47,7 @@ def test_without_json_stdout_stays_empty(capsys):
 
 def test_an_answer_is_never_followed_by_a_second_document(capsys):
     """The plan of what does not fit is an answer, and an error."""
-    too_much = ["--preset", "h200_1x8", "--set", "batch.micro_batch_size=2"]
+    too_much = ["--preset", "h200_1x8", "--set", "batch.micro_batch_size=4"]
     assert cli.main(["plan", "--json", *too_much]) == 2
     said = capsys.readouterr()
     document = json.loads(said.out)

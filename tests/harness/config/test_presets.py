@@ -64,12 +64,42 @@ def test_the_parts_of_a_preset_s_memory_sum_to_less_than_the_driver_reports(name
     [
         ("h100_1x8", ["batch.micro_batch_size=4"]),
         ("h100_1x8", ["parallelism.tensor=1", "parallelism.sequence_parallel=false"]),
-        ("h200_1x8", ["batch.micro_batch_size=2"]),
+        ("h200_1x8", ["batch.micro_batch_size=4"]),
+        ("h200_1x8", ["parallelism.keep_weights=true"]),
     ],
 )
 def test_a_preset_of_a_small_accelerator_is_the_largest_that_fits(name, larger):
     with pytest.raises(ConfigError, match="memory: found"):
         memory.require_fit(preset(name, *larger))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_has_one_micro_batch_or_the_largest_that_fits(name):
+    config = preset(name)
+    if config.micro_batches > 1:
+        twice = f"batch.micro_batch_size={2 * config.batch.micro_batch_size}"
+        with pytest.raises(ConfigError, match="memory: found"):
+            memory.require_fit(preset(name, twice, "parallelism.keep_weights=false"))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "arms", "bits"),
+    [
+        ("MI355X", "mxfp4", 8.5),
+        ("MI355X", "fp8", 16),
+        ("H200", "mxfp4", 32),
+        ("H200", "fp8", 16),
+        ("H200", "bf16", 0),
+    ],
+)
+def test_kept_weights_are_packed_where_the_accelerator_multiplies_the_format(accelerator, arms, bits):
+    two = ["batch.micro_batch_size=1", "batch.global_batch_size=16", f"runs.arms=[{arms}]"]
+    changes = [f"system.accelerator={accelerator}", *two, "parallelism.keep_weights=true"]
+    config = preset("h200_1x8", *changes)
+    kept = memory.predicted(config).quantised_weights
+    assert kept == bits / 8 * 32 * memory.layer_matrices(config)
+    freed = preset("h200_1x8", *changes, "parallelism.keep_weights=false")
+    assert memory.predicted(freed).quantised_weights == 0
 
 
 def test_what_fits_is_accepted():
@@ -109,7 +139,7 @@ def test_a_number_in_the_file_wins(tmp_path):
 def test_plan_says_where_memory_comes_from_and_its_biggest_parts(capsys):
     assert cli.main(["plan", "--preset", "h200_1x8"]) == 0
     text = capsys.readouterr().out
-    assert "102 of 139 GiB per accelerator, predicted (facts.yaml, H200)" in text
+    assert "108 of 139 GiB per accelerator, predicted (facts.yaml, H200)" in text
     assert "in GiB: activations" in text and "weights 15.0" in text
     assert cli.main(["plan", "--profile", "llama31_8b"]) == 0
     assert "what it has is unknown (system.accelerator_memory_gib)" in " ".join(
@@ -128,7 +158,8 @@ def test_plan_shows_a_preset_with_line_numbers_and_its_memory(capsys):
 @pytest.mark.parametrize(
     ("overrides", "nearest"),
     [
-        (["batch.micro_batch_size=2"], "--set batch.micro_batch_size=1"),
+        (["batch.micro_batch_size=4"], "--set batch.micro_batch_size=2"),
+        (["parallelism.keep_weights=true"], "--set parallelism.keep_weights=false"),
         (
             ["parallelism.gradient_reduce=fp32", "system.accelerator_memory_gib=120"],
             "--set parallelism.gradient_reduce=bf16",
@@ -148,7 +179,8 @@ def test_on_one_small_accelerator_everything_is_saved_at_once():
     )
     with pytest.raises(
         ConfigError,
-        match=r"nearest that fits: --set batch\.micro_batch_size=1 --set parallelism\.recompute=full",
+        match=r"nearest that fits: --set batch\.micro_batch_size=1 --set parallelism\.keep_weights=false "
+        r"--set parallelism\.recompute=fc1",
     ):
         memory.require_fit(config)
     alone = dataclasses.replace(config.system, accelerator_memory_gib=8.0)
