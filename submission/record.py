@@ -24,6 +24,7 @@ from harness.contract.metrics_rows import (
     StragglerRow,
     TrainRow,
 )
+from submission.status_writer import StatusWriter
 
 _STATUS_EVERY_S = 0.5
 _RESERVE_BYTES = 1 << 18  # room for the end of the log, the last status, and torchrun's report on every rank
@@ -59,6 +60,7 @@ class Record:
         self._directory, self._writes, self._max_steps = directory, writes, max_steps
         self.lock = threading.RLock()  # held while a file is written, the log included
         self._step, self._written_at = 0, 0.0
+        self._status_file = StatusWriter(self._write_status)
         if writes:
             _reserve_room(directory / file_names.RESERVE)
         self._metrics = (directory / file_names.METRICS).open("x", encoding="utf-8") if writes else None
@@ -74,8 +76,9 @@ class Record:
             step_s=round(result.step_s, 6),
         )
         self._line(row)
-        if time.monotonic() - self._written_at > _STATUS_EVERY_S:
-            self.state("training", samples)
+        if self._writes and time.monotonic() - self._written_at > _STATUS_EVERY_S:
+            self._written_at = time.monotonic()
+            self._status_file.later(self._now("training", samples))
 
     def evaluation(self, step: int, samples: int, log_perplexity: float, elapsed_s: float) -> None:
         row = EvaluationRow(step=step, samples=samples, loss=log_perplexity, elapsed_s=round(elapsed_s, 3))
@@ -175,9 +178,12 @@ class Record:
 
     def _status(self, status: Status) -> None:
         self._written_at = time.monotonic()
+        with self.lock:
+            self._status_file.now(status)
+
+    def _write_status(self, status: Status) -> None:
         if self._writes:
-            with self.lock:
-                attempt_rows.write_status(self._directory, status)
+            attempt_rows.write_status(self._directory, status)
 
 
 def _reserve_room(path: Path) -> None:
