@@ -18,6 +18,7 @@ from harness.contract.config import Config
 from harness.contract.diagnostics_rows import Row
 from harness.contract.environment import Ranks
 from harness.contract.metrics_rows import StragglerRow
+from kernels.matmul import tuned_blas
 from submission import batches as submission_batches
 from submission import (
     device,
@@ -85,6 +86,7 @@ class MegatronExecutor:
     def build(self) -> None:
         config = self._config
         home = parallel.initialize(config, self._ranks)
+        self._tuned = tuned_blas.use(home)
         working, self._probes = engine_probes.try_all(config, self._run.arm, home)
         parallel.seed_everything(self._seed, captures=config.parallelism.cuda_graph)
         self.trainer = assemble(working, self._linears, home)
@@ -237,6 +239,7 @@ class MegatronExecutor:
             fusions=fused_modules.found(llama),
             optimizer=optimizer.described(self.trainer.optimizer),
             snapped=self.trainer.deoscillator.snapped(),
+            tuned_products=self._tuned,
             graphs=() if self.trainer.graph is None else self.trainer.graph.ran(),
             **modules.described(llama.decoder.layers[0]),
         )

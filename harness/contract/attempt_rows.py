@@ -180,6 +180,7 @@ class Proof:
         fusions: the entries of model.fusions that ran in fused kernels.
         optimizer: the library of the AdamW that ran, and its loop over parameters; None without updates.
         probes: the engines that were tried before the first step; those with a failure were not used.
+        tuned_products: results of `kernels bench --tune` by which torch chose its kernels; 0 without (CUDA has none).
         graphs: the CUDA graphs that were replayed; their products are in `gemms`.
         snapped: how often de-oscillation set an element of a weight to its quantised value; None where it did not run.
     """
@@ -194,6 +195,7 @@ class Proof:
     optimizer: str | None = None
     probes: tuple[EngineProbe, ...] = ()
     snapped: int | None = None
+    tuned_products: int = 0
     graphs: tuple[ReplayedGraph, ...] = ()
 
 

@@ -76,8 +76,13 @@ def _triton() -> dict[str, str]:
     return {"triton": triton.__version__}
 
 
-def _path(device: str) -> Path:
-    return default_directory() / f"gemm_{''.join(c if c.isalnum() else '_' for c in device)}.json"
+def path_of(what: str, device: torch.device, suffix: str) -> Path:
+    """File of what was measured on a device model."""
+    return _path(_device(device), what, suffix)
+
+
+def _path(device: str, what: str = "gemm", suffix: str = "json") -> Path:
+    return default_directory() / f"{what}_{''.join(c if c.isalnum() else '_' for c in device)}.{suffix}"
 
 
 def _device(device: torch.device) -> str:

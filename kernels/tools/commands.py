@@ -140,6 +140,14 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune", action="store_true", help="measure tilings of native products and keep the best"
     )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        nargs="+",
+        default=[8192, 16384, 32768],
+        metavar="N",
+        help="with --tune: tokens of a micro batch, micro batch size x 8192 (default 8192 16384 32768)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
@@ -156,7 +164,7 @@ def bench(args: argparse.Namespace) -> int:
         print("kernels bench: torch sees no GPU; use --cpu to measure the CPU's kernels", file=sys.stderr)
         return 3
     if args.tune:
-        return _tune(device)
+        return _tune(device, args.tokens)
     return bench_report(device, small=False, as_json=args.json)
 
 
@@ -221,17 +229,19 @@ def _bench_line(group: str, row: Any) -> str:
     return text + "".join(f"  {ratio:.1f}x {name}" for name, ratio in row.ratios.items())
 
 
-def _tune(device: torch.device) -> int:
+def _tune(device: torch.device, tokens: list[int]) -> int:
+    from kernels.matmul import tuned_blas
     from kernels.tools import tuning
 
-    path = tuning.run(device)
-    if path is None:
+    paths = [path for path in (tuning.tilings(device, tokens), tuning.blas(device, tokens)) if path]
+    if not paths:
         print(
-            "kernels bench --tune: this GPU cannot multiply MX elements, so there is nothing to tune",
+            "kernels bench --tune: this GPU cannot multiply MX elements, so there is nothing to tune; "
+            f"{tuned_blas.why_not()}",
             file=sys.stderr,
         )
         return 3
-    print(path)
+    print(*paths, sep="\n")
     return 0
 
 

@@ -15,6 +15,8 @@ from kernels import architectures
 from kernels.layer import Layer
 from kernels.ledger import Ledger
 from kernels.linear import linear
+from kernels.matmul.engine_protocol import Request
+from kernels.matmul.gemm import choose
 from kernels.operand_use import Use
 from kernels.quantize import fp8, reference, triton
 from kernels.recipe import Format, GemmRecipe, LinearRecipe, Quantizer, ScaleRule
@@ -114,7 +116,7 @@ def _quantiser_calls(
 def gemms(
     device: torch.device, tokens: int, layers: dict[str, tuple[int, int]], measure: Timer
 ) -> Iterator[Row]:
-    """Speed of the products of the model's layers: in BF16, and in FP8 without quantisation (cuBLAS, hipBLASLt)."""
+    """Speed of the layers' products in BF16, FP8 (cuBLAS, hipBLASLt) and native MXFP4, of quantised operands."""
     for name, (out, width) in layers.items():
         x = inputs.make("normal", (tokens, width), 0).to(device)
         w = inputs.make("normal", (out, width), 1).to(device)
@@ -131,6 +133,21 @@ def gemms(
 
             seconds = measure(product)
             yield Row(f"{name} FP8 product alone", seconds, 0, flops, plain.time_s / seconds)
+        if architectures.of(device).has_fp4_units:
+            call, engine = _native_mxfp4(x, w)
+            seconds = measure(call)
+            what = f"{name} MXFP4 product alone ({engine})"
+            yield Row(what, seconds, 0, flops, plain.time_s / seconds)
+
+
+def _native_mxfp4(x: Tensor, w: Tensor) -> tuple[Callable[[], Tensor], str]:
+    """The product of the quantised operands by the engine that a linear would take, and that engine's name."""
+    plain = Use(Quantizer())
+    request = Request(plain.quantizer, plain.quantizer, x.size(0), w.size(0), x.size(1))
+    engine = choose(architectures.of(x.device), request, backend="native")
+    left, right = (engine.prepare(one, plain, None)[0] for one in (x, w))
+    assert left is not None and right is not None
+    return lambda: engine.multiply(left, right, gain=1.0, dtype=torch.bfloat16, accumulate=None), engine.name
 
 
 def linears(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed: the GPU kernels are not tested")
 
 from harness import cli
-from kernels.matmul import tune
+from kernels.matmul import tune, tuned_blas
 from kernels.matmul.triton import Tiling
 from kernels.quantize import reference
 from kernels.recipe import Quantizer
-from kernels.tools import commands, inputs, verify_slices, verify_twins
+from kernels.tools import commands, inputs, tuning, verify_slices, verify_twins
 from kernels.tools.commands import poisoned_outputs
 from tests.kernels.conftest import DEVICE
 
@@ -197,6 +198,52 @@ def test_tilings_are_kept_with_their_provenance_and_forgotten_with_another_trito
     tune._table.cache_clear()
     assert tune._table("cpu") == {}
     tune._table.cache_clear()
+
+
+class Tunable:
+    """torch.cuda.tunable of a ROCm build: it writes results while it tunes, and drops a file of other versions."""
+
+    def __init__(self):
+        self.said, self.file, self.is_valid = [], "", True
+
+    def __getattr__(self, name):
+        return lambda value: self.said.append((name, value))
+
+    def set_filename(self, path):
+        self.file = path
+
+    def read_file(self, path):
+        return self.is_valid and Path(path).read_text().startswith("Validator")
+
+    def get_results(self):
+        return [("GemmTunableOp_BFloat16_TN", "tn_1_2_3", "Gemm_Hipblaslt_7", 0.1)]
+
+
+def test_torchs_kernels_are_measured_outside_of_runs_and_used_in_them(tmp_path, monkeypatch):
+    here, tunable = torch.device("cuda"), Tunable()
+    monkeypatch.setattr(tuned_blas, "tunable", tunable)
+    monkeypatch.setattr(tune, "default_directory", lambda: tmp_path / "new")
+    monkeypatch.setattr(tune, "_device", lambda _: "AMD Instinct MI355X")
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert "ROCm alone" in tuned_blas.why_not() and tuned_blas.use(here) == 0
+    monkeypatch.setattr(torch.version, "hip", "7.2")
+    assert tuned_blas.use(here) == 0 and tunable.said == []  # nothing was measured
+
+    def work():
+        assert tunable.said[-1] == ("tuning_enable", True)
+        Path(tunable.file).write_text("Validator,PT_VERSION,2.13.0\n")
+
+    path = tuned_blas.measure(here, work)
+    assert path.name == "tunableop_AMD_Instinct_MI355X.csv"
+    assert tunable.said[-2:] == [("tuning_enable", False), ("enable", False)]
+    assert tuned_blas.use(here) == 1 and ("tuning_enable", True) not in tunable.said[4:]
+    tunable.is_valid = False
+    assert tuned_blas.use(here) == 0 and tunable.said[-1] == ("enable", False)
+
+
+def test_the_shapes_to_tune_are_those_of_every_product_of_a_micro_batch():
+    found = tuning.shapes(32768)
+    assert len(found) == 11 and all(32768 in shape for shape in found)
 
 
 def test_inputs_are_the_same_for_the_same_seed():
