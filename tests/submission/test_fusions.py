@@ -26,6 +26,26 @@ def losses(executor, **options):
     return found, fused
 
 
+@pytest.mark.slow
+def test_fusions_change_the_losses_no_more_than_one_weight_moved_by_one_step_of_bf16(executor, monkeypatch):
+    from submission import model
+
+    options = {"arm": "mxfp4", "dtype": "bf16", "warmup": {"train_steps": 1}}
+    plain, _ = losses(executor, **options)
+    fused, _ = losses(executor, model={"fusions": (*FUSIONS, QUANTISE)}, **options)
+    build = model.llama
+
+    def moved(*arguments):
+        stages = build(*arguments)
+        with torch.no_grad():
+            stages[-1].decoder.final_layernorm.weight[0] += 2**-7
+        return stages
+
+    monkeypatch.setattr(model, "llama", moved)
+    control, _ = losses(executor, **options)
+    assert 0 < difference(plain, fused) < 4 * difference(plain, control)
+
+
 def difference(a, b):
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
