@@ -65,8 +65,15 @@ def values(codes: Tensor, element: Element) -> Tensor:
     """Convert uint8 codes to FP32 values, exactly."""
     if element.dtype is not None:
         return codes.view(element.dtype).float()
-    table = torch.tensor([*E2M1_VALUES, *(-value for value in E2M1_VALUES)], device=codes.device)
-    return table[codes.long()]
+    return _e2m1_table(codes.device)[codes.long()]
+
+
+def _e2m1_table(device: torch.device) -> Tensor:
+    """(16,) FP32 value of each code, computed on the device: a copy from the host would wait for it."""
+    code = torch.arange(16, device=device)
+    exponent, mantissa = (code >> 1) & 3, code & 1
+    quarters = torch.where(exponent == 0, 2 * mantissa, (2 + mantissa) * 2**exponent)
+    return quarters / 4.0 * (1 - 2 * (code >> 3))
 
 
 def require_blocks(x_MK: Tensor, block: int = BLOCK, rows: int = 1) -> None:

@@ -34,7 +34,7 @@ def assemble(config: Config, linears: Linears, home: torch.device) -> Trainer:
         linears=linears,
         deoscillator=Deoscillator(linears, stages, adamw),
         passes=passes,
-        graph=StepGraph(linears, passes, home) if config.parallelism.cuda_graph else None,
+        graph=StepGraph(linears, passes, chunks, home) if config.parallelism.cuda_graph else None,
         gradients=GradientWatch(chunks, home, distributed_optimizer=config.parallelism.distributed_optimizer),
     )
     connect(trainer)

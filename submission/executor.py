@@ -30,6 +30,7 @@ from submission import (
     parallel,
     precision,
     proof,
+    step_graph,
     warmup,
 )
 from submission.assemble import assemble, linears_of
@@ -89,6 +90,8 @@ class MegatronExecutor:
         self._tuned = tuned_blas.use(home)
         working, self._probes = engine_probes.try_all(config, self._run.arm, home)
         parallel.seed_everything(self._seed, captures=config.parallelism.cuda_graph)
+        if config.parallelism.cuda_graph:
+            step_graph.leave_default_stream(home)
         self.trainer = assemble(working, self._linears, home)
         self.trainer.passes.begins = self._begins
         self._diagnoser = Diagnoser(config.diagnostics, self._linears)
@@ -252,6 +255,8 @@ class MegatronExecutor:
         self._steps = self._evaluations = 0
 
     def close(self) -> None:
+        if self.trainer.graph is not None:
+            self.trainer.graph.close()
         gc.unfreeze()  # this executor has reference cycles; a process that builds another must be able to free it
         parallel.shut_down()
 

@@ -31,7 +31,17 @@ def kernels_of(raw_graph: Callable[[], int]) -> Mapping[str, int]:
         from cuda.bindings import driver
     except ImportError:
         raise Unread("the package cuda-bindings is missing, which reads the nodes of CUDA graphs") from None
-    graph = driver.CUgraph(init_value=raw_graph())
+    try:
+        return _counted(driver, driver.CUgraph(init_value=raw_graph()))
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+    ) as error:  # another version of the bindings or of the driver
+        raise error if isinstance(error, Unread) else Unread(f"{type(error).__name__}: {error}") from None
+
+
+def _counted(driver: Any, graph: Any) -> Mapping[str, int]:
     _, count = _answer(driver, driver.cuGraphGetNodes(graph, 0))
     nodes, count = _answer(driver, driver.cuGraphGetNodes(graph, count))
     found: Counter[str] = Counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from harness.contract.attempt_rows import Status
+from harness.contract.attempt_rows import ENDED, Status
 
 
 class StatusWriter:
@@ -16,11 +16,12 @@ class StatusWriter:
     """
 
     def __init__(self, write: Callable[[Status], None]):
-        self._write, self._writing = write, threading.Lock()
+        self._write, self._writing = write, threading.RLock()
         self._changed = threading.Condition()
         self._waiting: Status | None = None
         self._thread: threading.Thread | None = None
         self._failure: OSError | None = None
+        self._is_ended = False  # the last status was handed in: write no other one after it
 
     def later(self, status: Status) -> None:
         """Write this status soon, unless another one comes first.
@@ -35,7 +36,8 @@ class StatusWriter:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="status", daemon=True)
                 self._thread.start()
-            self._waiting = status
+            if not self._is_ended:
+                self._waiting = status
             self._changed.notify()
 
     def now(self, status: Status) -> None:
@@ -46,6 +48,7 @@ class StatusWriter:
         """
         with self._changed:
             self._waiting = None
+            self._is_ended = self._is_ended or status.state == ENDED
         with self._writing:
             self._write(status)
 

@@ -139,8 +139,6 @@ def forward_backward(
         stats = passes(batches)
     else:
         stats = trainer.graph.run(batches, micro_batches, passes)
-    if trainer.graph is not None and forward_only:
-        trainer.graph.evaluated()
     trainer.passes.losses = [item["loss"] for item in stats]
     return stats
 

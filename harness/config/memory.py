@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.base.errors import ConfigError
-from harness.contract.config import Config
+from harness.contract.config import Config, Recipe
 from harness.machine import facts
 
 _GIB = 2**30
@@ -34,6 +34,7 @@ class Memory:
     head: int  # logits and their gradient at the loss; 0 where another pipeline stage has them
     quantised_weights: int  # quantised weights, kept between micro batches
     working: int  # operands of the largest layer during its GEMMs
+    outside_graph: int  # of passes that a CUDA graph does not hold, whose memory it keeps
     libraries: int
 
     @property
@@ -56,23 +57,36 @@ def predicted(config: Config, *, on_gpu: bool = True) -> Memory:
     in_flight: float = min(parallel.pipeline, config.micro_batches)
     if parallel.virtual_pipeline > 1:
         in_flight += (parallel.pipeline - 1) / parallel.virtual_pipeline
-    head = parallel.pipeline == 1
+    activations = int(in_flight * activation_bytes(config, on_gpu=on_gpu))
+    # logits; without the fused cross entropy also a copy in FP32 and a gradient in FP32
+    logits = (width if "cross_entropy" in model.fusions else width + 8) * tokens * model.vocab_size
+    head = logits // parallel.tensor if parallel.pipeline == 1 else 0
+    working = _working(config, tokens) if on_gpu else 0
     return Memory(
         weights=width * weights,
         gradients=(4 if parallel.gradient_reduce == "fp32" or width == 4 else 2) * weights,
         optimizer=((12 if width == 2 else 8) * weights + _deoscillation(config)) // shards,
-        activations=int(in_flight * activation_bytes(config, on_gpu=on_gpu)),
-        # logits; without the fused cross entropy also a copy in FP32 and a gradient in FP32
-        head=(width if "cross_entropy" in model.fusions else width + 8)
-        * tokens
-        * model.vocab_size
-        // parallel.tensor
-        if head
-        else 0,
+        activations=activations,
+        head=head,
         quantised_weights=_quantised_weights(config),
-        working=_working(config, tokens) if on_gpu else 0,
+        working=working,
+        outside_graph=_outside_graph(config, head + working, activations),
         libraries=int(_LIBRARIES_GIB * _GIB) if on_gpu else 0,
     )
+
+
+def _outside_graph(config: Config, of_evaluation: int, activations: int) -> int:
+    """What evaluations need beside a CUDA graph's memory, and steps that are observed or the first of a recipe."""
+    if not config.parallelism.cuda_graph:
+        return 0
+    switches = any(_recipes(config, name)[1:] for name in config.runs.arms)
+    return of_evaluation + (activations if switches or config.diagnostics.every_steps else 0)
+
+
+def _recipes(config: Config, arm: str) -> list[Recipe]:
+    """The recipe of an arm, and the one that it switches to, if any."""
+    first = config.recipes[config.arms[arm].recipe]
+    return [first, *([config.recipes[first.switch_to]] if first.switch_to else [])]
 
 
 def _deoscillation(config: Config) -> int:
@@ -145,10 +159,8 @@ def _kept_bits(config: Config, gemm: str) -> float:
     """Bits of an element of a linear's input, quantised for this GEMM: the most of any arm's recipe."""
     high = 16.0 if config.model.dtype == "bf16" else 32.0
     found = []
-    for name in config.runs.arms:
-        recipe = config.recipes[config.arms[name].recipe]
-        later = [config.recipes[recipe.switch_to]] if recipe.switch_to else []
-        found += [_KEPT_BITS.get(getattr(one, gemm).format, high) for one in (recipe, *later)]
+    for recipe in (recipe for name in config.runs.arms for recipe in _recipes(config, name)):
+        found.append(_KEPT_BITS.get(getattr(recipe, gemm).format, high))
         if recipe.bf16_first_layers or recipe.bf16_last_layers:
             found.append(high)
     return max(found, default=high)
@@ -161,19 +173,24 @@ def _quantised_weights(config: Config) -> int:
     layers = config.model.layers // config.parallelism.pipeline
     elements = layers * layer_matrices(config) // config.parallelism.tensor
     bits = [
-        sum(_weight_bits(config, gemm.format) for gemm in (recipe.fprop, recipe.dgrad))
-        for recipe in (config.recipes[config.arms[name].recipe] for name in config.runs.arms)
+        sum(_weight_bits(config, name, gemm.format) for gemm in (recipe.fprop, recipe.dgrad))
+        for name in config.runs.arms
+        for recipe in _recipes(config, name)
     ]
     return int(elements * max(bits, default=0.0) / 8)
 
 
-def _weight_bits(config: Config, format: str) -> float:
+def _weight_bits(config: Config, arm: str, format: str) -> float:
     """Bits of an element of a kept weight: packed where the accelerator multiplies the format, else BF16 values."""
     if format == "bf16":  # the weight itself
         return 0.0
     known = facts.accelerator(config.system.accelerator)
-    units = {"fp8-row": "fp8", "mxfp8": "mxfp4"}.get(format, format)  # the table has no figures for these two
-    return _KEPT_BITS[format] if known is not None and units in known.dense_tflops else 16.0
+    if known is None or config.arms[arm].backend in ("emulated", "reference"):
+        return 16.0
+    # the table has no figures for row-scaled FP8 and MXFP8; AMD's FP8 is OCP's since the chips that have FP4
+    is_fp8 = format in ("fp8", "fp8-row")
+    units = "fp8" if is_fp8 and known.maker != "AMD" else "mxfp4" if is_fp8 or format == "mxfp8" else format
+    return _KEPT_BITS[format] if units in known.dense_tflops else 16.0
 
 
 def _working(config: Config, tokens: int) -> int:

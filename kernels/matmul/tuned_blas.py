@@ -29,6 +29,7 @@ def measure(device: torch.device, work: Callable[[], None]) -> Path:
     """Run work while torch measures the kernels for each of its products; returns the file of results."""
     path = _path(device)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     tunable.set_filename(str(path))
     tunable.enable(True)
     tunable.tuning_enable(True)
@@ -50,6 +51,7 @@ def use(device: torch.device) -> int:
     path = _path(device) if device.type == "cuda" else None
     if why_not() or path is None or not path.exists():
         return 0
+    tunable.set_filename(str(path))  # else torch also reads a file of its own name in the working directory
     tunable.enable(True)
     tunable.tuning_enable(False)
     tunable.record_untuned_enable(False)

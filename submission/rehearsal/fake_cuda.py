@@ -71,6 +71,7 @@ def install(platform: str, waits: Callable[[str], None], launches: Callable[[str
         "current_stream": lambda *_, **__: _Stream(waits),
         "default_stream": lambda *_, **__: _Stream(waits),
         "stream": _nothing,
+        "set_stream": lambda *_: None,
         "device": _nothing,
     }
     for name, answer in answers.items():
@@ -108,6 +109,12 @@ class _Graph:
 
     def replay(self) -> None:
         self.launches("replay of a CUDA graph")
+
+    def pool(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
 
     def raw_cuda_graph(self) -> int:
         raise graph_nodes.Unread("a fake GPU's graph has no nodes")

@@ -62,12 +62,19 @@ class Recorded(TorchDispatchMode):
                 if memory_of(result) in new:
                     result.detach().copy_(fresh.detach())
 
+    def pool(self):
+        return self
+
+    def drop(self):
+        self.steps.clear()
+
     def kernels(self):
         return Counter(step[0].overloadpacket.__name__ for step in self.steps)
 
 
-def capture(function):
+def capture(function, pool=None):
     recorded = Recorded()
+    recorded.shares_with = pool
     with recorded:
         result = function()
     with torch.no_grad():

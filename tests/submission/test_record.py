@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import threading
@@ -97,6 +98,16 @@ def test_a_status_that_waits_is_dropped_by_one_that_is_written_at_once():
     disk.open.set()
     ending.join(busy.ENDLESS_S)
     assert disk.statuses[-1] == 3 and sorted(disk.statuses) == disk.statuses
+
+
+def test_nothing_is_written_after_the_last_status():
+    disk = Disk()
+    disk.open.set()
+    writer = StatusWriter(disk.write)
+    writer.now(dataclasses.replace(at(5), state=attempt_rows.ENDED))
+    writer.later(at(4))
+    time.sleep(0.05)
+    assert disk.statuses == [5]
 
 
 def test_a_full_disk_is_told_to_the_next_step():

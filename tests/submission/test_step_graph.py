@@ -75,13 +75,25 @@ def test_replayed_steps_have_the_losses_of_steps_without_a_graph(
     assert sum(graph.kernels.values()) > graph.products and not graph.unread
 
 
-def test_each_recipe_of_a_run_has_its_own_graph(on_a_device_that_captures, executor):
+def test_each_recipe_of_a_run_has_its_own_graph_in_one_pool(on_a_device_that_captures, executor, monkeypatch):
+    from submission import step_graph
+
+    captures = []
+
+    def capture(function, pool):
+        captured = recorded_graph.capture(function, pool)
+        captures.append(captured[0])
+        return captured
+
+    monkeypatch.setattr(step_graph, "capture_on_gpu", capture)
     switching = {"mxfp4": {**recipes()["recipes"]["mxfp4"], "switch_step": 3, "switch_to": "bf16"}}
     options = {"arm": "mxfp4", "recipes": switching}
     plain, _ = train(executor, graph=False, **options)
     replayed, proof = train(executor, graph=True, **options)
     assert replayed == plain
     assert [(graph.from_step, graph.replays) for graph in proof.graphs] == [(0, 3), (3, STEPS - 3)]
+    first, second = captures
+    assert first.shares_with is None and second.shares_with is first
 
 
 def test_an_observed_step_runs_outside_the_graph(on_a_device_that_captures, executor):
@@ -91,11 +103,29 @@ def test_an_observed_step_runs_outside_the_graph(on_a_device_that_captures, exec
     assert replayed == plain and proof.graphs[0].replays == STEPS - 2
 
 
-def test_without_two_warm_up_steps_the_first_pair_of_steps_without_an_evaluation_between_is_captured(
+def test_after_a_warm_up_of_one_step_the_first_step_of_the_run_is_captured(
     on_a_device_that_captures, executor
 ):
     _, proof = train(executor, graph=True, arm="bf16", warmup={"train_steps": 1, "eval_steps": 1})
-    assert proof.graphs[0].replays == STEPS - 1 and proof.verified
+    assert proof.graphs[0].replays == STEPS and proof.verified
+
+
+def test_a_step_outside_the_graph_gathers_the_weights_after_a_replay_and_no_graph_is_left(
+    on_a_device_that_captures, executor
+):
+    """Megatron's flag says that a gather was done; evaluations and saves set it, and a replay would leave it."""
+    made = executor(arm="bf16", parallelism={"cuda_graph": True, "distributed_optimizer": False})
+    made.warm_up()
+    made.index_data()
+    made.open_data()
+    groups = [group for chunk in made.trainer.chunks for group in chunk.bucket_groups]
+    for group in groups:
+        group.param_gather_dispatched = True
+    made.train_step()
+    assert groups and not any(group.param_gather_dispatched for group in groups)
+    (found,) = made.trainer.graph._graphs.values()
+    made.close()
+    assert found.graph.steps == [] and made.trainer.graph._graphs == {}
 
 
 def test_a_graph_that_lost_products_is_refused(on_a_device_that_captures, executor, monkeypatch):

@@ -90,6 +90,7 @@ def test_a_preset_has_one_micro_batch_or_the_largest_that_fits(name):
         ("H200", "mxfp4", 32),
         ("H200", "fp8", 16),
         ("H200", "bf16", 0),
+        ("MI300X", "fp8", 32),  # its FP8 is not OCP's
     ],
 )
 def test_kept_weights_are_packed_where_the_accelerator_multiplies_the_format(accelerator, arms, bits):
@@ -98,8 +99,19 @@ def test_kept_weights_are_packed_where_the_accelerator_multiplies_the_format(acc
     config = preset("h200_1x8", *changes)
     kept = memory.predicted(config).quantised_weights
     assert kept == bits / 8 * 32 * memory.layer_matrices(config)
+    emulated = preset("h200_1x8", *changes, f"arms.{arms}.backend=emulated")
+    assert memory.predicted(emulated).quantised_weights == (2 * kept / bits * 16 if bits else 0)
     freed = preset("h200_1x8", *changes, "parallelism.keep_weights=false")
     assert memory.predicted(freed).quantised_weights == 0
+
+
+def test_a_graph_keeps_its_memory_from_passes_outside_of_it():
+    plain, captured = (
+        memory.predicted(preset("b200_1x8", *more)) for more in ([], ["parallelism.cuda_graph=true"])
+    )
+    assert captured.total - plain.total == plain.head + plain.working
+    observed = ["parallelism.cuda_graph=true", "system.division=open", "diagnostics.every_steps=100"]
+    assert memory.predicted(preset("b200_1x8", *observed)).total - captured.total == plain.activations
 
 
 def test_what_fits_is_accepted():
