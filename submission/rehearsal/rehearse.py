@@ -119,6 +119,7 @@ class Stage:
                 step = counts.phases
                 return before, step, evaluation, executor.proof()
         finally:
+            counts.start_over()  # what closing waits for belongs to no step
             executor.close()
 
 
