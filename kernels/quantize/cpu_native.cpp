@@ -9,6 +9,7 @@
 
 #include "cpu_fp8.h"
 #include "cpu_nvfp4.h"
+#include "cpu_nvfp4_rows.h"
 #include "cpu_vectors.h"
 
 constexpr int64_t STRIP = 2048;  // rows of a transposed matrix that a thread takes at a time
@@ -274,7 +275,7 @@ static void values_of_codes(const Job& job, int64_t row, int64_t) {
     *(Unaligned*)(job.out + row * job.out_stride + at) = job.nvfp4 ? nv_pairs_of(job, row, at) : pairs_of(job, row, at);
 }
 
-// NVFP4's first pass: the largest magnitude of the blocks that are finite goes to *job.scale
+// NVFP4's first pass: the largest magnitude goes to *job.scale; if not ALL_FINITE, that of the blocks that are finite
 static void raise_largest(const Job& job, U largest) {
   uint32_t found = 0;
   for (int i = 0; i < LANES; i++) found = found < largest[i] ? largest[i] : found;
@@ -316,12 +317,11 @@ INLINE U nv_largest_of(const uint16_t* x, int64_t count) {
   return larger(largest[0], largest[1]);
 }
 
-template <class T, int SIZE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
+template <class T, int SIZE, bool ALL_FINITE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
   U largest = {};
-  if (SIZE) largest = nv_largest_of_rows<T, SIZE, true>(job, row);
-  for (int64_t r = row; !SIZE && r < row + job.block_rows; r++)
+  if (SIZE || !ALL_FINITE) largest = nv_largest_of_rows<T, SIZE, ALL_FINITE>(job, row);
+  for (int64_t r = row; !SIZE && ALL_FINITE && r < row + job.block_rows; r++)
     largest = larger(largest, nv_largest_of((const T*)job.x + r * job.x_stride, job.columns));
-  if (spread(largest)[0] >= EXPONENT) largest = nv_largest_of_rows<T, SIZE, false>(job, row);
   raise_largest(job, largest);
 }
 
@@ -359,14 +359,14 @@ template <class T, Kind KIND> static Task task_of(const Job& job) {
   return nullptr;
 }
 
-template <class T> static Task largest_of_nvfp4(const Job& job) {
+template <class T, bool ALL_FINITE> static Task nv_largest_task(const Job& job) {
   if (job.is_transposed) return nv_largest_along_columns<T>;
   switch (job.hadamard) {
-    case 0: return nv_largest_along_rows<T, 0>;
-    case 16: return nv_largest_along_rows<T, 16>;
-    case 32: return nv_largest_along_rows<T, 32>;
-    case 64: return nv_largest_along_rows<T, 64>;
-    case 128: return nv_largest_along_rows<T, 128>;
+    case 0: return nv_largest_along_rows<T, 0, ALL_FINITE>;
+    case 16: return nv_largest_along_rows<T, 16, ALL_FINITE>;
+    case 32: return nv_largest_along_rows<T, 32, ALL_FINITE>;
+    case 64: return nv_largest_along_rows<T, 64, ALL_FINITE>;
+    case 128: return nv_largest_along_rows<T, 128, ALL_FINITE>;
   }
   return nullptr;
 }
@@ -428,6 +428,21 @@ static void run_units(const Job& job, Task task) {
   run(shared);
 }
 
+template <class T> static Task nvfp4_task(Job& job, Task task) {  // after the tensor scale, which it finds
+  bool all_finite = false;
+  *job.scale = 0.0f;
+  if (job.nvfp4 != NO_TENSOR_SCALE) {
+    run_units(job, nv_largest_task<T, true>(job));
+    all_finite = *job.scale <= 3.4028234663852886e38f;
+    if (!all_finite) {  // look again, at each block
+      *job.scale = 0.0f;
+      run_units(job, nv_largest_task<T, false>(job));
+    }
+  }
+  nv_tensor_scales(job);
+  return nv_is_plain(job, all_finite) ? nv_plain_row<T> : task;
+}
+
 extern "C" int quantize_dequantize(const Job* given) {  // 0; 1 for a transform that does not exist
   Job job = *given;
   if (job.is_fp8) {
@@ -438,12 +453,7 @@ extern "C" int quantize_dequantize(const Job* given) {  // 0; 1 for a transform 
   }
   Task task = !job.x ? values_of_codes : job.is_bf16 ? task_of<uint16_t>(job) : task_of<float>(job);
   if (!task) return 1;
-  if (job.nvfp4 && job.x) {
-    *job.scale = 0.0f;
-    if (job.nvfp4 != NO_TENSOR_SCALE)
-      run_units(job, job.is_bf16 ? largest_of_nvfp4<uint16_t>(job) : largest_of_nvfp4<float>(job));
-    nv_tensor_scales(job);
-  }
+  if (job.nvfp4 && job.x) task = job.is_bf16 ? nvfp4_task<uint16_t>(job, task) : nvfp4_task<float>(job, task);
   run_units(job, task);
   return 0;
 }

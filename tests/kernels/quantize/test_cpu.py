@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 
 import pytest
 import torch
 
 from kernels.formats import E2M1, E4M3, E5M2
 from kernels.philox import Draw, Randomness
-from kernels.quantize import cpu, reference
-from kernels.recipe import HADAMARD_SIZES, MAXIMUM_RULES, Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.quantize import cpu, cpu_build, reference
+from kernels.recipe import (
+    HADAMARD_SIZES,
+    MAXIMUM_RULES,
+    Format,
+    Quantizer,
+    Rounding,
+    ScaleRule,
+    Signs,
+    TensorScale,
+)
 from kernels.tools import inputs, verify_twins
 
 CPU = torch.device("cpu")
@@ -189,6 +199,35 @@ def test_nvfp4_of_every_kind_has_the_bits_of_the_reference():
                     got, want = (torch.where(v.isnan(), torch.nan, v.double()) for v in (got, want))
                     got, want = got.view(torch.int64), want.view(torch.int64)
                 assert torch.equal(got, want), f"{name}: {what}, {tuple(x.shape)}, {quantizer}"
+
+
+def nvfp4_rows(columns):
+    """Rows of FP32 and BF16 of every magnitude, quantisers, and the bits of the values that the reference gives."""
+    for _, x in matrices((2, columns), columns):
+        for scale in (TensorScale.AMAX, TensorScale.TORCHAO):
+            quantizer = Quantizer(format=Format.NVFP4, tensor_scale=scale)
+            yield x, quantizer, expected(x, quantizer)
+
+
+@pytest.mark.parametrize("columns", [32, 224, 1056, 4128])  # C++ takes 32, 256 and 1024 at a time
+def test_rows_of_nvfp4_of_any_length_have_the_bits_of_the_reference(columns):
+    for x, quantizer, want in nvfp4_rows(columns):
+        assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), want)
+        values, scale = cpu.values(x, quantizer)
+        quantized = reference.quantize(x, quantizer)
+        assert scale == quantized.tensor_scale and torch.equal(bits(values), bits(cpu.dequantize(quantized)))
+
+
+@pytest.mark.slow  # it compiles the C++
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86-64")
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_fewer_instructions_give_the_same_bits(level, tmp_path, monkeypatch):
+    flags = tuple(f"-march={level}" if flag == "-march=native" else flag for flag in cpu_build._FLAGS)
+    monkeypatch.setattr(cpu_build, "_FLAGS", flags)
+    native = cpu._load(cpu_build.COMPILER, tmp_path)
+    assert native is not None
+    for x, quantizer, want in nvfp4_rows(1056):
+        assert torch.equal(bits(cpu._call(native, x, quantizer, None, None)), want)
 
 
 def test_the_threads_of_nvfp4_find_one_largest_magnitude():
