@@ -29,7 +29,7 @@ _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
 _CHUNK = 1 << 18  # elements that torch operations take at a time: their temporaries stay in the cache
 _TENSOR_SCALES = {TensorScale.AMAX: 1, TensorScale.TORCHAO: 2, TensorScale.NONE: 3}  # as in cpu_vectors.h
-_NVFP4_RULES = {ScaleRule.EVEN: 0, ScaleRule.RCEIL: 1, ScaleRule.FOUR_SIX: 2}
+_RULES = {ScaleRule.RCEIL: 1, ScaleRule.FOUR_SIX: 2, ScaleRule.LEAST_ERROR: 3}
 _lock = threading.Lock()  # autograd calls this module from its own threads
 
 Native = Callable[..., int]
@@ -239,7 +239,6 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.size(1) % max(BLOCK, quantizer.multiple) == 0  # C++ works on 32 columns: two blocks of NVFP4
         and x.size(0) % quantizer.rows == 0
         and quantizer.format.is_blocked
-        and quantizer.scale_rule is not ScaleRule.LEAST_ERROR
         and quantizer.rounding in (Rounding.NEAREST, Rounding.STOCHASTIC)
         and (draw is not None) == quantizer.rounding.is_random
         and (signs is not None) == (quantizer.signs is not Signs.NONE)
@@ -292,7 +291,7 @@ def _call(
     job = cpu_build.Job(
         x=x.data_ptr(), out=out.data_ptr() or None, codes=elements, scales=scales,
         signs=None if signs is None else signs.data_ptr(), scale=None if scale is None else scale.data_ptr(),
-        nvfp4=_nvfp4_number(quantizer), rule=_NVFP4_RULES.get(quantizer.scale_rule, 0), is_scaled=is_scaled,
+        nvfp4=_nvfp4_number(quantizer), rule=_RULES.get(quantizer.scale_rule, 0), is_scaled=is_scaled,
         parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
         out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
         is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,

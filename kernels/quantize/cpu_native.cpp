@@ -77,8 +77,10 @@ INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(
 template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
   typedef Scale One;
   static constexpr int AT_ONCE = 4;  // pairs
-  template <int P> static INLINE_MEMBER void of(const Job&, const Constants& c, const Pair*, const U* m, One* by) {
-    scales_of<P>(m, by, c);
+  template <int P>
+  static INLINE_MEMBER void of(const Job& job, const Constants& c, const Pair* t, const U* m, One* by) {
+    if (KIND == PLAIN || job.rule != LEAST_ERROR) return scales_of<P>(m, by, c);
+    for (int b = 0; b < P; b++) by[b] = least_error(t[b], spread(m[b]), c);
   }
   static INLINE_MEMBER void store(const Job& job, int64_t row, int64_t column, U pairs, const One& by) {
     store_codes(job, row, column, pairs, by.inverse[0], by.scale[0]);
@@ -197,7 +199,8 @@ template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, co
   for (int k = 0; k < BLOCK; k++)
     for (int i = 0; i < 2; i++) m.v[i] = value(larger(bits(m.v[i]), magnitude(t[k].v[i])));
   if (job.block_rows > 1) m.v[0] = m.v[1] = value(spread(largest_of(m)));
-  for (int i = 0; i < 2; i++) by[i] = scale_of(bits(m.v[i]), c);
+  const bool compares = KIND != PLAIN && job.rule == LEAST_ERROR;
+  for (int i = 0; i < 2; i++) by[i] = compares ? least_error(t, i, bits(m.v[i]), c) : scale_of(bits(m.v[i]), c);
 }
 template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants&, NvScale by[2]) {
   U m[2] = {};
@@ -374,7 +377,8 @@ template <class T, bool ALL_FINITE> static Task nv_largest_task(const Job& job) 
 template <class T> static Task task_of(const Job& job) {
   if (job.nvfp4) return job.is_stochastic ? task_of<T, NVFP4_RANDOM>(job) : task_of<T, NVFP4>(job);
   if (job.is_stochastic) return task_of<T, RANDOM>(job);
-  return job.mantissa_bits == 1 && job.prescale == 1.0f ? task_of<T, PLAIN>(job) : task_of<T, NEAREST>(job);
+  const bool is_plain = job.mantissa_bits == 1 && job.prescale == 1.0f && job.rule != LEAST_ERROR;
+  return is_plain ? task_of<T, PLAIN>(job) : task_of<T, NEAREST>(job);
 }
 
 struct Shared {

@@ -27,7 +27,6 @@ INLINE E4m3 e4m3_of(F x, bool upward) {  // x >= 0, saturating
 }
 
 INLINE F at_most_finite(F x) { return value(smaller(bits(x), all(LARGEST_FINITE))); }  // x >= 0 or NaN
-INLINE F choose(U mask, F yes, F no) { return value((bits(yes) & mask) | (bits(no) & ~mask)); }
 
 struct NvScale { F inverse, scale; U byte; };  // scale: what an element is multiplied by
 
@@ -81,10 +80,6 @@ INLINE U finite_of_halves(U m) {  // `half_largest`, 0 for blocks that are not f
   m = half_largest(m);
   return (U)(m < EXPONENT) & m;
 }
-INLINE F half_sum(F v) {  // neighbours first
-  v = v + swapped<1>(v), v = v + swapped<2>(v);
-  return v + swapped<4>(v);
-}
 
 INLINE NvScale nv_four_six(const Pair& t, U largest, const Job& job) {  // a block in each half of the lanes
   const U bad = (U)(largest >= EXPONENT);
@@ -94,18 +89,12 @@ INLINE NvScale nv_four_six(const Pair& t, U largest, const Job& job) {  // a blo
   return better(six, four, errors[0], errors[1], bad, job);
 }
 
-INLINE F tree_sum(F e[NV_BLOCK]) {
-  for (int width = NV_BLOCK / 2; width; width /= 2)
-    for (int k = 0; k < width; k++) e[k] = e[2 * k] + e[2 * k + 1];
-  return e[0];
-}
-
 INLINE NvScale nv_four_six(const Pair* t, int i, U largest, const Job& job) {  // a block in 16 steps of each lane
   const U bad = (U)(largest >= EXPONENT);
   const Candidate six = candidate(largest & ~bad, SIXTH, job), four = candidate(largest & ~bad, 0.25f, job);
   F first[NV_BLOCK], second[NV_BLOCK];
   for (int k = 0; k < NV_BLOCK; k++) first[k] = squared(t[k].v[i], six), second[k] = squared(t[k].v[i], four);
-  return better(six, four, tree_sum(first), tree_sum(second), bad, job);
+  return better(six, four, tree_sum<NV_BLOCK>(first), tree_sum<NV_BLOCK>(second), bad, job);
 }
 
 // Scales of eight pairs at once, 16 blocks in one vector: pair b, half h at lane 8 h + 4 (b & 1) + 2 (b >> 1 & 1) + (b >> 2)

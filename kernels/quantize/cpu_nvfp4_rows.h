@@ -73,7 +73,8 @@ template <class T> INLINE U largest_of_group(const T* x, int64_t count) {
 INLINE F element_times(F x, float inverse, float scale) {  // as `element`, for finite x
 #ifdef __AVX512DQ__
   const __m512 scaled = _mm512_range_ps((__m512)(x * inverse), _mm512_set1_ps(6.0f), 2);  // at most 6, with x's sign
-  const __m512 binade = (__m512)larger(bits((F)scaled) & EXPONENT, all(127u << 23)), to_base = _mm512_set1_ps(0x1.8p22f);
+  const __m512 binade = (__m512)larger(bits((F)scaled) & EXPONENT, all(127u << 23));
+  const __m512 to_base = _mm512_set1_ps(0x1.8p22f);
   const F r = (F)_mm512_fnmadd_ps(binade, to_base, _mm512_fmadd_ps(binade, to_base, scaled));  // products are exact
 #else
   const U capped = smaller(bits(value(magnitude(x)) * inverse), all(0x40C00000u));  // 6
@@ -104,7 +105,8 @@ template <class T> static void nv_plain_row(const Job& given, int64_t row, int64
       std::memcpy(scale + at / NV_BLOCK, &s.scale, sizeof s.scale);
     }
     for (int64_t at = 0; at < count; at += BLOCK) {
-      for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch((const char*)(x + at + AHEAD) + line);
+      const char* later = (const char*)(x + at + AHEAD);
+      for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch(later + line);
       const int64_t n = at / NV_BLOCK;
       const F first = element_times(natural(x + at), inverse[n], scale[n]);
       const F second = element_times(natural(x + at + LANES), inverse[n + 1], scale[n + 1]);

@@ -123,6 +123,15 @@ def test_c_plus_plus_and_torch_operations_give_the_bits_of_the_reference(rule, s
             assert_all_equal_the_reference(x, quantizer, what)
 
 
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST, Rounding.STOCHASTIC])
+@pytest.mark.parametrize(("form", "element"), FORMATS)
+def test_least_error_has_the_bits_of_the_reference(form, element, rounding):
+    rule = {"format": form, "element": element, "scale_rule": ScaleRule.LEAST_ERROR, "rounding": rounding}
+    for number, (what, x) in enumerate(matrices((37, 160), seed=2)):
+        size, prescale = (0, 16)[number % 2], (1.0, 0.75)[number % 3 % 2]
+        assert_all_equal_the_reference(x, Quantizer(**rule, hadamard=size, prescale=prescale), what)
+
+
 @pytest.mark.parametrize("size", HADAMARD_SIZES[1:])
 def test_signs_of_each_block_give_the_bits_of_the_reference(size):
     quantizer = Quantizer(hadamard=size, signs=Signs.FIXED, signs_per_block=True)
