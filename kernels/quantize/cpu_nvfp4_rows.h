@@ -84,9 +84,9 @@ INLINE F element_times(F x, float inverse, float scale) {  // as `element`, for 
   return value(bits(r * scale) | (bits(x) & SIGN));  // the sign of 0 as well
 }
 
-INLINE U bf16_of(F a, F b, bool rounds) {  // 32 values in their order
+INLINE U bf16_of(F a, F b, [[maybe_unused]] bool rounds) {  // 32 values in their order
 #ifdef __AVX512BF16__
-  return (U)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);  // would make subnormals 0: nv_is_plain excludes them
+  return (U)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);  // would make subnormals 0: there are none in a moderate job
 #else
   return packed<NVFP4>({{evens(a, b), odds(a, b)}}, rounds);
 #endif
@@ -115,8 +115,8 @@ template <class T> static void nv_plain_row(const Job& given, int64_t row, int64
   }
 }
 
-// Whether nv_plain_row gives a job's values. None may be subnormal in BF16, or lie beyond its range.
-static bool nv_is_plain(const Job& job, bool all_finite) {
-  return all_finite && !job.codes && !job.is_transposed && !job.is_stochastic && !job.hadamard && job.block_rows == 1 &&
-         job.rule != FOUR_SIX && job.prescale == 1.0f && job.decode > 1e-30f && job.decode < 1e34f;
+// Whether nv_plain_row gives a job's values
+static bool nv_is_plain(const Job& job, bool is_moderate) {
+  const bool is_nearest = !job.is_stochastic && job.rule <= RCEIL && job.prescale == 1.0f;
+  return is_moderate && is_nearest && !job.codes && !job.is_transposed && !job.hadamard && job.block_rows == 1;
 }

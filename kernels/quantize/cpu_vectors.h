@@ -46,7 +46,8 @@ constexpr uint32_t EXPONENT = 0x7F800000u, MAGNITUDE = 0x7FFFFFFFu, SIGN = 0x800
 constexpr uint32_t QUIET_NAN = 0x7FC00000u;
 
 enum TensorScale { NONE_OF_NVFP4, AMAX, TORCHAO, NO_TENSOR_SCALE };
-enum Rule { EVEN, RCEIL, FOUR_SIX, LEAST_ERROR };  // MX formats: `carry` says all but the last
+// MX formats: `carry` says all but LEAST_ERROR. EDEN: the rule even and the rounding ms-eden
+enum Rule { EVEN, RCEIL, FOUR_SIX, LEAST_ERROR, EDEN, EDEN_WEIGHTED };
 enum Kind { PLAIN, NEAREST, RANDOM, NVFP4, NVFP4_RANDOM };  // PLAIN: E2M1, nearest, no pre-scale, constants known
 constexpr bool is_random(Kind kind) { return kind == RANDOM || kind == NVFP4_RANDOM; }
 constexpr bool is_nvfp4(Kind kind) { return kind >= NVFP4; }
@@ -87,8 +88,8 @@ INLINE F half_sum(F v) {  // of lanes 0..7 and of 8..15, in each of them
   v = v + swapped<1>(v), v = v + swapped<2>(v);
   return v + swapped<4>(v);
 }
-template <int N> INLINE F tree_sum(F e[N]) {
-  for (int width = N / 2; width; width /= 2)
+INLINE F tree_sum(F* e, int count) {
+  for (int width = count / 2; width; width /= 2)
     for (int k = 0; k < width; k++) e[k] = e[2 * k] + e[2 * k + 1];
   return e[0];
 }
@@ -118,6 +119,8 @@ template <Kind KIND> INLINE U packed(Pair r, bool rounds) {
   }
   return (a >> 16) | (b & UPPER);
 }
+
+INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(t.v[1])); }
 
 INLINE void add_subtract(Pair& one, Pair& two) {
   for (int i = 0; i < 2; i++) {
@@ -213,7 +216,7 @@ INLINE Scale least_error(const Pair* t, int i, U largest, const Constants& c) { 
   F first[BLOCK], second[BLOCK];
   for (int k = 0; k < BLOCK; k++)
     first[k] = squared_error(t[k].v[i], one.inverse, c), second[k] = squared_error(t[k].v[i], two.inverse, c);
-  return better(one, two, tree_sum<BLOCK>(first), tree_sum<BLOCK>(second));
+  return better(one, two, tree_sum(first, BLOCK), tree_sum(second, BLOCK));
 }
 
 template <Kind KIND, class S> INLINE F element(F x, const S& by, U random, const Constants& c) {

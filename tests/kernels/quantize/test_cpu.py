@@ -63,7 +63,7 @@ def bits(x):
 
 def draws(quantizer, length, seed=3):
     """What the quantizer needs of random numbers; counters and keys beyond 32 bits."""
-    stochastic = quantizer.rounding is Rounding.STOCHASTIC
+    stochastic = quantizer.rounding.is_random
     signed, count = quantizer.signs is not Signs.NONE, quantizer.sign_count(length)
     return {
         "draw": Draw(seed << 40 | 99, (seed << 33) + 5) if stochastic else None,
@@ -237,6 +237,24 @@ def test_fewer_instructions_give_the_same_bits(level, tmp_path, monkeypatch):
     assert native is not None
     for x, quantizer, want in nvfp4_rows(1056):
         assert torch.equal(bits(cpu._call(native, x, quantizer, None, None)), want)
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES[1:])
+@pytest.mark.parametrize("rounding", [Rounding.MS_EDEN, Rounding.MS_EDEN_WEIGHTED])
+def test_ms_eden_has_the_bits_of_the_reference(rounding, size):
+    quantizer = Quantizer(format=Format.NVFP4, rounding=rounding, hadamard=size, signs=Signs.FIXED)
+    for number, (what, x) in enumerate(matrices((37, 384), seed=4)):
+        x = x[: 33 + number % 5, : 384 - size * (number % 2)]
+        random = draws(quantizer, x.size(1))
+        want = reference.quantize(x, quantizer, **random)
+        for view in (x, x.t().contiguous().t()):
+            values, scale = cpu.values(view, quantizer, **random)
+            assert scale == want.tensor_scale and torch.equal(bits(values), bits(cpu.dequantize(want))), what
+            assert torch.equal(
+                bits(cpu.quantize_dequantize(view, quantizer, **random)), expected(x, quantizer, **random)
+            ), what
+            got = cpu.quantize(view, quantizer, **random)
+            assert torch.equal(got.elements, want.elements) and torch.equal(got.scales, want.scales), what
 
 
 def test_the_threads_of_nvfp4_find_one_largest_magnitude():
