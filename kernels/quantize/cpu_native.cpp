@@ -59,12 +59,12 @@ template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
     store_codes(job, row, column, pairs, by.inverse[0], by.scale[0]);
   }
 };
-struct NvScales {
+template <bool IS_RANDOM> struct NvScales {
   typedef NvScale One;
   static constexpr int AT_ONCE = 8;
   template <int P>
   static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, int64_t block, One* by) {
-    if (job.rule >= EDEN)
+    if (!IS_RANDOM && job.rule >= EDEN)
       eden_scales<P>(t, m, block, job, by);
     else if (job.rule == FOUR_SIX)
       for (int b = 0; b < P; b++) by[b] = nv_four_six(t[b], half_largest(m[b]), job);
@@ -79,8 +79,8 @@ struct NvScales {
     scales[0] = (uint8_t)by.byte[0], scales[1] = (uint8_t)by.byte[8];
   }
 };
-template <> struct Scales<NVFP4> : NvScales {};
-template <> struct Scales<NVFP4_RANDOM> : NvScales {};
+template <> struct Scales<NVFP4> : NvScales<false> {};
+template <> struct Scales<NVFP4_RANDOM> : NvScales<true> {};
 
 template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks from `at`, of all rows of a block
     const Job& job, const Constants& c, const U flip[][2], int64_t row, int64_t at) {
@@ -136,7 +136,10 @@ template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, co
     for (int i = 0; i < 2; i++) m.v[i] = value(larger(bits(m.v[i]), magnitude(t[k].v[i])));
   if (job.block_rows > 1) m.v[0] = m.v[1] = value(spread(largest_of(m)));
   const bool compares = KIND != PLAIN && job.rule == LEAST_ERROR;
-  for (int i = 0; i < 2; i++) by[i] = compares ? least_error(t, i, bits(m.v[i]), c) : scale_of(bits(m.v[i]), c);
+  for (int i = 0; i < 2; i++) {
+    const U largest = bits(m.v[i]);
+    by[i] = compares ? least_error(t, i, largest, c) : scale_of(largest, c);
+  }
 }
 template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants&, NvScale by[2]) {
   U m[2] = {};

@@ -35,7 +35,7 @@ INLINE void eden_words(const Job& job, int64_t block, int count, uint32_t* out) 
 }
 
 // Along a row: P pairs, whole groups of the transform. m: their largest magnitudes; block: the index of the first block
-template <int P> INLINE void eden_scales(const Pair* t, const U* m, int64_t block, const Job& job, NvScale* by) {
+template <int P> APART void eden_scales(const Pair* t, const U* m, int64_t block, const Job& job, NvScale* by) {
   const int per_group = job.hadamard > BLOCK ? job.hadamard / BLOCK : 1;  // pairs
   uint32_t word[2 * P];
   eden_words(job, block, 2 * P, word);
@@ -57,7 +57,7 @@ template <int P> INLINE void eden_scales(const Pair* t, const U* m, int64_t bloc
 }
 
 // Along columns: the blocks of `width` steps in 32 rows, of which `count` exist
-static void eden_column_scales(
+APART void eden_column_scales(
     const Pair* t, const Job& job, int64_t column, int64_t row, int64_t count, int width, NvScale by[8][2]) {
   const int blocks = width / NV_BLOCK, per_group = job.hadamard / NV_BLOCK;
   U random[8][2] = {};

@@ -14,6 +14,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define INLINE_MEMBER inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))  // compiled once: it is rare, and many functions call it
 
 typedef float F __attribute__((vector_size(64)));
 typedef uint32_t U __attribute__((vector_size(64)));
@@ -200,7 +201,7 @@ INLINE Scale better(const Scale& one, const Scale& two, F one_error, F two_error
   return {choose(take, two.inverse, one.inverse), choose(take, two.scale, one.scale)};
 }
 
-INLINE Scale least_error(const Pair& t, U largest, const Constants& c) {  // one block, whose largest is in every lane
+APART Scale least_error(const Pair& t, const U& largest, const Constants& c) {  // a block, its largest in every lane
   const Scale one = scale_of(largest, c), two = doubled(one);
   F errors[2];
   for (int i = 0; i < 2; i++) {
@@ -211,7 +212,7 @@ INLINE Scale least_error(const Pair& t, U largest, const Constants& c) {  // one
   return better(one, two, errors[0], errors[1]);
 }
 
-INLINE Scale least_error(const Pair* t, int i, U largest, const Constants& c) {  // a block in 32 steps of each lane
+APART Scale least_error(const Pair* t, int i, const U& largest, const Constants& c) {  // a block in 32 steps of a lane
   const Scale one = scale_of(largest, c), two = doubled(one);
   F first[BLOCK], second[BLOCK];
   for (int k = 0; k < BLOCK; k++)
