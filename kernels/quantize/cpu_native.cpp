@@ -64,7 +64,7 @@ template <bool IS_RANDOM> struct NvScales {
   static constexpr int AT_ONCE = 8;
   template <int P>
   static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, int64_t block, One* by) {
-    if (!IS_RANDOM && job.rule >= EDEN)
+    if (!IS_RANDOM && P < AT_ONCE && job.rule >= EDEN)  // along_rows takes so many at once under other rules alone
       eden_scales<P>(t, m, block, job, by);
     else if (job.rule == FOUR_SIX)
       for (int b = 0; b < P; b++) by[b] = nv_four_six(t[b], half_largest(m[b]), job);
@@ -120,11 +120,14 @@ template <class T, int SIZE, Kind KIND> static void along_rows(const Job& given,
   U flip[LEAST][2] = {};
   flips_of<SIZE>(job, flip);
   int64_t at = 0;
-  if (job.block_rows == 1) {
-    Job single = job;
-    single.block_rows = 1;  // now a constant for the compiler
-    constexpr int P = Scales<KIND>::AT_ONCE;
-    for (; at + P * BLOCK <= job.columns; at += P * BLOCK) group<T, SIZE, KIND, P>(single, c, flip, row, at);
+  if (job.block_rows == 1 && job.rule < EDEN) {
+    Job single = job, values = job;
+    single.block_rows = values.block_rows = 1, values.codes = nullptr;  // now constants for the compiler
+    constexpr int P = Scales<KIND>::AT_ONCE, STEP = P * BLOCK;
+    if (job.codes)
+      for (; at + STEP <= job.columns; at += STEP) group<T, SIZE, KIND, P>(single, c, flip, row, at);
+    else
+      for (; at + STEP <= job.columns; at += STEP) group<T, SIZE, KIND, P>(values, c, flip, row, at);
   }
   for (; at < job.columns; at += LEAST * BLOCK) group<T, SIZE, KIND, LEAST>(job, c, flip, row, at);
 }
