@@ -1,10 +1,10 @@
 """Measures the speed of the CPU's quantisers, compared with a memory copy and with torchao's best in the same run.
 
 Every function is compared with the specification bit for bit before it is timed. Repetitions are interleaved, so that a
-busy machine slows all functions alike, and the median is reported. On one thread it is the thread's processor time,
-without its waits for a processor. New memory costs page faults unless the allocator
-keeps freed memory, as it does in training (harness/contract/environment.py sets MALLOC_*); the bench therefore counts
-and prints the page faults of a copy.
+busy machine slows all functions alike, and the median is reported; on one thread of its processor time, which does not
+grow while the thread waits for a processor. New memory costs page faults unless the allocator keeps freed memory, as it
+does in training (harness/contract/environment.py sets MALLOC_*); the bench therefore counts and prints the page faults
+of a copy.
 """
 
 from __future__ import annotations
