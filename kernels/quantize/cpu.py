@@ -29,7 +29,9 @@ _EXPONENT = 0x7F800000
 _SMALLEST_SCALE = 0x00400000  # 2^-127, E8M0 byte 0, is subnormal in FP32
 _CHUNK = 1 << 18  # elements that torch operations take at a time: their temporaries stay in the cache
 _TENSOR_SCALES = {TensorScale.AMAX: 1, TensorScale.TORCHAO: 2, TensorScale.NONE: 3}  # as in cpu_vectors.h
-_NVFP4_RULES = {ScaleRule.EVEN: 0, ScaleRule.RCEIL: 1, ScaleRule.FOUR_SIX: 2}
+_RULES = {ScaleRule.RCEIL: 1, ScaleRule.FOUR_SIX: 2, ScaleRule.LEAST_ERROR: 3}  # the others: 0
+_EDEN_RULES = {Rounding.MS_EDEN: 4, Rounding.MS_EDEN_WEIGHTED: 5}
+_NOT_HERE = 2  # the C++ engine leaves these values to the specification
 _lock = threading.Lock()  # autograd calls this module from its own threads
 
 Native = Callable[..., int]
@@ -53,9 +55,8 @@ def quantize_dequantize(
     """
     x_MK, inner, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
     native = _native() if _is_native(x_MK, inner, draw, signs) else None
-    if native is None:
-        return _eager(x_MK, inner, draw, signs)
-    return _call(native, x_MK, inner, draw, signs)
+    found = _call(native, x_MK, inner, draw, signs) if native else None
+    return _eager(x_MK, inner, draw, signs) if found is None else found
 
 
 def values(
@@ -66,11 +67,12 @@ def values(
         return quantize_dequantize(x_MK, quantizer, draw=draw, signs=signs), None
     x_MK, inner, signs = _with_signs_per_block(x_MK.resolve_neg(), quantizer, signs)
     native = _native() if _is_native(x_MK, inner, draw, signs) else None
-    if native is None:
-        quantized = reference.quantize(x_MK, inner, draw=draw, signs=signs)
-        return dequantize(quantized), quantized.tensor_scale
     scale = torch.empty(())
-    return _call(native, x_MK, inner, draw, signs, scale=scale), scale
+    found = _call(native, x_MK, inner, draw, signs, scale=scale) if native else None
+    if found is not None:
+        return found, scale
+    quantized = reference.quantize(x_MK, inner, draw=draw, signs=signs)
+    return dequantize(quantized), quantized.tensor_scale
 
 
 def quantize(
@@ -94,7 +96,8 @@ def quantize(
     elements = torch.empty(rows, columns // 2, dtype=torch.uint8)
     scales = torch.empty(rows, columns // quantizer.block, dtype=torch.uint8)
     scale = torch.empty(()) if quantizer.format is Format.NVFP4 else None
-    _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales), scale=scale)
+    if _call(native, x_MK, quantizer, draw, signs, codes=(elements, scales), scale=scale) is None:
+        return reference.quantize(given[0], given[1], draw=draw, signs=given[2])
     return reference.Quantized(elements, scales[:: quantizer.rows], given[1], scale)
 
 
@@ -197,7 +200,7 @@ def _agrees(native: Native) -> bool:
     x = (steps * 37 % 101 - 50) * torch.exp2(steps[:, :1] // 16 - 136)
     expected = _eager(x, quantizer, None, None)
     views = (x, x.t().contiguous().t())
-    if not all(torch.equal(_call(native, view, quantizer, None, None), expected) for view in views):
+    if any(_differ(_call(native, view, quantizer, None, None), expected) for view in views):
         return False
     codes = torch.empty(32, 32, dtype=torch.uint8), torch.empty(32, 2, dtype=torch.uint8)
     wanted = reference.quantize(x, quantizer)
@@ -207,11 +210,15 @@ def _agrees(native: Native) -> bool:
             return False
     nvfp4 = Quantizer(format=Format.NVFP4)
     want = reference.dequantize(reference.quantize(x, nvfp4)).to(torch.bfloat16)
-    if not all(torch.equal(_call(native, view, nvfp4, None, None), want) for view in views):
+    if any(_differ(_call(native, view, nvfp4, None, None), want) for view in views):
         return False
     fp8, values, scale = reference.quantize_fp8(x, element_type(E5M2)), x.to(torch.bfloat16), torch.empty(())
     _call_fp8(native, E5M2, x.numel(), x=x, out=values, scale=scale)
     return torch.equal(values, fp8.elements.to(torch.bfloat16)) and torch.equal(scale, fp8.scale)
+
+
+def _differ(found: Tensor | None, wanted: Tensor) -> bool:
+    return found is None or not torch.equal(found, wanted)
 
 
 def _with_signs_per_block(
@@ -220,9 +227,7 @@ def _with_signs_per_block(
     """Multiply by signs that no two blocks share, which is exact, so that the C++ engine need not read them."""
     if signs is None or not quantizer.signs_per_block or signs.shape != (x.size(-1),):
         return x, quantizer, signs
-    if (
-        quantizer.rounding.is_eden
-    ):  # which the C++ engine leaves to torch, and which no quantizer has without signs
+    if quantizer.rounding.is_eden:  # which no quantizer has without signs
         return x, quantizer, signs
     return x * signs.to(x.dtype), replace(quantizer, signs=Signs.NONE, signs_per_block=False), None
 
@@ -239,8 +244,7 @@ def _is_native(x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor
         and x.size(1) % max(BLOCK, quantizer.multiple) == 0  # C++ works on 32 columns: two blocks of NVFP4
         and x.size(0) % quantizer.rows == 0
         and quantizer.format.is_blocked
-        and quantizer.scale_rule is not ScaleRule.LEAST_ERROR
-        and quantizer.rounding in (Rounding.NEAREST, Rounding.STOCHASTIC)
+        and quantizer.rounding is not Rounding.HARDWARE
         and (draw is not None) == quantizer.rounding.is_random
         and (signs is not None) == (quantizer.signs is not Signs.NONE)
         and (signs is None or signs.shape == (quantizer.hadamard,))
@@ -269,8 +273,8 @@ def _call_fp8(native: Native, element: Element, count: int, **tensors: Tensor) -
 def _call(
     native: Native, x: Tensor, quantizer: Quantizer, draw: Draw | None, signs: Tensor | None,
     codes: tuple[Tensor, Tensor] | None = None, scale: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """The values.
+) -> Tensor | None:  # fmt: skip
+    """The values; None where the specification must quantise them: MS-EDEN of numbers that are not finite.
 
     Args:
         codes: elements (M, K // 2) and scales of each row (M, K // block), written in place of values.
@@ -289,10 +293,11 @@ def _call(
     if signs is not None:
         signs = signs.to(device="cpu", dtype=torch.float32).contiguous()
     element = quantizer.element
+    rule = _EDEN_RULES.get(quantizer.rounding) or _RULES.get(quantizer.scale_rule, 0)
     job = cpu_build.Job(
         x=x.data_ptr(), out=out.data_ptr() or None, codes=elements, scales=scales,
         signs=None if signs is None else signs.data_ptr(), scale=None if scale is None else scale.data_ptr(),
-        nvfp4=_nvfp4_number(quantizer), rule=_NVFP4_RULES.get(quantizer.scale_rule, 0), is_scaled=is_scaled,
+        nvfp4=_nvfp4_number(quantizer), rule=rule, is_scaled=is_scaled,
         parallel=_parallel(), rows=rows, columns=columns, x_stride=x.stride(1 if transposed else 0),
         out_stride=out.stride(0), seed=draw.seed if draw else 0, offset=draw.offset if draw else 0,
         is_bf16=x.dtype is torch.bfloat16, is_transposed=transposed, hadamard=quantizer.hadamard,
@@ -301,9 +306,10 @@ def _call(
         smallest=(element.min_exponent + 127) << 23, mantissa_bits=element.mantissa_bits,
         largest=element.largest, prescale=quantizer.prescale, factor=1 / math.sqrt(quantizer.hadamard or 1),
     )  # fmt: skip
-    if native(ctypes.byref(job)):
+    status = native(ctypes.byref(job))
+    if status not in (0, _NOT_HERE):
         raise RuntimeError(f"the C++ quantiser has no Hadamard transform of {quantizer.hadamard} points")
-    return out
+    return None if status else out
 
 
 def _nvfp4_number(quantizer: Quantizer) -> int:

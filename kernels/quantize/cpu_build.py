@@ -22,8 +22,10 @@ import torch
 
 COMPILER = "c++"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-_SOURCE, *_HEADERS = (
-    Path(__file__).with_name(name) for name in ("cpu_native.cpp", "cpu_vectors.h", "cpu_fp8.h", "cpu_nvfp4.h")
+_SOURCE = Path(__file__).with_name("cpu_native.cpp")
+_HEADERS = tuple(
+    Path(__file__).with_name(f"cpu_{name}.h")
+    for name in ("vectors", "transform", "fp8", "nvfp4", "nvfp4_rows", "nvfp4_eden")
 )
 _DIGEST_BYTES = 32
 _TIMEOUT_S = 300

@@ -9,38 +9,14 @@
 
 #include "cpu_fp8.h"
 #include "cpu_nvfp4.h"
+#include "cpu_nvfp4_eden.h"
+#include "cpu_nvfp4_rows.h"
+#include "cpu_transform.h"
 #include "cpu_vectors.h"
 
 constexpr int64_t STRIP = 2048;  // rows of a transposed matrix that a thread takes at a time
 
 // Blocks along a contiguous row, P of them at a time: their chains of operations overlap
-template <int N> INLINE F stage(F v) {  // of the transform: lane i with lane i ^ N
-  U negative = (U)((LANE & (uint32_t)N) != 0u) & SIGN;
-  return swapped<N>(v) + value(bits(v) ^ negative);
-}
-
-template <class T, int SIZE, int P> INLINE void load_row(const T* x, Pair t[P], const U flip[][2], float factor) {
-  for (int b = 0; b < P; b++) {
-    t[b] = load(x + BLOCK * b);
-    __asm__ volatile("" ::: "memory");  // load in the order of addresses, which the hardware prefetches
-  }
-  if (!SIZE) return;
-  for (int b = 0; b < P; b++) {
-    const U* signs = flip[b % (SIZE > BLOCK ? SIZE / BLOCK : 1)];
-    F even = value(bits(t[b].v[0]) ^ signs[0]), odd = value(bits(t[b].v[1]) ^ signs[1]);
-    t[b] = {{even + odd, even - odd}};
-  }
-  for (int b = 0; b < 2 * P; b++) t[b / 2].v[b % 2] = stage<1>(t[b / 2].v[b % 2]);
-  for (int b = 0; b < 2 * P; b++) t[b / 2].v[b % 2] = stage<2>(t[b / 2].v[b % 2]);
-  for (int b = 0; b < 2 * P; b++) t[b / 2].v[b % 2] = stage<4>(t[b / 2].v[b % 2]);
-  for (int b = 0; b < 2 * P && SIZE > LANES; b++) t[b / 2].v[b % 2] = stage<8>(t[b / 2].v[b % 2]);
-  for (int half = 1; half < SIZE / BLOCK; half *= 2)
-    for (int b = 0; b < P; b++)
-      if (!(b & half)) add_subtract(t[b], t[b + half]);
-  for (int b = 0; b < P; b++)
-    for (F& v : t[b].v) v = v * factor + 0.0f;
-}
-
 INLINE U spread(U m) {  // the largest of all lanes, in every lane
   m = larger(m, swapped<8>(m)), m = larger(m, swapped<4>(m));
   m = larger(m, swapped<2>(m));
@@ -71,23 +47,26 @@ template <int P> INLINE void scales_of(const U* m, Scale by[P], const Constants&
   by[P - 2] = {quad<2>(s.inverse), quad<2>(s.scale)}, by[P - 1] = {quad<3>(s.inverse), quad<3>(s.scale)};
 }
 
-INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(t.v[1])); }
-
 template <Kind KIND> struct Scales {  // of P pairs from their magnitudes m
   typedef Scale One;
   static constexpr int AT_ONCE = 4;  // pairs
-  template <int P> static INLINE_MEMBER void of(const Job&, const Constants& c, const Pair*, const U* m, One* by) {
-    scales_of<P>(m, by, c);
+  template <int P>
+  static INLINE_MEMBER void of(const Job& job, const Constants& c, const Pair* t, const U* m, int64_t, One* by) {
+    if (KIND == PLAIN || job.rule != LEAST_ERROR) return scales_of<P>(m, by, c);
+    for (int b = 0; b < P; b++) by[b] = least_error(t[b], spread(m[b]), c);
   }
   static INLINE_MEMBER void store(const Job& job, int64_t row, int64_t column, U pairs, const One& by) {
     store_codes(job, row, column, pairs, by.inverse[0], by.scale[0]);
   }
 };
-struct NvScales {
+template <bool IS_RANDOM> struct NvScales {
   typedef NvScale One;
   static constexpr int AT_ONCE = 8;
-  template <int P> static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, One* by) {
-    if (job.rule == FOUR_SIX)
+  template <int P>
+  static INLINE_MEMBER void of(const Job& job, const Constants&, const Pair* t, const U* m, int64_t block, One* by) {
+    if (!IS_RANDOM && P < AT_ONCE && job.rule >= EDEN)  // along_rows takes so many at once under other rules alone
+      eden_scales<P>(t, m, block, job, by);
+    else if (job.rule == FOUR_SIX)
       for (int b = 0; b < P; b++) by[b] = nv_four_six(t[b], half_largest(m[b]), job);
     else if (P == 8)
       nv_scales_of_eight(m, by, job);
@@ -100,8 +79,8 @@ struct NvScales {
     scales[0] = (uint8_t)by.byte[0], scales[1] = (uint8_t)by.byte[8];
   }
 };
-template <> struct Scales<NVFP4> : NvScales {};
-template <> struct Scales<NVFP4_RANDOM> : NvScales {};
+template <> struct Scales<NVFP4> : NvScales<false> {};
+template <> struct Scales<NVFP4_RANDOM> : NvScales<true> {};
 
 template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks from `at`, of all rows of a block
     const Job& job, const Constants& c, const U flip[][2], int64_t row, int64_t at) {
@@ -115,7 +94,7 @@ template <class T, int SIZE, Kind KIND, int P> INLINE void group(  // P blocks f
     load_row<T, SIZE, P>(x + r * job.x_stride, t, flip, job.factor);
     for (int b = 0; b < P; b++) m[b] = larger(m[b], largest_of(t[b]));
   }
-  Scales<KIND>::template of<P>(job, c, t, m, by);
+  Scales<KIND>::template of<P>(job, c, t, m, (row * job.columns + at) / NV_BLOCK, by);
   for (int64_t r = row; r < last; r++) {
     if (job.block_rows > 1) load_row<T, SIZE, P>(x + r * job.x_stride, t, flip, job.factor);
     D counter[P];
@@ -139,64 +118,31 @@ template <class T, int SIZE, Kind KIND> static void along_rows(const Job& given,
   const Job job = given;  // a copy that no store can change
   const Constants c = constants_of<KIND>(job);
   U flip[LEAST][2] = {};
-  for (int i = 0; SIZE && job.signs && i < LEAST * BLOCK; i++)
-    flip[i / BLOCK][i % 2][i % BLOCK / 2] = job.signs[i % SIZE] < 0 ? SIGN : 0;
+  flips_of<SIZE>(job, flip);
   int64_t at = 0;
-  if (job.block_rows == 1) {
-    Job single = job;
-    single.block_rows = 1;  // now a constant for the compiler
-    constexpr int P = Scales<KIND>::AT_ONCE;
-    for (; at + P * BLOCK <= job.columns; at += P * BLOCK) group<T, SIZE, KIND, P>(single, c, flip, row, at);
+  if (job.block_rows == 1 && job.rule < EDEN) {
+    Job single = job, values = job;
+    single.block_rows = values.block_rows = 1, values.codes = nullptr;  // now constants for the compiler
+    constexpr int P = Scales<KIND>::AT_ONCE, STEP = P * BLOCK;
+    if (job.codes)
+      for (; at + STEP <= job.columns; at += STEP) group<T, SIZE, KIND, P>(single, c, flip, row, at);
+    else
+      for (; at + STEP <= job.columns; at += STEP) group<T, SIZE, KIND, P>(values, c, flip, row, at);
   }
   for (; at < job.columns; at += LEAST * BLOCK) group<T, SIZE, KIND, LEAST>(job, c, flip, row, at);
 }
 
 // Blocks along the strided dimension of a transposed matrix: row k of memory is column k of the matrix
-static void transform(Pair* t, const Job& job, int width) {
-  const int size = job.hadamard;
-  for (int k = 0; k < width; k++)
-    if (job.signs)
-      for (F& v : t[k].v) v *= job.signs[k % size];
-  for (int k = 0; k < width; k += LANES)
-    for (int i = 0; i < 2; i++) {
-      F a[LANES];
-#pragma GCC unroll 16
-      for (int n = 0; n < LANES; n++) a[n] = t[k + n].v[i];
-#pragma GCC unroll 4
-      for (int half = 1; half < LANES; half *= 2)
-#pragma GCC unroll 16
-        for (int n = 0; n < LANES; n++)
-          if (!(n & half)) {
-            F b = a[n], c = a[n + half];
-            a[n] = b + c, a[n + half] = b - c;
-          }
-#pragma GCC unroll 16
-      for (int n = 0; n < LANES; n++) t[k + n].v[i] = a[n];
-    }
-  for (int half = LANES; half < size; half *= 2)
-    for (int k = 0; k < width; k++)
-      if (!(k & half)) add_subtract(t[k], t[k + half]);
-  for (int k = 0; k < width; k++)
-    for (F& v : t[k].v) v = v * job.factor + 0.0f;
-}
-
-INLINE void transpose(U v[LANES]) {  // 16 x 16: four times the first half interleaved with the second
-  for (int round = 0; round < 4; round++) {
-    U w[LANES];
-    for (int i = 0; i < LANES / 2; i++) {
-      w[2 * i] = pick<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(v[i], v[i + 8]);
-      w[2 * i + 1] = pick<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(v[i], v[i + 8]);
-    }
-    for (int i = 0; i < LANES; i++) v[i] = w[i];
-  }
-}
-
 template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants& c, Scale by[2]) {
   Pair m = {};
   for (int k = 0; k < BLOCK; k++)
     for (int i = 0; i < 2; i++) m.v[i] = value(larger(bits(m.v[i]), magnitude(t[k].v[i])));
   if (job.block_rows > 1) m.v[0] = m.v[1] = value(spread(largest_of(m)));
-  for (int i = 0; i < 2; i++) by[i] = scale_of(bits(m.v[i]), c);
+  const bool compares = KIND != PLAIN && job.rule == LEAST_ERROR;
+  for (int i = 0; i < 2; i++) {
+    const U largest = bits(m.v[i]);
+    by[i] = compares ? least_error(t, i, largest, c) : scale_of(largest, c);
+  }
 }
 template <Kind KIND> INLINE void column_scales(const Pair* t, const Job& job, const Constants&, NvScale by[2]) {
   U m[2] = {};
@@ -219,10 +165,13 @@ template <Kind KIND> INLINE void store_column(
 }
 
 template <Kind KIND> INLINE void round_columns(
-    Pair* t, const Job& job, const Constants& c, int64_t column, int64_t row, int64_t count) {  // a block of every lane
+    Pair* t, const Job& job, const Constants& c, int64_t column, int64_t row, int64_t count,
+    const typename Scales<KIND>::One (*given)[2]) {  // a block of every lane; given: its scales, or null
   constexpr int WIDTH = is_nvfp4(KIND) ? NV_BLOCK : BLOCK;  // two blocks of NVFP4
   typename Scales<KIND>::One of_blocks[BLOCK / WIDTH][2];
-  for (int part = 0; part < BLOCK / WIDTH; part++) column_scales<KIND>(t + WIDTH * part, job, c, of_blocks[part]);
+  for (int part = 0; part < BLOCK / WIDTH; part++)
+    if (given) std::memcpy(of_blocks[part], given[part], sizeof of_blocks[part]);
+    else column_scales<KIND>(t + WIDTH * part, job, c, of_blocks[part]);
   const uint64_t per_row = (uint64_t)job.columns / 4;
   const D first = (COUNT * 4 + (uint64_t)row) * per_row + (uint64_t)column / 4;  // of every fourth row
   U done[2][LANES];  // BF16 pairs of two columns, the even and the odd rows
@@ -249,6 +198,14 @@ template <Kind KIND> INLINE void round_columns(
   }
 }
 
+// The scales of blocks that depend on others of their group; false where there are none
+INLINE bool find_column_scales(const Pair*, const Job&, int64_t, int64_t, int64_t, int, Scale[8][2]) { return false; }
+INLINE bool find_column_scales(
+    const Pair* t, const Job& job, int64_t column, int64_t row, int64_t count, int width, NvScale by[8][2]) {
+  if (job.rule >= EDEN) eden_column_scales(t, job, column, row, count, width, by);
+  return job.rule >= EDEN;
+}
+
 template <class T, Kind KIND> static void along_columns(const Job& job, int64_t column, int64_t row) {
   const int width = job.hadamard > BLOCK ? job.hadamard : BLOCK;
   const int64_t end = row + STRIP < job.rows ? row + STRIP : job.rows;
@@ -265,7 +222,10 @@ template <class T, Kind KIND> static void along_columns(const Job& job, int64_t 
       for (size_t line = 0; line < BLOCK * sizeof(T); line += 64) __builtin_prefetch(next + line);
     }
     if (job.hadamard) transform(t, job, width);
-    for (int k = 0; k < width; k += BLOCK) round_columns<KIND>(t + k, job, c, column + k, row, end - row);
+    typename Scales<KIND>::One given[8][2];
+    const bool is_given = find_column_scales(t, job, column, row, end - row, width, given);
+    for (int k = 0; k < width; k += BLOCK)
+      round_columns<KIND>(t + k, job, c, column + k, row, end - row, is_given ? given + k / NV_BLOCK : nullptr);
   }
 }
 
@@ -274,7 +234,7 @@ static void values_of_codes(const Job& job, int64_t row, int64_t) {
     *(Unaligned*)(job.out + row * job.out_stride + at) = job.nvfp4 ? nv_pairs_of(job, row, at) : pairs_of(job, row, at);
 }
 
-// NVFP4's first pass: the largest magnitude of the blocks that are finite goes to *job.scale
+// NVFP4's first pass: the largest magnitude goes to *job.scale; if not ALL_FINITE, that of the blocks that are finite
 static void raise_largest(const Job& job, U largest) {
   uint32_t found = 0;
   for (int i = 0; i < LANES; i++) found = found < largest[i] ? largest[i] : found;
@@ -284,8 +244,7 @@ static void raise_largest(const Job& job, U largest) {
 template <class T, int SIZE, bool ALL_FINITE> INLINE U nv_largest_of_rows(const Job& job, int64_t row) {
   constexpr int LEAST = SIZE > BLOCK ? SIZE / BLOCK : 1;
   U flip[LEAST][2] = {};
-  for (int i = 0; SIZE && job.signs && i < LEAST * BLOCK; i++)
-    flip[i / BLOCK][i % 2][i % BLOCK / 2] = job.signs[i % SIZE] < 0 ? SIGN : 0;
+  flips_of<SIZE>(job, flip);
   U largest = {};
   for (int64_t at = 0; at < job.columns; at += LEAST * BLOCK) {
     U m[LEAST] = {};
@@ -316,16 +275,15 @@ INLINE U nv_largest_of(const uint16_t* x, int64_t count) {
   return larger(largest[0], largest[1]);
 }
 
-template <class T, int SIZE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
+template <class T, int SIZE, bool ALL_FINITE> static void nv_largest_along_rows(const Job& job, int64_t row, int64_t) {
   U largest = {};
-  if (SIZE) largest = nv_largest_of_rows<T, SIZE, true>(job, row);
-  for (int64_t r = row; !SIZE && r < row + job.block_rows; r++)
+  if (SIZE || !ALL_FINITE) largest = nv_largest_of_rows<T, SIZE, ALL_FINITE>(job, row);
+  for (int64_t r = row; !SIZE && ALL_FINITE && r < row + job.block_rows; r++)
     largest = larger(largest, nv_largest_of((const T*)job.x + r * job.x_stride, job.columns));
-  if (spread(largest)[0] >= EXPONENT) largest = nv_largest_of_rows<T, SIZE, false>(job, row);
   raise_largest(job, largest);
 }
 
-template <class T> static void nv_largest_along_columns(const Job& job, int64_t column, int64_t row) {
+template <class T, bool ALL_FINITE> static void nv_largest_along_columns(const Job& job, int64_t column, int64_t row) {
   const int width = job.hadamard > BLOCK ? job.hadamard : BLOCK;
   const int64_t end = row + STRIP < job.rows ? row + STRIP : job.rows;
   Pair t[128];
@@ -338,7 +296,7 @@ template <class T> static void nv_largest_along_columns(const Job& job, int64_t 
       for (int n = 0; n < NV_BLOCK; n++)
         for (int i = 0; i < 2; i++) m[i] = larger(m[i], magnitude(t[k + n].v[i]));
       if (job.block_rows > 1) m[0] = m[1] = half_largest(larger(m[0], m[1]));
-      for (U one : m) largest = larger(largest, (U)(one < EXPONENT) & one);
+      for (U one : m) largest = larger(largest, ALL_FINITE ? one : (U)(one < EXPONENT) & one);
     }
   }
   raise_largest(job, largest);
@@ -359,22 +317,23 @@ template <class T, Kind KIND> static Task task_of(const Job& job) {
   return nullptr;
 }
 
-template <class T> static Task largest_of_nvfp4(const Job& job) {
-  if (job.is_transposed) return nv_largest_along_columns<T>;
+template <class T, bool ALL_FINITE> static Task nv_largest_task(const Job& job) {
+  if (job.is_transposed) return nv_largest_along_columns<T, ALL_FINITE>;
   switch (job.hadamard) {
-    case 0: return nv_largest_along_rows<T, 0>;
-    case 16: return nv_largest_along_rows<T, 16>;
-    case 32: return nv_largest_along_rows<T, 32>;
-    case 64: return nv_largest_along_rows<T, 64>;
-    case 128: return nv_largest_along_rows<T, 128>;
+    case 0: return nv_largest_along_rows<T, 0, ALL_FINITE>;
+    case 16: return nv_largest_along_rows<T, 16, ALL_FINITE>;
+    case 32: return nv_largest_along_rows<T, 32, ALL_FINITE>;
+    case 64: return nv_largest_along_rows<T, 64, ALL_FINITE>;
+    case 128: return nv_largest_along_rows<T, 128, ALL_FINITE>;
   }
   return nullptr;
 }
 
 template <class T> static Task task_of(const Job& job) {
-  if (job.nvfp4) return job.is_stochastic ? task_of<T, NVFP4_RANDOM>(job) : task_of<T, NVFP4>(job);
+  if (job.nvfp4) return job.is_stochastic && job.rule < EDEN ? task_of<T, NVFP4_RANDOM>(job) : task_of<T, NVFP4>(job);
   if (job.is_stochastic) return task_of<T, RANDOM>(job);
-  return job.mantissa_bits == 1 && job.prescale == 1.0f ? task_of<T, PLAIN>(job) : task_of<T, NEAREST>(job);
+  const bool is_plain = job.mantissa_bits == 1 && job.prescale == 1.0f && job.rule != LEAST_ERROR;
+  return is_plain ? task_of<T, PLAIN>(job) : task_of<T, NEAREST>(job);
 }
 
 struct Shared {
@@ -428,7 +387,25 @@ static void run_units(const Job& job, Task task) {
   run(shared);
 }
 
-extern "C" int quantize_dequantize(const Job* given) {  // 0; 1 for a transform that does not exist
+// After the tensor scale, which it finds. Null under MS-EDEN where a number is not finite or scales are extreme.
+template <class T> static Task nvfp4_task(Job& job, Task task) {
+  bool all_finite = false;
+  *job.scale = 0.0f;
+  if (job.nvfp4 != NO_TENSOR_SCALE) {
+    run_units(job, nv_largest_task<T, true>(job));
+    all_finite = *job.scale <= 3.4028234663852886e38f;
+    if (!all_finite) {  // look again, at each block
+      *job.scale = 0.0f;
+      run_units(job, nv_largest_task<T, false>(job));
+    }
+  }
+  nv_tensor_scales(job);
+  const bool is_moderate = all_finite && job.decode > 1e-30f && job.decode < 1e34f;  // no value is subnormal in BF16
+  if (job.rule >= EDEN && !is_moderate) return nullptr;
+  return nv_is_plain(job, is_moderate) ? nv_plain_row<T> : task;
+}
+
+extern "C" int quantize_dequantize(const Job* given) {  // 0; 1: no such transform; 2: the specification must do it
   Job job = *given;
   if (job.is_fp8) {
     if (!job.x) run_fp8(job, values_of_fp8);
@@ -438,12 +415,8 @@ extern "C" int quantize_dequantize(const Job* given) {  // 0; 1 for a transform 
   }
   Task task = !job.x ? values_of_codes : job.is_bf16 ? task_of<uint16_t>(job) : task_of<float>(job);
   if (!task) return 1;
-  if (job.nvfp4 && job.x) {
-    *job.scale = 0.0f;
-    if (job.nvfp4 != NO_TENSOR_SCALE)
-      run_units(job, job.is_bf16 ? largest_of_nvfp4<uint16_t>(job) : largest_of_nvfp4<float>(job));
-    nv_tensor_scales(job);
-  }
+  if (job.nvfp4 && job.x) task = job.is_bf16 ? nvfp4_task<uint16_t>(job, task) : nvfp4_task<float>(job, task);
+  if (!task) return 2;
   run_units(job, task);
   return 0;
 }

@@ -10,24 +10,28 @@
 constexpr int NV_BLOCK = 16;
 constexpr uint32_t LARGEST_FINITE = 0x7F7FFFFFu;
 constexpr float SIXTH = 0.16666667163372040f;  // 1 / 6 in FP32
+constexpr float EDEN_LARGEST = 6.0 / (17.0 / 16.0 * 0.93);  // nvfp4.EDEN_LARGEST
 
 struct E4m3 { U code; F value; };
 
-INLINE E4m3 e4m3_of(F x, bool upward) {  // x >= 0, saturating
+INLINE E4m3 e4m3_by_chance(F x, U random) {  // x >= 0, saturating; words of 0 round up
   const U capped = smaller(bits(x), all(0x43E00000u)), binade = larger(capped & EXPONENT, all(121u << 23));  // 448
+  const F exact = value(capped) * value((257u << 23) - binade);
+  const F whole = __builtin_convertvector(__builtin_convertvector(exact, I), F);
+  const F chance = __builtin_convertvector((I)(random >> 8), F) * 0x1p-24f;
+  const F steps = whole + value((U)((exact - whole) > chance) & 0x3F800000u);  // 1
   const U exponent = (binade - (121u << 23)) >> 20;
-  if (upward) {
-    const F exact = value(capped) * value((257u << 23) - binade);
-    const F whole = __builtin_convertvector(__builtin_convertvector(exact, I), F);
-    const F steps = whole + value((U)(exact > whole) & 0x3F800000u);  // 1
-    return {exponent + (U)__builtin_convertvector(steps, I), steps * value(binade - (3u << 23))};
-  }
+  return {exponent + (U)__builtin_convertvector(steps, I), steps * value(binade - (3u << 23))};
+}
+
+INLINE E4m3 e4m3_of(F x, bool upward) {  // x >= 0, saturating
+  if (upward) return e4m3_by_chance(x, U{});
+  const U capped = smaller(bits(x), all(0x43E00000u)), binade = larger(capped & EXPONENT, all(121u << 23));
   const F base = value(binade + (20u << 23)), sum = value(capped) + base;
-  return {exponent + (bits(sum) - bits(base)), sum - base};
+  return {((binade - (121u << 23)) >> 20) + (bits(sum) - bits(base)), sum - base};
 }
 
 INLINE F at_most_finite(F x) { return value(smaller(bits(x), all(LARGEST_FINITE))); }  // x >= 0 or NaN
-INLINE F choose(U mask, F yes, F no) { return value((bits(yes) & mask) | (bits(no) & ~mask)); }
 
 struct NvScale { F inverse, scale; U byte; };  // scale: what an element is multiplied by
 
@@ -81,10 +85,6 @@ INLINE U finite_of_halves(U m) {  // `half_largest`, 0 for blocks that are not f
   m = half_largest(m);
   return (U)(m < EXPONENT) & m;
 }
-INLINE F half_sum(F v) {  // neighbours first
-  v = v + swapped<1>(v), v = v + swapped<2>(v);
-  return v + swapped<4>(v);
-}
 
 INLINE NvScale nv_four_six(const Pair& t, U largest, const Job& job) {  // a block in each half of the lanes
   const U bad = (U)(largest >= EXPONENT);
@@ -94,18 +94,12 @@ INLINE NvScale nv_four_six(const Pair& t, U largest, const Job& job) {  // a blo
   return better(six, four, errors[0], errors[1], bad, job);
 }
 
-INLINE F tree_sum(F e[NV_BLOCK]) {
-  for (int width = NV_BLOCK / 2; width; width /= 2)
-    for (int k = 0; k < width; k++) e[k] = e[2 * k] + e[2 * k + 1];
-  return e[0];
-}
-
 INLINE NvScale nv_four_six(const Pair* t, int i, U largest, const Job& job) {  // a block in 16 steps of each lane
   const U bad = (U)(largest >= EXPONENT);
   const Candidate six = candidate(largest & ~bad, SIXTH, job), four = candidate(largest & ~bad, 0.25f, job);
   F first[NV_BLOCK], second[NV_BLOCK];
   for (int k = 0; k < NV_BLOCK; k++) first[k] = squared(t[k].v[i], six), second[k] = squared(t[k].v[i], four);
-  return better(six, four, tree_sum(first), tree_sum(second), bad, job);
+  return better(six, four, tree_sum(first, NV_BLOCK), tree_sum(second, NV_BLOCK), bad, job);
 }
 
 // Scales of eight pairs at once, 16 blocks in one vector: pair b, half h at lane 8 h + 4 (b & 1) + 2 (b >> 1 & 1) + (b >> 2)
@@ -162,7 +156,8 @@ static void nv_tensor_scales(Job& job) {  // from the largest magnitude, which i
   const float top = *job.scale;
   job.encode = job.decode = 1.0f;
   if (top > 0.0f && job.nvfp4 != NO_TENSOR_SCALE) {
-    if (job.rule == FOUR_SIX) job.decode = top * 0x1p-8f * SIXTH, job.encode = 1.0f / job.decode;
+    if (job.rule >= EDEN) job.decode = top / 255.99f / EDEN_LARGEST, job.encode = 1.0f / job.decode;
+    else if (job.rule == FOUR_SIX) job.decode = top * 0x1p-8f * SIXTH, job.encode = 1.0f / job.decode;
     else if (job.nvfp4 == TORCHAO) job.decode = top / 2688.0f, job.encode = 1.0f / job.decode;
     else {
       job.encode = 2688.0f / top;

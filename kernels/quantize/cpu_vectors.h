@@ -14,6 +14,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define INLINE_MEMBER inline __attribute__((always_inline))
+#define APART static __attribute__((noinline))  // compiled once: it is rare, and many functions call it
 
 typedef float F __attribute__((vector_size(64)));
 typedef uint32_t U __attribute__((vector_size(64)));
@@ -34,7 +35,7 @@ extern "C" struct Job {  // the same fields as Job in cpu_build.py
   uint64_t seed, offset;
   int32_t is_bf16, is_transposed, hadamard, block_rows, is_stochastic;
   int32_t is_fp8, threads;  // is_fp8: one scale for the matrix, cpu_fp8.h
-  int32_t nvfp4, rule;      // NVFP4's TensorScale, or 0 for the other formats, and its NvRule: cpu_nvfp4.h
+  int32_t nvfp4, rule;      // NVFP4's TensorScale, or 0 for the other formats; Rule
   int32_t is_scaled;        // NVFP4's values with the tensor scale, rounded to BF16
   uint32_t carry, max_exponent, smallest, mantissa_bits;  // of the scale rule and the element
   float largest, prescale, factor;                        // factor: 1 / sqrt(hadamard)
@@ -46,7 +47,8 @@ constexpr uint32_t EXPONENT = 0x7F800000u, MAGNITUDE = 0x7FFFFFFFu, SIGN = 0x800
 constexpr uint32_t QUIET_NAN = 0x7FC00000u;
 
 enum TensorScale { NONE_OF_NVFP4, AMAX, TORCHAO, NO_TENSOR_SCALE };
-enum NvRule { EVEN, RCEIL, FOUR_SIX };
+// MX formats: `carry` says all but LEAST_ERROR. EDEN: the rule even and the rounding ms-eden
+enum Rule { EVEN, RCEIL, FOUR_SIX, LEAST_ERROR, EDEN, EDEN_WEIGHTED };
 enum Kind { PLAIN, NEAREST, RANDOM, NVFP4, NVFP4_RANDOM };  // PLAIN: E2M1, nearest, no pre-scale, constants known
 constexpr bool is_random(Kind kind) { return kind == RANDOM || kind == NVFP4_RANDOM; }
 constexpr bool is_nvfp4(Kind kind) { return kind >= NVFP4; }
@@ -62,6 +64,7 @@ INLINE F value(U v) { return (F)v; }
 INLINE U larger(U a, U b) { return a > b ? a : b; }
 INLINE U smaller(U a, U b) { return a < b ? a : b; }
 INLINE U magnitude(F v) { return bits(v) & MAGNITUDE; }
+INLINE F choose(U mask, F yes, F no) { return value((bits(yes) & mask) | (bits(no) & ~mask)); }
 
 template <int... X, class V> INLINE V pick(V a, V b) {  // lanes 0..15 of a, 16..31 of b
 #if defined(__clang__)
@@ -79,6 +82,17 @@ template <class V> INLINE V odds(V a, V b) {
 template <int N, class V> INLINE V swapped(V v) {  // lane i takes lane i ^ N
   return pick<0 ^ N, 1 ^ N, 2 ^ N, 3 ^ N, 4 ^ N, 5 ^ N, 6 ^ N, 7 ^ N, 8 ^ N, 9 ^ N, 10 ^ N, 11 ^ N, 12 ^ N, 13 ^ N,
               14 ^ N, 15 ^ N>(v, v);
+}
+
+// Sums in the order of elements.tree_sum: neighbours first
+INLINE F half_sum(F v) {  // of lanes 0..7 and of 8..15, in each of them
+  v = v + swapped<1>(v), v = v + swapped<2>(v);
+  return v + swapped<4>(v);
+}
+INLINE F tree_sum(F* e, int count) {
+  for (int width = count / 2; width; width /= 2)
+    for (int k = 0; k < width; k++) e[k] = e[2 * k] + e[2 * k + 1];
+  return e[0];
 }
 
 INLINE Pair load(const float* p) {
@@ -106,6 +120,8 @@ template <Kind KIND> INLINE U packed(Pair r, bool rounds) {
   }
   return (a >> 16) | (b & UPPER);
 }
+
+INLINE U largest_of(const Pair& t) { return larger(magnitude(t.v[0]), magnitude(t.v[1])); }
 
 INLINE void add_subtract(Pair& one, Pair& two) {
   for (int i = 0; i < 2; i++) {
@@ -167,6 +183,41 @@ INLINE Scale scale_of(U largest, const Constants& c) {  // of magnitude bits, on
   U scale = (U)(above > 0x00400000 ? above : I{} + 0x00400000);  // byte 0 is 2^-127, subnormal in FP32
   F inverse = value((254u << 23) - (scale & EXPONENT));
   return {inverse, value(((U)(largest >= EXPONENT) & QUIET_NAN) | scale)};
+}
+
+// The rule least-error: the scale or its double, whichever has the smaller squared error
+INLINE F squared_error(F x, F inverse, const Constants& c) {  // in units of the scale
+  const F y = value(magnitude(x)) * inverse;
+  const U capped = smaller(bits(y), all(c.largest));
+  const F base = value(larger(capped & EXPONENT, all(c.smallest)) + c.to_base);
+  const F difference = y - ((value(capped) + base) - base);
+  return difference * difference;
+}
+
+INLINE Scale doubled(const Scale& s) { return {s.inverse * 0.5f, value((bits(s.scale) + (1u << 23)) & EXPONENT)}; }
+
+INLINE Scale better(const Scale& one, const Scale& two, F one_error, F two_error) {
+  const U take = (U)(two_error * 4.0f < one_error);  // false where a value is not finite
+  return {choose(take, two.inverse, one.inverse), choose(take, two.scale, one.scale)};
+}
+
+APART Scale least_error(const Pair& t, const U& largest, const Constants& c) {  // a block, its largest in every lane
+  const Scale one = scale_of(largest, c), two = doubled(one);
+  F errors[2];
+  for (int i = 0; i < 2; i++) {
+    const F inverse = i ? two.inverse : one.inverse;
+    const F halves = half_sum(squared_error(t.v[0], inverse, c) + squared_error(t.v[1], inverse, c));
+    errors[i] = halves + swapped<8>(halves);
+  }
+  return better(one, two, errors[0], errors[1]);
+}
+
+APART Scale least_error(const Pair* t, int i, const U& largest, const Constants& c) {  // a block in 32 steps of a lane
+  const Scale one = scale_of(largest, c), two = doubled(one);
+  F first[BLOCK], second[BLOCK];
+  for (int k = 0; k < BLOCK; k++)
+    first[k] = squared_error(t[k].v[i], one.inverse, c), second[k] = squared_error(t[k].v[i], two.inverse, c);
+  return better(one, two, tree_sum(first, BLOCK), tree_sum(second, BLOCK));
 }
 
 template <Kind KIND, class S> INLINE F element(F x, const S& by, U random, const Constants& c) {

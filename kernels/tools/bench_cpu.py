@@ -1,9 +1,10 @@
 """Measures the speed of the CPU's quantisers, compared with a memory copy and with torchao's best in the same run.
 
 Every function is compared with the specification bit for bit before it is timed. Repetitions are interleaved, so that a
-busy machine slows all functions alike, and the median is reported. New memory costs page faults unless the allocator
-keeps freed memory, as it does in training (harness/contract/environment.py sets MALLOC_*); the bench therefore counts
-and prints the page faults of a copy.
+busy machine slows all functions alike, and the median is reported; on one thread of its processor time, which does not
+grow while the thread waits for a processor. New memory costs page faults unless the allocator keeps freed memory, as it
+does in training (harness/contract/environment.py sets MALLOC_*); the bench therefore counts and prints the page faults
+of a copy.
 """
 
 from __future__ import annotations
@@ -142,11 +143,12 @@ def _timed(x: Tensor, repetitions: int, compiled: list[str]) -> dict[str, float]
         torch._dynamo.reset()  # compiled code keeps the number of threads that it was compiled with
         works |= {name + _COMPILED: torch.compile(theirs[name], dynamic=False) for name in compiled}
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     for repetition in range(repetitions + 1):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             result = work(x)
-            taken = time.perf_counter() - start
+            taken = clock() - start
             del result
             if repetition:  # the first repetition is not counted: its memory is new and costs page faults
                 seconds[name].append(taken)

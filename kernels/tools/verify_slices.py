@@ -44,7 +44,8 @@ def cases(device: torch.device, *, seeds: int) -> list[Case]:
         for name, twin in twins.items():
             found.append(_case(name, twin, device, quantizer, seeds, order_is_free=True))
     home = torch.device("cpu")
-    found += [_case("cpu", verify_twins.cpu_values, home, quantizer, seeds) for quantizer in everything]
+    for quantizer in (*everything, *verify_twins.quantizers_of_cpus()):
+        found.append(_case("cpu", verify_twins.cpu_values, home, quantizer, seeds))
     if oracles.torchao_missing() is None:
         for quantizer in oracles.quantizers():
             found.append(_case("torchao", oracles.torchao, home, quantizer, seeds, kinds=oracles.KINDS))

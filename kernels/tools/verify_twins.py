@@ -71,6 +71,16 @@ def nvfp4_quantizers(sizes: Sequence[int], transforms: bool) -> list[Quantizer]:
     return found
 
 
+def quantizers_of_cpus() -> list[Quantizer]:
+    """Those that no Triton kernel has: MS-EDEN."""
+    signed = Quantizer(format=Format.NVFP4, hadamard=16, signs=Signs.FIXED)
+    return [
+        replace(signed, rounding=rounding, hadamard=h)
+        for rounding in (Rounding.MS_EDEN, Rounding.MS_EDEN_WEIGHTED)
+        for h in (16, 64, 128)
+    ]
+
+
 def use(quantizer: Quantizer, seed: int, device: torch.device, length: int) -> Use:
     """A `Use` with the random numbers that the quantizer needs for rows of this length."""
     signs, wide = None, (seed + 1) * _WIDE_SEED % (1 << 64)

@@ -2,14 +2,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 
 import pytest
 import torch
 
 from kernels.formats import E2M1, E4M3, E5M2
 from kernels.philox import Draw, Randomness
-from kernels.quantize import cpu, reference
-from kernels.recipe import HADAMARD_SIZES, MAXIMUM_RULES, Format, Quantizer, Rounding, ScaleRule, Signs
+from kernels.quantize import cpu, cpu_build, reference
+from kernels.recipe import (
+    HADAMARD_SIZES,
+    MAXIMUM_RULES,
+    Format,
+    Quantizer,
+    Rounding,
+    ScaleRule,
+    Signs,
+    TensorScale,
+)
 from kernels.tools import inputs, verify_twins
 
 CPU = torch.device("cpu")
@@ -53,7 +63,7 @@ def bits(x):
 
 def draws(quantizer, length, seed=3):
     """What the quantizer needs of random numbers; counters and keys beyond 32 bits."""
-    stochastic = quantizer.rounding is Rounding.STOCHASTIC
+    stochastic = quantizer.rounding.is_random
     signed, count = quantizer.signs is not Signs.NONE, quantizer.sign_count(length)
     return {
         "draw": Draw(seed << 40 | 99, (seed << 33) + 5) if stochastic else None,
@@ -111,6 +121,15 @@ def test_c_plus_plus_and_torch_operations_give_the_bits_of_the_reference(rule, s
             if rows == 1:  # rows that fill no vector, columns that fill no group of four blocks
                 x = x[: 37 + case % 20, : 256 - max(32, size) * (case % 2)]
             assert_all_equal_the_reference(x, quantizer, what)
+
+
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST, Rounding.STOCHASTIC])
+@pytest.mark.parametrize(("form", "element"), FORMATS)
+def test_least_error_has_the_bits_of_the_reference(form, element, rounding):
+    rule = {"format": form, "element": element, "scale_rule": ScaleRule.LEAST_ERROR, "rounding": rounding}
+    for number, (what, x) in enumerate(matrices((37, 160), seed=2)):
+        size, prescale = (0, 16)[number % 2], (1.0, 0.75)[number % 3 % 2]
+        assert_all_equal_the_reference(x, Quantizer(**rule, hadamard=size, prescale=prescale), what)
 
 
 @pytest.mark.parametrize("size", HADAMARD_SIZES[1:])
@@ -189,6 +208,53 @@ def test_nvfp4_of_every_kind_has_the_bits_of_the_reference():
                     got, want = (torch.where(v.isnan(), torch.nan, v.double()) for v in (got, want))
                     got, want = got.view(torch.int64), want.view(torch.int64)
                 assert torch.equal(got, want), f"{name}: {what}, {tuple(x.shape)}, {quantizer}"
+
+
+def nvfp4_rows(columns):
+    """Rows of FP32 and BF16 of every magnitude, quantisers, and the bits of the values that the reference gives."""
+    for _, x in matrices((2, columns), columns):
+        for scale in (TensorScale.AMAX, TensorScale.TORCHAO):
+            quantizer = Quantizer(format=Format.NVFP4, tensor_scale=scale)
+            yield x, quantizer, expected(x, quantizer)
+
+
+@pytest.mark.parametrize("columns", [32, 224, 1056, 4128])  # C++ takes 32, 256 and 1024 at a time
+def test_rows_of_nvfp4_of_any_length_have_the_bits_of_the_reference(columns):
+    for x, quantizer, want in nvfp4_rows(columns):
+        assert torch.equal(bits(cpu.quantize_dequantize(x, quantizer)), want)
+        values, scale = cpu.values(x, quantizer)
+        quantized = reference.quantize(x, quantizer)
+        assert scale == quantized.tensor_scale and torch.equal(bits(values), bits(cpu.dequantize(quantized)))
+
+
+@pytest.mark.slow  # it compiles the C++
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86-64")
+@pytest.mark.parametrize("level", ["x86-64-v3", "x86-64-v4"])
+def test_fewer_instructions_give_the_same_bits(level, tmp_path, monkeypatch):
+    flags = tuple(f"-march={level}" if flag == "-march=native" else flag for flag in cpu_build._FLAGS)
+    monkeypatch.setattr(cpu_build, "_FLAGS", flags)
+    native = cpu._load(cpu_build.COMPILER, tmp_path)
+    assert native is not None
+    for x, quantizer, want in nvfp4_rows(1056):
+        assert torch.equal(bits(cpu._call(native, x, quantizer, None, None)), want)
+
+
+@pytest.mark.parametrize("size", HADAMARD_SIZES[1:])
+@pytest.mark.parametrize("rounding", [Rounding.MS_EDEN, Rounding.MS_EDEN_WEIGHTED])
+def test_ms_eden_has_the_bits_of_the_reference(rounding, size):
+    quantizer = Quantizer(format=Format.NVFP4, rounding=rounding, hadamard=size, signs=Signs.FIXED)
+    for number, (what, x) in enumerate(matrices((37, 384), seed=4)):
+        x = x[: 33 + number % 5, : 384 - size * (number % 2)]
+        random = draws(quantizer, x.size(1))
+        want = reference.quantize(x, quantizer, **random)
+        for view in (x, x.t().contiguous().t()):
+            values, scale = cpu.values(view, quantizer, **random)
+            assert scale == want.tensor_scale and torch.equal(bits(values), bits(cpu.dequantize(want))), what
+            assert torch.equal(
+                bits(cpu.quantize_dequantize(view, quantizer, **random)), expected(x, quantizer, **random)
+            ), what
+            got = cpu.quantize(view, quantizer, **random)
+            assert torch.equal(got.elements, want.elements) and torch.equal(got.scales, want.scales), what
 
 
 def test_the_threads_of_nvfp4_find_one_largest_magnitude():

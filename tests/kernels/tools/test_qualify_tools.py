@@ -22,9 +22,10 @@ def names(kind) -> set[str]:
 def test_every_quantizer_is_compared_with_every_twin_and_the_submitted_recipe_first():
     found = verify_slices.cases(CPU, seeds=1)  # the tests run Triton in its interpreter
     count = len(verify_twins.quantizers())
+    on_cpus = count + len(verify_twins.quantizers_of_cpus())
     by_twin = {twin: [one.what for one in found if one.twin == twin] for twin in {one.twin for one in found}}
     assert {twin: len(set(what)) for twin, what in by_twin.items()} == {
-        "gemm": 1, "triton packed": count, "triton values": count, "cpu": count
+        "gemm": 1, "triton packed": count, "triton values": count, "cpu": on_cpus
     } | ({} if oracles.torchao_missing() else {"torchao": len(oracles.quantizers())})  # fmt: skip
     first = [what[0] for twin, what in by_twin.items() if twin not in ("gemm", "torchao")]
     assert first == ["mxfp4 H16 even nearest"] * 3
