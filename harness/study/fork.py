@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,22 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Cost of a step's update under `cell` less that under `other`, fork by fork, nats per token."""
+
+    cell: str
+    other: str
+    step: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
+    """Args:
+    differences: of every two recipes.
+    """
+
     rows: tuple[Fork, ...]
+    differences: tuple[Difference, ...]
     steps: int
     forks: int
     seeds: int
@@ -87,7 +102,14 @@ def analyse(out: Path) -> Found:
         for place, cell in enumerate(asked.cells, 1)
     ]
     forks = sum(len(found["after"]) for found in arrays)
-    found = Found(rows=tuple(rows), steps=asked.fork_steps, forks=forks, seeds=len(homes))
+    differences = _differences([cell.name for cell in asked.cells], arrays, asked.fork_steps)
+    found = Found(
+        rows=tuple(rows),
+        differences=tuple(differences),
+        steps=asked.fork_steps,
+        forks=forks,
+        seeds=len(homes),
+    )
     files.replace_json(out / RESULTS, asdict(found))
     return found
 
@@ -100,12 +122,25 @@ def _row(cell: str, text: str, place: int, arrays: Sequence[dict[str, Any]], ste
     return Fork(cell=cell, text=text, forks=len(after), step=step, forward=forward)
 
 
+def _differences(
+    cells: Sequence[str], arrays: Sequence[dict[str, Any]], steps: int
+) -> Iterator[Difference]:  # fmt: skip
+    after = np.concatenate([found["after"] for found in arrays]) / steps
+    for (place, cell), (other_place, other) in combinations(enumerate(cells, 1), 2):
+        step = estimate((after[:, other_place] - after[:, place]).tolist())
+        assert step is not None
+        yield Difference(cell=other, other=cell, step=step)
+
+
 def table(found: Found) -> Iterator[str]:
-    """Yield a line per recipe, in thousandths of a nat with 95 % intervals."""
+    """Yield a line per recipe and per two recipes, in thousandths of a nat with 95 % intervals."""
     head = "cost against the exact fork, mnat (95 % interval); "
     yield f"{head}{plural(found.forks, 'fork')} of {plural(found.steps, 'step')}"
     for one in found.rows:
         yield f"{one.cell:<16} per step {_mnat(one.step)}  forward pass {_mnat(one.forward)}"
+    for pair in found.differences:
+        verdict = "" if pair.step.decided else "  not told apart"
+        yield f"{pair.cell} less {pair.other}: per step {_mnat(pair.step)}{verdict}"
 
 
 def _mnat(one: Estimate) -> str:

@@ -7,18 +7,25 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.report.canvas import INK, PALETTE, canvas, svg
-from harness.study import gap_prediction, measured_page, replay
+from harness.study import gap_prediction, measured_page, replay, replay_history
 from harness.study.gap_prediction import Prediction
 from harness.study.gradient_error import Estimate
 from harness.study.measured_page import Figure, Point, forest
 from harness.study.replay import CellResult
+from harness.study.replay_history import History
 
 _UNCERTAIN = 3  # fewer trainings say little about others
 _T95 = 1.96
 
 
-def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = None) -> Path:
-    """Write the page into `out`."""
+def write(
+    out: Path, results: Sequence[CellResult], tested: Prediction | None = None, history: History | None = None
+) -> Path:  # fmt: skip
+    """Write the page into `out`.
+
+    Args:
+        history: of this replay and others.
+    """
     shown = [one for one in results if one.is_clear]
     wgrad = [one for one in shown if one.loss_gap is None]
     whole = [one for one in shown if one.loss_gap is not None]  # their scales differ by ten
@@ -29,9 +36,15 @@ def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = 
         _forward(results),
         _random(shown),
         _layers(wgrad),
+        _alignment(shown),
+        *(replay_history.figures(history) if history else ()),
         *(_predicted(tested) if tested else ()),
     )
-    lines = list(replay.table(results))[1:]
+    lines = [*list(replay.table(results))[1:], *replay.shared(results)]
+    if tested:
+        lines += [*gap_prediction.lines(tested), gap_prediction.conclusion(tested)]
+    if history:
+        lines += replay_history.lines(history)
     return measured_page.write(
         out / replay.PAGE,
         lead="what recipes do to the weight gradient, at fixed weights",
@@ -39,7 +52,7 @@ def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = 
         warning=_warning(results),
         figures=[figure for figure in drawn if figure],
         cells=[(one.cell, one.text) for one in results],
-        lines=[*lines, *gap_prediction.lines(tested), gap_prediction.conclusion(tested)] if tested else lines,
+        lines=lines,
     )
 
 
@@ -123,6 +136,25 @@ def _layers(results: Sequence[CellResult]) -> Figure | None:
         axes.legend(fontsize=8)
         drawn = svg(axes, "Systematic error by linear and cell", "layers")
     return drawn, "Only linears whose mean gradient is clear. The first six cells."
+
+
+def _alignment(results: Sequence[CellResult]) -> Figure | None:
+    shown = [(one.cell, one.shared.alignment) for one in results if one.shared.alignment is not None]
+    if not shown:
+        return None
+    gradients = results[0].shared.of_gradients
+    title, label = "Do errors of different linears go together?", "centred kernel alignment, mean over pairs"
+    with canvas(title, label, height=1.4 + 0.28 * len(shown)) as axes:
+        for row, (_, value) in enumerate(shown):
+            axes.barh(-row, value, height=0.6, color=PALETTE[2])
+        if gradients is not None:
+            axes.axvline(gradients, color=INK, lw=1.2, ls="--")
+        axes.set_yticks([-row for row in range(len(shown))], [cell for cell, _ in shown])
+        axes.grid(axis="y", visible=False)
+        text = "; ".join(f"{cell} {value:.2f}" for cell, value in shown)
+        drawn = svg(axes, f"{title} {text}", "alignment")
+    caption = "Over micro batches: 0 independent, 1 alike. Dashed: the exact gradients."
+    return drawn, caption
 
 
 def _predicted(tested: Prediction) -> Iterator[Figure]:

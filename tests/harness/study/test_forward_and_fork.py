@@ -20,12 +20,12 @@ CONFIG = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).co
 CELL = ReplayCell(name="mxfp4", arm="mxfp4", gemms=Gemms.ALL)
 
 
-def write(home, arrays, *, arm="bf16", measured, fork_steps=0):
+def write(home, arrays, *, arm="bf16", measured, fork_steps=0, cells=(CELL,)):
     home.mkdir(parents=True)
     np.savez(home / GRAMS, **arrays)
     identity = RunIdentity(arm=arm, seed=1)
     attempt_rows.write_config(home / file_names.CONFIG, AttemptConfig(config=CONFIG, run=identity))
-    write_asked(home, ReplayAsked(cells=(CELL,), batches=8, measured=measured, fork_steps=fork_steps))
+    write_asked(home, ReplayAsked(cells=cells, batches=8, measured=measured, fork_steps=fork_steps))
 
 
 def losses(exact, cell):
@@ -78,6 +78,20 @@ def test_a_step_costs_what_the_exact_fork_on_the_same_data_does_not(tmp_path, ca
     assert "36 forks of 4 steps" in said and "A step costs: mxfp4 1.00 mnat." in said
     assert "forward pass +2.000 (+2.000 to +2.000)" in said
     assert "take 30 or more" not in (tmp_path / fork.PAGE).read_text()
+
+
+def test_two_recipes_are_compared_fork_by_fork(tmp_path, capsys):
+    generator = np.random.default_rng(4)
+    data = generator.standard_normal((30, 1))  # differs between forks by far more than recipes do
+    after = 4 + data + np.array([0.0, 0.004, 0.008]) + 1e-4 * generator.standard_normal((30, 3))
+    arrays = {"after": after, "own": np.zeros((30, 3, 4)), "before": np.array(4.0)}
+    other = ReplayCell(name="alto", arm="mxfp4", gemms=Gemms.ALL)
+    write(tmp_path / "seed_1", arrays, measured=Measured.FORKS, fork_steps=4, cells=(CELL, other))
+    found = fork.analyse(tmp_path)
+    (pair,) = found.differences
+    assert (pair.cell, pair.other) == ("alto", "mxfp4") and pair.step.decided
+    assert pair.step.mean == pytest.approx(0.001, rel=0.05)
+    assert any(line.startswith("alto less mxfp4: per step +") for line in fork.table(found))
 
 
 @pytest.mark.parametrize("module", [forward, fork])
