@@ -21,6 +21,7 @@ from harness.study.replay_cells import Cell
 from harness.study.replay_process import Trainings
 
 RESULTS, PAGE = "replay_results.json", "replay.html"
+_SURE = 5.0  # standard errors from zero, where parts of a systematic error say something
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,13 +263,14 @@ def draws(results: Sequence[CellResult]) -> Iterator[str]:
 
 
 def shared(results: Sequence[CellResult]) -> Iterator[str]:
-    """Yield a line per cell: the linear with the largest part of the systematic error, and what linears share."""
+    """Yield a line per cell: what linears share, and the one with the largest part of a clear systematic error."""
     for one in results:
         if one.is_clear and one.shared.alignment is not None:
             label, part = max(one.shared.parts.items(), key=lambda pair: pair[1])
+            largest = f"  largest part {100 * part:.0f} % in {label}" if one.across.sigmas > _SURE else ""
             yield (
-                f"{one.cell:<16} largest part {100 * part:.0f} % in {label}  alignment of errors between linears "
-                f"{one.shared.alignment:.2f} (gradients {one.shared.of_gradients or 0.0:.2f})"
+                f"{one.cell:<16} alignment of errors between linears {one.shared.alignment:.2f} "
+                f"(gradients {one.shared.of_gradients or 0.0:.2f}){largest}"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.base.errors import UsageError
 from harness.contract import files
-from harness.report.canvas import PALETTE, canvas, legend, svg
+from harness.report.canvas import PALETTE, canvas, legend, plain_numbers, svg
 from harness.study import replay
 from harness.study.gradient_error import CLEAR, Estimate
 from harness.study.measured_page import Figure
@@ -150,6 +150,7 @@ def _drawn(
             )  # fmt: skip
         if logarithmic:
             axes.set_yscale("log")
+            plain_numbers(axes.yaxis)
         axes.set_xlim(left=0)
         legend(axes)
         text = "; ".join(

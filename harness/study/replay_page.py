@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from harness.report.canvas import INK, PALETTE, canvas, svg
+from harness.report.canvas import INK, PALETTE, canvas, legend, plain_numbers, svg
 from harness.study import gap_prediction, measured_page, replay, replay_history
 from harness.study.gap_prediction import Prediction
 from harness.study.gradient_error import Estimate
@@ -16,6 +16,7 @@ from harness.study.replay_history import History
 
 _UNCERTAIN = 3  # fewer trainings say little about others
 _T95 = 1.96
+_FLOOR = 1e-3  # percent: a systematic error that is not told apart from zero may lie below it
 
 
 def write(
@@ -30,11 +31,11 @@ def write(
     wgrad = [one for one in shown if one.loss_gap is None]
     whole = [one for one in shown if one.loss_gap is not None]  # their scales differ by ten
     drawn = (
+        _against_random(shown),
         _systematic(wgrad, "Systematic error, only Wgrad quantised", "wgrad"),
         _systematic(whole, "Systematic error, all GEMMs quantised", "whole"),
         _in_adams_units(results),
         _forward(results),
-        _random(shown),
         _layers(wgrad),
         _alignment(shown),
         *(replay_history.figures(history) if history else ()),
@@ -103,22 +104,29 @@ def _point(name: str, one: Estimate, unit: float) -> Point:
     )
 
 
-def _random(results: Sequence[CellResult]) -> Figure | None:
+def _against_random(results: Sequence[CellResult]) -> Figure | None:
+    """Draw both errors of every cell in one row, on a logarithmic axis."""
     if not results:
         return None
-    with canvas("Random error, which averages out over batches", "% of the mean gradient's energy",
-                height=1.1 + 0.28 * len(results)) as axes:  # fmt: skip
+    title = "Systematic against random error"
+    with canvas(title, "% of the mean gradient's energy", height=1.4 + 0.28 * len(results)) as axes:
         for row, one in enumerate(results):
-            axes.barh(
-                -row,
-                100 * fmean(part.random for part in one.seeds if part.is_clear),
-                height=0.6,
-                color=PALETTE[1],
-            )
+            random = 100 * fmean(part.random for part in one.seeds if part.is_clear)
+            systematic = max(100 * one.across.value, _FLOOR)
+            axes.plot([systematic, random], [-row, -row], color=INK, lw=0.8, alpha=0.4)
+            for value, place, label in (
+                (systematic, 0, "systematic"),
+                (random, 1, "random, of one micro batch"),
+            ):
+                axes.plot([value], [-row], "o", color=PALETTE[place], ms=5, label=None if row else label)
+        axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
         axes.set_yticks([-row for row in range(len(results))], [one.cell for one in results])
         axes.grid(axis="y", visible=False)
-        drawn = svg(axes, "Random error of the weight gradient by cell", "random")
-    return drawn, "Of one micro batch. A larger batch divides it; the systematic error stays."
+        legend(axes)
+        drawn = svg(axes, f"{title} of the weight gradient by cell", "random")
+    caption = "A larger batch divides the random error; the systematic one stays. Values below 0.001 % are drawn there."
+    return drawn, caption
 
 
 def _layers(results: Sequence[CellResult]) -> Figure | None:
