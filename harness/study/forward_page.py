@@ -46,7 +46,8 @@ def write_fork(out: Path, found: fork.Found) -> Path:
     drawn = [
         forest(
             [_point(one.cell, getattr(one, name)) for one in found.rows], title=title,
-            x_label="mnat per token above the exact fork", caption=f"{caption} Lines: 95 % over forks.", name=name,
+            x_label="mnat per token above the exact fork", name=name,
+            caption=f"{caption} Lines: 95 % over {fork.unit(found)}.",
         )
         for name, title, caption in kinds
     ]  # fmt: skip
