@@ -30,11 +30,13 @@ class Shared:
 
     Args:
         parts: for each linear, its share of the whole systematic error. A share may lie below 0 where there is none.
+        adam_parts: the same in AdamW's units; empty where v is not known.
         alignment: CKA between the errors of two linears (layer_alignment.py), mean over pairs; None without errors.
         of_gradients: the same of their exact gradients.
     """
 
     parts: Mapping[str, float]
+    adam_parts: Mapping[str, float]
     alignment: float | None
     of_gradients: float | None
 
@@ -145,17 +147,26 @@ def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]]
 def _shared(
     cell: str, matrices: Sequence[Mapping[str, Any]], of_linears: Mapping[str, Sequence[GradientError]]
 ) -> Shared:
-    sizes = {label: fmean(one.across_absolute for one in each) for label, each in of_linears.items()}
-    whole = sum(sizes.values())
+    with_moments = [found for found in matrices if all(f"adam_g/{label}" in found for label in of_linears)]
+    in_adam = {
+        label: [_parts(found, cell, [label], "adam_") for found in with_moments] for label in of_linears
+    }
     errors, gradients = (
         [layer_alignment.alignment([found[f"{key}/{label}"] for label in of_linears]) for found in matrices]
         for key in (f"ee/{cell}", "g")
     )
     return Shared(
-        parts={label: size / whole if whole else 0.0 for label, size in sizes.items()},
+        parts=_shares(of_linears),
+        adam_parts=_shares(in_adam) if with_moments else {},
         alignment=_known_mean(errors),
         of_gradients=_known_mean(gradients),
     )
+
+
+def _shares(of_linears: Mapping[str, Sequence[GradientError]]) -> dict[str, float]:
+    sizes = {label: fmean(one.across_absolute for one in each) for label, each in of_linears.items()}
+    whole = sum(sizes.values())
+    return {label: size / whole if whole else 0.0 for label, size in sizes.items()}
 
 
 def _known_mean(values: Sequence[float | None]) -> float | None:
@@ -263,15 +274,25 @@ def draws(results: Sequence[CellResult]) -> Iterator[str]:
 
 
 def shared(results: Sequence[CellResult]) -> Iterator[str]:
-    """Yield a line per cell: what linears share, and the one with the largest part of a clear systematic error."""
+    """Yield a line per cell: what linears share, and which layers make a clear systematic error."""
     for one in results:
         if one.is_clear and one.shared.alignment is not None:
-            label, part = max(one.shared.parts.items(), key=lambda pair: pair[1])
-            largest = f"  largest part {100 * part:.0f} % in {label}" if one.across.sigmas > _SURE else ""
+            shown = [one.shared.parts, *([one.shared.adam_parts] if one.shared.adam_parts else [])]
+            layers = "; AdamW's units ".join(_by_layer(parts) for parts in shown)
+            of_layers = f"  by layer, %: {layers}" if one.across.sigmas > _SURE else ""
             yield (
-                f"{one.cell:<16} alignment of errors between linears {one.shared.alignment:.2f} "
-                f"(gradients {one.shared.of_gradients or 0.0:.2f}){largest}"
+                f"{one.cell:<18} alignment of errors between linears {one.shared.alignment:.2f} "
+                f"(gradients {one.shared.of_gradients or 0.0:.2f}){of_layers}"
             )
+
+
+def _by_layer(parts: Mapping[str, float]) -> str:
+    """`layers.0.mlp.linear_fc1` is of layer 0."""
+    sums: dict[int, float] = {}
+    for label, part in parts.items():
+        layer = int(label.split(".")[1])
+        sums[layer] = sums.get(layer, 0.0) + part
+    return " ".join(f"{100 * sums[layer]:.0f}" for layer in sorted(sums))
 
 
 def conclusion(results: Sequence[CellResult]) -> str:

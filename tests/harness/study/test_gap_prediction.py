@@ -25,7 +25,7 @@ def replayed(name, *, across, forward):
     return CellResult(
         cell=name, text="", along=part.along, across=part.across, spread=None, layers={}, seeds=[part],
         adam_along=None, adam_across=None, adam_seeds=[], loss_gap=Estimate(value=forward, se=0.0),
-        shared=Shared(parts={}, alignment=None, of_gradients=None),
+        shared=Shared(parts={}, adam_parts={}, alignment=None, of_gradients=None),
     )  # fmt: skip
 
 
