@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -122,10 +123,9 @@ def figures(history: History) -> Iterator[Figure]:
         history, "Random error over training steps", share, "history-random",
         lambda one: Estimate(value=one.random, se=0.0),
     )  # fmt: skip
-    whole = {cell: points for cell, points in history.items() if all(one.forward for one in points)}
-    if whole:
+    if any(one.forward for points in history.values() for one in points):
         title, unit = "Loss of the forward pass over training steps", "mnat per token"
-        yield _drawn(whole, title, unit, "history-forward", lambda one: one.forward, logarithmic=False)
+        yield _drawn(history, title, unit, "history-forward", lambda one: one.forward, logarithmic=False)
 
 
 def _drawn(
@@ -133,35 +133,37 @@ def _drawn(
     logarithmic: bool = True,
 ) -> Figure:  # fmt: skip
     scale = 100 if logarithmic else 1e3
-    shown = list(history.items())[: len(PALETTE)]
+    low = _FLOOR if logarithmic else -float("inf")
+    known = [
+        (cell, colour, [(one, estimate) for one in points if (estimate := value(one))])
+        for (cell, points), colour in zip(history.items(), cycle(PALETTE), strict=False)
+    ]  # a cell has the same colour in every plot
+    shown = [one for one in known if one[2]][: len(PALETTE)]
     with canvas(title, "optimizer steps of the training", unit, height=4.0) as axes:
-        for (cell, points), colour in zip(shown, PALETTE, strict=False):
-            found = [(one.step, estimate) for one in points if (estimate := value(one))]
-            low = _FLOOR if logarithmic else -float("inf")
-            y = [scale * max(low, one.value) for _, one in found]
+        for cell, colour, points in shown:
+            y = [scale * max(low, one.value) for _, one in points]
             down = [
-                at - scale * max(low, one.value - _T95 * one.se)
-                for at, (_, one) in zip(y, found, strict=True)
+                max(0.0, at - scale * max(low, one.value - _T95 * one.se))
+                for at, (_, one) in zip(y, points, strict=True)
             ]
-            up = [scale * _T95 * one.se for _, one in found]
-            steps = [step for step, _ in found]
-            axes.errorbar(
-                steps, y, yerr=[[max(0.0, one) for one in down], up], fmt="o-", color=colour, ms=4, lw=1.2, label=cell
-            )  # fmt: skip
+            up = [scale * _T95 * one.se for _, one in points]
+            steps = [one.step for one, _ in points]
+            axes.errorbar(steps, y, yerr=[down, up], fmt="o-", color=colour, ms=4, lw=1.2, label=cell)
         if logarithmic:
             axes.set_yscale("log")
             plain_numbers(axes.yaxis)
         axes.set_xlim(left=0)
         legend(axes)
         text = "; ".join(
-            f"{cell} at step {one.step}: {scale * estimate.value:.3g}"
-            for cell, points in shown
-            for one in points
-            if (estimate := value(one))
+            f"{cell} at step {one.step}: {scale * found.value:.3g}"
+            for cell, _, points in shown
+            for one, found in points
         )
         drawn = svg(axes, f"{title}: {text}", name)
-    few = "" if len(history) <= len(PALETTE) else " The first six cells."
-    return drawn, f"Each point is a replay; lines between them only lead the eye. Bars: 95 %.{few}"
+    few = "" if len(shown) == sum(bool(one[2]) for one in known) else " The first six cells."
+    seeds = {one.step: one.seeds for _, _, points in shown for one, _ in points}
+    of = ", ".join(f"{count} at step {step}" for step, count in sorted(seeds.items()))
+    return drawn, f"Means over training seeds ({of}). Bars: 95 % of the measurement.{few}"
 
 
 def lines(history: History) -> Iterator[str]:
