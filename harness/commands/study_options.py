@@ -18,12 +18,13 @@ from harness.study.replay_process import Trainings
 
 
 def add_cells(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(one.row.name for one in (*replay_cells.cells(), *replay_cells.parts()))
+    rows = (one.row.name for one in (*replay_cells.cells(), *replay_cells.parts()))
+    names = ", ".join([*replay_cells.CANDIDATES, *rows])
     parser.add_argument(
         "--cells",
         nargs="+",
         metavar="C",
-        help=f"only these: recipes of benchmark.yaml by name, alto-prescaled, mean-mxfp4, mean-h16, {names}",
+        help=f"only these: recipes of benchmark.yaml by name, {names}",
     )
     parser.add_argument(
         "--grid", metavar="G", help=f"the cells of a study: {' | '.join(grid.NAMES)} | a YAML file of recipes"

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 # Okabe and Ito's palette, which people with any common colour vision deficiency can tell apart; lighter on black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -49,6 +50,12 @@ def colours() -> Iterator[str]:
     """One colour per submission, in order; after six the colours repeat."""
     while True:
         yield from PALETTE
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis with numbers: its powers of ten would need math, which names must not start."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def short(name: str, limit: int = 26) -> str:

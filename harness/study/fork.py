@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Fork:
     Args:
         step: exact validation loss after the last step, divided by the number of steps: the cost of a step's update.
         forward: training loss of the first step, before any update: the cost of the forward pass.
+        states: mean `step` of every training.
         decided: whether 0 lies outside the interval of `step`.
     """
 
@@ -39,6 +41,7 @@ class Fork:
     forks: int
     step: Estimate
     forward: Estimate
+    states: tuple[float, ...]
 
     @property
     def decided(self) -> bool:
@@ -46,8 +49,22 @@ class Fork:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Cost of a step's update under `cell` less that under `other`, fork by fork, nats per token."""
+
+    cell: str
+    other: str
+    step: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
+    """Args:
+    differences: of every two recipes.
+    """
+
     rows: tuple[Fork, ...]
+    differences: tuple[Difference, ...]
     steps: int
     forks: int
     seeds: int
@@ -72,7 +89,7 @@ def run(
 def analyse(out: Path) -> Found:
     """Analyse the finished forks below a directory, and write the results there as JSON.
 
-    Forks of all trainings are pooled: each is compared with the exact fork of the same state on the same data.
+    Each fork is compared with the exact fork of the same state on the same data.
 
     Raises:
         UsageError: the directory has no forks.
@@ -87,25 +104,59 @@ def analyse(out: Path) -> Found:
         for place, cell in enumerate(asked.cells, 1)
     ]
     forks = sum(len(found["after"]) for found in arrays)
-    found = Found(rows=tuple(rows), steps=asked.fork_steps, forks=forks, seeds=len(homes))
+    differences = _differences([cell.name for cell in asked.cells], arrays, asked.fork_steps)
+    found = Found(
+        rows=tuple(rows),
+        differences=tuple(differences),
+        steps=asked.fork_steps,
+        forks=forks,
+        seeds=len(homes),
+    )
     files.replace_json(out / RESULTS, asdict(found))
     return found
 
 
 def _row(cell: str, text: str, place: int, arrays: Sequence[dict[str, Any]], steps: int) -> Fork:
-    after = np.concatenate([found["after"][:, place] - found["after"][:, 0] for found in arrays])
-    own = np.concatenate([found["own"][:, place, 0] - found["own"][:, 0, 0] for found in arrays])
-    step, forward = estimate((after / steps).tolist()), estimate(own.tolist())
-    assert step is not None and forward is not None
-    return Fork(cell=cell, text=text, forks=len(after), step=step, forward=forward)
+    after = [(found["after"][:, place] - found["after"][:, 0]) / steps for found in arrays]
+    own = [found["own"][:, place, 0] - found["own"][:, 0, 0] for found in arrays]
+    return Fork(
+        cell=cell, text=text, forks=sum(len(one) for one in after), step=_over_states(after), forward=_over_states(own),
+        states=tuple(float(one.mean()) for one in after),
+    )  # fmt: skip
+
+
+def _over_states(values: Sequence[Any]) -> Estimate:
+    """Args:
+    values: of every training, those of its forks.
+    """
+    found = estimate([float(one.mean()) for one in values] if len(values) > 1 else values[0].tolist())
+    assert found is not None
+    return found
+
+
+def _differences(
+    cells: Sequence[str], arrays: Sequence[dict[str, Any]], steps: int
+) -> Iterator[Difference]:  # fmt: skip
+    for (place, cell), (other_place, other) in combinations(enumerate(cells, 1), 2):
+        values = [(found["after"][:, other_place] - found["after"][:, place]) / steps for found in arrays]
+        yield Difference(cell=other, other=cell, step=_over_states(values))
 
 
 def table(found: Found) -> Iterator[str]:
-    """Yield a line per recipe, in thousandths of a nat with 95 % intervals."""
-    head = "cost against the exact fork, mnat (95 % interval); "
-    yield f"{head}{plural(found.forks, 'fork')} of {plural(found.steps, 'step')}"
+    """Yield a line per recipe and per two recipes, in thousandths of a nat with 95 % intervals."""
+    head = f"cost against the exact fork, mnat (95 % interval over {unit(found)}); "
+    trainings = plural(found.seeds, "training")
+    yield f"{head}{plural(found.forks, 'fork')} of {plural(found.steps, 'step')} from {trainings}"
     for one in found.rows:
         yield f"{one.cell:<16} per step {_mnat(one.step)}  forward pass {_mnat(one.forward)}"
+    for pair in found.differences:
+        verdict = "" if pair.step.decided else "  not told apart"
+        yield f"{pair.cell} less {pair.other}: per step {_mnat(pair.step)}{verdict}"
+
+
+def unit(found: Found) -> str:
+    """Return what the intervals are over."""
+    return "trainings" if found.seeds > 1 else "the forks of one training"
 
 
 def _mnat(one: Estimate) -> str:

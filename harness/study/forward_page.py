@@ -46,7 +46,8 @@ def write_fork(out: Path, found: fork.Found) -> Path:
     drawn = [
         forest(
             [_point(one.cell, getattr(one, name)) for one in found.rows], title=title,
-            x_label="mnat per token above the exact fork", caption=f"{caption} Lines: 95 % over forks.", name=name,
+            x_label="mnat per token above the exact fork", name=name,
+            caption=f"{caption} Lines: 95 % over {fork.unit(found)}.",
         )
         for name, title, caption in kinds
     ]  # fmt: skip
@@ -55,7 +56,7 @@ def write_fork(out: Path, found: fork.Found) -> Path:
     )
     warnings = [measured_page.few_seeds(found.seeds), few if found.forks < fork.ENOUGH else ""]
     return measured_page.write(
-        out / fork.PAGE, lead="cost of a step under a recipe, from one state", headline=fork.conclusion(found),
+        out / fork.PAGE, lead="cost of a step under a recipe", headline=fork.conclusion(found),
         warning=" ".join(filter(None, warnings)), figures=[one for one in drawn if one],
         cells=[(one.cell, one.text) for one in found.rows], lines=list(fork.table(found)),
     )  # fmt: skip

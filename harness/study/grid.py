@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,18 @@ CONTRASTS = (
     ("h32-fdw", "h16-fdw"),
     ("none-fd", "none-f"),
 )
+
+
+def contrasts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    """The pairs that a study compares: the paper's claims, and a late switch with the same recipe without it."""
+    pairs = [
+        (late.name, cell.name)
+        for late in cells
+        for cell in cells
+        if late.recipe.switch_to
+        and cell.recipe == dataclasses.replace(late.recipe, switch_step=0, switch_to="")
+    ]
+    return [*CONTRASTS, *pairs]
 
 
 def factorial() -> list[Cell]:

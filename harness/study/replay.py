@@ -15,12 +15,30 @@ from harness.base.errors import UsageError
 from harness.contract import attempt_rows, file_names, files
 from harness.contract.config import Config
 from harness.contract.replay_rows import GRAMS, Gemms, ReplayAsked, ReplayCell, read_asked
-from harness.study import replay_cells, replay_process
+from harness.study import layer_alignment, replay_cells, replay_process
 from harness.study.gradient_error import FEWEST, Estimate, GradientError, gradient_error
 from harness.study.replay_cells import Cell
 from harness.study.replay_process import Trainings
 
 RESULTS, PAGE = "replay_results.json", "replay.html"
+_SURE = 5.0  # standard errors from zero, where parts of a systematic error say something
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """What linears contribute to the systematic error, and what their errors share; means over seeds.
+
+    Args:
+        parts: for each linear, its share of the whole systematic error. A share may lie below 0 where there is none.
+        adam_parts: the same in AdamW's units; empty where v is not known.
+        alignment: CKA between the errors of two linears (layer_alignment.py), mean over pairs; None without errors.
+        of_gradients: the same of their exact gradients.
+    """
+
+    parts: Mapping[str, float]
+    adam_parts: Mapping[str, float]
+    alignment: float | None
+    of_gradients: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +55,7 @@ class CellResult:
             it; None where v is not known, or no seed's mean gradient is clear in these units.
         adam_seeds: the parts in these units at each seed.
         loss_gap: loss of the recipe's forward pass less that of the exact one, nats per token; None unless quantised.
+        shared: what the linears share.
     """
 
     cell: str
@@ -50,6 +69,7 @@ class CellResult:
     adam_across: Estimate | None
     adam_seeds: Sequence[GradientError]
     loss_gap: Estimate | None
+    shared: Shared
 
     @property
     def clear(self) -> int:
@@ -103,10 +123,8 @@ def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]]
     labels = [key[2:] for key in matrices[0] if key.startswith("g/")]
     seeds = [_parts(found, cell.name, labels) for found in matrices]
     shown = clear_or_all(seeds)
-    layers = {}
-    for label in labels:
-        each = _clear([_parts(found, cell.name, [label]) for found in matrices])
-        layers[label] = _mean([one.across for one in each]) if each else None
+    of_linears = {label: [_parts(found, cell.name, [label]) for found in matrices] for label in labels}
+    layers = {label: _mean_across(_clear(each)) for label, each in of_linears.items()}
     adam = [_parts(found, cell.name, labels, "adam_") for found in matrices if f"adam_g/{labels[0]}" in found]
     clear = _clear(adam)
     gaps = [found["loss"][place] - found["loss"][0] for found in matrices]
@@ -119,10 +137,41 @@ def _of_cell(cell: ReplayCell, place: int, matrices: Sequence[Mapping[str, Any]]
         layers=layers,
         seeds=seeds,
         adam_along=_mean([one.along for one in clear]) if clear else None,
-        adam_across=_mean([one.across for one in clear]) if clear else None,
+        adam_across=_mean_across(clear),
         adam_seeds=adam,
         loss_gap=_mean([_sample(gap) for gap in gaps]) if cell.gemms is Gemms.ALL else None,
+        shared=_shared(cell.name, matrices, of_linears),
     )
+
+
+def _shared(
+    cell: str, matrices: Sequence[Mapping[str, Any]], of_linears: Mapping[str, Sequence[GradientError]]
+) -> Shared:
+    with_moments = [found for found in matrices if all(f"adam_g/{label}" in found for label in of_linears)]
+    in_adam = {
+        label: [_parts(found, cell, [label], "adam_") for found in with_moments] for label in of_linears
+    }
+    errors, gradients = (
+        [layer_alignment.alignment([found[f"{key}/{label}"] for label in of_linears]) for found in matrices]
+        for key in (f"ee/{cell}", "g")
+    )
+    return Shared(
+        parts=_shares(of_linears),
+        adam_parts=_shares(in_adam) if with_moments else {},
+        alignment=_known_mean(errors),
+        of_gradients=_known_mean(gradients),
+    )
+
+
+def _shares(of_linears: Mapping[str, Sequence[GradientError]]) -> dict[str, float]:
+    sizes = {label: fmean(one.across_absolute for one in each) for label, each in of_linears.items()}
+    whole = sum(sizes.values())
+    return {label: size / whole if whole else 0.0 for label, size in sizes.items()}
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _clear(parts: Sequence[GradientError]) -> list[GradientError]:
@@ -157,6 +206,10 @@ def _kurtosis(matrices: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, floa
 
 def _sample(values: Any) -> Estimate:
     return Estimate(value=float(values.mean()), se=float(values.std(ddof=1) / math.sqrt(len(values))))
+
+
+def _mean_across(parts: Sequence[GradientError]) -> Estimate | None:
+    return _mean([one.across for one in parts]) if parts else None
 
 
 def _mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -218,6 +271,28 @@ def draws(results: Sequence[CellResult]) -> Iterator[str]:
         mean = _mean(each)
         spread = f", between draws {100 * stdev(one.value for one in each):.3f}" if len(each) > 1 else ""
         yield f"{name:<16} across {100 * mean.value:+.3f} ({100 * mean.se:.3f}), mean of {len(each)} draws{spread}"
+
+
+def shared(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield a line per cell: what linears share, and which layers make a clear systematic error."""
+    for one in results:
+        if one.is_clear and one.shared.alignment is not None:
+            shown = [one.shared.parts, *([one.shared.adam_parts] if one.shared.adam_parts else [])]
+            layers = "; AdamW's units ".join(_by_layer(parts) for parts in shown)
+            of_layers = f"  by layer, %: {layers}" if one.across.sigmas > _SURE else ""
+            yield (
+                f"{one.cell:<18} alignment of errors between linears {one.shared.alignment:.2f} "
+                f"(gradients {one.shared.of_gradients or 0.0:.2f}){of_layers}"
+            )
+
+
+def _by_layer(parts: Mapping[str, float]) -> str:
+    """`layers.0.mlp.linear_fc1` is of layer 0."""
+    sums: dict[int, float] = {}
+    for label, part in parts.items():
+        layer = int(label.split(".")[1])
+        sums[layer] = sums.get(layer, 0.0) + part
+    return " ".join(f"{100 * sums[layer]:.0f}" for layer in sorted(sums))
 
 
 def conclusion(results: Sequence[CellResult]) -> str:

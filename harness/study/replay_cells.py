@@ -41,11 +41,23 @@ _ALTO = Recipe(  # AMD-AGI/ALTO, tech_report: 32x32 blocks of W, dY rounded by c
     dgrad=replace(_FOUR, weight_rows=32, stochastic="gradients", prescale=0.75),
     wgrad=replace(_FOUR, hadamard=32, signs="step", stochastic="gradients", prescale=0.75),
 )
+_FOUR_SIX = replace(_RECIPES["nvfp4"], scale_rule="four-six")
+_FOUR_SIX_RH16 = replace(_FOUR_SIX, hadamard=16, signs="step")
+_FOUR_SIX_MEAN = replace(_FOUR_SIX_RH16, mean_split=True)
+_MS_EDEN = replace(
+    _RECIPES["nvfp4"], hadamard=128, signs="step", stochastic="all", rounding="ms-eden"
+)  # Quartet II, arXiv 2601.22813: its backward pass
+_RH32 = replace(_FOUR, hadamard=32, signs="step")
 _MEAN, _MEAN_H16 = replace(_FOUR, mean_split=True), replace(_RECIPES["h16"], mean_split=True)
-_CANDIDATES = {  # beside the recipes of benchmark.yaml
+CANDIDATES = {  # beside the recipes of benchmark.yaml
     "alto-prescaled": _ALTO,
     "mean-mxfp4": Recipe(fprop=_MEAN, dgrad=_FOUR, wgrad=_MEAN),
     "mean-h16": Recipe(fprop=_MEAN_H16, dgrad=_RECIPES["h16"], wgrad=_MEAN_H16),
+    "rh32": Recipe(fprop=_RH32, dgrad=_RH32, wgrad=_RH32),
+    "four-six": Recipe(fprop=_FOUR_SIX, dgrad=_FOUR_SIX, wgrad=_FOUR_SIX),
+    "four-six-rh16": Recipe(fprop=_FOUR_SIX_RH16, dgrad=_FOUR_SIX_RH16, wgrad=_FOUR_SIX_RH16),
+    "four-six-mean-rh16": Recipe(fprop=_FOUR_SIX_MEAN, dgrad=_FOUR_SIX_RH16, wgrad=_FOUR_SIX_MEAN),
+    "four-six-ms-eden": Recipe(fprop=_FOUR_SIX, dgrad=_MS_EDEN, wgrad=_MS_EDEN),
 }
 
 
@@ -102,7 +114,7 @@ def _whole(name: str, four: GemmFormat, operand: Quantised) -> Cell:
 
 def recipes(config: Config) -> Iterator[Cell]:
     """Yield a cell for every recipe of the configuration, and for candidates that it lacks."""
-    for name, recipe in {**_CANDIDATES, **config.recipes}.items():
+    for name, recipe in {**CANDIDATES, **config.recipes}.items():
         yield _of_recipe(name, recipe)
 
 

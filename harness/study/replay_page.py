@@ -6,32 +6,46 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from harness.report.canvas import INK, PALETTE, canvas, svg
-from harness.study import gap_prediction, measured_page, replay
+from harness.report.canvas import INK, PALETTE, canvas, legend, plain_numbers, svg
+from harness.study import gap_prediction, measured_page, replay, replay_history
 from harness.study.gap_prediction import Prediction
 from harness.study.gradient_error import Estimate
 from harness.study.measured_page import Figure, Point, forest
 from harness.study.replay import CellResult
+from harness.study.replay_history import History
 
 _UNCERTAIN = 3  # fewer trainings say little about others
 _T95 = 1.96
+_FLOOR = 1e-3  # percent: a systematic error that is not told apart from zero may lie below it
 
 
-def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = None) -> Path:
-    """Write the page into `out`."""
+def write(
+    out: Path, results: Sequence[CellResult], tested: Prediction | None = None, history: History | None = None
+) -> Path:  # fmt: skip
+    """Write the page into `out`.
+
+    Args:
+        history: of this replay and others.
+    """
     shown = [one for one in results if one.is_clear]
     wgrad = [one for one in shown if one.loss_gap is None]
     whole = [one for one in shown if one.loss_gap is not None]  # their scales differ by ten
     drawn = (
+        _against_random(shown),
         _systematic(wgrad, "Systematic error, only Wgrad quantised", "wgrad"),
         _systematic(whole, "Systematic error, all GEMMs quantised", "whole"),
         _in_adams_units(results),
         _forward(results),
-        _random(shown),
         _layers(wgrad),
+        _alignment(shown),
+        *(replay_history.figures(history) if history else ()),
         *(_predicted(tested) if tested else ()),
     )
-    lines = list(replay.table(results))[1:]
+    lines = [*list(replay.table(results))[1:], *replay.shared(results)]
+    if tested:
+        lines += [*gap_prediction.lines(tested), gap_prediction.conclusion(tested)]
+    if history:
+        lines += replay_history.lines(history)
     return measured_page.write(
         out / replay.PAGE,
         lead="what recipes do to the weight gradient, at fixed weights",
@@ -39,7 +53,7 @@ def write(out: Path, results: Sequence[CellResult], tested: Prediction | None = 
         warning=_warning(results),
         figures=[figure for figure in drawn if figure],
         cells=[(one.cell, one.text) for one in results],
-        lines=[*lines, *gap_prediction.lines(tested), gap_prediction.conclusion(tested)] if tested else lines,
+        lines=lines,
     )
 
 
@@ -90,22 +104,29 @@ def _point(name: str, one: Estimate, unit: float) -> Point:
     )
 
 
-def _random(results: Sequence[CellResult]) -> Figure | None:
+def _against_random(results: Sequence[CellResult]) -> Figure | None:
+    """Draw both errors of every cell in one row, on a logarithmic axis."""
     if not results:
         return None
-    with canvas("Random error, which averages out over batches", "% of the mean gradient's energy",
-                height=1.1 + 0.28 * len(results)) as axes:  # fmt: skip
+    title = "Systematic against random error"
+    with canvas(title, "% of the mean gradient's energy", height=1.4 + 0.28 * len(results)) as axes:
         for row, one in enumerate(results):
-            axes.barh(
-                -row,
-                100 * fmean(part.random for part in one.seeds if part.is_clear),
-                height=0.6,
-                color=PALETTE[1],
-            )
+            random = 100 * fmean(part.random for part in one.seeds if part.is_clear)
+            systematic = max(100 * one.across.value, _FLOOR)
+            axes.plot([systematic, random], [-row, -row], color=INK, lw=0.8, alpha=0.4)
+            for value, place, label in (
+                (systematic, 0, "systematic"),
+                (random, 1, "random, of one micro batch"),
+            ):
+                axes.plot([value], [-row], "o", color=PALETTE[place], ms=5, label=None if row else label)
+        axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
         axes.set_yticks([-row for row in range(len(results))], [one.cell for one in results])
         axes.grid(axis="y", visible=False)
-        drawn = svg(axes, "Random error of the weight gradient by cell", "random")
-    return drawn, "Of one micro batch. A larger batch divides it; the systematic error stays."
+        legend(axes)
+        drawn = svg(axes, f"{title} of the weight gradient by cell", "random")
+    caption = "A larger batch divides the random error; the systematic one stays. Values below 0.001 % are drawn there."
+    return drawn, caption
 
 
 def _layers(results: Sequence[CellResult]) -> Figure | None:
@@ -123,6 +144,25 @@ def _layers(results: Sequence[CellResult]) -> Figure | None:
         axes.legend(fontsize=8)
         drawn = svg(axes, "Systematic error by linear and cell", "layers")
     return drawn, "Only linears whose mean gradient is clear. The first six cells."
+
+
+def _alignment(results: Sequence[CellResult]) -> Figure | None:
+    shown = [(one.cell, one.shared.alignment) for one in results if one.shared.alignment is not None]
+    if not shown:
+        return None
+    gradients = results[0].shared.of_gradients
+    title, label = "Do errors of different linears go together?", "centred kernel alignment, mean over pairs"
+    with canvas(title, label, height=1.4 + 0.28 * len(shown)) as axes:
+        for row, (_, value) in enumerate(shown):
+            axes.barh(-row, value, height=0.6, color=PALETTE[2])
+        if gradients is not None:
+            axes.axvline(gradients, color=INK, lw=1.2, ls="--")
+        axes.set_yticks([-row for row in range(len(shown))], [cell for cell, _ in shown])
+        axes.grid(axis="y", visible=False)
+        text = "; ".join(f"{cell} {value:.2f}" for cell, value in shown)
+        drawn = svg(axes, f"{title} {text}", "alignment")
+    caption = "Over micro batches: 0 independent, 1 alike. Dashed: the exact gradients."
+    return drawn, caption
 
 
 def _predicted(tested: Prediction) -> Iterator[Figure]:

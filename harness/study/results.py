@@ -97,7 +97,7 @@ def conclude(
         target = analysis.halfway(list(curves[grid.BASELINE].values()))
     results = analysis.analyse(curves, grid.BASELINE, target)
     by_name = {cell.name: cell for cell in cells}
-    contrasts = analysis.contrasts(curves, grid.CONTRASTS, target)
+    contrasts = analysis.contrasts(curves, grid.contrasts(cells), target)
     error = analysis.standard_error_pct(results)
     headline = conclusions.headline(results, contrasts, by_name, grid.BASELINE)
     says = conclusions.conclusions(results, contrasts, error, grid.BASELINE)

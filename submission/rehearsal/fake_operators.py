@@ -46,7 +46,7 @@ def install(counts: Counts) -> None:
 
 
 def block_scaled_product(*arguments: Any, **_: Any) -> Tensor:
-    """The output of aten::_scaled_mm_v2 of packed E2M1 matrices (M, K / 2) and (K / 2, N).
+    """The output of aten::_scaled_mm_v2 of packed E2M1 matrices (M, K / 2) and (K / 2, N), MXFP4 or NVFP4.
 
     torch's own shape function counts the two elements of a byte as one, and so refuses shapes that torch's kernels need
     (ATen/native/cuda/ScaledBlas.cpp, _scaled_mxfp4_mxfp4).
@@ -55,10 +55,11 @@ def block_scaled_product(*arguments: Any, **_: Any) -> Tensor:
         ValueError: the number or the type of the scales is wrong.
     """
     a, b, scales_a, _, _, scales_b = arguments[:6]
-    for rows, (scales,) in ((a.size(0), scales_a), (b.size(1), scales_b)):
-        wanted = rows * a.size(1) * 2 // 32
-        if scales.dtype is not torch.float8_e8m0fnu or scales.numel() != wanted:
-            raise ValueError(f"{scales.numel()} scales of {scales.dtype}; pass {wanted} of E8M0")
+    for rows, (scales, *of_tensor) in ((a.size(0), scales_a), (b.size(1), scales_b)):
+        block, dtype = (16, torch.float8_e4m3fn) if of_tensor else (32, torch.float8_e8m0fnu)
+        wanted = rows * a.size(1) * 2 // block
+        if scales.dtype is not dtype or scales.numel() != wanted:
+            raise ValueError(f"{scales.numel()} scales of {scales.dtype}; pass {wanted} of {dtype}")
     return torch.empty(a.size(0), b.size(1), dtype=torch.bfloat16, device=a.device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,3 +49,15 @@ def test_wgrad_beside_an_exact_pass_is_that_of_a_pass_under_the_recipe(wgrad):
     (wanted,) = torch.autograd.grad(linear(x, w, layer), w, dy)
     assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-4)
     assert not torch.allclose(got, dw, rtol=1e-2, atol=1e-2), "nothing was quantised"
+
+
+def test_products_of_rows_are_those_of_fp64():
+    from submission.tools.gradient_replay import products
+
+    generator = np.random.default_rng(0)
+    g = generator.standard_normal((8, 10_000), dtype=np.float32) * generator.choice([1e-6, 1e3], 10_000)
+    g, e = g.astype(np.float32), (g * generator.standard_normal(g.shape)).astype(np.float32)
+    exact = e.astype(np.float64) @ g.astype(np.float64).T
+    lengths = np.outer(np.linalg.norm(e, axis=1), np.linalg.norm(g, axis=1))
+    assert (abs(products(e, g) - exact) < 1e-7 * lengths).all()
+    assert not products(np.zeros_like(g), g).any()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from harness import cli
 from harness.base.paths import ROOT
@@ -139,3 +140,22 @@ def test_the_calls_of_a_step_are_those_of_the_step_before_and_bench_prints_the_b
     assert out.startswith("B200 (sm_100), mxfp4: 1 layers, 8 ranks, tensor 1, pipeline 1, recompute none;")
     assert "\nforward " in out and "\nthe host waits: " in out
     assert "\ncalls of forward and backward whose numbers change from step to step: none\n" in out
+
+
+def test_a_counted_product_takes_the_scales_of_mxfp4_and_of_nvfp4_and_no_others():
+    from submission.rehearsal.fake_operators import block_scaled_product
+
+    a, b = (
+        torch.zeros(128, 32, dtype=torch.uint8),
+        torch.zeros(32, 256, dtype=torch.uint8),
+    )  # 64 elements in a row
+    one = torch.ones(1)
+
+    def scales(block, dtype):
+        return [torch.zeros(rows * 64 // block, dtype=torch.uint8).view(dtype) for rows in (128, 256)]
+
+    mx, nv = scales(32, torch.float8_e8m0fnu), scales(16, torch.float8_e4m3fn)
+    assert block_scaled_product(a, b, [mx[0]], 0, 0, [mx[1]]).shape == (128, 256)
+    assert block_scaled_product(a, b, [nv[0], one], 0, 0, [nv[1], one]).shape == (128, 256)
+    with pytest.raises(ValueError, match=r"pass 512 of torch\.float8_e4m3fn"):
+        block_scaled_product(a, b, [mx[0], one], 0, 0, [mx[1], one])

@@ -20,12 +20,12 @@ CONFIG = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).co
 CELL = ReplayCell(name="mxfp4", arm="mxfp4", gemms=Gemms.ALL)
 
 
-def write(home, arrays, *, arm="bf16", measured, fork_steps=0):
+def write(home, arrays, *, arm="bf16", measured, fork_steps=0, cells=(CELL,)):
     home.mkdir(parents=True)
     np.savez(home / GRAMS, **arrays)
     identity = RunIdentity(arm=arm, seed=1)
     attempt_rows.write_config(home / file_names.CONFIG, AttemptConfig(config=CONFIG, run=identity))
-    write_asked(home, ReplayAsked(cells=(CELL,), batches=8, measured=measured, fork_steps=fork_steps))
+    write_asked(home, ReplayAsked(cells=cells, batches=8, measured=measured, fork_steps=fork_steps))
 
 
 def losses(exact, cell):
@@ -75,9 +75,44 @@ def test_a_step_costs_what_the_exact_fork_on_the_same_data_does_not(tmp_path, ca
         write(tmp_path / f"seed_{seed}", arrays, measured=Measured.FORKS, fork_steps=4)
     assert cli.main(["study", "fork", "--out", str(tmp_path), "--analyse"]) == 0
     said = capsys.readouterr().out
-    assert "36 forks of 4 steps" in said and "A step costs: mxfp4 1.00 mnat." in said
+    assert (
+        "over trainings); 36 forks of 4 steps from 3 trainings" in said
+        and "A step costs: mxfp4 1.00 mnat." in said
+    )
     assert "forward pass +2.000 (+2.000 to +2.000)" in said
     assert "take 30 or more" not in (tmp_path / fork.PAGE).read_text()
+
+
+def test_two_recipes_are_compared_fork_by_fork(tmp_path, capsys):
+    generator = np.random.default_rng(4)
+    data = generator.standard_normal((30, 1))  # differs between forks by far more than recipes do
+    after = 4 + data + np.array([0.0, 0.004, 0.008]) + 1e-4 * generator.standard_normal((30, 3))
+    arrays = {"after": after, "own": np.zeros((30, 3, 4)), "before": np.array(4.0)}
+    other = ReplayCell(name="alto", arm="mxfp4", gemms=Gemms.ALL)
+    write(tmp_path / "seed_1", arrays, measured=Measured.FORKS, fork_steps=4, cells=(CELL, other))
+    found = fork.analyse(tmp_path)
+    (pair,) = found.differences
+    assert (pair.cell, pair.other) == ("alto", "mxfp4") and pair.step.decided
+    assert pair.step.mean == pytest.approx(0.001, rel=0.05)
+    assert any(line.startswith("alto less mxfp4: per step +") for line in fork.table(found))
+
+
+def test_forks_of_one_state_share_its_error_so_that_trainings_are_the_units(tmp_path):
+    generator = np.random.default_rng(5)
+    for seed, cost in (
+        (1, 0.004),
+        (2, 0.0),
+        (3, 0.008),
+    ):  # differs between states by far more than between forks
+        after = np.array([4.0, 4.0 + cost]) + 1e-5 * generator.standard_normal((10, 2))
+        arrays = {"after": after, "own": np.zeros((10, 2, 4)), "before": np.array(4.0)}
+        write(tmp_path / f"seed_{seed}", arrays, measured=Measured.FORKS, fork_steps=4)
+    (row,) = fork.analyse(tmp_path).rows
+    assert row.step.mean == pytest.approx(0.001, rel=0.01) and not row.decided
+    assert row.step.high - row.step.mean == pytest.approx(
+        4.303 * 0.001 / 3**0.5, rel=0.02
+    )  # Student, 3 states
+    assert row.states == pytest.approx((0.001, 0.0, 0.002), abs=1e-5)
 
 
 @pytest.mark.parametrize("module", [forward, fork])

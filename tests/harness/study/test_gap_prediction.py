@@ -12,7 +12,7 @@ from harness import cli
 from harness.base.errors import UsageError
 from harness.study import gap_prediction, replay
 from harness.study.gradient_error import Estimate, GradientError
-from harness.study.replay import CellResult
+from harness.study.replay import CellResult, Shared
 
 CELLS = ("fp8", "none-f", "none-fd", "none-fdw", "sr-f", "sr-fdw", "h16-fdw", "rh16-fdw")
 
@@ -25,6 +25,7 @@ def replayed(name, *, across, forward):
     return CellResult(
         cell=name, text="", along=part.along, across=part.across, spread=None, layers={}, seeds=[part],
         adam_along=None, adam_across=None, adam_seeds=[], loss_gap=Estimate(value=forward, se=0.0),
+        shared=Shared(parts={}, adam_parts={}, alignment=None, of_gradients=None),
     )  # fmt: skip
 
 

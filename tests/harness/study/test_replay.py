@@ -54,7 +54,9 @@ def test_the_page_answers_whether_a_transform_removes_the_systematic_error(tmp_p
     assert cli.main(["study", "replay", "--out", str(out), "--analyse"]) == 0
     said = capsys.readouterr().out
     assert "w-none           across +1.0" in said and "A deterministic H16 leaves 0.0" in said
+    assert "by layer, %: 100" in said and "alignment of errors between linears" in said
     page = (out / replay.PAGE).read_text()
+    assert "Do errors of different linears go together?" in page
     assert (
         "standard errors from zero" in page
         and "clear at 2 of 2 training seeds. Other trainings may differ" in page

@@ -158,6 +158,12 @@ def test_every_cell_of_every_grid_can_run_on_the_proxy(grid):
     assert config.schedule.max_steps == 350
 
 
+def test_a_late_switch_is_compared_with_the_same_recipe_without_it():
+    cells = study_grid.from_file(ROOT / "examples" / "late_switch.yaml")
+    assert [cell.name for cell in cells] == ["amd-te", "late-fp8", "fp8"]
+    assert study_grid.contrasts(cells) == [*study_grid.CONTRASTS, ("late-fp8", "amd-te")]
+
+
 def test_cells_from_a_file_and_what_is_wrong_with_one(tmp_path, capsys):
     path = tmp_path / "grid.yaml"
     path.write_text(
