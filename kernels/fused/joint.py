@@ -222,8 +222,10 @@ def launch_options(
     """The kernel's constants: the same for a launch and for compiling without a GPU."""
     _, options = plain.launch_options(*shape, rows, columns, packed, swizzled, target)
     del options["WHOLE"]
+    options.pop("maxnreg", None)  # with the operands it would spill
     if "num_warps" in options and options["num_warps"] == plain.WARPS:
-        options["num_warps"] *= 2  # the operands take registers: with more threads none is spilled
+        # the operands take registers: with more threads none is spilled
+        options["num_warps"] = plain.most_warps(2 * plain.WARPS, options["BM"] * options["BN"], target)
     return {**options, **of_kind(kind)}
 
 

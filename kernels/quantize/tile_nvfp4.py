@@ -14,12 +14,12 @@ _SIXTH = tl.constexpr(0.16666667163372040)  # 1 / 6 in FP32
 
 @triton.jit
 def tensor_scales(largest_ptr, RULE: tl.constexpr, TENSOR: tl.constexpr):
-    """(1, 1) FP32 encode and decode from the tensor's largest magnitude, FP32 bits."""
-    one = tl.full((1, 1), 1.0, tl.float32)
+    """(1,) FP32 encode and decode from the tensor's largest magnitude, FP32 bits."""
+    one = tl.full((1,), 1.0, tl.float32)
     if TENSOR == "none":
         encode, decode = one, one
     else:
-        top = tl.load(largest_ptr + tl.arange(0, 1))[:, None].to(tl.float32, bitcast=True)
+        top = tl.load(largest_ptr + tl.arange(0, 1)).to(tl.float32, bitcast=True)
         if RULE == "four-six":
             decode = top * 0.00390625 * _SIXTH
             encode = tl.div_rn(one, decode)
@@ -62,31 +62,30 @@ def _reciprocal(scale, decode):
 
 
 @triton.jit
-def scaled(y, factor, R: tl.constexpr, C: tl.constexpr, PRESCALE: tl.constexpr):
+def scaled(y, factor, PRESCALE: tl.constexpr):
     """Elements before rounding: each block of 16 times its factor."""
-    z = tl.reshape(tl.reshape(y, (R, C // 16, 16)) * tl.expand_dims(factor, 2), (R, C))
+    z = y * factor[None, :]
     if PRESCALE != 1.0:
         z = z * PRESCALE
     return z
 
 
 @triton.jit
-def _error(y, factor, descale, R: tl.constexpr, C: tl.constexpr):
-    """(R, C // 16): squared error of each block quantised to nearest, summed as `elements.tree_sum` does."""
-    q = tile.rounded(scaled(y, factor, R, C, 1.0), y, 1, 0, 6.0, False)
-    back = tl.reshape(q, (R, C // 16, 16)) * tl.expand_dims(descale, 2)
-    return tile.squared_error(y, tl.reshape(back, (R, C)), R, C, 16)
+def _error(y, factor, descale, P: tl.constexpr):
+    """(P,): squared error of each block quantised to nearest, summed as `elements.tree_sum` does."""
+    q = tile.rounded(scaled(y, factor, 1.0), y, 1, 0, 6.0, False)
+    return tile.squared_error(y, q * descale[None, :], P, 16)
 
 
 @triton.jit
 def block_scales(
-    y, largest, encode, decode, R: tl.constexpr, C: tl.constexpr, RULE: tl.constexpr, TENSOR: tl.constexpr
+    y, largest, encode, decode, P: tl.constexpr, RULE: tl.constexpr, TENSOR: tl.constexpr
 ):  # fmt: skip
-    """int32 E4M3 codes (R, C // 16), 0x7F where a block is not finite, and factors from values to elements.
+    """int32 E4M3 codes (P,), 0x7F where a block is not finite, and factors from values to elements.
 
     Args:
-        y: (R, C) FP32, transformed.
-        largest: (R, C // 16) FP32 bits of the blocks' largest magnitudes.
+        y: (16, P) FP32, transformed.
+        largest: (P,) FP32 bits of the blocks' largest magnitudes.
     """
     bad = largest >= 0x7F800000
     magnitude = tl.where(bad, 0, largest).to(tl.float32, bitcast=True)
@@ -96,7 +95,7 @@ def block_scales(
         scale, four_scale = e4m3(byte), e4m3(four)
         factor = _reciprocal(tl.where(byte == 0, 1.0, scale), decode)
         four_factor = _reciprocal(tl.where(four == 0, 1.0, four_scale), decode)
-        better = _error(y, four_factor, four_scale * decode, R, C) < _error(y, factor, scale * decode, R, C)
+        better = _error(y, four_factor, four_scale * decode, P) < _error(y, factor, scale * decode, P)
         byte, factor = tl.where(better, four, byte), tl.where(better, four_factor, factor)
     else:
         exact = tl.div_rn(magnitude, tl.full(magnitude.shape, 6.0, tl.float32))

@@ -2,7 +2,7 @@
 
 `rows` quantises x in blocks along each row, for products that contract its columns. `columns` quantises x^T in the same
 way, for products that contract its rows; packed results are written transposed. Both equal reference.py bit for bit,
-except that Hadamard sums come from the matrix units, which add in another order (see hadamard.py).
+except that some Hadamard sums come from matrix units, which add in another order (tile.py, `transformed`).
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from kernels import architectures
 from kernels.formats import E2M1, SCALE_TILE, require_blocks
 from kernels.hadamard import matrix, matrix_and_signs
 from kernels.operand_use import Use
-from kernels.quantize import tile, tile_nvfp4, triton_largest
-from kernels.recipe import Format, Rounding
+from kernels.quantize import tile, tile_codes, tile_nvfp4, triton_largest
+from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
 
 WARPS = 4
 ROUNDS_BY_CHANCE = ("sm_100", "gfx950")  # targets with an instruction for Rounding.HARDWARE
@@ -30,58 +30,39 @@ _CHANCE = {Rounding.NEAREST: "", Rounding.STOCHASTIC: "element", Rounding.HARDWA
 
 @triton.jit
 def _store_packed(
-    z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
-    R: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, ELEMENT: tl.constexpr, STOCHASTIC: tl.constexpr,
-    SWIZZLED: tl.constexpr, WHOLE: tl.constexpr, TARGET: tl.constexpr,
+    words, scale, values_ptr, scales_ptr, r0, c0, rows, columns,
+    R: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, SWIZZLED: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile's codes (eight E2M1 codes per int32, or one FP8 code per byte) and its scale bytes."""
-    NAN: tl.constexpr = 255 if BLOCK == 32 else 127
-    WIDTH: tl.constexpr = 8 if ELEMENT[0] == 1 else 1
-    if WIDTH == 8:
-        words = tile.pack_e2m1(z, random, R, C, STOCHASTIC, TARGET)
+    """Store a tile's codes, int32 words (WIDTH, P) of its P blocks, and its scale bytes."""
+    words = tl.where((scale == (255 if BLOCK == 32 else 127))[None, :], 0, words)
+    p = tl.arange(0, R * C // BLOCK)
+    row, block = r0 + p // (C // BLOCK), c0 // BLOCK + p % (C // BLOCK)
+    inside = (row < rows) & (block < columns // BLOCK)
+    at = values_ptr + (row.to(tl.int64) * (columns // BLOCK) + block) * WIDTH
+    if (
+        WIDTH == 8
+    ):  # at most 16 bytes per thread and store: else the compiler splits the blocks between threads
+        low, high = tl.split(tl.permute(tl.reshape(words, (2, 4, R * C // BLOCK)), (1, 2, 0)))
+        _store_words(at, low, inside, 4, WHOLE)
+        _store_words(at + 4, high, inside, 4, WHOLE)
     else:
-        words = tile.code(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC != "")
-    blocks = tl.reshape(words, (R, C // BLOCK, BLOCK // WIDTH))
-    words = tl.where(tl.expand_dims(scale == NAN, 2), 0, blocks)
-    words = tl.reshape(words, (R, C // WIDTH)).to(values_ptr.dtype.element_ty)
-    r = (r0 + tl.arange(0, R))[:, None]
-    c = (c0 // WIDTH + tl.arange(0, C // WIDTH))[None, :]
-    at = values_ptr + r.to(tl.int64) * (columns // WIDTH) + c
-    offsets = tile.scale_offsets(r0, c0 // BLOCK, R, C // BLOCK, columns // BLOCK, SWIZZLED)
-    scales_at = scales_ptr + offsets
+        _store_words(at, words, inside, WIDTH, WHOLE)
+    scales_at = scales_ptr + tile.scale_offsets(row, block, columns // BLOCK, SWIZZLED)
     if WHOLE:
-        tl.store(at, words)
         tl.store(scales_at, scale.to(tl.uint8))
     else:
-        tl.store(at, words, mask=(r < rows) & (c < columns // WIDTH))
-        inside = (c0 // BLOCK + tl.arange(0, C // BLOCK))[None, :] < columns // BLOCK
-        tl.store(scales_at, scale.to(tl.uint8), mask=(r < rows) & inside)
+        tl.store(scales_at, scale.to(tl.uint8), mask=inside)
 
 
 @triton.jit
-def _any_values(
-    y, scale, random, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-):  # fmt: skip
-    """Values as element times scale: slower than tile.values, but right for every scale, rounding and pre-scale."""
-    z = tile.scaled(y, scale, R, C, PRESCALE)
-    value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], ELEMENT[3], STOCHASTIC)
-    power = tile.power_of(scale)
-    return tl.reshape(tl.reshape(value, (R, C // 32, 32)) * tl.expand_dims(power, 2), (R, C))
-
-
-@triton.jit
-def _mx_values(
-    y, scale, random, R: tl.constexpr, C: tl.constexpr, ELEMENT: tl.constexpr, PRESCALE: tl.constexpr,
-    STOCHASTIC: tl.constexpr,
-):  # fmt: skip
-    if STOCHASTIC or PRESCALE != 1.0:
-        value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
-    elif tl.max(scale) > 200:
-        value = _any_values(y, scale, random, R, C, ELEMENT, PRESCALE, STOCHASTIC)
+def _store_words(at, words, inside, WIDTH: tl.constexpr, WHOLE: tl.constexpr):
+    """Store words (WIDTH, P), each block's to its pointer."""
+    at = at[:, None] + tl.arange(0, WIDTH)[None, :]
+    if WHOLE:
+        tl.store(at, tl.trans(words))
     else:
-        value = tile.values(y, scale, R, C, ELEMENT[0], ELEMENT[1], ELEMENT[3])
-    return value
+        tl.store(at, tl.trans(words), mask=inside[:, None])
 
 
 @triton.jit
@@ -89,9 +70,9 @@ def _store_values(
     value, values_ptr, r0, c0, rows, columns,
     R: tl.constexpr, C: tl.constexpr, TRANSPOSED: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Store the BF16 values of a tile as uint16 bit patterns; a tile of x^T is transposed back to x."""
+    """Store the BF16 values of a tile's blocks as uint16 bit patterns; a tile of x^T is transposed back to x."""
     # values have at most six significant bits, so dropping the lower half of the FP32 word is exact
-    half = (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)
+    half = tl.reshape(tl.trans((value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16)), (R, C))
     r = (r0 + tl.arange(0, R))[:, None]
     c = (c0 + tl.arange(0, C))[None, :]
     if TRANSPOSED:
@@ -115,38 +96,35 @@ def write_tile(
 ):  # fmt: skip
     """Quantise one (R, C) tile at (r0, c0) of a (rows, columns) matrix along its columns and store it."""
     BLOCK: tl.constexpr = USE[6]
+    P: tl.constexpr = R * C // BLOCK
     y = tile.transformed(x, matrix_ptr, c0, columns, R, C, USE, TARGET)
     largest = tile.block_maxima(y, R, C, USE[2], BLOCK, TARGET)
-    factor = y
     if BLOCK == 32:
-        scale = tile.block_scales(y, largest, R, C, USE[3], ELEMENT, USE[7] == "least-error")
+        scale = tile.block_scales(y, largest, P, USE[3], ELEMENT, USE[7] == "least-error")
+        z = tile.scaled(y, scale, USE[4])
     else:
         encode, decode = tile_nvfp4.tensor_scales(largest_ptr, USE[7], USE[8])
         if (r0 == 0) & (c0 == 0):
-            tl.store(tensor_ptr + tl.arange(0, 1)[:, None], decode)
-        scale, factor = tile_nvfp4.block_scales(y, largest, encode, decode, R, C, USE[7], USE[8])
-    random = y
+            tl.store(tensor_ptr + tl.arange(0, 1), decode)
+        scale, factor = tile_nvfp4.block_scales(y, largest, encode, decode, P, USE[7], USE[8])
+        z = tile_nvfp4.scaled(y, factor, USE[4])
+    random = z
     if USE[5] != "":
         if USE[10]:
             offset += tl.load(start_ptr)
-        random = tile.random_of(seed, offset, r0, c0, columns, R, C, USE[5], TARGET)
+        random = tile.random_of(seed, offset, r0, c0, columns, R, C, BLOCK, USE[5], TARGET)
+    LARGEST: tl.constexpr = ELEMENT[3] if USE[12] else None
     if PACKED:
-        if BLOCK == 32:
-            z = tile.scaled(y, scale, R, C, USE[4])
-        else:
-            z = tile_nvfp4.scaled(y, factor, R, C, USE[4])
+        own: tl.constexpr = (ELEMENT[0], ELEMENT[1], ELEMENT[2], LARGEST)
+        words = tile_codes.pack(z, random, BLOCK, P, own, USE[5], TARGET)
+        WIDTH: tl.constexpr = BLOCK // 8 if ELEMENT[0] == 1 else BLOCK // 4
         _store_packed(
-            z, scale, random, values_ptr, scales_ptr, r0, c0, rows, columns,
-            R, C, BLOCK, ELEMENT, USE[5], SWIZZLED, WHOLE, TARGET,
-        )  # fmt: skip
+            words, scale, values_ptr, scales_ptr, r0, c0, rows, columns, R, C, BLOCK, WIDTH, SWIZZLED, WHOLE
+        )
     else:
-        if BLOCK == 32:
-            value = _mx_values(y, scale, random, R, C, ELEMENT, USE[4], USE[5] != "")
-        else:
-            z = tile_nvfp4.scaled(y, factor, R, C, USE[4])
-            value = tl.reshape(tile.rounded(z, random, 1, 0, 6.0, USE[5] != ""), (R, C // 16, 16))
-            value = tl.reshape(value * tl.expand_dims(tile_nvfp4.e4m3(scale), 2), (R, C))
-        _store_values(value, values_ptr, r0, c0, rows, columns, R, C, TRANSPOSED, WHOLE)
+        value = tile.rounded(z, random, ELEMENT[0], ELEMENT[1], LARGEST, USE[5] != "")
+        power = tile.power_of(scale) if BLOCK == 32 else tile_nvfp4.e4m3(scale)
+        _store_values(value * power[None, :], values_ptr, r0, c0, rows, columns, R, C, TRANSPOSED, WHOLE)
 
 
 @triton.jit(do_not_specialize=["row_seed", "row_offset", "column_seed", "column_offset"])
@@ -165,7 +143,7 @@ def quantize_kernel(
         row_tensor, column_tensor: NVFP4: receive the tensor scale.
         row_start, column_start: added to the offset where the use's last constant says so.
         ROW, COLUMN: (H, factor, rows, carry, prescale, stochastic, block, scale rule, tensor scale, signs
-            per block, start in memory) or None.
+            per block, start in memory, signs, saturates) or None.
         ELEMENT: (MBITS, EMIN, EMAX, LARGEST).
     """
     m0 = tl.program_id(0) * BM
@@ -376,9 +354,8 @@ def output_arguments(
         values, scales = x.view(torch.uint16), x
         if isinstance(out, Valued):
             values = out.values.view(torch.uint16)
-        elif out is not None:  # eight E2M1 codes at a time
-            is_e2m1 = use is not None and use.quantizer.element is E2M1
-            values, scales = out.elements.view(torch.int32) if is_e2m1 else out.elements, out.scales
+        elif out is not None:  # eight E2M1 codes or four FP8 codes at a time
+            values, scales = out.elements.view(torch.int32), out.scales
         tensor_scale = out.tensor_scale if out and out.tensor_scale is not None else x
         arguments += [_matrix(use, x), values, scales, one, tensor_scale]
     for use in (rows, columns):
@@ -424,6 +401,11 @@ def _factor(size: int) -> float:
     return 1.0 / math.sqrt(size) if size in (32, 128) else 1.0
 
 
+def adds_in_another_order(size: int, target: str) -> bool:
+    """Whether the matrix unit adds a transform's sums (tile.py, `transformed`), not the specification's order."""
+    return size > 32 or (size > 0 and target == "sm_100")
+
+
 def _signed(word: int) -> int:
     """The signed integer with the same 64 bits."""
     return word - (1 << 64) if word >= 1 << 63 else word
@@ -463,8 +445,16 @@ def launch_options(
     if target != "interpreter":  # fusing a product and a sum into one rounding would change bits
         chance = any(quantizer.rounding.is_random for quantizer in used)
         # random words take registers: with twice the threads per tile none is spilled
-        options |= {"num_warps": 2 * WARPS if chance else WARPS, "enable_fp_fusion": False}
+        warps = most_warps(2 * WARPS if chance else WARPS, BM * BN, target)
+        options |= {"num_warps": warps, "enable_fp_fusion": False}
+        if target == "sm_100" and any(quantizer.rounding is Rounding.STOCHASTIC for quantizer in used):
+            options["maxnreg"] = 128  # else 133 in both orientations: one block of 256 threads instead of two
     return (triton.cdiv(M, BM), triton.cdiv(N, BN)), options
+
+
+def most_warps(warps: int, elements: int, target: str) -> int:
+    """`warps`, but no more than leave a block of 32 elements to each thread of a tile."""
+    return min(warps, elements // 32 // (64 if target.startswith("gfx") else 32))
 
 
 def _constants(use: Use | None) -> tuple[Any, ...] | None:
@@ -477,7 +467,18 @@ def _constants(use: Use | None) -> tuple[Any, ...] | None:
     is_number = q.format is not Format.NVFP4 and not q.scale_rule.compares_errors
     rule = "maximum" if is_number else q.scale_rule.value
     starts = use.draw is not None and use.draw.start is not None
-    return *plain, q.block, rule, q.tensor_scale.value, q.signs_per_block, starts
+    more = q.block, rule, q.tensor_scale.value, q.signs_per_block, starts, use.signs is not None
+    return *plain, *more, _saturates(q)
+
+
+def _saturates(q: Quantizer) -> bool:
+    """Whether a scaled number can lie beyond the largest element by more than rounding to nearest takes back.
+
+    By the rules even, rceil and ceil a block's largest magnitude is less than 7, 6 or 4 elements of E2M1. By floor and
+    least-error it is less than 8; FP8 and random rounding are not looked at, and NVFP4's scales are rounded.
+    """
+    plain = q.format is Format.MXFP4 and q.rounding is Rounding.NEAREST and q.prescale <= 1.0
+    return not (plain and q.scale_rule in (ScaleRule.EVEN, ScaleRule.RCEIL, ScaleRule.CEIL))
 
 
 def target(x: torch.Tensor) -> str:
@@ -486,8 +487,10 @@ def target(x: torch.Tensor) -> str:
 
 
 def target_of(on: architectures.Platform) -> str:
-    if on.name == "gfx950":
-        return "gfx950"
+    if not on.is_cuda:
+        return "gfx950" if on.name == "gfx950" else "gfx"
     if on.has_tensor_memory:
         return "sm_100"
-    return "sm_120" if on.compute_capability >= 100 else "arithmetic"
+    if on.compute_capability >= 100:
+        return "sm_120"
+    return "sm_90" if on.compute_capability >= 89 else "arithmetic"

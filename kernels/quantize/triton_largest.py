@@ -42,6 +42,6 @@ def is_needed(use: Use | None) -> bool:
 
 def options_of(options: dict[str, Any], rows: bool, columns: bool) -> dict[str, Any]:
     """The constants of the first pass, from those of the second."""
-    left_out = ("ELEMENT", "ROW_PACKED", "COLUMN_PACKED", "SWIZZLED")
+    left_out = ("ELEMENT", "ROW_PACKED", "COLUMN_PACKED", "SWIZZLED", "maxnreg")
     kept = {key: value for key, value in options.items() if key not in left_out}
     return kept | {"ROW": kept["ROW"] if rows else None, "COLUMN": kept["COLUMN"] if columns else None}

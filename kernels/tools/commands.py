@@ -107,7 +107,13 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", choices=_TARGETS, action="append", help="compile for this target only; may be repeated"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    shown.add_argument(
+        "--table",
+        action="store_true",
+        help="kernels on tiles as the table of docs/measurements/2026-11-29_sass.md",
+    )
 
 
 def prove(args: argparse.Namespace) -> int:
@@ -121,12 +127,15 @@ def prove(args: argparse.Namespace) -> int:
     for target in args.target or _TARGETS:
         for case in prove.cases(target):
             found.append(prove.compiled(target, case))
-            if not args.json:
+            if not args.json and not args.table:
                 print(prove.line(found[-1]), flush=True)
     complaints = [text for one in found for text in prove.complaints(one)]
     if args.json:
-        rows = [asdict(one) for one in found]
+        rows = [asdict(one) | {"per_element": round(one.per_element, 2)} for one in found]
         print(json.dumps({"ok": not complaints, "kernels": rows, "complaints": complaints}, indent=1))
+    elif args.table:
+        print(prove.table(found))
+        print("\n".join(complaints), end="", file=sys.stderr)
     else:
         print(
             "\n".join(complaints)

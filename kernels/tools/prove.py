@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from kernels.operand_use import Use
 from kernels.quantize import triton as quantize
 from kernels.quantize import triton_fp8, triton_largest
 from kernels.recipe import Format, Quantizer, Rounding, ScaleRule
+from kernels.tools import machine_code
 
 TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -92,6 +93,20 @@ class Found:
     shared_bytes: int
     instructions: int  # NVIDIA: SASS; AMD: assembly
     hazards: int = 0  # conversions whose result the next instruction uses: the hardware needs a wait state
+    warps: int = 0
+    barriers: int = 0  # that a warp executes
+    executed: int = 0  # instructions of a warp: machine_code.read
+    elements: int = (
+        0  # of the input, of one program: kernels of tiles; an element in both orientations counts once
+    )
+    blocks_by_registers: int = 0  # that fit on a multiprocessor
+    blocks: int = 0  # the same by registers, shared and tensor memory and threads
+
+    @property
+    def per_element(self) -> float:
+        """Instructions of a thread for an element: executed * warps * lanes / elements."""
+        lanes = machine_code.CHIPS[self.target].lanes
+        return self.executed * self.warps * lanes / self.elements if self.elements else 0.0
 
 
 def cases(target: str) -> Iterator[Case]:
@@ -104,9 +119,7 @@ def cases(target: str) -> Iterator[Case]:
         _, constants = quantize.launch_options(
             *shape, rows, columns, packed, swizzled, quantize.target_of(on)
         )
-        element = (rows or columns).quantizer.element  # type: ignore[union-attr]
-        codes = "*u8" if element == E4M3 else "*i32"
-        row_type, column_type = (codes if one else "*i16" for one in packed)
+        row_type, column_type = ("*i32" if one else "*i16" for one in packed)
         types = {"row_values": row_type, "column_values": column_type}
         yield _case(name, quantize.quantize_kernel, constants, types)
         if name == "nvfp4 H16, both":
@@ -220,7 +233,7 @@ def _fused() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 
 def _case(name: str, kernel: Any, constants: dict[str, Any], types: dict[str, str]) -> Case:
-    options = {k: v for k, v in constants.items() if k in ("num_warps", "enable_fp_fusion")}
+    options = {k: v for k, v in constants.items() if k in ("num_warps", "enable_fp_fusion", "maxnreg")}
     return Case(name, kernel, {k: v for k, v in constants.items() if k not in options}, options, types)
 
 
@@ -238,17 +251,43 @@ def compiled(target: str, case: Case) -> Found:
     )
     kernel = triton.compile(source, target=TARGETS[target], options=case.options)
     text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
-    registers, spilled, instructions = _nvidia(kernel) if "ptx" in kernel.asm else _amd(text)
+    registers, spilled, assembly = _nvidia(kernel) if "ptx" in kernel.asm else (*_amd(text), text)
+    halves = case.constants.get("HALVES", 1)
+    code = machine_code.read(assembly, halves)
     matrix, conversions, moves = (
         dict(Counter(re.findall(pattern, text))) for pattern in (_MATRIX, _CONVERSION, _MOVES)
     )
-    shared = kernel.metadata.shared
-    found = (matrix, conversions, moves, registers, spilled, shared, instructions)
-    return Found(target, case.name, *found, hazards=0 if "ptx" in kernel.asm else conversion_hazards(text))
+    shared, warps = kernel.metadata.shared, kernel.metadata.num_warps
+    by_registers, blocks = machine_code.resident_blocks(
+        target,
+        registers=registers,
+        warps=warps,
+        shared_bytes=shared,
+        tensor_columns=getattr(kernel.metadata, "tmem_size", 0),
+    )
+    has_tile = "BM" in case.constants and not case.name.startswith("gemm")
+    return Found(
+        target,
+        case.name,
+        matrix,
+        conversions,
+        moves,
+        registers,
+        spilled,
+        shared,
+        code.instructions,
+        hazards=0 if "ptx" in kernel.asm else conversion_hazards(text),
+        warps=warps,
+        barriers=code.barriers,
+        executed=code.executed,
+        elements=halves * case.constants["BM"] * case.constants["BN"] if has_tile else 0,
+        blocks_by_registers=by_registers,
+        blocks=blocks,
+    )
 
 
-def _nvidia(kernel: Any) -> tuple[int, int, int]:
-    """Registers, stack bytes (here all spills) and SASS instructions of a cubin."""
+def _nvidia(kernel: Any) -> tuple[int, int, str]:
+    """Registers, stack bytes (here all spills) and SASS of a cubin."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -258,8 +297,7 @@ def _nvidia(kernel: Any) -> tuple[int, int, int]:
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump: its output names no registers and stack:\n{usage[-500:]}")
-    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*)", sass, re.M)
-    return int(found[1]), int(found[2]), sum("NOP" not in line for line in lines)
+    return int(found[1]), int(found[2]), sass
 
 
 def _output(program: Path, *arguments: str) -> str:
@@ -269,13 +307,13 @@ def _output(program: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _amd(text: str) -> tuple[int, int, int]:
+def _amd(text: str) -> tuple[int, int]:
     def number(key: str) -> int:
         found = re.search(rf"\.{key}:\s+(\d+)", text)
         return int(found[1]) if found else 0
 
     spilled = 4 * (number("vgpr_spill_count") + number("sgpr_spill_count"))
-    return number("vgpr_count"), spilled, len(re.findall(r"^\s+(?:[vs]_|ds_|buffer_|global_)", text, re.M))
+    return number("vgpr_count"), spilled
 
 
 def conversion_hazards(text: str) -> int:
@@ -310,7 +348,7 @@ def complaints(found: Found) -> list[str]:
         texts.append(f"{where}: no matrix instruction for blocks of 16; it has {list(found.matrix)}")
     if found.case.startswith("gemm") and on.has_tensor_memory and "tcgen05.cp" not in found.moves:
         texts.append(f"{where}: scales go through registers; expected tcgen05.cp")
-    if "H16" in found.case and not found.matrix:
+    if "H16" in found.case and on.has_tensor_memory and not found.matrix:
         texts.append(f"{where}: the transform uses no matrix instruction")
     nearest = found.case.startswith(("mxfp4", "nvfp4")) and not any(
         word in found.case for word in ("values", "stochastic", "hardware", "largest")
@@ -335,4 +373,29 @@ def line(found: Found) -> str:
     text = ", ".join(f"{count} x {name}" for name, count in used.items()) or "no special instructions"
     numbers = f"{found.registers:3d} registers, {found.spilled_bytes} B spilled"
     size = f"{found.shared_bytes / 1024:5.1f} kB shared, {found.instructions:5d} instructions"
+    if found.elements:
+        size += f" ({found.per_element:.1f} an element), {found.barriers} barriers, {found.blocks} blocks fit"
     return f"{found.target:<7} {found.case:<44} {numbers}, {size}: {text}"
+
+
+COLUMNS = (
+    "target",
+    "kernel",
+    "registers",
+    "warps",
+    "instructions an element",
+    "barriers",
+    "shared kB",
+    "blocks",
+)
+
+
+def table(found: Iterable[Found]) -> str:
+    """The kernels that work on tiles as a table in Markdown, as docs/measurements has it."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for one in found:
+        if one.elements:
+            counts = f"{one.registers} | {one.warps} | {one.per_element:.1f} | {one.barriers}"
+            memory = f"{one.shared_bytes / 1024:.1f} | {one.blocks} ({one.blocks_by_registers})"
+            lines.append(f"| {one.target} | {one.case} | {counts} | {memory} |")
+    return "\n".join(lines)

@@ -12,6 +12,8 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: the GPU kernels are not tested")
 
+import triton
+
 from harness import cli
 from kernels.matmul import tune, tuned_blas
 from kernels.matmul.triton import Tiling
@@ -250,3 +252,49 @@ def test_inputs_are_the_same_for_the_same_seed():
     for kind in inputs.KINDS:
         first, again = (inputs.make(kind, (8, 64), 3).view(torch.int16) for _ in range(2))
         assert torch.equal(first, again)
+
+
+SASS = Path(__file__).parents[3] / "docs" / "measurements" / "2026-11-29_sass.md"
+
+
+def limits(target: str) -> dict[str, list[str]]:
+    """Kernel -> registers, warps, instructions an element, barriers, shared kB, blocks: the page's second table."""
+    rows = [line.strip("| ").split(" | ") for line in SASS.read_text().splitlines() if line.startswith("| ")]
+    return {row[1]: row[2:] for row in rows if row[0] == target and len(row) == 8}
+
+
+@pytest.mark.parametrize("target", [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
+def test_kernels_keep_the_registers_instructions_and_barriers_of_the_measurements(target):
+    """With 5 % more instructions and eight registers more than the page says, in its version of Triton."""
+    if f"Triton {triton.__version__}," not in SASS.read_text():
+        pytest.skip(f"the page's figures are of another Triton than {triton.__version__}")
+    found, worse = {case: row for case, row in proofs(target).items() if row["elements"]}, []
+    assert set(found) == set(limits(target))
+    for case, (registers, _, per_element, barriers, _, _) in limits(target).items():
+        row = found[case]
+        if row["registers"] > int(registers) + 8 or row["per_element"] > 1.05 * float(per_element):
+            worse.append((case, row["registers"], row["per_element"]))
+        if row["barriers"] > int(barriers) + 2:
+            worse.append((case, row["barriers"]))
+    assert worse == []
+
+
+# what the submitted recipe (amd-te) launches, natively and emulated
+DEFAULT = ("mxfp4 H16, both", "mxfp4 H16 values, both", "mxfp4 H16 values of rows, codes of columns")
+
+
+@pytest.mark.parametrize("target", [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)])
+def test_three_blocks_of_the_default_recipes_kernels_fit_on_a_multiprocessor(target):
+    rows = [row for case, row in proofs(target).items() if case in DEFAULT]
+    assert len(rows) == (0 if target == "sm_103" else 3)
+    assert [row["case"] for row in rows if row["blocks_by_registers"] < 3 or row["blocks"] < 3] == []
+
+
+def test_mxfp8_is_rounded_by_the_chips_conversion():
+    """64 x 128 elements in 2 orientations, 2 elements an instruction, 4 warps."""
+    for target, conversion in (
+        ("sm_100", "cvt.rn.satfinite.e4m3x2.f32"),
+        ("gfx950", "v_cvt_scalef32_pk_fp8_f32"),
+    ):
+        lanes = 4 * (32 if target == "sm_100" else 64)
+        assert proofs(target)["mxfp8, both"]["conversions"] == {conversion: 2 * 64 * 128 // 2 // lanes}
