@@ -108,9 +108,9 @@ def test_a_proof_that_fails_says_what_is_missing():
 
 
 def test_the_kernels_of_the_submitted_recipe_equal_the_specification():
-    """The first cases of `kernels verify`, and of the rest every 60th; the slow test below has all of them."""
+    """The first cases of `kernels verify`, and of the rest every 120th; the slow test below has all of them."""
     cases = verify_slices.cases(DEVICE, seeds=1)
-    chosen = [*cases[:7], *cases[7::60]]
+    chosen = [*cases[:7], *cases[7::120]]
     rows = list(verify_slices.compared(chosen, len(cases)))
     assert [row for row in rows if row["difference"]] == [] and all(row["elements"] for row in rows)
     assert {row["twin"].partition(" by")[0] for row in rows} >= {
@@ -168,6 +168,7 @@ def test_an_implementation_that_leaves_outputs_unwritten_is_found():
     assert "got nan" in outcome.difference
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU is here: kernels bench itself measures")
 def test_the_gpu_bench_runs_through_in_the_interpreter(capsys):
     """Speed means nothing here; the command that will be typed on a GPU is tried as far as a CPU can."""
