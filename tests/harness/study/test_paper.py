@@ -13,6 +13,7 @@ STORED = json.loads((ROOT / "docs/measurements/2026-11-29_study_third.json").rea
 PAPER = (ROOT / "docs/study.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\|[^|\n]*`([\w-]+)`[^|\n]*\|(.+)\|$", re.MULTILINE)
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?) \((\d+(?:\.\d+)?)\)")
+RATIO = re.compile(r"(\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\]")
 
 
 def estimates(found):
@@ -54,6 +55,24 @@ def test_a_row_of_a_cell_has_the_stored_values_and_errors(cell, text):
             for unit in (100, 1000)
         ]
         assert (value.lstrip("+"), error) in shown, f"{cell}: {value} ({error})"
+
+
+def ratios_of_cell(name):
+    """Ratios of a cell to amd-te with the ends of their 95 % intervals, as text, in every replay that has them."""
+    replays = [found["against"] for found in STORED.values() if "against" in found]
+    rows = [row for found in replays for row in found["candidates"] if row["cell"] == name]
+    for row in rows:
+        for one, error in estimates(row):
+            yield tuple(f"{value:.2f}" for value in (one, one - 1.96 * error, one + 1.96 * error))
+
+
+def test_the_ratios_of_a_row_are_those_of_its_cell():
+    checked = 0
+    for cell, text in ROWS:
+        for ratio in RATIO.findall(text):
+            assert ratio in set(ratios_of_cell(cell)), f"{cell}: {ratio}"
+            checked += 1
+    assert checked >= 21
 
 
 def test_the_paper_has_such_rows():
