@@ -22,12 +22,12 @@ LAYOUTS = {  # by the group that one launch trains, and its number of ranks
         "fused, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
         "pipeline": {"gpus_per_node": 2, "pipeline": 2},
         "mxfp4, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
-        "mxfp4, data": {"gpus_per_node": 2},
         "mean split, tensor, sequence": {"gpus_per_node": 2, "tensor": 2, "sequence_parallel": True},
     },
     ("more pairs", 2): {
         "data, plain optimizer": {"gpus_per_node": 2, "distributed_optimizer": False},
         "data, overlap": {"gpus_per_node": 2, "overlap": True, "average_in_collective": True},
+        "mxfp4, data": {"gpus_per_node": 2},
         "tensor": {"gpus_per_node": 2, "tensor": 2},
         "pipeline, interleaved": {"gpus_per_node": 2, "pipeline": 2, "virtual_pipeline": 2},
     },

@@ -59,12 +59,14 @@ SEVERAL = [
     for name in layouts
     if name != "de-oscillation"
 ]
-EXACT = [
-    pytest.param(name, marks=pytest.mark.slow) if name not in LAYOUTS["pairs", 2] else name
-    for name in SEVERAL
-    if not name.startswith("mxfp4")
-]
-QUANTISED = [name for name in SEVERAL if name.startswith("mxfp4")]
+
+
+def marked(names):
+    return [pytest.param(one, marks=() if one in LAYOUTS["pairs", 2] else pytest.mark.slow) for one in names]
+
+
+EXACT = marked(name for name in SEVERAL if not name.startswith("mxfp4"))
+QUANTISED = marked(name for name in SEVERAL if name.startswith("mxfp4"))
 
 
 @pytest.mark.parametrize("layout", [*EXACT, "bare"])
