@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, stdev
 
@@ -61,7 +61,8 @@ def analyse(curves: Mapping[str, Mapping[int, Curve]], baseline: str, target: fl
     """
     base = curves[baseline]
     found = [_result(cell, runs, base, target) for cell, runs in curves.items() if cell != baseline]
-    return _holm(found)
+    corrected = holm([one.gap_nats.p if one.gap_nats else None for one in found])
+    return [replace(one, holm_p=p) for one, p in zip(found, corrected, strict=True)]
 
 
 def contrasts(
@@ -161,22 +162,15 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean=mean, low=mean - reach, high=mean + reach, p=p)
 
 
-def _holm(results: Sequence[Result]) -> list[Result]:
-    """Holm's step-down correction of the p values of the gaps, over all cells that have one."""
-    known = sorted(
-        (r.gap_nats.p, i) for i, r in enumerate(results) if r.gap_nats and r.gap_nats.p is not None
-    )
-    corrected: dict[int, float] = {}
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction of p values; those that are None are not counted and stay None."""
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    corrected: list[float | None] = [None] * len(values)
     least = 0.0
-    for place, (p, index) in enumerate(known):
-        least = max(least, min(1.0, p * (len(known) - place)))
-        corrected[index] = least
-    return [
-        Result(
-            **{**{name: getattr(r, name) for name in Result.__dataclass_fields__}, "holm_p": corrected.get(i)}
-        )
-        for i, r in enumerate(results)
-    ]
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, p * (len(known) - rank)))
+        corrected[place] = least
+    return corrected
 
 
 def standard_error_pct(results: Sequence[Result]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from harness.contract import attempt_rows, file_names, files
 from harness.contract.config import Config
 from harness.contract.replay_rows import GRAMS, Measured, ReplayAsked, read_asked
 from harness.study import replay_cells, replay_process
-from harness.study.analysis import Estimate, estimate
+from harness.study.analysis import Estimate, estimate, holm
 from harness.study.replay_cells import Cell
 from harness.study.replay_process import Trainings
 
 RESULTS, PAGE = "fork_results.json", "fork.html"
 ENOUGH = 30  # forks: those of whole recipes differ by 2 to 5 mnat
 _FEWEST = 3
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +51,20 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """Cost of a step's update under `cell` less that under `other`, fork by fork, nats per token."""
+    """Cost of a step's update under `cell` less that under `other`, fork by fork, nats per token.
+
+    Args:
+        holm_p: p of `step` after Holm's correction over all pairs; None without an interval.
+    """
 
     cell: str
     other: str
     step: Estimate
+    holm_p: float | None = None
+
+    @property
+    def decided(self) -> bool:
+        return self.holm_p is not None and self.holm_p < _LEVEL
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +114,9 @@ def analyse(out: Path) -> Found:
         for place, cell in enumerate(asked.cells, 1)
     ]
     forks = sum(len(found["after"]) for found in arrays)
-    differences = _differences([cell.name for cell in asked.cells], arrays, asked.fork_steps)
+    differences = list(_differences([cell.name for cell in asked.cells], arrays, asked.fork_steps))
+    corrected = holm([one.step.p for one in differences])
+    differences = [replace(one, holm_p=p) for one, p in zip(differences, corrected, strict=True)]
     found = Found(
         rows=tuple(rows),
         differences=tuple(differences),
@@ -148,10 +160,11 @@ def table(found: Found) -> Iterator[str]:
     trainings = plural(found.seeds, "training")
     yield f"{head}{plural(found.forks, 'fork')} of {plural(found.steps, 'step')} from {trainings}"
     for one in found.rows:
-        yield f"{one.cell:<16} per step {_mnat(one.step)}  forward pass {_mnat(one.forward)}"
+        yield f"{one.cell:<18} per step {_mnat(one.step)}  forward pass {_mnat(one.forward)}"
     for pair in found.differences:
-        verdict = "" if pair.step.decided else "  not told apart"
-        yield f"{pair.cell} less {pair.other}: per step {_mnat(pair.step)}{verdict}"
+        p = "" if pair.holm_p is None else f", p {pair.holm_p:.3f} after Holm's correction"
+        verdict = "" if pair.decided else "; not told apart"
+        yield f"{pair.cell} less {pair.other}: per step {_mnat(pair.step)}{p}{verdict}"
 
 
 def unit(found: Found) -> str:

@@ -149,12 +149,12 @@ def table(found: Found) -> Iterator[str]:
     """Yield a line per recipe and weights, and one per recipe whose own weights were trained."""
     yield "loss of a recipe's forward pass less that of the exact pass on the same weights, mnat (standard error)"
     for one in found.rows:
-        yield f"{one.cell:<16} weights of {one.trained:<14} {1e3 * one.gap.mean:+.1f} ({1e3 * one.se:.1f})"
+        yield f"{one.cell:<18} weights of {one.trained:<14} {1e3 * one.gap.mean:+.1f} ({1e3 * one.se:.1f})"
     if found.splits:
         yield "gap of the recipe's own training to the first arm's, mnat: whole = forward pass + weights"
     for split in found.splits:
         parts = " = ".join([_mnat(split.whole), f"{_mnat(split.forward)} + {_mnat(split.weights)}"])
-        yield f"{split.cell:<16} {parts}"
+        yield f"{split.cell:<18} {parts}"
 
 
 def _mnat(one: Estimate) -> str:

@@ -237,7 +237,7 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
     yield "systematic error of the weight gradient, % of the mean gradient's energy (standard error); random error, %"
     for one in results:
         if not one.is_clear:
-            yield f"{one.cell:<16} the mean gradient is not clear in so few micro batches; take more"
+            yield f"{one.cell:<18} the mean gradient is not clear in so few micro batches; take more"
             continue
         across, along = one.across, one.along
         random = fmean(part.random for part in _clear(one.seeds))
@@ -254,7 +254,7 @@ def table(results: Sequence[CellResult]) -> Iterator[str]:
             else f"  forward {1e3 * one.loss_gap.value:+.1f} ({1e3 * one.loss_gap.se:.1f}) mnat"
         )
         yield (
-            f"{one.cell:<16} across {100 * across.value:+.3f} ({100 * across.se:.3f})  along {100 * along.value:+.2f} "
+            f"{one.cell:<18} across {100 * across.value:+.3f} ({100 * across.se:.3f})  along {100 * along.value:+.2f} "
             f"({100 * along.se:.2f})  random {100 * random:.1f}{spread}{adam}{gap}{seeds}"
         )
     yield from draws(results)
@@ -270,7 +270,7 @@ def draws(results: Sequence[CellResult]) -> Iterator[str]:
     for name, each in found.items():
         mean = _mean(each)
         spread = f", between draws {100 * stdev(one.value for one in each):.3f}" if len(each) > 1 else ""
-        yield f"{name:<16} across {100 * mean.value:+.3f} ({100 * mean.se:.3f}), mean of {len(each)} draws{spread}"
+        yield f"{name:<18} across {100 * mean.value:+.3f} ({100 * mean.se:.3f}), mean of {len(each)} draws{spread}"
 
 
 def shared(results: Sequence[CellResult]) -> Iterator[str]:

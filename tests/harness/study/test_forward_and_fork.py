@@ -14,6 +14,7 @@ from harness.contract import attempt_rows, file_names
 from harness.contract.attempt_rows import AttemptConfig, RunIdentity
 from harness.contract.replay_rows import GRAMS, Gemms, Measured, ReplayAsked, ReplayCell, write_asked
 from harness.study import fork, forward, replay_cells
+from harness.study.analysis import holm
 from harness.study.replay_process import Trainings
 
 CONFIG = resolve("proxy", overrides=["batch.micro_batch_size=2"], aliases={}).config
@@ -41,7 +42,7 @@ def test_a_gap_is_the_forward_pass_and_the_weights(tmp_path, capsys):
         write(tmp_path / "1_mxfp4" / f"seed_{seed}", own, arm="mxfp4", measured=Measured.FORWARD)
     assert cli.main(["study", "forward", "--out", str(tmp_path), "--analyse"]) == 0
     said = capsys.readouterr().out
-    assert "mxfp4            weights of bf16           +3.0 (0.0)" in said
+    assert "mxfp4              weights of bf16           +3.0 (0.0)" in said
     assert "+15.2 (+15.0 to +15.4) = +5.0 (+5.0 to +5.0) + +10.2" in said
     assert "recovers 5.0 of 15.2 mnat, mean over 1 recipe. The rest is in the weights." in said
     page = (tmp_path / forward.PAGE).read_text()
@@ -95,6 +96,31 @@ def test_two_recipes_are_compared_fork_by_fork(tmp_path, capsys):
     assert (pair.cell, pair.other) == ("alto", "mxfp4") and pair.step.decided
     assert pair.step.mean == pytest.approx(0.001, rel=0.05)
     assert any(line.startswith("alto less mxfp4: per step +") for line in fork.table(found))
+
+
+def test_pairs_are_told_apart_by_p_after_the_correction_for_their_number(tmp_path):
+    """Three pairs: of two intervals without zero, one belongs to a p that three comparisons make larger than 0.05."""
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((30, 3))
+    noise -= noise.mean(0)
+    noise /= noise.std(0, ddof=1)
+    after = np.zeros((30, 4))
+    after[:, 1:] = 4e-3 * noise @ np.linalg.cholesky(np.linalg.inv(np.cov(noise.T))).astype(float)
+    after[:, 3] += 2.2e-3  # about 2.1 standard errors from the second, and from the first
+    arrays = {"after": after, "own": np.zeros((30, 4, 4)), "before": np.array(4.0)}
+    cells = [ReplayCell(name=name, arm="mxfp4", gemms=Gemms.ALL) for name in ("one", "two", "three")]
+    write(tmp_path / "seed_1", arrays, measured=Measured.FORKS, fork_steps=1, cells=tuple(cells))
+    found = fork.analyse(tmp_path)
+    raw = {(one.other, one.cell): one.step.decided for one in found.differences}
+    assert raw == {("one", "two"): False, ("one", "three"): True, ("two", "three"): True}
+    assert not any(one.decided for one in found.differences)
+    lines = [line for line in fork.table(found) if " less " in line]
+    assert len(lines) == 3 and all(line.endswith("after Holm's correction; not told apart") for line in lines)
+
+
+def test_holms_correction_multiplies_the_smallest_p_most_and_never_orders_them_anew():
+    assert holm([0.04, None, 0.01, 0.03]) == [0.06, None, 0.03, 0.06]
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_forks_of_one_state_share_its_error_so_that_trainings_are_the_units(tmp_path):

@@ -53,7 +53,7 @@ def test_the_page_answers_whether_a_transform_removes_the_systematic_error(tmp_p
     out = written(tmp_path, {"w-none": 0.1, "w-h16": 0.01, "w-rh16": 0.0, "w-sr": 0.0}, seeds=2)
     assert cli.main(["study", "replay", "--out", str(out), "--analyse"]) == 0
     said = capsys.readouterr().out
-    assert "w-none           across +1.0" in said and "A deterministic H16 leaves 0.0" in said
+    assert "w-none             across +1.0" in said and "A deterministic H16 leaves 0.0" in said
     assert "by layer, %: 100" in said and "alignment of errors between linears" in said
     page = (out / replay.PAGE).read_text()
     assert "Do errors of different linears go together?" in page
@@ -82,7 +82,7 @@ def test_fixed_signs_are_averaged_over_their_draws(tmp_path, capsys):
     out = written(tmp_path, {"w-fixed-h16-draw-1": 0.1, "w-fixed-h16-draw-2": 0.2})
     cli.main(["study", "replay", "--out", str(out), "--analyse"])
     line = next(one for one in capsys.readouterr().out.splitlines() if "mean of 2 draws" in one)
-    assert line.startswith("w-fixed-h16      across +2.5") and "between draws 2.0" in line
+    assert line.startswith("w-fixed-h16        across +2.5") and "between draws 2.0" in line
 
 
 def test_a_directory_without_matrices_is_refused(tmp_path):
