@@ -33,12 +33,10 @@ def kernels_of(raw_graph: Callable[[], int]) -> Mapping[str, int]:
         raise Unread("the package cuda-bindings is missing, which reads the nodes of CUDA graphs") from None
     try:
         return _counted(driver, driver.CUgraph(init_value=raw_graph()))
-    except (
-        AttributeError,
-        RuntimeError,
-        TypeError,
-    ) as error:  # another version of the bindings or of the driver
-        raise error if isinstance(error, Unread) else Unread(f"{type(error).__name__}: {error}") from None
+    except Unread:
+        raise
+    except (AttributeError, RuntimeError, TypeError) as error:  # other versions of the bindings or the driver
+        raise Unread(f"{type(error).__name__}: {error}") from None
 
 
 def _counted(driver: Any, graph: Any) -> Mapping[str, int]:

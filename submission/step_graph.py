@@ -123,10 +123,8 @@ class StepGraph:
     def _captured(self, step: list[Batch], passes: Passes) -> _Captured:
         # copies, because synthetic tokens and labels share memory
         kept = tuple({key: value.to(self._home, copy=True) for key, value in batch.items()} for batch in step)
-        drawn, pool = (
-            self._linears.drawn,
-            next(iter(self._graphs.values())).graph.pool() if self._graphs else None,
-        )
+        drawn, others = self._linears.drawn, list(self._graphs.values())
+        pool = others[0].graph.pool() if others else None
         self._demand_gather()
         with self._linears.ledger.apart() as products, self._passes.untimed():
             graph, stats = capture_on_gpu(lambda: passes(iter(kept)), pool)

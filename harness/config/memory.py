@@ -207,8 +207,7 @@ def _is_joint(config: Config) -> bool:
     if not {"swiglu", "quantise"} <= set(config.model.fusions):
         return False
     arms = [config.arms[name] for name in config.runs.arms]
-    recipes = [config.recipes[arm.recipe] for arm in arms]
-    recipes += [config.recipes[recipe.switch_to] for recipe in recipes if recipe.switch_to]
+    recipes = [recipe for name in config.runs.arms for recipe in _recipes(config, name)]
     formats = {gemm.format for recipe in recipes for gemm in (recipe.dgrad, recipe.wgrad)}
     exempt = any(
         recipe.bf16_first_layers

@@ -10,7 +10,7 @@ from submission.rehearsal.counter import Tally, changed_calls
 from submission.rehearsal.rehearse import Rehearsed, engines
 
 _PHASES = ("forward", "backward", "optimizer", "rest")
-_CAPTURED = ("forward", "backward")  # what Megatron's FullCudaGraphWrapper would capture
+_CAPTURED = ("forward", "backward")  # what a CUDA graph holds: submission/step_graph.py
 
 
 def document(told: AttemptConfig, rehearsed: Rehearsed) -> dict[str, Any]:
@@ -79,11 +79,18 @@ def _text(found: dict[str, Any]) -> str:
         + ", ".join(f"{n} {row['launches']:,}" for n, row in list(found["operators"].items())[:8]),
         "most bytes: "
         + ", ".join(f"{n} {row['bytes'] / 1e9:,.1f} GB" for n, row in _by_bytes(found["operators"])[:8]),
-        "calls of forward and backward whose numbers change from step to step: "
-        + (", ".join(f"{n}x {name}" for name, n in found["changing_calls"].items()) or "none"),
+        *_changing(found),
         "the host waits: " + (", ".join(f"{n}x {place}" for place, n in found["waits"].items()) or "never"),
     ]
     return "\n".join(lines)
+
+
+def _changing(found: dict[str, Any]) -> list[str]:
+    """The calls that a graph could not repeat; nothing where a graph was replayed, because it makes no calls."""
+    if not any(found["phases"][name]["launches"] for name in _CAPTURED):
+        return []
+    calls = ", ".join(f"{n}x {name}" for name, n in found["changing_calls"].items()) or "none"
+    return [f"calls of forward and backward whose numbers change from step to step: {calls}"]
 
 
 def _by_bytes(operators: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int]]]:
