@@ -46,7 +46,7 @@ def headline(
     cost = (
         f"extra samples against {baseline}: {', '.join(costs)}"
         if costs
-        else f"no recipe differs from {baseline}"
+        else f"no recipe is told apart from {baseline}"
     )
     order = _order(results, contrasts, cells)
     return f"{order}; {cost}." if order else f"{cost[0].upper()}{cost[1:]}."

@@ -59,7 +59,8 @@ def _cost(results: Sequence[Result], cells: Mapping[str, Cell]) -> Figure | None
         cell = cells.get(one.cell)
         if cell and cell.claimed:
             claims[name] = cell.claimed
-    caption = "Lines: 95 % over seeds. Blue: outside the interval of zero. Bars: the paper's figures, at 8B parameters."
+    caption = "Lines: 95 % over seeds. Blue: zero lies outside the interval."
+    caption += " Bars: the paper's figures, at 8B parameters." if claims else ""
     label = f"extra samples against {BASELINE}, %"
     return forest(
         points, title="Cost of every recipe", x_label=label, caption=caption, name="cost", claims=claims
@@ -84,10 +85,12 @@ def _gaps(results: Sequence[Result], curves: Mapping[str, Mapping[int, Curve]]) 
         axes.xaxis.set_major_formatter(THOUSANDS)
         legend(axes)
         drawn = svg(axes, f"Gap in log perplexity to {BASELINE} over samples, a line for every cell", "gaps")
-    return (
-        drawn,
-        f"Mean over seeds. Coloured: the {min(_MOST_LINES, len(results))} largest gaps; grey: the other cells.",
+    grey = (
+        f" Coloured: the {_MOST_LINES} largest gaps; grey: the other cells."
+        if len(results) > _MOST_LINES
+        else ""
     )
+    return drawn, f"Mean over seeds.{grey}"
 
 
 def _mean_gaps(runs: Mapping[int, Curve], base: Mapping[int, Curve]) -> list[tuple[int, float]]:

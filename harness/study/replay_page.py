@@ -72,7 +72,7 @@ def _systematic(results: Sequence[CellResult], title: str, name: str) -> Figure 
         [_point(one.cell, one.across, 100) for one in results],
         title=title,
         x_label="% of the mean gradient's energy",
-        caption="Across the mean gradient. Blue: outside the interval of zero. Lines: 95 % of the measurement.",
+        caption="Across the mean gradient. Blue: zero lies outside the interval. Lines: 95 % of the measurement.",
         name=f"systematic-{name}",
     )
 

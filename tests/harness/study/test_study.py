@@ -221,7 +221,7 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     assert (again["results"], again["contrasts"]) == (document["results"], document["contrasts"])
     assert cli.main(["study", "--table", str(place / "study.csv"), "--out", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new" / "study.csv").read_text() == (place / "study.csv").read_text()
-    assert "No recipe differs from fp8." in capsys.readouterr().out
+    assert "No recipe is told apart from fp8." in capsys.readouterr().out
     page = (place / "study.html").read_text()
     assert page.count("<svg") == 1 and "<script" not in page  # scripted losses do not fall: no cost is known
     assert "Fewer than 3 seeds: h16-fdw (2)." in page and "all GEMMs mxfp4 hadamard=16" in page
