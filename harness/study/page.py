@@ -24,6 +24,9 @@ def write(
     target: float, headline: str, says: Sequence[str],
 ) -> Path:  # fmt: skip
     """Write study.html and its figures into a directory, and return the page's path."""
+    cells = {
+        name: cell for name, cell in cells.items() if name in curves
+    }  # a table may hold others than the grid
     drawn_all = {"cost": _cost(results, cells), "gaps": _gaps(results, curves)}
     figures = {name: figure for name, figure in drawn_all.items() if figure}
     for name, (drawn, _) in figures.items():

@@ -225,6 +225,8 @@ def test_a_study_of_scripted_runs_is_resumed_analysed_and_written(tmp_path, monk
     page = (place / "study.html").read_text()
     assert page.count("<svg") == 1 and "<script" not in page  # scripted losses do not fall: no cost is known
     assert "Fewer than 3 seeds: h16-fdw (2)." in page and "all GEMMs mxfp4 hadamard=16" in page
+    of_table = (tmp_path / "new" / "study.html").read_text()
+    assert ">h16-fdw<" in of_table and "sr-fdw" not in of_table  # of the grid only what the table holds
     made = campaign.load(place)
     assert len({run.seed for run in made.runs}) == 2
     assert cli.main(["study", *options, "--resume", "19990101-000000"]) == 2
